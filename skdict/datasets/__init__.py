@@ -1,0 +1,1 @@
+from ._python_corpus import load_python_corpus

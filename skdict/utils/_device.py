@@ -1,0 +1,40 @@
+"""Where the computation runs."""
+
+import torch
+
+
+def resolve_device(device):
+    """Turn the ``device`` parameter of an estimator into a `torch.device`.
+
+    Parameters
+    ----------
+    device : str
+        "auto" (CUDA if there is one, else the CPU) or any device name of torch, such as
+        "cpu", "cuda" or "cuda:1".
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If the name is none of torch's, or names a device that this machine does not have.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is not a device name of torch. Use 'auto', 'cpu', 'cuda' or "
+            "'cuda:<index>'."
+        ) from error
+    if resolved.type == "cuda":
+        n_devices = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (resolved.index or 0) >= n_devices:
+            raise ValueError(
+                f"device={device!r} asks for CUDA, but this machine has {n_devices} usable CUDA "
+                "devices. Use device='auto' or device='cpu'."
+            )
+    return resolved

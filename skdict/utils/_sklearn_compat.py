@@ -1,0 +1,25 @@
+"""The one place that imports scikit-learn's underscored names."""
+
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils import _align_api_if_sparse as align_sparse_interface
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+    validate_params,
+    validate_parameter_constraints,
+)
+
+__all__ = [
+    "HasMethods",
+    "Interval",
+    "InvalidParameterError",
+    "Options",
+    "StrOptions",
+    "align_sparse_interface",
+    "fit_context",
+    "validate_parameter_constraints",
+    "validate_params",
+]
