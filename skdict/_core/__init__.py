@@ -1,0 +1,1 @@
+"""The numerical core: torch only, knows nothing of scikit-learn."""

@@ -1,0 +1,189 @@
+"""The training loop: one for every architecture, a generator of passes; never prints."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .autoencoder import Autoencoder
+from .optim import UnitNormAdam, learning_rate_factor, revive
+
+# Above this fraction of non-zeros the dense products are faster than the sparse ones
+# (benchmarks/README.md, "Where the sparse path pays").
+DENSE_ABOVE = 0.02
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What changes over the steps of a training run.
+
+    Parameters
+    ----------
+    alpha : float
+        L1 coefficient after its warm-up, in the units of the data given to `Training.step`.
+    learning_rate : float
+        Learning rate between warm-up and decay.
+    n_steps : int or None
+        Planned number of steps; None for a stream without a planned end, where nothing decays.
+    warm_up_alpha : bool
+        Whether alpha rises from zero; not where training goes on from a trained dictionary.
+    """
+
+    alpha: float
+    learning_rate: float
+    n_steps: int | None = None
+    warm_up_alpha: bool = True
+
+    WARMUP = 0.05
+    ALPHA_WARMUP = 0.1
+    DECAY = 0.3
+    # Dead features are revived at these fractions of the run, the early ones as in "Towards
+    # Monosemanticity": a revived feature needs the rest of the run to find its place.
+    REVIVALS = (0.1, 0.2, 0.3, 0.4, 0.5)
+    STREAM_WARMUP_STEPS = 100
+    STREAM_REVIVAL_STEPS = 1000
+
+    def learning_rate_at(self, step):
+        if self.n_steps is None:
+            return self.learning_rate * min(1.0, (step + 1) / self.STREAM_WARMUP_STEPS)
+        return self.learning_rate * learning_rate_factor(
+            step, self.n_steps, self.WARMUP, self.DECAY
+        )
+
+    def alpha_at(self, step):
+        if not self.warm_up_alpha:
+            return self.alpha
+        warmup = (
+            self.STREAM_WARMUP_STEPS
+            if self.n_steps is None
+            else max(1, math.ceil(self.ALPHA_WARMUP * self.n_steps))
+        )
+        return self.alpha * min(1.0, (step + 1) / warmup)
+
+    def revives_at(self, step):
+        """Whether dead features are revived after this step."""
+        if self.n_steps is None:
+            return (step + 1) % self.STREAM_REVIVAL_STEPS == 0
+        return step + 1 in {round(f * self.n_steps) for f in self.REVIVALS}
+
+
+class Training:
+    """An autoencoder in training: its optimiser, its counters, its random numbers.
+
+    Parameters
+    ----------
+    autoencoder : Autoencoder
+    generator : torch.Generator
+        On the CPU.
+    fit_intercept : bool
+        Whether the intercept is trained.
+    """
+
+    def __init__(self, autoencoder, generator, *, fit_intercept=True):
+        self.autoencoder = autoencoder
+        self.generator = generator
+        for parameter in autoencoder.parameters:
+            parameter.requires_grad_(True)
+        autoencoder.intercept.requires_grad_(fit_intercept)
+        self.optimizer = UnitNormAdam(autoencoder)
+        self.n_steps = 0
+        self.has_fired = torch.zeros(
+            len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
+        )
+        self._density = 1.0
+
+    def step(self, x, schedule):
+        """Take one step on the rows of x (B, n_features).
+
+        Returns
+        -------
+        objective : tensor, scalar
+            Sum over the rows at the parameters before the step; not synchronised.
+        """
+        autoencoder, alpha = self.autoencoder, schedule.alpha_at(self.n_steps)
+        support = autoencoder.select(x) if self._density <= DENSE_ABOVE else None
+        objective, values = autoencoder.objective(x, alpha, support)
+        (objective / len(x)).backward()
+        self._count(values.detach(), support)
+        self.optimizer.step(schedule.learning_rate_at(self.n_steps))
+        if schedule.revives_at(self.n_steps):
+            self._revive(x, schedule.alpha)
+        self.n_steps += 1
+        return objective.detach()
+
+    def _count(self, values, support):
+        if support is None:
+            active = values > 0
+            self.has_fired |= active.any(dim=0)
+            self._density = active.sum().item() / max(active.numel(), 1)  # sync
+        else:
+            self.has_fired[support.indices] = True
+            self._density = support.density
+
+    def _revive(self, x, alpha):
+        autoencoder = self.autoencoder
+        with torch.no_grad():
+            codes = autoencoder.encode(x, None)
+            residual = x - autoencoder.intercept - codes @ autoencoder.dictionary
+            loss = 0.5 * residual.square().sum(dim=1) + alpha * codes.sum(dim=1)
+        revive(autoencoder, self.optimizer, ~self.has_fired, x, loss, self.generator)
+        self.has_fired.zero_()
+
+    def state_dict(self):
+        """The whole state with tensors on the CPU, in types that pickle anywhere."""
+        autoencoder = self.autoencoder
+        return {
+            "parameters": [p.detach().cpu().clone() for p in autoencoder.parameters],
+            "architecture": autoencoder.architecture,
+            "fit_intercept": autoencoder.intercept.requires_grad,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "n_steps": self.n_steps,
+            "has_fired": self.has_fired.cpu(),
+            "density": self._density,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state, device):
+        parameters = [p.clone().to(device) for p in state["parameters"]]
+        generator = torch.Generator()
+        generator.set_state(state["generator"])
+        training = cls(
+            Autoencoder(*parameters, state["architecture"]),
+            generator,
+            fit_intercept=state["fit_intercept"],
+        )
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.n_steps = state["n_steps"]
+        training.has_fired = state["has_fired"].clone().to(device)
+        training._density = state["density"]
+        return training
+
+
+def train(training, schedule, rows, n_rows, *, n_passes, batch_size, shuffle):
+    """Train for some passes over the data; yield the mean objective of each.
+
+    Parameters
+    ----------
+    rows : callable
+        Sorted row numbers (tensor, int64) to the rows (B, n_features), scaled, on the device.
+    n_rows : int
+    n_passes, batch_size : int
+        Batches differ by one row at most in size; none has more than ``batch_size`` rows.
+    shuffle : bool
+
+    Yields
+    ------
+    objective : float
+        Mean over the rows of the pass, each at the parameters of its step.
+    """
+    n_batches = math.ceil(n_rows / batch_size)
+    for _ in range(n_passes):
+        if shuffle:
+            order = torch.randperm(n_rows, generator=training.generator)
+        else:
+            order = torch.arange(n_rows)
+        total = 0.0
+        for batch in order.tensor_split(n_batches):
+            total = total + training.step(rows(batch.sort().values), schedule)
+        yield float(total) / n_rows

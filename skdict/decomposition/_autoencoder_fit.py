@@ -1,0 +1,149 @@
+"""Training of an autoencoder on data brought to a common scale, and back to the data's units."""
+
+import math
+
+import torch
+
+from .._core.autoencoder import Autoencoder
+from .._core.optim import normalize_
+from .._core.train import Schedule, Training, train
+
+# W_enc starts as the atoms times this: with 1 the first reconstruction overshoots, and the
+# large first gradients linger in Adam's second moment.
+ENCODER_INIT_SCALE = 0.1
+
+
+class AutoencoderFit:
+    """An autoencoder in training on (x - mean) / scale.
+
+    ``scale`` brings the data to E‖x‖² = n_features, so that one learning rate serves every
+    layer of every model. Codes, alpha and the encoder's biases scale with it, the objective
+    with its square.
+
+    Parameters
+    ----------
+    training : Training
+    mean : tensor of shape (n_features,)
+    scale : float
+    from_scratch : bool
+        Whether the atoms are untrained, so that alpha is warmed up.
+    """
+
+    def __init__(self, training, mean, scale, *, from_scratch):
+        self.training = training
+        self.mean = mean
+        self.scale = scale
+        self.from_scratch = from_scratch
+
+    @classmethod
+    def from_atoms(cls, atoms, architecture, mean, scale, generator, *, fit_intercept):
+        """Start from unit-norm atoms (n_components, n_features) and an encoder tied to them."""
+        autoencoder = Autoencoder.from_dictionary(
+            atoms, architecture, encoder_scale=ENCODER_INIT_SCALE
+        )
+        training = Training(autoencoder, generator, fit_intercept=fit_intercept)
+        return cls(training, mean, scale, from_scratch=True)
+
+    @classmethod
+    def from_attributes(cls, estimator, architecture, mean, scale, generator):
+        """Go on from the fitted attributes of an estimator, with a fresh optimiser."""
+
+        def tensor(array):
+            return torch.as_tensor(array).to(dtype=mean.dtype, device=mean.device)
+
+        autoencoder = Autoencoder(
+            dictionary=tensor(estimator.components_).clone(),
+            encoder_weight=tensor(estimator.encoder_coef_).clone(),
+            encoder_bias=tensor(estimator.encoder_intercept_) / scale,
+            intercept=(tensor(estimator.intercept_) - mean) / scale,
+            architecture=architecture,
+        )
+        training = Training(autoencoder, generator, fit_intercept=estimator.fit_intercept)
+        return cls(training, mean, scale, from_scratch=False)
+
+    def schedule(self, alpha, learning_rate, *, n_steps=None):
+        return Schedule(
+            alpha=alpha / self.scale,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            warm_up_alpha=self.from_scratch,
+        )
+
+    def passes(self, rows, index, schedule, *, n_passes, batch_size, shuffle):
+        """Train on the rows named by ``index``; yield each pass's objective, in data units."""
+        for objective in train(
+            self.training,
+            schedule,
+            lambda batch: (rows[index[batch]] - self.mean) / self.scale,
+            len(index),
+            n_passes=n_passes,
+            batch_size=batch_size,
+            shuffle=shuffle,
+        ):
+            yield objective * self.scale**2
+
+    def partial_fit(self, rows, alpha, estimator):
+        """One pass over the rows; returns its objective in a list and its number of steps."""
+        before = self.training.n_steps
+        passes = self.passes(
+            rows,
+            torch.arange(len(rows)),
+            self.schedule(alpha, estimator.learning_rate_init),
+            n_passes=1,
+            batch_size=estimator.batch_size,
+            shuffle=estimator.shuffle,
+        )
+        return list(passes), self.training.n_steps - before
+
+    def split(self, n_rows, validation_fraction):
+        """Draw held-out rows: sorted indices for training and for validation."""
+        order = torch.randperm(n_rows, generator=self.training.generator)
+        n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
+        return order[n_held_out:].sort().values, order[:n_held_out].sort().values
+
+    @torch.no_grad()
+    def objective(self, rows, index, alpha):
+        """Mean objective of the rows named by ``index``, in data units."""
+        total = 0.0
+        for chunk in index.split(1024):
+            x = (rows[chunk] - self.mean) / self.scale
+            total += float(self.training.autoencoder.objective(x, alpha / self.scale, None)[0])
+        return total * self.scale**2 / len(index)
+
+    def attributes(self):
+        """Fitted attributes in the units of the data, as new ndarrays."""
+        autoencoder = self.training.autoencoder
+
+        def array(tensor):
+            return tensor.detach().cpu().numpy().copy()
+
+        return {
+            "components_": array(autoencoder.dictionary),
+            "intercept_": array(self.mean + self.scale * autoencoder.intercept),
+            "encoder_coef_": array(autoencoder.encoder_weight),
+            "encoder_intercept_": array(self.scale * autoencoder.encoder_bias),
+        }
+
+    def to(self, device):
+        """The same training, on another device."""
+        if self.mean.device == device:
+            return self
+        training = Training.from_state_dict(self.training.state_dict(), device)
+        return AutoencoderFit(
+            training, self.mean.to(device), self.scale, from_scratch=self.from_scratch
+        )
+
+    def __getstate__(self):
+        """Everything on the CPU: what was trained on a GPU loads without one."""
+        return vars(self) | {"training": self.training.state_dict(), "mean": self.mean.cpu()}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.training = Training.from_state_dict(state["training"], torch.device("cpu"))
+
+
+def random_atoms(n_components, n_features, generator):
+    """Unit-norm atoms with directions drawn uniformly, in float64 on the CPU."""
+    return normalize_(
+        torch.randn(n_components, n_features, generator=generator, dtype=torch.float64)
+    )

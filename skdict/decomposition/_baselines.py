@@ -1,0 +1,122 @@
+"""Classical solvers behind the estimator's surface: scikit-learn's own, and data exemplars."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.utils import check_random_state
+
+
+class OnlineDictionaryLearning:
+    """scikit-learn's MiniBatchDictionaryLearning on centred data, with non-negative codes.
+
+    Parameters
+    ----------
+    estimator : SparseAutoencoderDictionary
+        Its parameters are passed on; those of the same name mean the same.
+    n_components : int
+    alpha : float
+    atoms : tensor of shape (n_components, n_features) or None
+        Initial atoms.
+    mean : tensor of shape (n_features,)
+        Subtracted from the data; becomes the intercept.
+    random_state : RandomState
+    """
+
+    def __init__(self, estimator, n_components, alpha, atoms, mean, random_state):
+        early = estimator.early_stopping
+        self.mean = mean.cpu().numpy()
+        self.learner = MiniBatchDictionaryLearning(
+            n_components=n_components,
+            alpha=alpha,
+            max_iter=estimator.max_iter,
+            fit_algorithm="cd",
+            positive_code=True,
+            batch_size=estimator.batch_size,
+            shuffle=estimator.shuffle,
+            dict_init=None if atoms is None else atoms.numpy().astype(self.mean.dtype),
+            tol=estimator.tol if early else 0.0,
+            max_no_improvement=estimator.n_iter_no_change if early else None,
+            random_state=random_state,
+            verbose=bool(estimator.verbose),
+        )
+
+    def _centred(self, rows):
+        return rows[:].cpu().numpy() - self.mean
+
+    def fit(self, rows):
+        self.learner.fit(self._centred(rows))
+        counters = {"n_iter_": math.ceil(self.learner.n_iter_), "n_steps_": self.learner.n_steps_}
+        return {**counters, "loss_curve_": [], **self.attributes()}
+
+    def partial_fit(self, rows, alpha, estimator):
+        self.learner.partial_fit(self._centred(rows))
+        return [], 1
+
+    def attributes(self):
+        components = self.learner.components_
+        norms = np.linalg.norm(components, axis=1, keepdims=True)
+        # sklearn keeps atoms inside the unit ball; an unused one may have shrunk to zero.
+        return {
+            "components_": components / np.where(norms > 0, norms, 1),
+            "intercept_": self.mean,
+        }
+
+    def to(self, device):
+        return self
+
+
+class FixedAtoms:
+    """Atoms that are not learned.
+
+    Parameters
+    ----------
+    atoms : tensor of shape (n_components, n_features)
+        Unit rows.
+    mean : tensor of shape (n_features,)
+        Becomes the intercept.
+    """
+
+    def __init__(self, atoms, mean):
+        self.atoms = atoms
+        self.mean = mean
+
+    def fit(self, rows):
+        return {
+            "components_": self.atoms.to(self.mean).cpu().numpy(),
+            "intercept_": self.mean.cpu().numpy(),
+            "n_iter_": 1,
+            "n_steps_": 0,
+            "loss_curve_": [],
+        }
+
+
+def draw_exemplars(rows, mean, n_components, random_state):
+    """Unit-norm, centred samples drawn without replacement, as atoms.
+
+    Parameters
+    ----------
+    rows : Rows
+    mean : tensor of shape (n_features,)
+        Subtracted before scaling to unit norm; a sample equal to it is never drawn.
+    n_components : int
+
+    Returns
+    -------
+    atoms : tensor of shape (n_components, n_features)
+    """
+    order = torch.from_numpy(check_random_state(random_state).permutation(len(rows)))
+    atoms = []
+    for chunk in order.split(n_components):
+        candidates = rows[chunk] - mean
+        norms = torch.linalg.vector_norm(candidates, dim=1, keepdim=True)
+        keep = norms[:, 0] > 0
+        atoms.append(candidates[keep] / norms[keep])
+        if sum(map(len, atoms)) >= n_components:
+            return torch.cat(atoms)[:n_components]
+    found = sum(map(len, atoms))
+    raise ValueError(
+        f"n_components={n_components} exemplars asked for, but X has only {found} samples that "
+        "differ from its mean. Use fewer components or more samples."
+    )

@@ -1,0 +1,115 @@
+"""The sparse-coding model that a fitted dictionary implies, and its log-likelihood.
+
+    x = b + z D + ε,   ε ~ N(0, σ² I);   z_j = 0 with probability 1 - p_j, else ~ Exp(mean m_j)
+
+The code is integrated out by Laplace's method around the code found for x, with atoms taken as
+orthogonal, so that each active feature contributes a factor (2πσ²)^½:
+
+    log p(x) ≈ -d/2 log(2πσ²) - ‖x - b - z D‖² / 2σ²
+               + Σ_{z_j ≠ 0} [log p_j - log m_j - |z_j| / m_j + ½ log(2πσ²)]
+               + Σ_{z_j = 0} log(1 - p_j)
+
+This is a two-part description length with its sign turned: nats for the residual plus nats for
+the code.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class CodeStatistics:
+    """Sums over samples from which the parameters of the model are estimated.
+
+    Parameters
+    ----------
+    counts : tensor of shape (n_components,)
+        How often each feature was active.
+    magnitudes : tensor of shape (n_components,)
+        Sum of each feature's absolute values.
+    squared_error : float
+        Sum of squared residuals over samples and features.
+    n_samples : float
+    """
+
+    counts: torch.Tensor
+    magnitudes: torch.Tensor
+    squared_error: float = 0.0
+    n_samples: float = 0.0
+
+    @classmethod
+    def empty(cls, n_components):
+        zeros = torch.zeros(n_components, dtype=torch.float64)
+        return cls(counts=zeros, magnitudes=zeros.clone())
+
+    def update(self, codes, residual):
+        """Add samples: codes (B, n_components), residual (B, n_features)."""
+        self.counts += (codes != 0).sum(dim=0).double().cpu()
+        self.magnitudes += codes.abs().sum(dim=0, dtype=torch.float64).cpu()
+        self.squared_error += float(residual.square().sum(dtype=torch.float64))
+        self.n_samples += len(codes)
+        return self
+
+    def decay(self, n_samples):
+        """Shrink what is remembered to the weight of ``n_samples`` samples, if it has more."""
+        factor = min(1.0, n_samples / self.n_samples) if self.n_samples else 1.0
+        self.counts *= factor
+        self.magnitudes *= factor
+        self.squared_error *= factor
+        self.n_samples *= factor
+
+    def attributes(self, n_features):
+        """Fitted attributes of an estimator, as ndarrays and floats.
+
+        A feature's mean magnitude is shrunk towards the mean over all features by one
+        pseudo-observation, which also gives a silent feature a magnitude.
+        """
+        n = max(self.n_samples, 1.0)
+        total = float(self.counts.sum())
+        overall = float(self.magnitudes.sum()) / total if total else 1.0
+        return {
+            "feature_density_": (self.counts / n).numpy(),
+            "feature_magnitude_": ((self.magnitudes + overall) / (self.counts + 1)).numpy(),
+            "noise_variance_": self.squared_error / (n * n_features),
+            "n_samples_seen_": round(self.n_samples),
+        }
+
+
+def log_likelihood(
+    codes, residual, *, density, magnitude, noise_variance, n_samples, signed=False
+):
+    """Log-likelihood of samples under the sparse-coding model, in nats.
+
+    Parameters
+    ----------
+    codes : tensor of shape (B, n_components)
+    residual : tensor of shape (B, n_features)
+    density, magnitude : tensor of shape (n_components,)
+        p_j and m_j.
+    noise_variance : float
+        σ².
+    n_samples : int
+        Number of samples that ``density`` was estimated on; p_j is smoothed by half a
+        pseudo-count (Krichevsky and Trofimov, 1981), so that a feature silent in training may
+        fire.
+    signed : bool
+        Whether codes may be negative: then each active feature also costs its sign, log 2.
+
+    Returns
+    -------
+    log_likelihood : tensor of shape (B,)
+    """
+    p = (density * n_samples + 0.5) / (n_samples + 1)
+    log_volume = math.log(2 * math.pi * noise_variance)
+    off = torch.log1p(-p)
+    on = torch.log(p) - torch.log(magnitude) + 0.5 * log_volume - off - signed * math.log(2)
+    active = (codes != 0).to(on.dtype)
+    return (
+        -0.5 * residual.shape[1] * log_volume
+        - residual.square().sum(dim=1, dtype=on.dtype) / (2 * noise_variance)
+        + off.sum()
+        + active @ on
+        - codes.abs().to(on.dtype) @ magnitude.reciprocal()
+    )

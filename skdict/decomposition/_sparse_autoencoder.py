@@ -1,0 +1,670 @@
+"""SparseAutoencoderDictionary: one estimator over sparse autoencoders and classical solvers."""
+
+import copy
+import math
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import CallbackSupportMixin
+from sklearn.decomposition import sparse_encode
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from .._core.architectures import ARCHITECTURES
+from .._core.autoencoder import Autoencoder
+from .._core.optim import normalize_
+from ..utils._arrays import Rows, check_activations, check_codes, collect_dense, collect_sparse
+from ..utils._device import resolve_device
+from ..utils._sklearn_compat import Interval, StrOptions, fit_context
+from ._alpha import ALPHA_FRACTION, location_and_scale
+from ._autoencoder_fit import AutoencoderFit, random_atoms
+from ._baselines import FixedAtoms, OnlineDictionaryLearning, draw_exemplars
+from ._likelihood import CodeStatistics, log_likelihood
+
+# Sparse coding of every training sample would take longer than the fit: its statistics are
+# estimated on about this many samples, evenly spread.
+N_SPARSE_CODED_SAMPLES = 2000
+# Coordinate descent on strongly coherent atoms needs more sweeps than sklearn's default of 1,000.
+SPARSE_CODING_MAX_ITER = 2000
+# partial_fit remembers the statistics of about so many samples.
+STREAM_MEMORY = 100_000
+
+
+def _learns_from_streams(estimator):
+    if estimator.solver == "lasso":
+        raise AttributeError(
+            "partial_fit is not available with solver='lasso': exemplar atoms are drawn, not "
+            "learned. Use fit, or solver='autoencoder' or 'dictionary_learning'."
+        )
+    return True
+
+
+class SparseAutoencoderDictionary(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    r"""Overcomplete dictionary of activations with sparse, non-negative codes.
+
+    Finds unit-norm atoms :math:`D_j`, an intercept :math:`b` and codes :math:`z_i \ge 0` that
+    minimise
+
+    .. math::
+
+        \frac1n \sum_i \tfrac12 \lVert x_i - b - z_i D \rVert_2^2 + \alpha \lVert z_i \rVert_1
+
+    which is the objective of :class:`sklearn.decomposition.DictionaryLearning` with an
+    intercept. With ``solver="autoencoder"`` codes come from an encoder trained together with
+    the atoms, :math:`z = \max(0, (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc})` [1]_; the other
+    solvers find them by sparse coding. ``alpha``, the objective and the codes of all solvers
+    are therefore comparable, and ``solver`` can be searched over like any other parameter.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Number of atoms. "auto" takes four times the number of features, but no more than there
+        are samples where ``solver`` needs a sample for each atom.
+    alpha : float or "auto", default="auto"
+        L1 coefficient, in the units of the data. "auto" takes
+        :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`; :func:`alpha_grid` gives a grid around it.
+        The value used is ``alpha_``.
+    architecture : {"relu"}, default="relu"
+        Non-linearity and penalty of the autoencoder. Used by ``solver="autoencoder"``.
+    solver : {"autoencoder", "dictionary_learning", "lasso"}, default="autoencoder"
+        How the dictionary is found.
+
+        - "autoencoder": a sparse autoencoder, trained with Adam on mini-batches.
+        - "dictionary_learning": scikit-learn's
+          :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with non-negative codes,
+          on the centred data, which it needs in memory. Some hundred samples per second.
+        - "lasso": atoms are ``dict_init`` or samples drawn at random, and are not learned.
+    transform_algorithm : {"auto", "encoder", "lasso", "omp"}, default="auto"
+        How `transform` finds codes: by the trained encoder, or by scikit-learn's
+        :func:`~sklearn.decomposition.sparse_encode` on the atoms. "auto" takes the encoder
+        where there is one, else "lasso". Codes of "omp" may be negative.
+    transform_alpha : float, default=None
+        L1 coefficient of ``transform_algorithm="lasso"``; None takes ``alpha_``.
+    transform_n_nonzero_coefs : int, default=None
+        Number of non-zero entries with ``transform_algorithm="omp"``; None takes a tenth of
+        the features.
+    fit_intercept : bool, default=True
+        Whether to learn ``intercept_``, starting from the data's mean. Otherwise it is zero.
+    max_iter : int, default=20
+        Passes over the data.
+    batch_size : int, default=1024
+        Samples per step.
+    learning_rate_init : float, default=0.003
+        Adam's learning rate between its warm-up and its decay to zero over the last part of
+        `fit`. Independent of the data's scale, which is normalised inside. Used by
+        ``solver="autoencoder"``.
+    early_stopping : bool, default=False
+        Whether to hold out ``validation_fraction`` of the samples and stop when their objective
+        has not improved by the fraction ``tol`` for ``n_iter_no_change`` passes, returning to
+        the best pass. With ``solver="dictionary_learning"``, ``tol`` and ``n_iter_no_change``
+        go to scikit-learn's own criterion.
+    validation_fraction : float, default=0.1
+        Fraction of the samples held out by ``early_stopping``.
+    tol : float, default=1e-3
+        Relative improvement below which a pass counts as no change.
+    n_iter_no_change : int, default=5
+        Passes without improvement before ``early_stopping`` stops.
+    warm_start : bool, default=False
+        Whether `fit` starts from the atoms, encoder and intercept of the previous fit. Used by
+        ``solver="autoencoder"``, and for the atoms by "dictionary_learning".
+    dict_init : array-like of shape (n_components, n_features), default=None
+        Initial atoms; scaled to unit norm.
+    shuffle : bool, default=True
+        Whether to shuffle the samples before each pass.
+    sparse_output : bool, default=False
+        Whether `transform` returns a CSR matrix (a sparse CSR tensor for tensors). It is built
+        block by block, so that the dense codes never exist whole.
+    device : str, default="auto"
+        "auto" (CUDA if there is one, else the CPU) or a device name of torch. Fitted attributes
+        are ndarrays whatever the device, so that a model fitted on a GPU loads without one.
+    random_state : int, RandomState instance or None, default=None
+        Determines initial atoms, shuffling, the held-out samples and the revival of dead
+        features. An int gives identical results on the same machine.
+    verbose : int, default=0
+        Verbosity of ``solver="dictionary_learning"``. For progress of the other solvers use
+        :class:`sklearn.callback.ProgressBar` with ``set_callbacks``.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        The atoms, unit rows.
+    intercept_ : ndarray of shape (n_features,)
+        Subtracted before encoding and added after decoding.
+    encoder_coef_ : ndarray of shape (n_components, n_features)
+        Weights of the encoder. Only with ``solver="autoencoder"``.
+    encoder_intercept_ : ndarray of shape (n_components,)
+        Biases of the encoder. Only with ``solver="autoencoder"``.
+    alpha_ : float
+        The L1 coefficient used.
+    n_iter_ : int
+        Passes over the data.
+    n_steps_ : int
+        Mini-batches seen.
+    loss_curve_ : list of float
+        Mean training objective of each pass, each sample at the parameters of its step and with
+        the alpha of its step, which rises during the first tenth of training. Empty for the
+        solvers that do not report it.
+    validation_loss_curve_ : list of float
+        Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
+    feature_density_ : ndarray of shape (n_components,)
+        Fraction of the training samples on which each feature is active.
+    feature_magnitude_ : ndarray of shape (n_components,)
+        Mean code of each feature where it is active.
+    noise_variance_ : float
+        Mean squared residual per feature of the data.
+    n_samples_seen_ : int
+        Number of samples behind the three statistics above: the training samples, or about
+        2,000 of them where codes come from sparse coding, or the most recent 100,000 after
+        `partial_fit`.
+    n_features_in_ : int
+        Number of features seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had string column names.
+
+    See Also
+    --------
+    skdict.feature_extraction.ActivationExtractor : Activations of a model, from texts.
+    skdict.decomposition.alpha_grid : Values of alpha to search over.
+    sklearn.decomposition.MiniBatchDictionaryLearning : The same objective without an encoder.
+
+    Notes
+    -----
+    The computation runs in float64 if X is float64, else in float32, and returns that dtype;
+    half precision is widened block by block. Training removes from the dictionary's gradient
+    its component along each atom and renormalises atoms after each step, clips the gradient
+    norm, and revives features that were silent between two checks, as in [1]_.
+
+    References
+    ----------
+    .. [1] Bricken et al., "Towards Monosemanticity: Decomposing Language Models With Dictionary
+       Learning", Transformer Circuits Thread, 2023.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> X, dictionary, code = make_superposition(
+    ...     n_samples=5000, n_features=16, n_components=32, random_state=0
+    ... )
+    >>> sae = SparseAutoencoderDictionary(n_components=32, random_state=0).fit(X)
+    >>> codes = sae.transform(X)
+    >>> codes.shape
+    (5000, 32)
+    >>> sae.inverse_transform(codes).shape
+    (5000, 16)
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "architecture": [StrOptions(set(ARCHITECTURES))],
+        "solver": [StrOptions({"autoencoder", "dictionary_learning", "lasso"})],
+        "transform_algorithm": [StrOptions({"auto", "encoder", "lasso", "omp"})],
+        "transform_alpha": [None, Interval(Real, 0, None, closed="left")],
+        "transform_n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
+        "fit_intercept": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "dict_init": ["array-like", None],
+        "shuffle": ["boolean"],
+        "sparse_output": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        alpha="auto",
+        architecture="relu",
+        solver="autoencoder",
+        transform_algorithm="auto",
+        transform_alpha=None,
+        transform_n_nonzero_coefs=None,
+        fit_intercept=True,
+        max_iter=20,
+        batch_size=1024,
+        learning_rate_init=3e-3,
+        early_stopping=False,
+        validation_fraction=0.1,
+        tol=1e-3,
+        n_iter_no_change=5,
+        warm_start=False,
+        dict_init=None,
+        shuffle=True,
+        sparse_output=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.alpha = alpha
+        self.architecture = architecture
+        self.solver = solver
+        self.transform_algorithm = transform_algorithm
+        self.transform_alpha = transform_alpha
+        self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.dict_init = dict_init
+        self.shuffle = shuffle
+        self.sparse_output = sparse_output
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn a dictionary from activations.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+            Activations. A memory map is read batch by batch.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or X is constant, not finite, or too small.
+        """
+        previous = self if self.warm_start and hasattr(self, "components_") else None
+        self._check_transform_algorithm(self.solver == "autoencoder")
+        rows = self._rows(X, reset=previous is None, min_samples=2)
+        mean, rms = location_and_scale(rows)
+        alpha = self._alpha(rms)
+        context = self._init_callback_context(
+            max_subtasks=self.max_iter if self.solver == "autoencoder" else 0
+        ).call_on_fit_task_begin(estimator=self, X=rows.X)
+
+        run = self._begin(rows, mean, rms, alpha, previous)
+        for name in ("_stream", "encoder_coef_", "encoder_intercept_", "validation_loss_curve_"):
+            vars(self).pop(name, None)  # nothing of a former fit with other parameters remains
+        if self.solver == "autoencoder":
+            attributes = self._train(run, rows, alpha, context)
+        else:
+            attributes = run.fit(rows)
+        vars(self).update(self._with_statistics({"alpha_": alpha, **attributes}, rows))
+        context.call_on_fit_task_end(estimator=self, X=rows.X, reconstruction_attributes=dict)
+        return self
+
+    @available_if(_learns_from_streams)
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Go on learning from one more portion of activations: one pass over it.
+
+        The first call fixes ``alpha_`` (if "auto") and the scale of the data, so let it be a
+        few thousand samples that look like the rest. There is no planned end, so the learning
+        rate does not decay; parameters that plan a whole run (``max_iter``, ``early_stopping``)
+        are not used.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+            Activations.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
+        """
+        first = not hasattr(self, "components_")
+        self._check_transform_algorithm(self.solver == "autoencoder")
+        rows = self._rows(X, reset=first, min_samples=2 if first else 1)
+        if not hasattr(self, "_stream"):
+            mean, rms = location_and_scale(rows)
+            if first:
+                self.alpha_ = self._alpha(rms)
+                self.n_iter_, self.n_steps_, self.loss_curve_ = 0, 0, []
+            self._stream = self._begin(rows, mean, rms, self.alpha_, None if first else self), None
+        run, statistics = self._stream
+        run = run.to(rows.device)
+        loss_curve, n_steps = run.partial_fit(rows, self.alpha_, self)
+        vars(self).update(run.attributes())
+        statistics = statistics or CodeStatistics.empty(len(self.components_))
+        statistics.decay(STREAM_MEMORY)
+        for codes, residual in self._coded(rows, rows.blocks(len(self.components_))):
+            statistics.update(codes, residual)
+        vars(self).update(statistics.attributes(self.n_features_in_))
+        self._stream = run, statistics
+        self.n_iter_ += 1
+        self.n_steps_ += n_steps
+        self.loss_curve_ = [*self.loss_curve_, *loss_curve]
+        return self
+
+    def _rows(self, X, **check):
+        return Rows(check_activations(self, X, **check), resolve_device(self.device))
+
+    def _alpha(self, rms):
+        return ALPHA_FRACTION * rms if self.alpha == "auto" else float(self.alpha)
+
+    def _begin(self, rows, mean, rms, alpha, previous):
+        """State of the solver before its first step, from scratch or from a previous fit."""
+        n_features = rows.shape[1]
+        if not self.fit_intercept:
+            rms = math.hypot(rms, float(torch.linalg.vector_norm(mean)))
+            mean = torch.zeros_like(mean)
+        random_state = check_random_state(self.random_state)
+        atoms = self._initial_atoms(rows, previous)
+        n_components = len(atoms) if atoms is not None else self._n_components(rows)
+        if self.solver == "lasso":
+            if atoms is None:
+                atoms = draw_exemplars(rows, mean, n_components, random_state)
+            return FixedAtoms(atoms, mean)
+        if self.solver == "dictionary_learning":
+            return OnlineDictionaryLearning(self, n_components, alpha, atoms, mean, random_state)
+        generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+        architecture = ARCHITECTURES[self.architecture]()
+        scale = rms / math.sqrt(n_features)
+        if previous is not None and hasattr(previous, "encoder_coef_"):
+            return AutoencoderFit.from_attributes(previous, architecture, mean, scale, generator)
+        if atoms is None:
+            atoms = random_atoms(n_components, n_features, generator)
+        return AutoencoderFit.from_atoms(
+            atoms.to(mean), architecture, mean, scale, generator, fit_intercept=self.fit_intercept
+        )
+
+    def _initial_atoms(self, rows, previous):
+        """Unit-norm atoms given by a previous fit or by dict_init, else None."""
+        given = self.dict_init if previous is None else previous.components_
+        if given is None:
+            return None
+        name = "dict_init" if previous is None else "components_ of the previous fit (warm_start)"
+        given = check_array(given, dtype=np.float64, input_name=name, copy=True)
+        n_components = self.n_components
+        expected = (len(given) if n_components == "auto" else n_components, rows.shape[1])
+        if given.shape != expected:
+            raise ValueError(
+                f"{name} has shape {given.shape}, but (n_components, n_features) is {expected}. "
+                "Make them agree, or leave n_components='auto'."
+            )
+        return normalize_(torch.from_numpy(given))
+
+    def _n_components(self, rows):
+        n_samples, n_features = rows.shape
+        if self.n_components != "auto":
+            return self.n_components
+        return 4 * n_features if self.solver == "autoencoder" else min(4 * n_features, n_samples)
+
+    def _train(self, run, rows, alpha, context):
+        """Passes over the data until one of max_iter, a callback, early stopping ends them."""
+        index, held_out = torch.arange(len(rows)), None
+        if self.early_stopping:
+            index, held_out = run.split(len(rows), self.validation_fraction)
+        schedule = run.schedule(
+            alpha,
+            self.learning_rate_init,
+            n_steps=self.max_iter * math.ceil(len(index) / self.batch_size),
+        )
+        passes = run.passes(
+            rows,
+            index,
+            schedule,
+            n_passes=self.max_iter,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+        )
+        loss_curve, validation_curve, best = [], [], None
+        stop = False
+        while not stop and len(loss_curve) < self.max_iter:
+            task = context.subcontext(task_name="pass")
+            task.call_on_fit_task_begin(estimator=self, X=rows.X)
+            loss_curve.append(next(passes))
+            counters = {
+                "n_iter_": len(loss_curve),
+                "n_steps_": run.training.n_steps,
+                "loss_curve_": loss_curve,
+            }
+            if held_out is not None:
+                validation_curve.append(run.objective(rows, held_out, alpha))
+                counters["validation_loss_curve_"] = validation_curve
+                if validation_curve[-1] == min(validation_curve):
+                    best = run.attributes()
+                stop = _no_improvement(validation_curve, self.tol, self.n_iter_no_change)
+            now = lambda counters=counters: self._with_statistics(  # noqa: E731
+                {"alpha_": alpha, **counters, **run.attributes()}, rows
+            )
+            stop |= task.call_on_fit_task_end(
+                estimator=self, X=rows.X, reconstruction_attributes=now
+            )
+        return {**counters, **(best or run.attributes())}
+
+    # -- codes -----------------------------------------------------------------------------
+
+    def transform(self, X):
+        """Find the codes of activations.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+            Activations.
+
+        Returns
+        -------
+        codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
+            Float64 if X is, else float32. The code of a row does not depend on other rows.
+            Tensors come back on the device of X.
+
+        Raises
+        ------
+        ValueError
+            If X has another number of features than in `fit`, or is not finite.
+        """
+        check_is_fitted(self)
+        rows = self._rows(X, reset=False)
+        encode, n_components = self._encoder(rows), len(self.components_)
+        blocks = ((block, encode(x)) for block, x in rows.blocks(n_components))
+        collect = collect_sparse if self.sparse_output else collect_dense
+        return collect(blocks, len(rows), n_components, rows)
+
+    def inverse_transform(self, X):
+        """Reconstruct activations from codes: ``codes @ components_ + intercept_``.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_components)
+            Codes.
+
+        Returns
+        -------
+        X_reconstructed : ndarray or tensor of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            If X has another number of columns than there are components.
+        """
+        check_is_fitted(self)
+        X = check_codes(X, len(self.components_))
+        if isinstance(X, torch.Tensor):
+            dtype = torch.float64 if X.dtype == torch.float64 else torch.float32
+            components, intercept = (
+                torch.as_tensor(array, dtype=dtype, device=X.device)
+                for array in (self.components_, self.intercept_)
+            )
+            return X.to(dtype) @ components + intercept
+        dtype = np.float64 if X.dtype == np.float64 else np.float32
+        return X.astype(dtype, copy=False) @ self.components_.astype(
+            dtype, copy=False
+        ) + self.intercept_.astype(dtype, copy=False)
+
+    def score_samples(self, X):
+        r"""Log-likelihood of each sample under the sparse-coding model of the fit.
+
+        With :math:`\sigma^2` = ``noise_variance_``, :math:`p_j` = ``feature_density_`` and
+        :math:`m_j` = ``feature_magnitude_``,
+
+        .. math::
+
+            \log p(x) \approx -\tfrac d2 \log 2\pi\sigma^2
+            - \frac{\lVert x - b - zD \rVert^2}{2\sigma^2}
+            + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{z_j}{m_j}
+            + \tfrac12 \log 2\pi\sigma^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
+
+        the code integrated out by Laplace's method around the one that `transform` finds. Its
+        negative is a description length: nats for the residual plus nats for the code.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,), float64
+            In nats.
+        """
+        check_is_fitted(self)
+        rows = self._rows(X, reset=False)
+        model = {
+            "density": torch.as_tensor(self.feature_density_, device=rows.device),
+            "magnitude": torch.as_tensor(self.feature_magnitude_, device=rows.device),
+            "noise_variance": self.noise_variance_,
+            "n_samples": self.n_samples_seen_,
+            "signed": self.transform_algorithm == "omp",
+        }
+        return np.concatenate(
+            [
+                log_likelihood(codes, residual, **model).cpu().numpy()
+                for codes, residual in self._coded(rows, rows.blocks(len(self.components_)))
+            ]
+        )
+
+    def score(self, X, y=None):
+        """Mean log-likelihood of the samples, in nats, as `score_samples`.
+
+        Unlike explained variance it does not always prefer the smaller ``alpha``: a dense code
+        costs more nats than it saves. It can therefore select ``alpha`` in
+        :class:`~sklearn.model_selection.GridSearchCV` without labels.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+        """
+        return float(self.score_samples(X).mean())
+
+    def _check_transform_algorithm(self, has_encoder):
+        if self.transform_algorithm == "encoder" and not has_encoder:
+            raise ValueError(
+                f"transform_algorithm='encoder' needs an encoder, which solver={self.solver!r} "
+                "does not train. Use transform_algorithm='auto', 'lasso' or 'omp', or "
+                "solver='autoencoder'."
+            )
+
+    def _encoder(self, rows):
+        """Function from rows (B, n_features) to codes (B, n_components), on their device."""
+        has_encoder = hasattr(self, "encoder_coef_")
+        self._check_transform_algorithm(has_encoder)
+        if self.transform_algorithm == "encoder" or (
+            self.transform_algorithm == "auto" and has_encoder
+        ):
+            return self._autoencoder(rows).infer
+        numpy_dtype = np.float64 if rows.dtype == torch.float64 else np.float32
+        components = self.components_.astype(numpy_dtype)
+        options = {"dictionary": components, "gram": components @ components.T}
+        if self.transform_algorithm == "omp":
+            n_nonzero = self.transform_n_nonzero_coefs or max(self.n_features_in_ // 10, 1)
+            options |= {"algorithm": "omp", "n_nonzero_coefs": min(n_nonzero, *components.shape)}
+        else:
+            alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
+            options |= {"algorithm": "lasso_cd", "alpha": alpha, "positive": True}
+
+        def encode(x):
+            centred = x.cpu().numpy() - self.intercept_.astype(numpy_dtype)
+            codes = sparse_encode(centred, max_iter=SPARSE_CODING_MAX_ITER, **options)
+            return torch.from_numpy(codes).to(x)
+
+        return encode
+
+    def _autoencoder(self, rows):
+        tensors = (
+            torch.as_tensor(array).to(dtype=rows.dtype, device=rows.device)
+            for array in (
+                self.components_,
+                self.encoder_coef_,
+                self.encoder_intercept_,
+                self.intercept_,
+            )
+        )
+        return Autoencoder(*tensors, ARCHITECTURES[self.architecture]())
+
+    def _coded(self, rows, blocks):
+        """Yield (codes, residual) of blocks of rows."""
+        encode = self._encoder(rows)
+        components, intercept = (
+            torch.as_tensor(array).to(dtype=rows.dtype, device=rows.device)
+            for array in (self.components_, self.intercept_)
+        )
+        for _, x in blocks:
+            codes = encode(x)
+            yield codes, x - intercept - codes @ components
+
+    def _with_statistics(self, attributes, rows):
+        """Fitted attributes together with the statistics of the codes that they give."""
+        fitted = copy.copy(self)
+        vars(fitted).update(attributes)
+        n_components = len(fitted.components_)
+        statistics = CodeStatistics.empty(n_components)
+        if hasattr(fitted, "encoder_coef_") and self.transform_algorithm in ("auto", "encoder"):
+            blocks = rows.blocks(n_components)
+        else:
+            step = math.ceil(len(rows) / N_SPARSE_CODED_SAMPLES)
+            index = torch.arange(0, len(rows), step)
+            blocks = ((chunk, rows[chunk]) for chunk in index.split(256))
+        for codes, residual in fitted._coded(rows, blocks):
+            statistics.update(codes, residual)
+        return attributes | statistics.attributes(rows.shape[1])
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _no_improvement(curve, tol, n_iter_no_change):
+    """Whether the last passes did not improve on the best one before them by the fraction tol."""
+    if len(curve) <= n_iter_no_change:
+        return False
+    before = min(curve[:-n_iter_no_change])
+    return min(curve[-n_iter_no_change:]) > before - tol * abs(before)

@@ -1,0 +1,211 @@
+"""The edge between arrays and tensors: validation on the way in, the same kind on the way out."""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+from ._sklearn_compat import align_sparse_interface
+
+# Rows are read, checked and returned in blocks of about this many bytes.
+BLOCK_BYTES = 1 << 24
+
+
+def check_activations(estimator, X, *, reset=True, min_samples=1, name="X"):
+    """Validate X without copying it whole and without losing where it lives.
+
+    Parameters
+    ----------
+    estimator : estimator or None
+        Gets or is checked for ``n_features_in_`` and ``feature_names_in_``.
+    X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+    reset : bool
+        Whether the estimator learns its number of features from X.
+    min_samples : int
+
+    Returns
+    -------
+    X : ndarray, CSR matrix or tensor
+        In floating point. Half precision and memory maps stay what they are.
+
+    Raises
+    ------
+    ValueError
+        As `sklearn.utils.check_array`; NaN and infinity are named with row and column.
+    """
+    if isinstance(X, torch.Tensor):
+        X = _check_tensor(X, estimator, name, min_samples)
+        if estimator is not None:
+            validate_data(estimator, X, reset=reset, skip_check_array=True)
+    else:
+        options = {
+            "accept_sparse": "csr",
+            "dtype": [np.float64, np.float32, np.float16],
+            "ensure_all_finite": False,
+            "ensure_min_samples": min_samples,
+        }
+        if estimator is None:
+            X = check_array(X, input_name=name, **options)
+        else:
+            X = validate_data(estimator, X, reset=reset, **options)
+    _check_finite(X, name)
+    return X
+
+
+def check_codes(X, n_components, *, name="X"):
+    """Validate codes of shape (n_samples, n_components) for `inverse_transform`."""
+    if isinstance(X, torch.Tensor):
+        if X.layout == torch.strided:
+            X = _check_tensor(X, None, name, 1)
+    else:
+        X = check_array(
+            X, accept_sparse="csr", dtype=[np.float64, np.float32, np.float16], input_name=name
+        )
+    if X.shape[1] != n_components:
+        raise ValueError(
+            f"{name} has {X.shape[1]} columns, but the dictionary has {n_components} components. "
+            "inverse_transform expects what transform returned."
+        )
+    return X
+
+
+def _check_tensor(X, estimator, name, min_samples):
+    by = "" if estimator is None else f" by {type(estimator).__name__}"
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead for "
+            f"{name}. Reshape it to (n_samples, n_features), one activation a row."
+        )
+    for size, unit, minimum in ((X.shape[0], "sample", min_samples), (X.shape[1], "feature", 1)):
+        if size < minimum:
+            raise ValueError(
+                f"Found array with {size} {unit}(s) (shape={tuple(X.shape)}) while a minimum of "
+                f"{minimum} is required{by}."
+            )
+    if X.is_complex():
+        raise ValueError(f"Complex data not supported: {name} has dtype {X.dtype}.")
+    return X.detach() if X.is_floating_point() else X.detach().to(torch.get_default_dtype())
+
+
+def _check_finite(X, name):
+    for start, values in _blocks_of_values(X):
+        if isinstance(values, torch.Tensor):
+            bad = (~torch.isfinite(values)).nonzero()[:1].cpu().numpy()
+        elif np.isfinite(values.sum(dtype=np.float64)):
+            continue
+        else:
+            bad = np.argwhere(~np.isfinite(values))[:1]
+        if len(bad):
+            row, column = int(bad[0][0]) + start, int(bad[0][1])
+            value = float(values[int(bad[0][0]), column])
+            what = "NaN" if np.isnan(value) else "infinity"
+            raise ValueError(
+                f"Input {name} contains {what} ({value}) at row {row}, column {column}. "
+                "Drop or impute such rows first, for instance with "
+                "X[np.isfinite(X).all(axis=1)]."
+            )
+
+
+def _blocks_of_values(X):
+    """Yield (first row, 2-D block of values)."""
+    if sp.issparse(X):
+        if not np.isfinite(X.data.sum(dtype=np.float64)):
+            for row in range(X.shape[0]):
+                yield row, X[[row]].toarray()
+        return
+    step = max(1, BLOCK_BYTES // max(X.shape[1] * X.itemsize, 1))
+    for start in range(0, X.shape[0], step):
+        yield start, X[start : start + step]
+
+
+class Rows:
+    """Rows of X as dense tensors of one dtype on one device, whatever holds them.
+
+    Parameters
+    ----------
+    X : ndarray, memmap, CSR matrix or tensor of shape (n_samples, n_features)
+        As `check_activations` returned it.
+    device : torch.device
+    """
+
+    def __init__(self, X, device):
+        self.X = X
+        self.device = device
+        self.shape = X.shape
+        is_double = X.dtype in (torch.float64, np.float64)
+        self.dtype = torch.float64 if is_double else torch.float32
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        """Rows given by a slice or by an int64 tensor: (n_rows, n_features)."""
+        if isinstance(self.X, torch.Tensor):
+            if isinstance(index, torch.Tensor):
+                index = index.to(self.X.device)
+            rows = self.X[index]
+        else:
+            rows = self.X[index.numpy() if isinstance(index, torch.Tensor) else index]
+            if sp.issparse(rows):
+                rows = rows.toarray()
+            if not rows.flags.writeable:  # torch refuses to share memory it must not write
+                rows = rows.copy()
+            rows = torch.from_numpy(rows)
+        return rows.to(device=self.device, dtype=self.dtype)
+
+    def blocks(self, n_columns=0):
+        """Yield (slice, rows) over all rows; a block holds about `BLOCK_BYTES`.
+
+        ``n_columns`` is the width of what is computed from the rows, if wider than they are.
+        """
+        width = max(self.shape[1], n_columns, 1)
+        step = max(1, BLOCK_BYTES // (width * self.dtype.itemsize))
+        for start in range(0, len(self), step):
+            block = slice(start, min(start + step, len(self)))
+            yield block, self[block]
+
+
+def collect_dense(blocks, n_rows, n_columns, rows):
+    """Write blocks of tensors into one array of the kind that ``rows.X`` is.
+
+    Parameters
+    ----------
+    blocks : iterable of (slice, tensor)
+    rows : Rows
+        What the blocks were computed from: decides kind, device and dtype of the result.
+
+    Returns
+    -------
+    array : ndarray or tensor of shape (n_rows, n_columns)
+    """
+    like_tensor = isinstance(rows.X, torch.Tensor)
+    device = rows.X.device if like_tensor else "cpu"
+    out = torch.empty((n_rows, n_columns), dtype=rows.dtype, device=device)
+    for block, values in blocks:
+        out[block] = values
+    return out if like_tensor else out.numpy()
+
+
+def collect_sparse(blocks, n_rows, n_columns, rows):
+    """As `collect_dense`, but CSR: only the non-zeros of each block are kept."""
+    counts, indices, data = [], [], []
+    for _, values in blocks:
+        mask = values != 0
+        counts.append(mask.sum(dim=1))
+        indices.append(mask.nonzero()[:, 1].to(torch.int32))
+        data.append(values[mask])
+    indptr = torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0))
+    indices, data = torch.cat(indices), torch.cat(data)
+    if isinstance(rows.X, torch.Tensor):
+        device = rows.X.device
+        return torch.sparse_csr_tensor(
+            indptr.to(device), indices.long().to(device), data.to(device), (n_rows, n_columns)
+        )
+    index_dtype = np.int32 if len(data) < np.iinfo(np.int32).max else np.int64
+    arrays = (
+        data.cpu().numpy(),
+        indices.cpu().numpy().astype(index_dtype, copy=False),
+        indptr.cpu().numpy().astype(index_dtype, copy=False),
+    )
+    return align_sparse_interface(sp.csr_array(arrays, shape=(n_rows, n_columns)))
