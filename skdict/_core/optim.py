@@ -45,10 +45,10 @@ class UnitNormAdam:
                     self._adam.state[parameter][moment][rows] = 0
 
     def state_dict(self):
-        """Adam's state, on the CPU."""
+        """A copy of Adam's state, on the CPU."""
         state = self._adam.state_dict()
         state["state"] = {
-            key: {name: value.cpu() for name, value in moments.items()}
+            key: {name: value.cpu().clone() for name, value in moments.items()}
             for key, moments in state["state"].items()
         }
         return state
@@ -88,7 +88,8 @@ def revive(autoencoder, optimizer, dead, x, loss, generator):
     weights = loss.square().double().cpu()
     if not weights.sum() > 0:
         return
-    drawn = torch.multinomial()
+    with_replacement = len(rows) > int((weights > 0).sum())
+    drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
     directions = normalize_(x[drawn.to(x.device)] - autoencoder.intercept)
     norms = torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1)
     alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()

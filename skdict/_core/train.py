@@ -10,7 +10,7 @@ from .optim import UnitNormAdam, learning_rate_factor, revive
 
 # Above this fraction of non-zeros the dense products are faster than the sparse ones
 # (benchmarks/README.md, "Where the sparse path pays").
-DENSE_ABOVE = 0.02
+DENSE_ABOVE = 0.15
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,27 @@
+"""An estimator's codes and reconstructions, by blocks of rows."""
+
+# Elements of codes, or of activations, per block of rows: 256 MB in float32.
+BLOCK_SIZE = 2**26
+# Rows of the first block, and the fewest of any but the last.
+MIN_ROWS = 1024
+
+
+def coding_blocks(dictionary, X):
+    """Yield (rows, codes, reconstruction) of `X`, so that dense codes fit in memory.
+
+    `dictionary` is a fitted estimator with `transform` and `inverse_transform`; each is called
+    once per block. `X` is a matrix of any kind that can be sliced by rows.
+    """
+    for method in ("transform", "inverse_transform"):
+        if not hasattr(dictionary, method):
+            raise TypeError(
+                f"{type(dictionary).__name__} has no method {method}; metrics of a dictionary "
+                "need a fitted estimator with transform and inverse_transform."
+            )
+    start, n_rows = 0, MIN_ROWS
+    while start < X.shape[0]:
+        stop = min(start + n_rows, X.shape[0])
+        rows = X.iloc[start:stop] if hasattr(X, "iloc") else X[start:stop]
+        codes = dictionary.transform(rows)
+        yield rows, codes, dictionary.inverse_transform(codes)
+        start, n_rows = stop, max(MIN_ROWS, BLOCK_SIZE // max(codes.shape[1], X.shape[1]))

@@ -1,0 +1,237 @@
+"""Sparsity against reconstruction, drawn."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ._scorer import DictionaryScorer
+
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# One more than there are colours, so that 56 groups get different pairs.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+class ParetoDisplay:
+    """Explained variance against L0, one line per group of dictionaries.
+
+    Dictionaries are comparable only at equal sparsity; a better one lies higher (it explains
+    more) or further to the left (with fewer active features). It is recommended to use
+    `from_estimators` or `from_cv_results`, which store their results as attributes.
+
+    Parameters
+    ----------
+    l0 : array-like of shape (n_dictionaries,)
+        Mean number of active features per activation (see `mean_l0`).
+
+    explained_variance : array-like of shape (n_dictionaries,)
+        Fraction of the variance of the activations (see `explained_variance`).
+
+    group : array-like of str of shape (n_dictionaries,)
+        The line that each dictionary belongs to.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the lines.
+
+    figure_ : matplotlib Figure
+        Figure that contains the axes.
+
+    lines_ : dict of str to matplotlib Line2D
+        The line of each group.
+
+    See Also
+    --------
+    DictionaryScorer : The metrics on the axes, for a grid search.
+
+    Examples
+    --------
+    >>> from skdict.metrics import ParetoDisplay
+    >>> display = ParetoDisplay(
+    ...     l0=[3.0, 30.0, 20.0],
+    ...     explained_variance=[0.6, 0.9, 0.4],
+    ...     group=["SAE", "SAE", "random atoms"],
+    ... )
+    >>> display.plot()
+    <...ParetoDisplay object at ...>
+    >>> list(display.lines_)
+    ['SAE', 'random atoms']
+    """
+
+    def __init__(self, l0, explained_variance, group):
+        self.l0 = np.asarray(l0, dtype=np.float64)
+        self.explained_variance = np.asarray(explained_variance, dtype=np.float64)
+        self.group = np.asarray(group)
+        shapes = {self.l0.shape, self.explained_variance.shape, self.group.shape}
+        if len(shapes) > 1 or self.l0.ndim != 1:
+            raise ValueError(
+                "l0, explained_variance and group must be one-dimensional and of the same "
+                f"length, but have shapes {self.l0.shape}, {self.explained_variance.shape} and "
+                f"{self.group.shape}."
+            )
+
+    @classmethod
+    def from_estimators(cls, estimators, X, *, ax=None):
+        """Score fitted dictionaries on the same data and draw them.
+
+        Parameters
+        ----------
+        estimators : dict of str to estimator, or to list of estimators
+            Fitted estimators with `transform` and `inverse_transform`, or Pipelines whose last
+            step is one. The estimators of a list, such as one fitted for each alpha of a grid,
+            make one line; a single estimator makes a point.
+
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Activations, preferably held out; for Pipelines, what their first step takes.
+
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        display : ParetoDisplay
+            The drawn display.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.decomposition import PCA
+        >>> from skdict.metrics import ParetoDisplay
+        >>> X = np.random.default_rng(0).normal(size=(50, 4))
+        >>> estimators = {"PCA": [PCA(k).fit(X) for k in (1, 2, 3)]}
+        >>> ParetoDisplay.from_estimators(estimators, X).l0
+        array([1., 2., 3.])
+        """
+        scorer = DictionaryScorer(metrics=("l0", "explained_variance"))
+        points = []
+        for name, members in _named_groups(estimators, "estimators"):
+            members = members if isinstance(members, list | tuple) else [members]
+            if not members:
+                raise ValueError(f"estimators[{name!r}] is empty. Give at least one estimator.")
+            for estimator in members:
+                scores = scorer(estimator, X)
+                points.append((scores["l0"], scores["explained_variance"], name))
+        return cls(*zip(*points, strict=True)).plot(ax=ax)
+
+    @classmethod
+    def from_cv_results(cls, cv_results, *, ax=None):
+        """Draw every candidate of finished searches; nothing is fitted or scored again.
+
+        Parameters
+        ----------
+        cv_results : dict of str to dict
+            For each line, the ``cv_results_`` of a search, such as a
+            :class:`~sklearn.model_selection.GridSearchCV` over alpha, whose ``scoring`` was a
+            `DictionaryScorer` with the metrics "l0" and "explained_variance". Each candidate is
+            a point, at its means over the test folds.
+
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        display : ParetoDisplay
+            The drawn display.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.decomposition import PCA
+        >>> from sklearn.model_selection import GridSearchCV
+        >>> from skdict.metrics import DictionaryScorer, ParetoDisplay
+        >>> X = np.random.default_rng(0).normal(size=(50, 4))
+        >>> search = GridSearchCV(
+        ...     PCA(), {"n_components": [1, 3]}, scoring=DictionaryScorer(), refit=False
+        ... ).fit(X)
+        >>> ParetoDisplay.from_cv_results({"PCA": search.cv_results_}).l0
+        array([1., 3.])
+        """
+        points = []
+        for name, results in _named_groups(cv_results, "cv_results"):
+            if not isinstance(results, Mapping):
+                raise TypeError(
+                    f"cv_results[{name!r}] must be a dict, but is a {type(results).__name__}. "
+                    "Pass {name: search.cv_results_}."
+                )
+            columns = []
+            for metric in ("l0", "explained_variance"):
+                if f"mean_test_{metric}" not in results:
+                    raise ValueError(
+                        f"cv_results[{name!r}] has no entry 'mean_test_{metric}'. Pass the "
+                        "cv_results_ of a search with scoring=DictionaryScorer()."
+                    )
+                columns.append(results[f"mean_test_{metric}"])
+            points.extend((*point, name) for point in zip(*columns, strict=True))
+        return cls(*zip(*points, strict=True)).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw the lines.
+
+        Points that a logarithmic axis cannot show (an L0 of 0: every feature is dead) are left
+        out.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        display : ParetoDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from skdict.metrics import ParetoDisplay
+        >>> display = ParetoDisplay([3.0, 30.0], [0.6, 0.9], ["SAE", "SAE"]).plot()
+        >>> display.ax_.get_xlabel()
+        'L0 (active features per activation)'
+        """
+        try:
+            import matplotlib.pyplot as plt
+            from matplotlib.ticker import LogLocator, StrMethodFormatter
+        except ImportError as error:
+            raise ImportError(
+                'ParetoDisplay.plot needs matplotlib. Install it with pip install "skdict[plot]".'
+            ) from error
+
+        if ax is None:
+            _, ax = plt.subplots(layout="constrained")
+        self.lines_ = {}
+        for i, name in enumerate(dict.fromkeys(self.group.tolist())):
+            shown = np.flatnonzero((self.group == name) & (self.l0 > 0))
+            shown = shown[np.argsort(self.l0[shown], kind="stable")]
+            (self.lines_[name],) = ax.plot(
+                self.l0[shown],
+                self.explained_variance[shown],
+                color=COLORS[i % len(COLORS)],
+                marker=MARKERS[i % len(MARKERS)],
+                label=name,
+            )
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter("")
+        ax.set_xlabel("L0 (active features per activation)")
+        ax.set_ylabel("Explained variance (fraction)")
+        ax.grid(alpha=0.3)
+        ax.legend()
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+def _named_groups(groups, parameter):
+    if not isinstance(groups, Mapping):
+        raise TypeError(
+            f"{parameter} must be a dict whose keys name the lines, but is a "
+            f"{type(groups).__name__}."
+        )
+    if not groups:
+        raise ValueError(f"{parameter} is empty. Give at least one line.")
+    return groups.items()

@@ -1,0 +1,93 @@
+"""The three operations against a plain dense reference: outputs and every gradient."""
+
+import pytest
+import torch
+
+from skdict._core.architectures import ARCHITECTURES
+from skdict._core.autoencoder import Autoencoder
+from skdict._core.sparse import BLOCK_ELEMENTS, decode, encode_at, row_blocks, select
+
+B, D, N = 23, 7, 31
+
+
+def tensors(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in shapes]
+
+
+def reference_objective(x, dictionary, encoder_weight, encoder_bias, intercept, alpha):
+    """The equations, written out; autograd does the rest, dL/dx included."""
+    codes = torch.clamp((x - intercept) @ encoder_weight.T + encoder_bias, min=0)
+    residual = x - (codes @ dictionary + intercept)
+    return 0.5 * (residual**2).sum() + alpha * codes.sum()
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("bias", [0.0, -2.0, -100.0], ids=["half", "few", "none"])
+def test_objective_and_all_gradients_equal_the_dense_reference(path, bias):
+    x, dictionary, encoder_weight, encoder_bias, intercept = tensors(
+        (B, D), (N, D), (N, D), (N,), (D,)
+    )
+    parameters = [dictionary, encoder_weight, encoder_bias + bias, intercept]
+    expected_in = [p.clone().requires_grad_() for p in parameters]
+    expected = reference_objective(x, *expected_in, alpha=0.3)
+    expected.backward()
+
+    actual_in = [p.clone().requires_grad_() for p in parameters]
+    autoencoder = Autoencoder(*actual_in, ARCHITECTURES["relu"]())
+    support = autoencoder.select(x) if path == "sparse" else None
+    actual, _ = autoencoder.objective(x, 0.3, support)
+    actual.backward()
+
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    for name, got, want in zip(
+        ("dictionary", "encoder_weight", "encoder_bias", "intercept"),
+        actual_in,
+        expected_in,
+        strict=True,
+    ):
+        torch.testing.assert_close(
+            got.grad, want.grad, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
+def test_operations_pass_gradcheck():
+    x, weight, bias, dictionary = tensors((B, D), (N, D), (N,), (N, D))
+    support = select(x, weight, bias - 1, lambda pre: pre > 0)
+    values = encode_at(x, weight, bias, support).detach()
+    weight, bias, dictionary, values = (
+        t.requires_grad_() for t in (weight, bias, dictionary, values)
+    )
+    assert torch.autograd.gradcheck(lambda w, b: encode_at(x, w, b, support), (weight, bias))
+    assert torch.autograd.gradcheck(lambda v, d: decode(v, support, d), (values, dictionary))
+
+
+def test_select_finds_what_is_positive_in_every_block():
+    n_rows = 2 * (BLOCK_ELEMENTS // 4096) + 3
+    assert len(row_blocks(n_rows, 4096)) == 3
+    x, weight, bias = tensors((n_rows, 3), (4096, 3), (4096,))
+    support = select(x, weight, bias - 4, lambda pre: pre > 0)
+    dense = x @ weight.T + bias - 4 > 0
+    rows = torch.repeat_interleave(torch.arange(n_rows), support.indptr.diff())
+    rebuilt = torch.zeros_like(dense)
+    rebuilt[rows, support.indices] = True
+    assert torch.equal(rebuilt, dense)
+    assert support.density == dense.double().mean().item()
+
+
+def test_rows_without_any_active_feature_decode_to_zero():
+    x, weight, dictionary = tensors((4, D), (N, D), (N, D))
+    x[1] = 0
+    support = select(x, weight, torch.full((N,), -1e-9, dtype=x.dtype), lambda pre: pre > 0)
+    values = encode_at(x, weight, torch.zeros(N, dtype=x.dtype), support)
+    assert torch.equal(decode(values, support, dictionary)[1], torch.zeros_like(x[1]))
+
+
+def test_data_get_no_gradient():
+    """x is data: the B×d×n product dL/dx is never formed, on either path."""
+    x, weight, bias = tensors((B, D), (N, D), (N,))
+    x.requires_grad_()
+    support = select(x, weight, bias, lambda pre: pre > 0)
+    encode_at(x, weight.requires_grad_(), bias, support).sum().backward()
+    assert x.grad is None
+    assert weight.grad is not None
