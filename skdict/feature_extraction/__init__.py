@@ -1,0 +1,5 @@
+"""Activations of neural networks as features."""
+
+from ._activations import ActivationExtractor
+
+__all__ = ["ActivationExtractor"]

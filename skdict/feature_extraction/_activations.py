@@ -1,0 +1,619 @@
+"""Texts or arrays in, the activations of one layer of a network out."""
+
+import contextlib
+import copy
+import os
+import threading
+import weakref
+from collections import defaultdict
+from numbers import Integral
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import CallbackSupportMixin
+
+from ..utils._device import resolve_device
+from ..utils._modules import (
+    evaluation_mode,
+    find_module,
+    read_activation,
+    record_activations,
+)
+from ..utils._sklearn_compat import (
+    Interval,
+    StrOptions,
+    clone_parametrized,
+    fit_context,
+    validate_parameter_constraints,
+)
+from ._arrays import check_samples
+from ._cache import ActivationCache, has_location
+from ._models import Network, load_network, load_tokenizer
+from ._texts import TokenWindows, check_texts, check_tokenizer, tokenize
+
+# A model's mode and hooks are the model's, so threads that share one take turns.
+_MODELS_IN_USE = threading.RLock()
+
+# {layer's module: {(id of the model, side, shape of a sample): n_features}} of checked layers
+_CHECKED_LAYERS = weakref.WeakKeyDictionary()
+
+
+class ActivationExtractor(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Turn texts into the activations of one layer of a transformer, one row per token.
+
+    The texts are tokenized, run through the model in batches of similar length, and no further
+    than the layer. Rows come text by text in the order of `X`, and within a text in the order
+    of its tokens; :meth:`tokens` tells which token each row is from. With ``tokenizer=None``
+    arrays are run through any `torch.nn.Module` instead.
+
+    Parameters
+    ----------
+    model : str, path-like or torch.nn.Module
+        Where the activations are from:
+
+        - the id of a model on the Hugging Face Hub, or a local folder written by
+          ``save_pretrained``, which never causes a request to the network. The class that the
+          checkpoint was saved from is loaded (`GPT2LMHeadModel`, say, not `GPT2Model`), so that
+          the dotted names of its layers are those in the checkpoint; `AutoModel` where the
+          checkpoint names no class. The estimator holds the name only, so it pickles small; the
+          two models used last stay in the memory of the process and clones share them.
+        - a ready module, which clones share too. It is used as it is, on its own device and in
+          its own dtype. During `transform` it is in evaluation mode, afterwards in the mode
+          that it was in before.
+
+    layer : str
+        Dotted path of the layer, as in ``model.named_modules()``, such as
+        "transformer.h.0.mlp.act". It must be called once in a forward pass. If it passes on a
+        tuple, its first tensor is taken.
+
+    side : {"output", "input"}, default="output"
+        Whether to take what the layer returns or what it is given.
+
+    tokenizer : "auto", None or a fast tokenizer of transformers, default="auto"
+        "auto" loads the tokenizer that belongs to `model`. None is for a model that takes
+        arrays. A tokenizer without padding token will do, and none is changed.
+
+    pooling : {"mean", "max", "last"} or None, default=None
+        With a name, one row per text (or sample): the mean, the maximum, or the last of its
+        rows. None for one row per token.
+
+    max_length : int, default=None
+        Most tokens that the model is given at once, special tokens included. None for the
+        context length of the model or tokenizer, whichever is less.
+
+    long_documents : {"truncate", "window"}, default="truncate"
+        What to do with a text of more than `max_length` tokens: keep its first tokens, or run
+        it in consecutive windows, with a row for each of its tokens. The windows do not
+        overlap, so the first tokens of each have little context.
+
+    include_special_tokens : bool, default=False
+        Whether tokens such as "[CLS]" or "<s>" get a row. The token for unknown text is no
+        special token in this sense.
+
+    batch_size : int, default=32
+        Texts (windows, samples) per forward pass.
+
+    device : str, default="auto"
+        Where a model given by name is run: "auto" (CUDA if there is one, else the CPU) or a
+        device name of torch. A ready module stays where it is.
+
+    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
+        Precision that a model given by name is run in. "auto" is float32 on the CPU; on a GPU
+        bfloat16, or float16 where it has no bfloat16. A ready module stays as it is.
+
+    cache : str, path-like, joblib.Memory or None, default=None
+        Folder to keep activations in. With it, each text goes through the model once, whatever
+        cross-validation folds, grid candidates, processes or later sessions it occurs in. A
+        text is known by its token ids, and the model by a digest of its configuration and
+        weights, so that `max_length`, `pooling` and the tokenizer may change without harm.
+        Processes that share the folder wait for one another rather than compute twice. Delete
+        the folder to free the space: 4 bytes per token and feature, special tokens included.
+
+    trust_remote_code : bool, default=False
+        Whether code that comes with a model given by name may be run.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Size of the second axis of `X`. Only with ``tokenizer=None``.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of `X`. Only with ``tokenizer=None`` and when `X` has column names that
+        are all strings.
+
+    See Also
+    --------
+    skdict.decomposition.SparseAutoencoderDictionary : Sparse dictionary of the activations.
+    sklearn.feature_extraction.text.HashingVectorizer : Token counts, stateless as well.
+
+    Notes
+    -----
+    This estimator is stateless: `fit` only checks parameters, layer and `X`, and `transform`
+    works without it. The first use of a layer in a process makes one additional forward pass,
+    of two tokens (or one sample) through the whole model, to see how often the layer is called
+    and how wide it is.
+
+    The progress of `fit_transform`, and so of a `Pipeline` that is fitted, can be followed
+    through callbacks (:meth:`set_callbacks`): each batch is a subtask. `fit` is a single task,
+    and `transform` is no fit and calls none.
+
+    Batches change the results by no more than rounding. In arrays, integers are token ids to a
+    model with a token embedding and numbers to any other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from skdict.feature_extraction import ActivationExtractor
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    >>> extractor = ActivationExtractor(model, "1", tokenizer=None)
+    >>> extractor.fit_transform(np.eye(3)).shape
+    (3, 8)
+
+    The neurons of a transformer, at each token of two texts:
+
+    >>> from skdict.datasets import load_one_layer_transformer
+    >>> bunch = load_one_layer_transformer()
+    >>> extractor = ActivationExtractor(
+    ...     bunch.model, "transformer.h.0.mlp.act", tokenizer=bunch.tokenizer
+    ... )
+    >>> texts = ["import numpy as np", "return"]
+    >>> extractor.fit_transform(texts).shape
+    (8, 512)
+    >>> tokens = extractor.tokens(texts)
+    >>> tokens.token.tolist()
+    ['import', ' n', 'ump', 'y', ' as', ' n', 'p', 'return']
+    >>> tokens.document
+    array([0, 0, 0, 0, 0, 0, 0, 1])
+    """
+
+    _parameter_constraints = {
+        "model": [str, os.PathLike, torch.nn.Module],
+        "layer": [str],
+        "side": [StrOptions({"output", "input"})],
+        "tokenizer": [StrOptions({"auto"}), callable, None],
+        "pooling": [StrOptions({"mean", "max", "last"}), None],
+        "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "long_documents": [StrOptions({"truncate", "window"})],
+        "include_special_tokens": ["boolean"],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "dtype": [StrOptions({"auto", "float32", "float16", "bfloat16"})],
+        "cache": [str, os.PathLike, joblib.Memory, None],
+        "trust_remote_code": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        model,
+        layer,
+        *,
+        side="output",
+        tokenizer="auto",
+        pooling=None,
+        max_length=None,
+        long_documents="truncate",
+        include_special_tokens=False,
+        batch_size=32,
+        device="auto",
+        dtype="auto",
+        cache=None,
+        trust_remote_code=False,
+    ):
+        self.model = model
+        self.layer = layer
+        self.side = side
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.max_length = max_length
+        self.long_documents = long_documents
+        self.include_special_tokens = include_special_tokens
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.cache = cache
+        self.trust_remote_code = trust_remote_code
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the parameters, the layer and the input.
+
+        Parameters
+        ----------
+        X : list, ndarray or Series of str of length n_texts; or array-like of shape \
+                (n_samples, ...) with ``tokenizer=None``
+            Texts, none of them empty.
+
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        self : object
+            The estimator itself.
+        """
+        context = self._init_callback_context()
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._fit(X)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None):
+        """Check the parameters, the layer and the input, and return the activations.
+
+        Parameters
+        ----------
+        X : list, ndarray or Series of str of length n_texts; or array-like of shape \
+                (n_samples, ...) with ``tokenizer=None``
+            Texts, none of them empty.
+
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        activations : ndarray of shape (n_rows, n_features), dtype float32
+            As `transform` returns them.
+        """
+
+        def follow(batches):
+            """Yield the batches, each a subtask of the fit."""
+            context = self._init_callback_context(max_subtasks=len(batches))
+            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            for batch in batches:
+                subtask = context.subcontext(task_name="batch")
+                subtask.call_on_fit_task_begin(estimator=self)
+                yield batch
+                # a request to stop is not heeded: rows would be missing
+                subtask.call_on_fit_task_end(estimator=self)
+            context.call_on_fit_task_end(estimator=self, X=X, y=y)
+
+        network, inputs = self._fit(X)
+        return self._activations(network, inputs, follow)
+
+    def transform(self, X):
+        """Return the activations.
+
+        Parameters
+        ----------
+        X : list, ndarray or Series of str of length n_texts; or array-like of shape \
+                (n_samples, ...) with ``tokenizer=None``
+            Texts, none of them empty.
+
+        Returns
+        -------
+        activations : ndarray of shape (n_rows, n_features), dtype float32
+            One row per token, or with `pooling` per text. With ``tokenizer=None``, a layer of
+            shape (n_samples, n_features) gives one row per sample; (n_samples, n_positions,
+            n_features) one per position; (n_samples, n_channels, height, width), torch's
+            layout of images, one per pixel, with the channels as features.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter, the layer or a text is not what it must be.
+        """
+        self._validate()
+        network = self._network()
+        inputs = self._inputs(X, network, reset=False)
+        self._count_features(network, inputs)
+        return self._activations(network, inputs, iter)
+
+    def get_feature_names_out(self, input_features=None):
+        """Get output feature names for transformation.
+
+        With texts as input they are known before `fit`.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Only checked against `feature_names_in_`, where there are any.
+
+        Returns
+        -------
+        feature_names_out : ndarray of str objects
+            "activationextractor0", "activationextractor1", and so on.
+        """
+        fitted = copy.copy(self)
+        if self.tokenizer is not None:
+            fitted._n_features_out = self._count_features(self._network(), TokenWindows.first())
+        return super(ActivationExtractor, fitted).get_feature_names_out(input_features)
+
+    def tokens(self, X):
+        """Return the token behind each row of ``transform(X)``.
+
+        Parameters
+        ----------
+        X : list, ndarray or Series of str of length n_texts
+            Texts, none of them empty.
+
+        Returns
+        -------
+        tokens : :class:`~sklearn.utils.Bunch`
+            Arrays of length n_rows:
+
+            document : ndarray of int
+                Index of the text in `X`.
+            position : ndarray of int
+                Place of the token in what the model was given. Special tokens count, so the
+                first token behind a "<s>" is at 1; in every window of a long text the count
+                starts anew.
+            token_id : ndarray of int
+                Index in the vocabulary.
+            token : ndarray of object
+                The piece of text, ``X[document][start:end]``. Several tokens can share a
+                piece, as those that make up one character do. A token that stands for no text
+                is given by its name in the vocabulary.
+            start, end : ndarray of int
+                Its first character in the text, and the one behind its last.
+
+        Raises
+        ------
+        ValueError
+            If rows are no tokens, because of `pooling` or ``tokenizer=None``.
+        """
+        self._validate()
+        if self.tokenizer is None or self.pooling is not None:
+            raise ValueError(
+                "tokens() tells the token behind each row, but rows are no tokens with "
+                f"tokenizer={self.tokenizer!r:.50} and pooling={self.pooling!r}."
+            )
+        network = self._network()
+        texts, tokenizer = check_texts(X), self._tokenizer()
+        windows = self._tokenize(texts, tokenizer, network, with_spans=True)
+        return windows.tokens(texts, tokenizer)
+
+    def _validate(self):
+        """Check the parameters, outside of `fit`."""
+        validate_parameter_constraints(
+            self._parameter_constraints,
+            self.get_params(deep=False),
+            caller_name=type(self).__name__,
+        )
+
+    def _fit(self, X):
+        network = self._network()
+        inputs = self._inputs(X, network, reset=True)
+        n_features = self._count_features(network, inputs)
+        if self.tokenizer is None:
+            self._n_features_out = n_features
+        return network, inputs
+
+    def _network(self):
+        """Return the model, loaded if need be."""
+        if not isinstance(self.model, torch.nn.Module):
+            device = resolve_device(self.device)
+            return load_network(
+                os.fspath(self.model),
+                dtype=_resolve_dtype(self.dtype, device),
+                device=device,
+                trust_remote_code=self.trust_remote_code,
+            )
+        network = Network(self.model)
+        if self.device != "auto":
+            device = resolve_device(self.device)
+            if device.type != network.device.type or device.index not in (
+                None,
+                network.device.index,
+            ):
+                raise ValueError(
+                    f"device={self.device!r}, but the model is a ready module on "
+                    f"{str(network.device)!r} and is used where it is. Move it there with "
+                    "model.to(device), or leave device='auto'."
+                )
+        if self.dtype != "auto" and getattr(torch, self.dtype) != network.dtype:
+            raise ValueError(
+                f"dtype={self.dtype!r}, but the model is a ready module in {network.dtype} and is "
+                "used as it is. Convert it with model.to(dtype), or leave dtype='auto'."
+            )
+        return network
+
+    def _tokenizer(self):
+        """Return the tokenizer, loaded if need be."""
+        tokenizer = self.tokenizer
+        if isinstance(tokenizer, str):
+            name = self.model
+            if isinstance(name, torch.nn.Module):
+                name = getattr(name, "name_or_path", "")  # of a PreTrainedModel
+            if not name:
+                raise ValueError(
+                    f"tokenizer='auto', but the model is a ready {type(self.model).__name__} that "
+                    "was loaded from nowhere. Give a ready tokenizer, or tokenizer=None if the "
+                    "model takes arrays."
+                )
+            tokenizer = load_tokenizer(os.fspath(name), trust_remote_code=self.trust_remote_code)
+        check_tokenizer(tokenizer)
+        return tokenizer
+
+    def _inputs(self, X, network, *, reset):
+        """Validate `X` and return what the model is to be run on."""
+        if self.tokenizer is None:
+            return check_samples(self, X, network, reset=reset)
+        return self._tokenize(check_texts(X), self._tokenizer(), network)
+
+    def _tokenize(self, texts, tokenizer, network, *, with_spans=False):
+        context_length = network.context_length
+        max_length = self.max_length
+        if max_length is None:
+            # tokenizers that know no limit have one of 1e30
+            max_length = min(context_length or np.inf, tokenizer.model_max_length)
+        elif context_length is not None and max_length > context_length:
+            raise ValueError(
+                f"max_length={max_length} is more than the model's context of {context_length} "
+                "tokens."
+            )
+        windows = tokenize(
+            tokenizer,
+            texts,
+            max_length=max_length,
+            long_documents=self.long_documents,
+            include_special_tokens=self.include_special_tokens,
+            with_spans=with_spans,
+        )
+        largest = max(ids.max() for ids in windows.token_ids)
+        if network.n_token_ids is not None and largest >= network.n_token_ids:
+            raise ValueError(
+                f"The tokenizer gives token id {largest}, but the model has only "
+                f"{network.n_token_ids}. Give the tokenizer that the model was trained with."
+            )
+        return windows
+
+    def _count_features(self, network, inputs):
+        """Return the width of the layer, and make sure that it is called exactly once.
+
+        This takes a pass through the whole model, so each layer is looked at once.
+        """
+        checked = _CHECKED_LAYERS.setdefault(find_module(network.module, self.layer), {})
+        key = (id(network.module), self.side, inputs.sample_shape)
+        if key not in checked:
+            first = inputs.first()
+            args, kwargs = first.arguments(network, [0])
+            with _MODELS_IN_USE, evaluation_mode(network.module), torch.no_grad():
+                calls = record_activations(
+                    network.module,
+                    self.layer,
+                    lambda: network.module(*args, **kwargs),
+                    side=self.side,
+                )
+            if len(calls) > 1:
+                raise ValueError(
+                    f"layer={self.layer!r} is called {len(calls)} times in a forward pass, so it "
+                    "has no single activation. Name a module that is called once."
+                )
+            checked[key] = first.split(calls[0], [0])[0].shape[1]
+        return checked[key]
+
+    def _activations(self, network, inputs, follow):
+        """Return the rows of all inputs."""
+        if has_location(self.cache):
+            cache = ActivationCache(self.cache, (network.fingerprint, self.layer, self.side))
+            results = self._run_cached(network, inputs, cache, follow)
+        else:
+            results = self._run(network, inputs, range(len(inputs)), follow)
+        with contextlib.closing(results):  # hands the model back even if a row cannot be stored
+            if self.pooling is None:
+                return _collect(results, inputs)
+            return _pool(results, inputs, self.pooling)
+
+    def _run(self, network, inputs, items, follow):
+        """Yield (item, its activations) of some of the inputs, in batches of similar length."""
+        batches = list(
+            _batches(items, inputs.lengths, self.batch_size, padding=network.takes_attention_mask)
+        )
+        with _MODELS_IN_USE, evaluation_mode(network.module):
+            for batch in follow(batches):
+                args, kwargs = inputs.arguments(network, batch)
+                with torch.no_grad():
+                    activation = read_activation(
+                        network.module,
+                        self.layer,
+                        lambda args=args, kwargs=kwargs: network.module(*args, **kwargs),
+                        side=self.side,
+                    )
+                yield from zip(batch, inputs.split(activation, batch), strict=True)
+
+    def _run_cached(self, network, inputs, cache, follow):
+        """Yield (item, its activations) of all inputs, and run the model only on new ones."""
+        missing = defaultdict(list)  # {key: items, several where texts are alike}
+        for item in range(len(inputs)):
+            key = cache.key(inputs.content(item))
+            activations = cache.read(key)
+            if activations is None:
+                missing[key].append(item)
+            else:
+                yield item, activations
+
+        with cache.lock() if missing else contextlib.nullcontext():
+            to_run = {}
+            for key, items in missing.items():
+                activations = cache.read(key)  # while we waited, others may have run it
+                if activations is None:
+                    to_run[items[0]] = key
+                else:
+                    yield from ((item, activations) for item in items)
+            with contextlib.closing(self._run(network, inputs, to_run, follow)) as run:
+                for first, activations in run:
+                    cache.write(to_run[first], activations)
+                    yield from ((item, activations) for item in missing[to_run[first]])
+
+    def __sklearn_clone__(self):
+        # model and tokenizer are shared, everything else is as in any other clone
+        template = copy.copy(self)
+        template.model = template.tokenizer = None
+        clone = clone_parametrized(template)
+        clone.model, clone.tokenizer = self.model, self.tokenizer
+        return clone
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.string = self.tokenizer is not None
+        tags.input_tags.two_d_array = self.tokenizer is None
+        tags.input_tags.three_d_array = self.tokenizer is None
+        tags.transformer_tags.preserves_dtype = []  # always float32
+        return tags
+
+
+def _resolve_dtype(dtype, device):
+    """Turn the parameter `dtype` into a `torch.dtype`."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+
+
+def _batches(items, lengths, batch_size, *, padding):
+    """Yield lists of items, the longest first; without `padding` of equal length only."""
+    batch = []
+    for item in sorted(items, key=lambda item: -lengths[item]):
+        if len(batch) == batch_size or (
+            batch and not padding and lengths[item] != lengths[batch[0]]
+        ):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _collect(results, inputs):
+    """Put the rows of all items into one array, in the order of the items."""
+    rows = None
+    for item, activations in results:
+        if rows is None:
+            stop = np.cumsum(inputs.n_rows(len(activations)))
+            rows = np.empty((stop[-1], activations.shape[1]), dtype=np.float32)
+        selected = inputs.select(item, activations)
+        rows[stop[item] - len(selected) : stop[item]] = selected
+    return rows
+
+
+def _pool(results, inputs, pooling):
+    """Reduce the rows of each document to one."""
+    pooled = None
+    n_documents = inputs.document[-1] + 1
+    n_rows = np.zeros(n_documents, dtype=np.int64)
+    last_item = np.full(n_documents, -1)
+    for item, activations in results:
+        if pooled is None:
+            start = -np.inf if pooling == "max" else 0
+            pooled = np.full((n_documents, activations.shape[1]), start, dtype=np.float32)
+        document = inputs.document[item]
+        rows = inputs.select(item, activations)
+        if len(rows) == 0:  # a window of special tokens
+            continue
+        if pooling == "mean":
+            pooled[document] += rows.sum(axis=0)
+            n_rows[document] += len(rows)
+        elif pooling == "max":
+            np.maximum(pooled[document], rows.max(axis=0), out=pooled[document])
+        elif item > last_item[document]:  # later windows of a document are later items
+            pooled[document] = rows[-1]
+            last_item[document] = item
+    return pooled / n_rows[:, None].astype(np.float32) if pooling == "mean" else pooled

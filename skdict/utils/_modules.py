@@ -1,0 +1,270 @@
+"""Find a layer by its dotted path; read, record or replace what flows through it."""
+
+import copy
+import difflib
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import torch
+
+
+def find_module(model, layer):
+    """Return the submodule of a model that a dotted path names.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model to look in.
+
+    layer : str
+        Dotted path as in ``model.named_modules()``, such as "transformer.h.0.mlp". The
+        empty string is the model itself.
+
+    Returns
+    -------
+    module : torch.nn.Module
+
+    Raises
+    ------
+    ValueError
+        If there is no such submodule; the message lists the nearest names.
+    """
+    try:
+        return model.get_submodule(layer)
+    except AttributeError:
+        names = [name for name, _ in model.named_modules() if name]
+        nearest = [name for name in names if name.endswith(f".{layer}")][:5]
+        nearest += difflib.get_close_matches(layer, names, n=5, cutoff=0)
+        hint = f"The nearest names are {list(dict.fromkeys(nearest))}. " if nearest else ""
+        raise ValueError(
+            f"layer={layer!r} names no submodule of {type(model).__name__}. {hint}All names: "
+            "[name for name, _ in model.named_modules()]."
+        ) from None
+
+
+@contextmanager
+def _tap(model, layer, side, function):
+    """Call `function(activation)` at every call of the layer; what it returns goes on instead.
+
+    A `None` returned leaves the activation as it is. The hook is removed on exit, always.
+    """
+
+    def apply(value):
+        key, activation = _first_tensor(value)
+        if activation is None:
+            raise ValueError(
+                f"The {side} of layer={layer!r} is a {type(value).__name__} without a tensor in "
+                "it. Name a layer that passes a tensor on, or its other side."
+            )
+        new = function(activation)
+        return None if new is None else _with_tensor(value, key, new)
+
+    def after(module, args, output):
+        return apply(output)
+
+    def before(module, args, kwargs):
+        if _first_tensor(args)[1] is None and kwargs:
+            kwargs = apply(kwargs)
+            return None if kwargs is None else (args, kwargs)
+        args = apply(args)
+        return None if args is None else (args, kwargs)
+
+    module = find_module(model, layer)
+    if side == "output":
+        handle = module.register_forward_hook(after)
+    elif side == "input":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        raise ValueError(f"side={side!r} is neither 'input' nor 'output'.")
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _first_tensor(value):
+    """Return (key, tensor) of the first tensor in a tuple, list or mapping; key None if bare."""
+    if isinstance(value, torch.Tensor):
+        return None, value
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, tuple | list):
+        items = enumerate(value)
+    else:
+        items = ()
+    return next(((key, x) for key, x in items if isinstance(x, torch.Tensor)), (None, None))
+
+
+def _with_tensor(value, key, tensor):
+    """Return a copy of `value` with `tensor` in the place that `_first_tensor` found."""
+    if key is None:
+        return tensor
+    if isinstance(value, tuple):
+        items = [*value[:key], tensor, *value[key + 1 :]]
+        return value._make(items) if hasattr(value, "_make") else tuple(items)
+    value = copy.copy(value)
+    value[key] = tensor
+    return value
+
+
+class _ForwardStopped(BaseException):
+    """Leaves a forward pass. No `Exception`, so that a model's own handlers let it through."""
+
+
+def read_activation(model, layer, forward, *, side="output"):
+    """Run a forward pass up to a layer and return the layer's activation.
+
+    The pass stops there: nothing behind the layer is computed.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that the forward pass goes through.
+
+    layer : str
+        Dotted path of the layer.
+
+    forward : callable
+        Runs the forward pass when called without arguments, as in
+        ``lambda: model(input_ids)``.
+
+    side : {"output", "input"}, default="output"
+        Whether to read what the layer returns or what it is given. Of a tuple, list or
+        mapping, the first tensor is read.
+
+    Returns
+    -------
+    activation : torch.Tensor
+        The activation at the layer's first call.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or if the forward pass does not call it.
+    """
+    found = []
+
+    def take(activation):
+        found.append(activation)
+        raise _ForwardStopped
+
+    with _tap(model, layer, side, take):
+        try:
+            forward()
+        except _ForwardStopped:
+            return found[0]
+    raise ValueError(_never_called(model, layer))
+
+
+def record_activations(model, layer, forward, *, side="output"):
+    """Run a whole forward pass and return the layer's activation at each of its calls.
+
+    Should the pass fail behind the layer's first call, what was recorded up to there is
+    returned: an encoder's layers can be read in a model whose decoder lacks its inputs.
+
+    Parameters
+    ----------
+    model, layer, forward, side
+        As in `read_activation`.
+
+    Returns
+    -------
+    activations : list of torch.Tensor
+        One per call, at least one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or if the forward pass does not call it.
+    """
+    found = []
+    with _tap(model, layer, side, found.append):
+        try:
+            forward()
+        except Exception:
+            if not found:
+                raise
+    if not found:
+        raise ValueError(_never_called(model, layer))
+    return found
+
+
+def _never_called(model, layer):
+    module = find_module(model, layer)
+    children = [f"{layer}.{name}".lstrip(".") for name, _ in module.named_children()][:5]
+    hint = f" Its children are {children}." if children else ""
+    return (
+        f"layer={layer!r} ({type(module).__name__}) is never called in the model's forward "
+        f"pass. Name a layer that is.{hint}"
+    )
+
+
+@contextmanager
+def replace_activation(model, layer, function, *, side="output"):
+    """Replace a layer's activation during the forward passes in a ``with`` block.
+
+    The model is restored on exit, whatever happens inside.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model to intervene on.
+
+    layer : str
+        Dotted path of the layer.
+
+    function : callable
+        Called with the activation, a tensor; returns the tensor that takes its place, of
+        the same shape. It is converted to the activation's dtype and device.
+
+    side : {"output", "input"}, default="output"
+        Whether to replace what the layer returns or what it is given. Of a tuple, list or
+        mapping, the first tensor is replaced.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or when `function` returns another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdict.utils._modules import replace_activation
+    >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Identity())
+    >>> with replace_activation(model, "0", torch.zeros_like):
+    ...     model(torch.ones(2))
+    tensor([0., 0.])
+    >>> model(torch.ones(2))
+    tensor([1., 1.])
+    """
+
+    def replace(activation):
+        new = function(activation)
+        if new.shape != activation.shape:
+            raise ValueError(
+                f"The activation at layer={layer!r} has shape {tuple(activation.shape)}, but "
+                f"function returned shape {tuple(new.shape)}. The two must agree."
+            )
+        return new.to(activation)
+
+    with _tap(model, layer, side, replace):
+        yield
+
+
+@contextmanager
+def evaluation_mode(model):
+    """Put a model in evaluation mode during a ``with`` block.
+
+    On exit every submodule gets its own former mode back, frozen ones among trained ones too.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,365 @@
+"""With a cache each text goes through the model once; what it holds can be trusted."""
+
+import copy
+import pickle
+import threading
+import time
+from collections import Counter
+
+import joblib
+import numpy as np
+import pytest
+import torch
+import transformers
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from torch import nn
+
+from skdict.feature_extraction import ActivationExtractor
+from skdict.feature_extraction._models import Network
+
+LAYER = "bert.encoder.layer.1"
+PROBE = "0 0"  # the two tokens that a layer is looked at with
+
+
+class LoggingModel(nn.Module):
+    """Writes the token ids of every sequence that it is run on to a file, from any process."""
+
+    def __init__(self, n_token_ids, log):
+        super().__init__()
+        self.log = str(log)
+        self.embedding = nn.Embedding(n_token_ids, 8)
+        self.mixed = nn.Tanh()
+
+    def forward(self, input_ids, attention_mask):
+        with open(self.log, "a") as file:
+            for ids, mask in zip(input_ids, attention_mask, strict=True):
+                file.write(" ".join(map(str, ids[mask.bool()].tolist())) + "\n")
+        return self.mixed(self.embedding(input_ids))
+
+
+@pytest.fixture
+def logging_model(bert, tmp_path):
+    """A model, its tokenizer, and a function that counts passes per sequence of token ids."""
+    _, tokenizer = bert
+    log = tmp_path / "log"
+
+    def passes():
+        counts = Counter(log.read_text().splitlines()) if log.exists() else Counter()
+        return Counter({ids: n for ids, n in counts.items() if ids != PROBE})
+
+    return LoggingModel(len(tokenizer), log), tokenizer, passes
+
+
+def once_each(tokenizer, texts):
+    return Counter({" ".join(map(str, tokenizer(text)["input_ids"])) for text in texts})
+
+
+@pytest.fixture
+def many_texts(texts):
+    return [f"{text}\nversion = {i}" for i in range(3) for text in texts]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_grid_search_runs_each_text_once(n_jobs, logging_model, many_texts, tmp_path):
+    model, tokenizer, passes = logging_model
+    pipeline = Pipeline(
+        [
+            (
+                "extractor",
+                ActivationExtractor(
+                    model, "mixed", tokenizer=tokenizer, cache=tmp_path / "cache", batch_size=4
+                ),
+            ),
+            ("dictionary", PCA()),
+        ]
+    )
+    search = GridSearchCV(
+        pipeline, {"dictionary__n_components": [2, 3, 4]}, cv=3, n_jobs=n_jobs, error_score="raise"
+    )
+    search.fit(many_texts)
+    assert passes() == once_each(tokenizer, many_texts)
+    assert search.best_estimator_["extractor"].model is model
+
+    # other parameters, the same texts
+    extractor = pipeline["extractor"]
+    extractor.set_params(pooling="mean", include_special_tokens=True).fit_transform(many_texts)
+    assert passes() == once_each(tokenizer, many_texts)
+
+
+def test_without_cache_each_fit_runs_the_texts(logging_model, texts):
+    """The count above counts."""
+    model, tokenizer, passes = logging_model
+    extractor = ActivationExtractor(model, "mixed", tokenizer=tokenizer)
+    extractor.fit_transform(texts[:3])
+    extractor.transform(texts[:3])
+    assert set(passes().values()) == {2}
+
+
+def test_pipeline_memory(logging_model, texts, tmp_path):
+    model, tokenizer, passes = logging_model
+    pipeline = Pipeline(
+        [
+            ("extractor", ActivationExtractor(model, "mixed", tokenizer=tokenizer)),
+            ("dictionary", PCA()),
+        ],
+        memory=joblib.Memory(tmp_path / "memory", verbose=0),
+    )
+    expected = pipeline["extractor"].transform(texts[:5])
+    before = passes()
+    search = GridSearchCV(pipeline, {"dictionary__n_components": [2, 3]}, cv=2, refit=False)
+    search.fit(texts[:5])
+    # once for each of the two training sets, and once for each candidate and test set
+    assert (passes() - before).total() == 5 + 2 * 5
+    pipeline.set_params(dictionary__n_components=2).fit(texts[:5])
+    before = passes()
+    pipeline.set_params(dictionary__n_components=3).fit(texts[:5])
+    assert passes() == before
+    np.testing.assert_allclose(
+        pipeline.transform(texts[:5]), PCA(3).fit_transform(expected), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("long_documents", ["truncate", "window"])
+@pytest.mark.parametrize("pooling", [None, "mean", "max", "last"])
+def test_same_rows_with_and_without(long_documents, pooling, bert_folder, texts, tmp_path):
+    options = {"max_length": 9, "long_documents": long_documents, "pooling": pooling}
+    expected = ActivationExtractor(bert_folder, LAYER, **options).transform(texts)
+    cached = ActivationExtractor(bert_folder, LAYER, **options, cache=tmp_path, batch_size=2)
+    cached.transform(texts[2:4])
+    for _ in range(2):
+        np.testing.assert_allclose(cached.transform(texts), expected, rtol=1e-6, atol=1e-6)
+    for file in sorted(tmp_path.glob("**/*.npy"))[::2]:  # so some windows of a text are there
+        file.unlink()
+    np.testing.assert_allclose(cached.transform(texts), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_memory_as_cache(logging_model, texts, tmp_path):
+    model, tokenizer, passes = logging_model
+    memory = joblib.Memory(tmp_path / "memory", verbose=0)
+    extractor = ActivationExtractor(model, "mixed", tokenizer=tokenizer, cache=memory)
+    extractor.fit_transform(texts)
+    extractor.transform(texts)
+    assert passes() == once_each(tokenizer, texts)
+    memory.clear(warn=False)
+    extractor.transform(texts)
+    assert set(passes().values()) == {2}
+
+    extractor.set_params(cache=joblib.Memory(None)).transform(texts)
+    assert max(passes().values()) == 4  # one text is there twice
+    assert not (tmp_path / "joblib").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer": "bert.encoder.layer.0"},
+        {"side": "input"},
+        {"max_length": 6},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_what_matters_is_in_the_key(change, bert_folder, texts, tmp_path):
+    extractor = ActivationExtractor(bert_folder, LAYER, cache=tmp_path)
+    extractor.transform(texts)
+    extractor.set_params(**change)
+    expected = clone(extractor).set_params(cache=None).transform(texts)
+    np.testing.assert_allclose(extractor.transform(texts), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_changed_weights_are_noticed(bert, texts, tmp_path):
+    model, tokenizer = bert
+    extractor = ActivationExtractor(model, LAYER, tokenizer=tokenizer, cache=tmp_path)
+    before = extractor.transform(texts)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias[3] += 1
+    after = extractor.transform(texts)
+    assert np.abs(after - before).max() > 0.01
+    np.testing.assert_allclose(
+        after, ActivationExtractor(model, LAYER, tokenizer=tokenizer).transform(texts), atol=1e-6
+    )
+
+
+def test_fingerprint(bert_folder, tmp_path):
+    model = transformers.BertForMaskedLM.from_pretrained(bert_folder)
+    fingerprint = Network(model).fingerprint
+    model.save_pretrained(tmp_path)
+    moved = transformers.BertForMaskedLM.from_pretrained(tmp_path)
+    assert Network(moved.train()).fingerprint == fingerprint
+    assert Network(pickle.loads(pickle.dumps(model))).fingerprint == fingerprint
+
+    other = copy.deepcopy(model)
+    other.config.layer_norm_eps = 0.1
+    assert Network(other).fingerprint != fingerprint
+    assert Network(copy.deepcopy(model).bfloat16()).fingerprint != fingerprint
+
+    plain = nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(0.1), nn.BatchNorm1d(2))
+    fingerprint = Network(plain).fingerprint
+    assert Network(copy.deepcopy(plain).eval()).fingerprint == fingerprint
+    for change in (
+        lambda net: setattr(net[1], "negative_slope", 0.2),
+        lambda net: setattr(net, "temperature", 2.0),
+        lambda net: net[2].running_mean.add_(1),  # a buffer
+        lambda net: net.append(nn.ReLU()),
+    ):
+        other = copy.deepcopy(plain)
+        change(other)
+        assert Network(other).fingerprint != fingerprint
+
+
+def damage_by_cutting(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def damage_by_emptying(path):
+    path.write_bytes(b"")
+
+
+def damage_by_overwriting(path):
+    path.write_bytes(b"no activations" * 100)
+
+
+def damage_by_pickling(path):
+    np.save(path, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
+
+
+def damage_by_reshaping(path):
+    np.save(path, np.zeros(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_by_cutting,
+        damage_by_emptying,
+        damage_by_overwriting,
+        damage_by_pickling,
+        damage_by_reshaping,
+    ],
+)
+def test_damaged_files_are_computed_again(damage, bert_folder, texts, tmp_path):
+    extractor = ActivationExtractor(bert_folder, LAYER, cache=tmp_path)
+    expected = extractor.transform(texts)
+    files = sorted(tmp_path.glob("**/*.npy"))
+    assert len(files) == len(set(texts))
+    contents = [file.read_bytes() for file in files]
+    damage(files[0])
+    with pytest.warns(UserWarning, match=r"in the folder given as cache is damaged"):
+        np.testing.assert_allclose(extractor.transform(texts), expected, rtol=1e-6, atol=1e-6)
+    assert [np.load(file).shape for file in files] == [
+        np.load(file).shape for file in sorted(tmp_path.glob("**/*.npy"))
+    ]
+    assert [file.read_bytes() for file in files[1:]] == contents[1:]
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_what_was_done_before_an_interruption_is_kept(logging_model, texts, tmp_path):
+    model, tokenizer, passes = logging_model
+    extractor = ActivationExtractor(
+        model, "mixed", tokenizer=tokenizer, cache=tmp_path / "cache", batch_size=1
+    ).fit(texts)
+
+    def interrupt(module, args):
+        if len(passes()) == 3:
+            raise KeyboardInterrupt
+
+    handle = model.mixed.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        extractor.transform(texts)
+    handle.remove()
+    extractor.transform(texts)
+    repeated = [n for n in passes().values() if n > 1]
+    assert repeated == [2]  # the one that was interrupted
+
+
+def test_model_is_handed_back_when_the_disk_is_full(bert, texts, tmp_path, monkeypatch):
+    model, tokenizer = bert
+    model.train()
+    extractor = ActivationExtractor(model, LAYER, tokenizer=tokenizer, cache=tmp_path).fit(texts)
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        extractor.transform(texts)
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not list(tmp_path.glob("**/*.tmp"))
+    del error  # until here the traceback held on to all that was going on
+    monkeypatch.undo()
+    other = threading.Thread(target=extractor.transform, args=(texts,), daemon=True)
+    other.start()
+    other.join(timeout=30)
+    assert not other.is_alive()
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_model_is_handed_back_when_memory_is_full(with_cache, bert, texts, tmp_path, monkeypatch):
+    model, tokenizer = bert
+    model.train()
+    extractor = ActivationExtractor(
+        model, LAYER, tokenizer=tokenizer, cache=tmp_path if with_cache else None
+    )
+
+    def full(results, inputs):
+        next(results)
+        raise MemoryError
+
+    monkeypatch.setattr("skdict.feature_extraction._activations._collect", full)
+    with pytest.raises(MemoryError) as error:
+        extractor.transform(texts)
+    assert all(module.training for module in model.modules()), error
+
+
+def test_threads_share_a_model(bert, texts, tmp_path):
+    model, tokenizer = bert
+    model.train()
+    layers = [LAYER, "bert.encoder.layer.0"] * 3
+    extractors = [
+        ActivationExtractor(model, layer, tokenizer=tokenizer, batch_size=2, cache=cache)
+        for layer in layers
+        for cache in (None, tmp_path)
+    ]
+    expected = {e.layer: e.transform(texts) for e in extractors[:4:2]}
+    results = [None] * len(extractors)
+
+    def work(i):
+        results[i] = extractors[i].transform(texts)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(extractors))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    for extractor, result in zip(extractors, results, strict=True):
+        np.testing.assert_allclose(result, expected[extractor.layer], rtol=1e-6, atol=1e-6)
+    assert all(module.training for module in model.modules())
+
+
+def test_who_comes_second_waits(logging_model, texts, tmp_path):
+    model, tokenizer, passes = logging_model
+    extractor = ActivationExtractor(model, "mixed", tokenizer=tokenizer, cache=tmp_path / "cache")
+    extractor.fit(texts)
+    model.mixed.register_forward_pre_hook(lambda module, args: time.sleep(0.3))
+    threads = [threading.Thread(target=extractor.transform, args=(texts,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert passes() == once_each(tokenizer, texts)
+
+
+def test_arrays(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    X[4] = X[1]
+    extractor = ActivationExtractor(model, "1", tokenizer=None, cache=tmp_path)
+    expected = extractor.fit_transform(X)
+    assert len(list(tmp_path.glob("**/*.npy"))) == 5
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
+    np.testing.assert_array_equal(extractor.transform(X[::-1]), expected[::-1])
+    assert seen == []

@@ -1,0 +1,257 @@
+"""Module hooks: the right tensor is read or replaced, and nothing is left behind."""
+
+import copy
+from collections import OrderedDict, namedtuple
+
+import pytest
+import torch
+from torch import nn
+
+from skdict.utils._modules import (
+    evaluation_mode,
+    find_module,
+    read_activation,
+    record_activations,
+    replace_activation,
+)
+
+Pair = namedtuple("Pair", ["hidden", "rest"])
+
+
+class Wrap(nn.Module):
+    """Double its input, keep a note of being called, and answer in a container."""
+
+    def __init__(self, container):
+        super().__init__()
+        self.container = container
+        self.n_calls = 0
+
+    def forward(self, hidden, note="none"):
+        self.n_calls += 1
+        assert note in ("none", "given")
+        hidden = 2 * hidden
+        return {
+            "tensor": lambda: hidden,
+            "tuple": lambda: ("no tensor", hidden, hidden + 100),
+            "list": lambda: [None, hidden],
+            "mapping": lambda: OrderedDict(state=hidden, other=hidden + 100),
+            "namedtuple": lambda: Pair(hidden, "rest"),
+            "nothing": lambda: "no tensor at all",
+        }[self.container]()
+
+
+class Net(nn.Module):
+    def __init__(self, container="tensor", *, by_keyword=False):
+        super().__init__()
+        self.wrap = Wrap(container)
+        self.behind = nn.Linear(3, 2)
+        self.unused = nn.ModuleList([nn.Identity(), nn.Identity()])
+        self.by_keyword = by_keyword
+
+    def forward(self, x):
+        wrapped = self.wrap(hidden=x, note="given") if self.by_keyword else self.wrap(x)
+        self.passed_on = wrapped
+        return self.behind(first_tensor(wrapped))
+
+
+def first_tensor(value):
+    """An independent way to the first tensor."""
+    if isinstance(value, torch.Tensor):
+        return value
+    values = value.values() if isinstance(value, dict) else value
+    return next(x for x in values if isinstance(x, torch.Tensor))
+
+
+CONTAINERS = ["tensor", "tuple", "list", "mapping", "namedtuple"]
+X = torch.arange(6.0).reshape(2, 3)
+
+
+def hooks_of(model):
+    return [
+        hook
+        for module in model.modules()
+        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    ]
+
+
+def test_find_module():
+    net = Net()
+    assert find_module(net, "wrap") is net.wrap
+    assert find_module(net, "unused.1") is net.unused[1]
+    assert find_module(net, "") is net
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ("rwap", "'wrap'"),
+        ("unused.7", "'unused.1'"),
+        ("1", "'unused.1'"),  # the end of a path
+        ("behind.weight", "'behind'"),  # a parameter is no module
+    ],
+)
+def test_find_module_lists_nearest_names(layer, expected):
+    with pytest.raises(ValueError, match=rf"layer='{layer}' names no submodule of Net") as error:
+        find_module(Net(), layer)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_read_output(container):
+    net = Net(container)
+    read = read_activation(net, "wrap", lambda: net(X))
+    torch.testing.assert_close(read, 2 * X)
+    assert hooks_of(net) == []
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_read_input(by_keyword):
+    net = Net(by_keyword=by_keyword)
+    torch.testing.assert_close(read_activation(net, "wrap", lambda: net(X), side="input"), X)
+    assert net.wrap.n_calls == 0  # stopped before the layer itself
+    assert hooks_of(net) == []
+
+
+def test_read_stops_there():
+    net = Net()
+    calls = []
+    net.behind.register_forward_pre_hook(lambda *args: calls.append(args))
+    read_activation(net, "wrap", lambda: net(X))
+    assert calls == []
+    net(X)
+    assert len(calls) == 1
+
+
+def test_read_is_not_stopped_by_the_models_handlers():
+    class Careful(Net):
+        def forward(self, x):
+            try:
+                return super().forward(x)
+            except Exception:
+                return x
+
+    net = Careful()
+    torch.testing.assert_close(read_activation(net, "wrap", lambda: net(X)), 2 * X)
+
+
+def test_record_counts_calls():
+    block = nn.Linear(3, 3)
+    net = nn.Sequential(OrderedDict(a=block, b=nn.ReLU(), c=block))
+    calls = record_activations(net, "a", lambda: net(X))
+    assert len(calls) == 2
+    torch.testing.assert_close(calls[1], block(block(X).relu()))
+    assert hooks_of(net) == []
+
+
+def test_record_keeps_what_came_before_a_failure():
+    net = Net()
+    net.behind = nn.Linear(7, 2)  # does not fit
+    assert len(record_activations(net, "wrap", lambda: net(X))) == 1
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        record_activations(net, "behind", lambda: net(X))
+    assert hooks_of(net) == []
+
+
+@pytest.mark.parametrize("function", [read_activation, record_activations])
+def test_layer_that_is_never_called(function):
+    net = Net()
+    with pytest.raises(ValueError, match=r"'unused' \(ModuleList\) is never called.*unused\.0"):
+        function(net, "unused", lambda: net(X))
+    assert hooks_of(net) == []
+
+
+@pytest.mark.parametrize("function", [read_activation, record_activations])
+def test_layer_without_tensor(function):
+    net = Net("nothing")
+    with pytest.raises(ValueError, match="'wrap' is a str without a tensor"):
+        function(net, "wrap", lambda: net(X))
+    assert hooks_of(net) == []
+
+
+def test_unknown_side():
+    net = Net()
+    with pytest.raises(ValueError, match="side='left' is neither"):
+        read_activation(net, "wrap", lambda: net(X), side="left")
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_replace_output(container):
+    net = Net(container)
+    before = net(X)
+    original = copy.copy(net.passed_on)
+    with replace_activation(net, "wrap", lambda x: x.double() + 1):
+        replaced = net(X)
+        passed_on = net.passed_on
+    torch.testing.assert_close(replaced, net.behind(2 * X + 1))
+    assert type(passed_on) is type(original)
+    if container == "tuple":
+        assert passed_on[0] == "no tensor"
+        torch.testing.assert_close(passed_on[2], original[2])
+    if container == "mapping":
+        torch.testing.assert_close(passed_on["other"], original["other"])
+    torch.testing.assert_close(net(X), before)
+    assert hooks_of(net) == []
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_replace_input(by_keyword):
+    net = Net(by_keyword=by_keyword)
+    with replace_activation(net, "wrap", torch.zeros_like, side="input"):
+        torch.testing.assert_close(net(X), net.behind(torch.zeros(2, 3)))
+    torch.testing.assert_close(net(X), net.behind(2 * X))
+
+
+def test_replace_of_a_transformers_output():
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+
+    class Inner(nn.Module):
+        def forward(self, x):
+            return outputs.BaseModelOutput(last_hidden_state=x, attentions=(x,))
+
+    net = nn.Sequential(Inner())
+    with replace_activation(net, "0", torch.zeros_like):
+        output = net(X)
+    assert type(output) is outputs.BaseModelOutput
+    torch.testing.assert_close(output.last_hidden_state, torch.zeros(2, 3))
+    torch.testing.assert_close(output.attentions[0], X)
+
+
+def test_replace_passes_gradients():
+    net = Net()
+    x = X.clone().requires_grad_()
+    with replace_activation(net, "wrap", lambda h: 3 * h):
+        net(x).sum().backward()
+    torch.testing.assert_close(x.grad, 6 * net.behind.weight.sum(0).expand(2, 3))
+
+
+def test_replace_of_another_shape():
+    net = Net()
+    with (
+        pytest.raises(ValueError, match=r"has shape \(2, 3\), but function returned.*\(1, 3\)"),
+        replace_activation(net, "wrap", lambda x: x[:1]),
+    ):
+        net(X)
+    assert hooks_of(net) == []
+
+
+def test_hooks_are_removed_on_any_exception():
+    net = Net()
+
+    def interrupt(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), replace_activation(net, "wrap", interrupt):
+        net(X)
+    with pytest.raises(RuntimeError):
+        read_activation(net, "behind", lambda: net(torch.ones(2, 7)))
+    assert hooks_of(net) == []
+
+
+def test_evaluation_mode_restores_each_module():
+    net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    net[1].eval()  # frozen by hand, while the rest is being trained
+    modes = [module.training for module in net.modules()]
+    with pytest.raises(KeyError), evaluation_mode(net):
+        assert not any(module.training for module in net.modules())
+        raise KeyError
+    assert [module.training for module in net.modules()] == modes == [True, True, False, True]
