@@ -104,21 +104,21 @@ class Training:
         support = autoencoder.select(x) if self._density <= DENSE_ABOVE else None
         objective, values = autoencoder.objective(x, alpha, support)
         (objective / len(x)).backward()
-        self._count(values.detach(), support)
+        self._count(x, values.detach(), support)
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         if schedule.revives_at(self.n_steps):
             self._revive(x, schedule.alpha)
         self.n_steps += 1
         return objective.detach()
 
-    def _count(self, values, support):
+    def _count(self, x, values, support):
+        active = values > 0
         if support is None:
-            active = values > 0
             self.has_fired |= active.any(dim=0)
-            self._density = active.sum().item() / max(active.numel(), 1)  # sync
         else:
-            self.has_fired[support.indices] = True
-            self._density = support.density
+            self.has_fired[support.indices[active]] = True
+        n_entries = len(x) * len(self.has_fired)
+        self._density = torch.count_nonzero(active).item() / n_entries  # sync
 
     def _revive(self, x, alpha):
         autoencoder = self.autoencoder

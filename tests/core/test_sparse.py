@@ -91,3 +91,38 @@ def test_data_get_no_gradient():
     encode_at(x, weight.requires_grad_(), bias, support).sum().backward()
     assert x.grad is None
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_low_precision_scan_misses_nothing(monkeypatch, scale):
+    """bfloat16 operands with the bound added select a superset, and not a much larger one."""
+    generator = torch.Generator().manual_seed(0)
+    x = scale * torch.randn(300, 64, generator=generator)
+    weight = torch.randn(500, 64, generator=generator) / 8
+    bias = -2 * scale * torch.rand(500, generator=generator)
+    exact = (x.double() @ weight.double().T + bias.double()) > 0
+    monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda: True)
+    support = select(x, weight, bias, lambda pre: pre > 0)
+    rows = torch.repeat_interleave(torch.arange(300), support.indptr.diff())
+    selected = torch.zeros_like(exact)
+    selected[rows, support.indices] = True
+    assert not (exact & ~selected).any()
+    assert exact.sum() < selected.sum() < 1.5 * exact.sum()
+
+
+def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 16), (16,), (64,), (100, 16)]
+    dictionary, intercept, bias, x = (torch.randn(*s, generator=generator) for s in shapes)
+    results = []
+    for low_precision in (False, True):
+        monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda low=low_precision: low)
+        parameters = [
+            p.clone().requires_grad_() for p in (dictionary, 0.5 * dictionary, bias - 2, intercept)
+        ]
+        autoencoder = Autoencoder(*parameters, ARCHITECTURES["relu"]())
+        objective, _ = autoencoder.objective(x, 0.3, autoencoder.select(x))
+        objective.backward()
+        results.append([objective, *(p.grad for p in parameters)])
+    for exact, low in zip(*results, strict=True):
+        torch.testing.assert_close(low, exact, rtol=1e-5, atol=1e-4)
