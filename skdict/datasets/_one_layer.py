@@ -5,6 +5,8 @@ from pathlib import Path
 
 from sklearn.utils import Bunch
 
+from ..utils._transformers import import_transformers, no_progress_bar
+
 _FOLDER = Path(__file__).parent / "data" / "one_layer"
 
 
@@ -53,26 +55,14 @@ def load_one_layer_transformer():
     >>> bunch.tokenizer.decode(logits[0, -1].argmax())
     'self'
     """
-    try:
-        import torch
-        from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
-        from transformers.utils import logging
-    except ImportError as error:
-        raise ImportError(
-            "load_one_layer_transformer needs transformers, which is not installed. Install it "
-            'with: pip install "skdict[transformers]"'
-        ) from error
-
-    shows_progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar over the loading of 20 tensors
-    try:
-        model = GPT2LMHeadModel.from_pretrained(
-            _FOLDER, dtype=torch.float32, local_files_only=True
+    transformers = import_transformers("load_one_layer_transformer")
+    with no_progress_bar():
+        model = transformers.GPT2LMHeadModel.from_pretrained(
+            _FOLDER, dtype="float32", local_files_only=True
         )
-    finally:
-        if shows_progress:
-            logging.enable_progress_bar()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(_FOLDER, local_files_only=True)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
+        _FOLDER, local_files_only=True
+    )
     return Bunch(
         model=model.eval(),
         tokenizer=tokenizer,

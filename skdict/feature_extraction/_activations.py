@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import os
-import threading
 import weakref
 from collections import defaultdict
 from numbers import Integral
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import Bunch
 
 from ..utils._device import resolve_device
 from ..utils._modules import (
@@ -21,6 +21,7 @@ from ..utils._modules import (
     read_activation,
     record_activations,
 )
+from ..utils._network import Network
 from ..utils._sklearn_compat import (
     Interval,
     StrOptions,
@@ -28,13 +29,10 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
+from ..utils._texts import TokenWindows, batches_by_length, check_texts, tokenize
 from ._arrays import check_samples
 from ._cache import ActivationCache, has_location
-from ._models import Network, load_network, load_tokenizer
-from ._texts import TokenWindows, check_texts, check_tokenizer, tokenize
-
-# A model's mode and hooks are the model's, so threads that share one take turns.
-_MODELS_IN_USE = threading.RLock()
+from ._models import check_tokenizer, load_network, load_tokenizer
 
 # {layer's module: {(id of the model, side, shape of a sample): n_features}} of checked layers
 _CHECKED_LAYERS = weakref.WeakKeyDictionary()
@@ -368,6 +366,40 @@ class ActivationExtractor(
         windows = self._tokenize(texts, tokenizer, network, with_spans=True)
         return windows.tokens(texts, tokenizer)
 
+    def load(self):
+        """Return the model and the tokenizer, loaded if they are given by name.
+
+        They are those that `transform` uses, shared and not copied. The estimator does not hold
+        on to them, so it still pickles small.
+
+        Returns
+        -------
+        bunch : :class:`~sklearn.utils.Bunch`
+            Dictionary-like object with the following attributes.
+
+            model : torch.nn.Module
+                The model, on the device and in the dtype that it is run in. Leave it as it is.
+            tokenizer : transformers.PreTrainedTokenizerBase or None
+                Its tokenizer; None with ``tokenizer=None``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not what it must be, or there is no such model or tokenizer.
+
+        Examples
+        --------
+        >>> from skdict.datasets import load_one_layer_transformer
+        >>> from skdict.feature_extraction import ActivationExtractor
+        >>> folder = load_one_layer_transformer().path
+        >>> language = ActivationExtractor(folder, "transformer.h.0.mlp.act").load()
+        >>> language.model.config.n_layer, len(language.tokenizer)
+        (1, 4096)
+        """
+        self._validate()
+        tokenizer = None if self.tokenizer is None else self._tokenizer()
+        return Bunch(model=self._network().module, tokenizer=tokenizer)
+
     def _validate(self):
         """Check the parameters, outside of `fit`."""
         validate_parameter_constraints(
@@ -437,29 +469,21 @@ class ActivationExtractor(
         return self._tokenize(check_texts(X), self._tokenizer(), network)
 
     def _tokenize(self, texts, tokenizer, network, *, with_spans=False):
-        context_length = network.context_length
-        max_length = self.max_length
-        if max_length is None:
-            # tokenizers that know no limit have one of 1e30
-            max_length = min(context_length or np.inf, tokenizer.model_max_length)
-        elif context_length is not None and max_length > context_length:
-            raise ValueError(
-                f"max_length={max_length} is more than the model's context of {context_length} "
-                "tokens."
-            )
         windows = tokenize(
-            tokenizer,
             texts,
-            max_length=max_length,
+            tokenizer,
+            network,
+            max_length=self.max_length,
             long_documents=self.long_documents,
             include_special_tokens=self.include_special_tokens,
             with_spans=with_spans,
         )
-        largest = max(ids.max() for ids in windows.token_ids)
-        if network.n_token_ids is not None and largest >= network.n_token_ids:
+        n_rows = np.bincount(windows.document, weights=windows.n_rows(None))
+        if not n_rows.all():
+            document = n_rows.argmin()
             raise ValueError(
-                f"The tokenizer gives token id {largest}, but the model has only "
-                f"{network.n_token_ids}. Give the tokenizer that the model was trained with."
+                f"X[{document}] has no tokens besides special ones: {texts[document]!r:.50}. "
+                "Leave it out."
             )
         return windows
 
@@ -473,7 +497,7 @@ class ActivationExtractor(
         if key not in checked:
             first = inputs.first()
             args, kwargs = first.arguments(network, [0])
-            with _MODELS_IN_USE, evaluation_mode(network.module), torch.no_grad():
+            with evaluation_mode(network.module), torch.no_grad():
                 calls = record_activations(
                     network.module,
                     self.layer,
@@ -502,10 +526,9 @@ class ActivationExtractor(
 
     def _run(self, network, inputs, items, follow):
         """Yield (item, its activations) of some of the inputs, in batches of similar length."""
-        batches = list(
-            _batches(items, inputs.lengths, self.batch_size, padding=network.takes_attention_mask)
-        )
-        with _MODELS_IN_USE, evaluation_mode(network.module):
+        padding = network.takes_attention_mask
+        batches = list(batches_by_length(items, inputs.lengths, self.batch_size, padding=padding))
+        with evaluation_mode(network.module):
             for batch in follow(batches):
                 args, kwargs = inputs.arguments(network, batch)
                 with torch.no_grad():
@@ -566,20 +589,6 @@ def _resolve_dtype(dtype, device):
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
-
-
-def _batches(items, lengths, batch_size, *, padding):
-    """Yield lists of items, the longest first; without `padding` of equal length only."""
-    batch = []
-    for item in sorted(items, key=lambda item: -lengths[item]):
-        if len(batch) == batch_size or (
-            batch and not padding and lengths[item] != lengths[batch[0]]
-        ):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
 
 
 def _collect(results, inputs):

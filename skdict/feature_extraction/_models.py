@@ -1,112 +1,10 @@
-"""Load a transformer and its tokenizer by name, once per process; know a model by its weights."""
+"""Load a transformer and its tokenizer by name, once per process."""
 
-import hashlib
-import inspect
-import json
 import os
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
-import torch
-from torch import nn
-
-
-class Network:
-    """A model, and what has to be known to feed it.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    """
-
-    def __init__(self, module):
-        self.module = module
-
-    @cached_property
-    def _tensors(self):
-        return [*self.module.named_parameters(), *self.module.named_buffers()]
-
-    @cached_property
-    def device(self):
-        """Where the first parameter is."""
-        return self._tensors[0][1].device if self._tensors else torch.device("cpu")
-
-    @cached_property
-    def dtype(self):
-        """Data type of the first floating-point parameter."""
-        dtypes = (tensor.dtype for _, tensor in self._tensors if tensor.is_floating_point())
-        return next(dtypes, torch.float32)
-
-    @cached_property
-    def context_length(self):
-        """Longest sequence in tokens, or None where the config does not say."""
-        config = getattr(self.module, "config", None)
-        if hasattr(config, "get_text_config"):  # of a model that also sees or hears
-            config = config.get_text_config()
-        return getattr(config, "max_position_embeddings", None)
-
-    @cached_property
-    def n_token_ids(self):
-        """Rows of the token embedding, or None where there is no knowing."""
-        if not hasattr(self.module, "get_input_embeddings"):
-            return None
-        return getattr(self.module.get_input_embeddings(), "num_embeddings", None)
-
-    @cached_property
-    def takes_token_ids(self):
-        """Whether an array of integers is an array of token ids."""
-        if hasattr(self.module, "main_input_name"):  # a model of transformers
-            return self.module.main_input_name == "input_ids"
-        embeddings = (nn.Embedding, nn.EmbeddingBag)
-        return any(isinstance(module, embeddings) for module in self.module.modules())
-
-    @cached_property
-    def _forward_parameters(self):
-        return inspect.signature(self.module.forward).parameters
-
-    @cached_property
-    def takes_attention_mask(self):
-        """Whether padding can be hidden from the model."""
-        names = self._forward_parameters
-        kinds = [parameter.kind for parameter in names.values()]
-        return "attention_mask" in names or inspect.Parameter.VAR_KEYWORD in kinds
-
-    @cached_property
-    def takes_use_cache(self):
-        """Whether the model can be told not to keep keys and values for generation."""
-        return "use_cache" in self._forward_parameters
-
-    @cached_property
-    def fingerprint(self):
-        """Digest of architecture, configuration and weights: equal for equal models anywhere.
-
-        A change in the code of a module's ``forward`` is the one thing that it cannot see.
-        """
-        digest = hashlib.sha256(_describe(self.module).encode())
-        for name, tensor in self._tensors:
-            tensor = tensor.detach().cpu().contiguous()
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
-
-
-def _describe(module):
-    """Everything about a module that is not a tensor: classes, settings, plain attributes."""
-    config = getattr(module, "config", None)
-    if hasattr(config, "to_dict"):
-        settings = config.to_dict()
-        for where_from in ("_name_or_path", "transformers_version"):
-            settings.pop(where_from, None)
-    else:
-        settings = {
-            name: {
-                key: value
-                for key, value in vars(part).items()
-                if isinstance(value, bool | int | float | str | tuple) and key != "training"
-            }
-            for name, part in module.named_modules()
-        }
-    settings = json.dumps(settings, sort_keys=True, default=str)
-    return f"{type(module).__module__}.{type(module).__qualname__}{module!r}{settings}"
+from ..utils._network import Network
+from ..utils._transformers import import_transformers, no_progress_bar
 
 
 def load_network(name, *, dtype, device, trust_remote_code):
@@ -161,7 +59,7 @@ def _folder_state(name):
 
 @lru_cache(maxsize=2)
 def _load_network(name, dtype, device, trust_remote_code, folder_state):
-    transformers = _import_transformers()
+    transformers = import_transformers("Loading a model by name")
     options = {
         "trust_remote_code": trust_remote_code,
         "local_files_only": folder_state is not None,
@@ -169,7 +67,8 @@ def _load_network(name, dtype, device, trust_remote_code, folder_state):
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
         model_class = _model_class(transformers, config)
-        module = model_class.from_pretrained(name, config=config, dtype=dtype, **options)
+        with no_progress_bar():
+            module = model_class.from_pretrained(name, config=config, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model={name!r} could not be loaded: it must be a folder written by "
@@ -195,7 +94,7 @@ def _model_class(transformers, config):
 
 @lru_cache(maxsize=2)
 def _load_tokenizer(name, trust_remote_code, folder_state):
-    transformers = _import_transformers()
+    transformers = import_transformers("Loading a tokenizer by name")
     missing = (
         f"No tokenizer was found for model={name!r}. Give a ready one as tokenizer=, or "
         "tokenizer=None for a model that takes arrays."
@@ -213,12 +112,11 @@ def _load_tokenizer(name, trust_remote_code, folder_state):
     return tokenizer
 
 
-def _import_transformers():
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "Loading a model by name needs the package transformers: "
-            'pip install "skdict[transformers]"'
-        ) from error
-    return transformers
+def check_tokenizer(tokenizer):
+    """Raise a ValueError unless the tokenizer knows the characters behind each token."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"tokenizer is a {type(tokenizer).__name__}, which does not know the characters "
+            "behind each token. Use a fast tokenizer of transformers (is_fast is True), for "
+            "instance PreTrainedTokenizerFast."
+        )

@@ -1,8 +1,7 @@
 """What a language model loses when a layer's activations are replaced by reconstructions."""
 
-import inspect
-import sys
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from numbers import Integral
 
@@ -13,7 +12,9 @@ from sklearn.utils import Bunch, gen_batches
 from torch.nn import functional
 
 from ..utils._modules import evaluation_mode, read_activation, replace_activation
-from ..utils._sklearn_compat import Interval, StrOptions, validate_params
+from ..utils._network import Network
+from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
+from ..utils._texts import batches_by_length, check_texts, tokenize
 from ._coding import coding_blocks
 
 # Logits at a time, in the cross-entropy: 4 MB in float32, which a cache holds.
@@ -24,7 +25,7 @@ LOGITS_BLOCK_SIZE = 2**20
     {
         "model": [torch.nn.Module],
         "layer": [str],
-        "tokenizer": [callable],
+        "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"])],
         "side": [StrOptions({"input", "output"})],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -60,16 +61,17 @@ def loss_recovered(
         Dotted path of the layer whose activations, of shape (n_sequences, length,
         n_features), are replaced.
 
-    dictionary : estimator or callable
+    dictionary : estimator, callable, or dict of these
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`, or a function
         that returns the reconstruction. Given activations of shape (n_tokens, n_features), an
-        ndarray of dtype float32 (float64 if the model's are).
+        ndarray of dtype float32 (float64 if the model's are). With several, under any names,
+        the passes that do not depend on the dictionary are made once for all of them.
 
-    texts : array-like of str
-        Documents.
+    texts : list, ndarray or Series of str
+        Documents, none of them empty.
 
-    tokenizer : callable
-        Tokenizer of the model, with the calling convention of Hugging Face's.
+    tokenizer : tokenizer of transformers
+        The one that belongs to the model.
 
     side : {"output", "input"}, default="output"
         Whether what the layer returns or what it is given is replaced.
@@ -80,12 +82,12 @@ def loss_recovered(
         (``tokenizer.model_max_length``), whichever is less.
 
     batch_size : int, default=16
-        Windows per forward pass. There are four and a part of one per batch. Changes the
-        results by rounding only.
+        Windows per forward pass. There are three, a part of one and one per dictionary for
+        each batch. Changes the results by rounding only.
 
     Returns
     -------
-    results : :class:`~sklearn.utils.Bunch`
+    results : :class:`~sklearn.utils.Bunch`, or dict of these with a dict of dictionaries
         Cross-entropies and divergence in nats per predicted token.
 
         loss_recovered_zero : float
@@ -113,10 +115,10 @@ def loss_recovered(
     Raises
     ------
     TypeError
-        If the model returns no logits, or `texts` is a single string or has other entries.
+        If the model returns no logits, a dictionary is none, or an entry of `texts` is no str.
     ValueError
-        If there is no such layer, its activations or the reconstructions have another shape, or
-        no text has two tokens to predict one from the other.
+        If there is no such layer, its activations or the reconstructions have another shape, a
+        text is empty, or none has two tokens to predict one from the other.
 
     Notes
     -----
@@ -145,151 +147,111 @@ def loss_recovered(
     ... )
     >>> results.loss_recovered_zero, results.delta_cross_entropy
     (1.0, 0.0)
+
+    Several at once:
+
+    >>> results = loss_recovered(
+    ...     language.model,
+    ...     "transformer.h.0.mlp.act",
+    ...     {"perfect": lambda X: X, "empty": lambda X: 0 * X},
+    ...     ["import numpy as np", "for i in range(10):"],
+    ...     tokenizer=language.tokenizer,
+    ... )
+    >>> results["perfect"].loss_recovered_zero, results["empty"].loss_recovered_zero
+    (1.0, 0.0)
     """
-    length = _window_length(model, tokenizer, max_length)
-    windows = _windows(_check_texts(texts), tokenizer, length)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    forward = _forward(model)
-    variants = ("clean", "dictionary", "zero", "mean")
-    totals = dict.fromkeys(variants, 0.0)
-    kl_divergence, n_replaced, n_predictions = 0.0, 0, 0
+    dictionaries = dictionary if isinstance(dictionary, Mapping) else {None: dictionary}
+    reconstructions = {name: _reconstruction(each) for name, each in dictionaries.items()}
+    network = Network(model)
+    texts = check_texts(texts, name="texts")
+    windows = tokenize(texts, tokenizer, network, max_length=max_length)
+    predicting = _windows_with_predictions(windows)
+    totals = dict.fromkeys(("clean", "zero", "mean"), 0.0)
+    dictionary_totals = dict.fromkeys(dictionaries, 0.0)
+    kl_divergences = dict.fromkeys(dictionaries, 0.0)
+    n_replaced, n_predictions = 0, 0
 
     with evaluation_mode(model), torch.no_grad():
-        mean = _mean_activation(model, layer, side, forward, _batches(windows, batch_size, device))
-        replacements = {
-            "dictionary": lambda activations: _reconstruct(dictionary, activations),
+        batches = partial(_batches, windows, predicting, network, batch_size)
+        mean = _mean_activation(model, layer, side, batches())
+        ablations = {
             "zero": torch.zeros_like,
             "mean": lambda activations: mean.to(activations).expand_as(activations),
         }
-        for ids, attended, content in _batches(windows, batch_size, device):
+        for forward, ids, content in batches():
             # A prediction is counted where this token and the next are content.
             next_ids = ids.roll(-1, dims=1)
             counted = functional.pad(content[:, :-1] & content[:, 1:], (0, 1))
             n_replaced += int(content.sum())
             n_predictions += int(counted.sum())
-            clean = _logits(forward(ids, attended), ids)
+            clean = _logits(forward(), ids)
             totals["clean"] += _cross_entropy(clean, next_ids, counted)
-            for variant, function in replacements.items():
-                at_content = _at_content(function, content, layer)
-                with replace_activation(model, layer, at_content, side=side):
-                    logits = _logits(forward(ids, attended), ids)
-                totals[variant] += _cross_entropy(logits, next_ids, counted)
-                if variant == "dictionary":
-                    kl_divergence += _kl_divergence(clean, logits, counted)
+            replaced = partial(_replaced_logits, model, layer, side, forward, ids, content)
+            for name, function in ablations.items():
+                totals[name] += _cross_entropy(replaced(function), next_ids, counted)
+            for name, function in reconstructions.items():
+                logits = replaced(function)
+                dictionary_totals[name] += _cross_entropy(logits, next_ids, counted)
+                kl_divergences[name] += _kl_divergence(clean, logits, counted)
 
     ce = {variant: total / n_predictions for variant, total in totals.items()}
-    return Bunch(
-        loss_recovered_zero=_recovered(ce, "zero"),
-        loss_recovered_mean=_recovered(ce, "mean"),
-        **{f"cross_entropy_{variant}": ce[variant] for variant in variants},
-        delta_cross_entropy=ce["dictionary"] - ce["clean"],
-        kl_divergence=kl_divergence / n_predictions,
-        n_replaced=n_replaced,
-        n_predictions=n_predictions,
-    )
-
-
-def _check_texts(texts):
-    if isinstance(texts, str):
-        raise TypeError("texts must be a list of strings, but is a single string. Use [text].")
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts must be strings, but texts[{i}] is a {type(text).__name__}.")
-    if not texts:
-        raise ValueError("texts is empty. Give at least one text.")
-    return texts
-
-
-def _window_length(model, tokenizer, max_length):
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if max_length is None:
-        return min(context or sys.maxsize, getattr(tokenizer, "model_max_length", sys.maxsize))
-    if context is not None and max_length > context:
-        raise ValueError(
-            f"max_length={max_length} is more than the {context} tokens of the model's context."
+    lost_zero, lost_mean = _lost(ce, "zero"), _lost(ce, "mean")
+    results = {}
+    for name, total in dictionary_totals.items():
+        ce_dictionary = total / n_predictions
+        results[name] = Bunch(
+            loss_recovered_zero=(ce["zero"] - ce_dictionary) / lost_zero,
+            loss_recovered_mean=(ce["mean"] - ce_dictionary) / lost_mean,
+            cross_entropy_clean=ce["clean"],
+            cross_entropy_dictionary=ce_dictionary,
+            cross_entropy_zero=ce["zero"],
+            cross_entropy_mean=ce["mean"],
+            delta_cross_entropy=ce_dictionary - ce["clean"],
+            kl_divergence=kl_divergences[name] / n_predictions,
+            n_replaced=n_replaced,
+            n_predictions=n_predictions,
         )
-    return max_length
+    return results if isinstance(dictionary, Mapping) else results[None]
 
 
-def _windows(texts, tokenizer, max_length):
-    """Token ids, and whether each token is content, of every window with a counted prediction.
-
-    Sorted by length, so that batches need little padding.
-    """
-    encoded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
-    special_ids = set(getattr(tokenizer, "all_special_ids", ()))
-    special_ids.discard(getattr(tokenizer, "unk_token_id", None))  # stands for text
-    special_ids = np.array(sorted(special_ids), dtype=np.int64)
-    windows = []
-    for ids, added in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
-        ids, added = np.asarray(ids, dtype=np.int64), np.asarray(added, dtype=bool)
-        if added.all():
-            continue
-        content = ~(added | np.isin(ids, special_ids))
-        # What the tokenizer adds around the text goes around each of its windows.
-        first, last = np.flatnonzero(~added)[[0, -1]]
-        before, after = slice(0, first), slice(last + 1, None)
-        n_content = max_length - (len(ids) - (last + 1 - first))
-        if n_content < 2:
-            raise ValueError(
-                f"max_length={max_length} leaves no room for two tokens beside the special "
-                f"tokens of the tokenizer. Use at least {max_length - n_content + 2}."
-            )
-        for start in range(first, last + 1, n_content):
-            inside = slice(start, min(start + n_content, last + 1))
-            window = [
-                np.concatenate([array[before], array[inside], array[after]])
-                for array in (ids, content)
-            ]
-            if (window[1][:-1] & window[1][1:]).any():
-                windows.append(window)
-    if not windows:
+def _windows_with_predictions(windows):
+    """Indices of the windows with two successive content tokens."""
+    indices = [i for i, kept in enumerate(windows.kept) if (kept[:-1] & kept[1:]).any()]
+    if not indices:
         raise ValueError(
-            "texts has no prediction to count: no text has two successive tokens that are not "
-            "special tokens."
+            f"texts has no prediction to count: of {len(windows)} windows, the longest of "
+            f"{windows.lengths.max()} tokens, none has two successive tokens that are not "
+            "special tokens. Give longer texts, or a greater max_length."
         )
-    return sorted(windows, key=lambda window: len(window[0]))
+    return indices
 
 
-def _batches(windows, batch_size, device):
-    """Yield token ids, attention mask and content mask, (n_sequences, length), padded right."""
-    for rows in gen_batches(len(windows), batch_size):
-        batch = windows[rows]
-        shape = len(batch), len(batch[-1][0])
-        ids = np.zeros(shape, dtype=np.int64)
-        attended, content = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-        for i, (window_ids, window_content) in enumerate(batch):
-            ids[i, : len(window_ids)] = window_ids
-            attended[i, : len(window_ids)] = 1
-            content[i, : len(window_ids)] = window_content
-        yield tuple(torch.from_numpy(array).to(device) for array in (ids, attended, content))
+def _batches(windows, indices, network, batch_size):
+    """Yield the forward pass, the token ids and which are content, both (n_windows, length)."""
+    for batch in batches_by_length(
+        indices, windows.lengths, batch_size, padding=network.takes_attention_mask
+    ):
+        arguments, keywords = windows.arguments(network, batch)
+        content = windows.kept_mask(batch).to(network.device)
+        yield partial(network.module, *arguments, **keywords), arguments[0], content
 
 
-def _forward(model):
-    """The model as a function of token ids and attention mask."""
-    parameters = inspect.signature(model.forward).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    takes_mask = takes_any or "attention_mask" in parameters
-    # Keys and values are kept for generation only.
-    options = {"use_cache": False} if "use_cache" in parameters else {}
-
-    def forward(ids, attended):
-        mask = {"attention_mask": attended} if takes_mask else {}
-        return model(ids, **mask, **options)
-
-    return forward
-
-
-def _mean_activation(model, layer, side, forward, batches):
+def _mean_activation(model, layer, side, batches):
     """Mean activation at the content tokens, float64 of shape (n_features,)."""
     total, n_tokens = 0.0, 0
-    for ids, attended, content in batches:
-        activations = read_activation(model, layer, partial(forward, ids, attended), side=side)
+    for forward, _, content in batches:
+        activations = read_activation(model, layer, forward, side=side)
         at_content = _content_activations(activations, content, layer)
         total = total + at_content.sum(dim=0, dtype=torch.float64)
         n_tokens += len(at_content)
     return total / n_tokens
+
+
+def _replaced_logits(model, layer, side, forward, ids, content, function):
+    """Logits of a forward pass with `function` of the activations at content tokens."""
+    at_content = _at_content(function, content, layer)
+    with replace_activation(model, layer, at_content, side=side):
+        return _logits(forward(), ids)
 
 
 def _content_activations(activations, content, layer):
@@ -324,26 +286,34 @@ def _at_content(function, content, layer):
     return replace
 
 
-def _reconstruct(dictionary, activations):
-    """The dictionary's reconstruction of a tensor (n_tokens, n_features), as a tensor like it."""
-    dtype = torch.promote_types(activations.dtype, torch.float32)  # numpy has no bfloat16
-    X = activations.to("cpu", dtype).numpy()
+def _reconstruction(dictionary):
+    """The dictionary as a function from a tensor (n_tokens, n_features) to one like it."""
     if hasattr(dictionary, "transform"):
-        blocks = [np.asarray(block) for _, _, block in coding_blocks(dictionary, X)]
-        reconstruction = np.concatenate(blocks)
+
+        def function(X):
+            blocks = [np.asarray(block) for _, _, block in coding_blocks(dictionary, X)]
+            return np.concatenate(blocks)
+
     elif callable(dictionary):
-        reconstruction = np.asarray(dictionary(X))
+        function = dictionary
     else:
         raise TypeError(
             "dictionary must be a fitted estimator with transform and inverse_transform, or a "
             f"function, but is a {type(dictionary).__name__}."
         )
-    if reconstruction.shape != X.shape:
-        raise ValueError(
-            f"dictionary reconstructs activations of shape {X.shape} with shape "
-            f"{reconstruction.shape}. Was it fitted on the activations of another layer?"
-        )
-    return torch.as_tensor(reconstruction).to(activations)
+
+    def reconstruct(activations):
+        dtype = torch.promote_types(activations.dtype, torch.float32)  # numpy has no bfloat16
+        X = activations.to("cpu", dtype).numpy()
+        X_hat = np.asarray(function(X))
+        if X_hat.shape != X.shape:
+            raise ValueError(
+                f"dictionary reconstructs activations of shape {X.shape} with shape "
+                f"{X_hat.shape}. Was it fitted on the activations of another layer?"
+            )
+        return torch.as_tensor(X_hat).to(activations)
+
+    return reconstruct
 
 
 def _logits(output, ids):
@@ -384,13 +354,13 @@ def _blocks(logits):
         yield rows, logits[rows].to(dtype)
 
 
-def _recovered(ce, ablation):
-    lost = ce[ablation] - ce["clean"]
-    if lost == 0:
+def _lost(ce, ablation):
+    """What the ablation costs, nan if nothing."""
+    if ce[ablation] == ce["clean"]:
         warnings.warn(
             f"Loss recovered is undefined (nan): {ablation} ablation changes nothing.",
             UndefinedMetricWarning,
             stacklevel=4,
         )
         return float("nan")
-    return (ce[ablation] - ce["dictionary"]) / lost
+    return ce[ablation] - ce["clean"]

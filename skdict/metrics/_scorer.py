@@ -1,13 +1,10 @@
 """Metrics of a fitted dictionary, as scorers for model selection."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.pipeline import Pipeline
-from torch.nn import Module
 
-from ..utils._device import resolve_device
 from ._coding import coding_blocks
 from ._loss_recovered import loss_recovered
 from ._reconstruction import ReconstructionSums
@@ -156,7 +153,7 @@ def _coding_metrics(dictionary, X, wanted):
 def _dictionary_model(estimator, texts):
     """`loss_recovered` of a Pipeline that starts with an ActivationExtractor."""
     extractor = estimator[0] if isinstance(estimator, Pipeline) else estimator
-    if not all(hasattr(extractor, name) for name in ("model", "layer", "side", "tokenizer")):
+    if not all(hasattr(extractor, name) for name in ("load", "layer", "side")):
         raise TypeError(
             f"The metrics {list(LOSS_METRICS)} need a Pipeline that starts with an "
             f"ActivationExtractor, but got a {type(extractor).__name__}."
@@ -166,47 +163,17 @@ def _dictionary_model(estimator, texts):
             f"The metrics {list(LOSS_METRICS)} need a language model, but the "
             f"{type(extractor).__name__} has tokenizer=None."
         )
-    model, tokenizer = _language_model(extractor)
+    language = extractor.load()
     return loss_recovered(
-        model,
+        language.model,
         extractor.layer,
         estimator[1:],
         texts,
-        tokenizer=tokenizer,
+        tokenizer=language.tokenizer,
         side=extractor.side,
         max_length=extractor.max_length,
         batch_size=extractor.batch_size,
     )
-
-
-def _language_model(extractor):
-    """An ActivationExtractor's model with its language modelling head, and its tokenizer."""
-    model, tokenizer = extractor.model, extractor.tokenizer
-    name = getattr(model, "name_or_path", "") if isinstance(model, Module) else os.fspath(model)
-    options = {
-        "trust_remote_code": extractor.trust_remote_code,
-        "local_files_only": os.path.isdir(name),
-    }
-    if not isinstance(model, Module):
-        device, dtype = resolve_device(extractor.device), extractor.dtype
-        if dtype == "auto":
-            dtype = "float32" if device.type == "cpu" else "bfloat16"
-        auto_class = _transformers().AutoModelForCausalLM
-        model = auto_class.from_pretrained(name, dtype=dtype, **options).to(device)
-    if isinstance(tokenizer, str):
-        tokenizer = _transformers().AutoTokenizer.from_pretrained(name, **options)
-    return model, tokenizer
-
-
-def _transformers():
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "Loading a language model by name needs transformers. Install it with "
-            'pip install "skdict[transformers]".'
-        ) from error
-    return transformers
 
 
 def explained_variance_scorer(estimator, X, y=None):

@@ -1,5 +1,7 @@
 """The edge between arrays and tensors: validation on the way in, the same kind on the way out."""
 
+import warnings
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -27,10 +29,13 @@ def check_activations(estimator, X, *, reset=True, min_samples=1, name="X"):
     Returns
     -------
     X : ndarray, CSR matrix or tensor
-        In floating point. Half precision and memory maps stay what they are.
+        In floating point: integers become float64. Half precision and memory maps stay what
+        they are.
 
     Raises
     ------
+    TypeError
+        If X is a sparse tensor.
     ValueError
         As `sklearn.utils.check_array`; NaN and infinity are named with row and column.
     """
@@ -55,23 +60,32 @@ def check_activations(estimator, X, *, reset=True, min_samples=1, name="X"):
 
 def check_codes(X, n_components, *, name="X"):
     """Validate codes of shape (n_samples, n_components) for `inverse_transform`."""
-    if isinstance(X, torch.Tensor):
-        if X.layout == torch.strided:
-            X = _check_tensor(X, None, name, 1)
-    else:
+    if not isinstance(X, torch.Tensor):
         X = check_array(
-            X, accept_sparse="csr", dtype=[np.float64, np.float32, np.float16], input_name=name
+            X,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32, np.float16],
+            ensure_all_finite=False,
+            input_name=name,
         )
+    elif X.layout != torch.sparse_csr:
+        X = _check_tensor(X, None, name, 1)
     if X.shape[1] != n_components:
         raise ValueError(
             f"{name} has {X.shape[1]} columns, but the dictionary has {n_components} components. "
             "inverse_transform expects what transform returned."
         )
+    _check_finite(X, name)
     return X
 
 
 def _check_tensor(X, estimator, name, min_samples):
     by = "" if estimator is None else f" by {type(estimator).__name__}"
+    if X.layout != torch.strided:
+        raise TypeError(
+            f"{name} is a sparse tensor (layout {X.layout}), which is not supported. Use "
+            f"{name}.to_dense(), or a SciPy CSR matrix."
+        )
     if X.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead for "
@@ -85,38 +99,53 @@ def _check_tensor(X, estimator, name, min_samples):
             )
     if X.is_complex():
         raise ValueError(f"Complex data not supported: {name} has dtype {X.dtype}.")
-    return X.detach() if X.is_floating_point() else X.detach().to(torch.get_default_dtype())
+    return X.detach() if X.is_floating_point() else X.detach().to(torch.float64)
 
 
 def _check_finite(X, name):
-    for start, values in _blocks_of_values(X):
-        if isinstance(values, torch.Tensor):
-            bad = (~torch.isfinite(values)).nonzero()[:1].cpu().numpy()
-        elif np.isfinite(values.sum(dtype=np.float64)):
-            continue
-        else:
-            bad = np.argwhere(~np.isfinite(values))[:1]
-        if len(bad):
-            row, column = int(bad[0][0]) + start, int(bad[0][1])
-            value = float(values[int(bad[0][0]), column])
-            what = "NaN" if np.isnan(value) else "infinity"
-            raise ValueError(
-                f"Input {name} contains {what} ({value}) at row {row}, column {column}. "
-                "Drop or impute such rows first, for instance with "
-                "X[np.isfinite(X).all(axis=1)]."
-            )
-
-
-def _blocks_of_values(X):
-    """Yield (first row, 2-D block of values)."""
-    if sp.issparse(X):
-        if not np.isfinite(X.data.sum(dtype=np.float64)):
-            for row in range(X.shape[0]):
-                yield row, X[[row]].toarray()
+    """Raise a ValueError that names the first NaN or infinity with its row and column."""
+    if sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr:
+        values, indptr, indices = _csr_parts(X)
+        position = _first_not_finite(values)
+        if position is not None:
+            row = int(np.searchsorted(indptr, position, side="right")) - 1
+            _raise_not_finite(name, values[position], row, int(indices[position]))
         return
-    step = max(1, BLOCK_BYTES // max(X.shape[1] * X.itemsize, 1))
-    for start in range(0, X.shape[0], step):
-        yield start, X[start : start + step]
+    n_rows, n_columns = X.shape
+    step = max(1, BLOCK_BYTES // max(n_columns * X.itemsize, 1))
+    for start in range(0, n_rows, step):
+        values = X[start : start + step]
+        position = _first_not_finite(values)
+        if position is not None:
+            row, column = divmod(position, n_columns)
+            _raise_not_finite(name, values[row, column], start + row, column)
+
+
+def _first_not_finite(values):
+    """Position of the first NaN or infinity in the flattened values, or None."""
+    if isinstance(values, torch.Tensor):
+        bad = (~torch.isfinite(values)).flatten().nonzero()[:1]
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(values.sum(dtype=np.float64)):  # certainly all finite
+                return None
+        bad = np.flatnonzero(~np.isfinite(values))[:1]
+    return int(bad[0]) if len(bad) else None
+
+
+def _raise_not_finite(name, value, row, column):
+    what = "NaN" if np.isnan(float(value)) else "infinity"
+    raise ValueError(
+        f"Input {name} contains {what} ({float(value)}) at row {row}, column {column}. Drop or "
+        f"impute such rows first, for instance with {name}[np.isfinite({name}).all(axis=1)]."
+    )
+
+
+def _csr_parts(X):
+    """Values, row pointers and column indices of a CSR matrix or tensor, the latter as arrays."""
+    if sp.issparse(X):
+        return X.data, X.indptr, X.indices
+    return X.values(), X.crow_indices().cpu().numpy(), X.col_indices().cpu().numpy()
 
 
 class Rows:
@@ -149,7 +178,8 @@ class Rows:
             rows = self.X[index.numpy() if isinstance(index, torch.Tensor) else index]
             if sp.issparse(rows):
                 rows = rows.toarray()
-            if not rows.flags.writeable:  # torch refuses to share memory it must not write
+            # torch shares no memory that it must not write or that runs backwards
+            if not rows.flags.writeable or min(rows.strides) < 0:
                 rows = rows.copy()
             rows = torch.from_numpy(rows)
         return rows.to(device=self.device, dtype=self.dtype)
@@ -198,10 +228,12 @@ def collect_sparse(blocks, n_rows, n_columns, rows):
     indptr = torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0))
     indices, data = torch.cat(indices), torch.cat(data)
     if isinstance(rows.X, torch.Tensor):
-        device = rows.X.device
-        return torch.sparse_csr_tensor(
-            indptr.to(device), indices.long().to(device), data.to(device), (n_rows, n_columns)
-        )
+        parts = (part.to(rows.X.device) for part in (indptr, indices.long(), data))
+        with warnings.catch_warnings():  # torch says once a process that CSR is in beta
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                *parts, size=(n_rows, n_columns), check_invariants=False
+            )
     index_dtype = np.int32 if len(data) < np.iinfo(np.int32).max else np.int64
     arrays = (
         data.cpu().numpy(),

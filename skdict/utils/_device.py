@@ -37,4 +37,13 @@ def resolve_device(device):
                 f"device={device!r} asks for CUDA, but this machine has {n_devices} usable CUDA "
                 "devices. Use device='auto' or device='cpu'."
             )
+    elif resolved.type != "cpu":
+        try:
+            torch.zeros(1, device=resolved).item()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).split(". ")[0]
+            raise ValueError(
+                f"device={device!r} cannot be used on this machine: {reason}. Use device='auto' "
+                "or device='cpu'."
+            ) from error
     return resolved

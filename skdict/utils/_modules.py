@@ -2,10 +2,14 @@
 
 import copy
 import difflib
+import threading
 from collections.abc import Mapping
 from contextlib import contextmanager
 
 import torch
+
+# A model's mode and hooks are the model's, so threads take turns with it.
+_MODELS_IN_USE = threading.RLock()
 
 
 def find_module(model, layer):
@@ -253,18 +257,21 @@ def replace_activation(model, layer, function, *, side="output"):
 
 @contextmanager
 def evaluation_mode(model):
-    """Put a model in evaluation mode during a ``with`` block.
+    """Have a model, in evaluation mode, for oneself during a ``with`` block.
 
     On exit every submodule gets its own former mode back, frozen ones among trained ones too.
+    Other threads wait at the entry of such a block, whatever their model: two models can share
+    submodules. Within a thread blocks can be nested.
 
     Parameters
     ----------
     model : torch.nn.Module
     """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    with _MODELS_IN_USE:
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from skdict.feature_extraction import ActivationExtractor
-from skdict.feature_extraction._models import Network
+from skdict.utils._network import Network
 
 LAYER = "bert.encoder.layer.1"
 PROBE = "0 0"  # the two tokens that a layer is looked at with

@@ -467,6 +467,48 @@ def test_progress_bar_of_a_pipeline(bert_folder, texts, capsys):
     assert "ActivationExtractor" in capsys.readouterr().out
 
 
+def test_load(bert_folder, bert, texts):
+    extractor = ActivationExtractor(bert_folder, BERT_LAYER).fit(texts)
+    language = extractor.load()
+    assert clone(extractor).load().model is language.model
+    size = len(pickle.dumps(extractor))
+    assert size < 2000
+    with torch.no_grad():
+        hidden = []
+        handle = language.model.get_submodule(BERT_LAYER).register_forward_hook(
+            lambda module, args, output: hidden.append(output[0])
+        )
+        language.model(**language.tokenizer(texts[1], return_tensors="pt"))
+        handle.remove()
+    np.testing.assert_allclose(
+        extractor.transform([texts[1]]), hidden[0][1:-1], rtol=1e-5, atol=1e-6
+    )
+
+    model, tokenizer = bert
+    ready = ActivationExtractor(model, BERT_LAYER, tokenizer=tokenizer).load()
+    assert ready.model is model
+    assert ready.tokenizer is tokenizer
+    assert ActivationExtractor(model, BERT_LAYER, tokenizer=None).load().tokenizer is None
+    with pytest.raises(ValueError, match="could not be loaded"):
+        ActivationExtractor("./no/such/folder", BERT_LAYER, tokenizer=None).load()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_shows_no_progress_bar(shown, save_bert, texts, tmp_path, capfd):
+    from transformers.utils import logging
+
+    folder = save_bert(tmp_path / "bert")
+    was_shown = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    capfd.readouterr()
+    try:
+        ActivationExtractor(folder, BERT_LAYER).fit(texts)
+        assert capfd.readouterr() == ("", "")
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if was_shown else logging.disable_progress_bar)()
+
+
 def test_reprs_are_short(bert):
     model, tokenizer = bert
     extractor = ActivationExtractor(model, BERT_LAYER, tokenizer=tokenizer)

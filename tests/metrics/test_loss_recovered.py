@@ -1,6 +1,7 @@
 """The dictionary model, against passes through hand-written hooks, one window at a time."""
 
 import copy
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from skdict.feature_extraction import ActivationExtractor
 from skdict.metrics import _coding, _loss_recovered, loss_recovered
 
 LAYER = "transformer.h.0.mlp.act"
@@ -268,21 +270,56 @@ def test_the_model_is_left_as_it_was(language_model, function, side):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_four_passes_and_a_part_per_batch(language_model):
+@pytest.mark.parametrize("n_dictionaries", [0, 1, 3])
+def test_passes_per_batch(language_model, n_dictionaries):
+    """Three, a part of one, and one per dictionary."""
     model, tokenizer = language_model
+    dictionaries = dict.fromkeys(range(n_dictionaries), np.copy)
     begun, finished = [], []
     handles = [
         model.transformer.wte.register_forward_hook(lambda *_: begun.append(1)),
         model.lm_head.register_forward_hook(lambda *_: finished.append(1)),
     ]
     try:
-        loss_recovered(model, LAYER, np.copy, TEXTS, tokenizer=tokenizer, batch_size=2)
+        loss_recovered(model, LAYER, dictionaries, TEXTS, tokenizer=tokenizer, batch_size=2)
     finally:
         for handle in handles:
             handle.remove()
     n_batches = 3  # of five windows
-    assert len(finished) == 4 * n_batches
-    assert len(begun) == 5 * n_batches
+    assert len(finished) == (3 + n_dictionaries) * n_batches
+    assert len(begun) == (4 + n_dictionaries) * n_batches
+
+
+def test_several_dictionaries_are_as_each_alone(language_model, dictionary):
+    model, tokenizer = language_model
+    dictionaries = {"pca": dictionary, ("identity", 1): np.copy, None: np.zeros_like}
+    results = loss_recovered(model, LAYER, dictionaries, TEXTS, tokenizer=tokenizer)
+    assert list(results) == list(dictionaries)
+    for name, result in results.items():
+        alone = loss_recovered(model, LAYER, dictionaries[name], TEXTS, tokenizer=tokenizer)
+        assert result == alone
+    assert len({result.cross_entropy_dictionary for result in results.values()}) == 3
+
+
+def test_other_threads_wait_for_the_model(language_model):
+    """An extractor never sees the activations that another thread puts in the layer's place."""
+    model, tokenizer = language_model
+    extractor = ActivationExtractor(model, "transformer.h.1.mlp.act", tokenizer=tokenizer)
+    expected = extractor.fit_transform(TEXTS)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(extractor.transform(TEXTS)))
+
+    def zeros(X):
+        if not thread.ident:
+            thread.start()
+            thread.join(timeout=0.2)
+        assert not found
+        return np.zeros_like(X)
+
+    loss_recovered(model, LAYER, zeros, TEXTS, tokenizer=tokenizer)
+    thread.join(timeout=30)
+    assert_allclose(found[0], expected, rtol=1e-6)
+    assert all(module.training for module in model.modules())
 
 
 class Bigram(torch.nn.Module):
@@ -333,13 +370,17 @@ def test_an_ablation_without_effect_is_undefined(bigram, language_model):
         ({"layer": "transformer.h.0.mlp.axt"}, ValueError, "transformer.h.0.mlp.act"),
         ({"side": "outptu"}, ValueError, "'side' parameter of loss_recovered"),
         ({"tokenizer": None}, ValueError, "'tokenizer' parameter of loss_recovered"),
+        ({"tokenizer": str.split}, ValueError, "'tokenizer' parameter of loss_recovered"),
         ({"batch_size": 0}, ValueError, "'batch_size' parameter of loss_recovered"),
-        ({"max_length": 2}, ValueError, "max_length=2 leaves no room .* Use at least 3"),
-        ({"max_length": 13}, ValueError, "max_length=13 is more than the 12 tokens"),
-        ({"texts": "a b c"}, TypeError, r"single string. Use \[text\]"),
-        ({"texts": ["a b", b"c"]}, TypeError, r"texts\[1\] is a bytes"),
+        ({"max_length": 1}, ValueError, "max_length=1 leaves no room for text"),
+        ({"max_length": 2}, ValueError, "no prediction to count.* longest of 2 .*max_length"),
+        ({"max_length": 13}, ValueError, "max_length=13 is more than .* context of 12 tokens"),
+        ({"texts": "a b c"}, ValueError, r"single str of length 5. Wrap it in a list: \[texts\]"),
+        ({"texts": ["a b", b"c"]}, TypeError, r"texts\[1\] must be a str.*type bytes"),
+        ({"texts": ["a b", ""]}, ValueError, r"texts\[1\] is an empty text"),
         ({"texts": []}, ValueError, "texts is empty"),
-        ({"texts": ["x", "<s> y <s> z", ""]}, ValueError, "texts has no prediction to count"),
+        ({"texts": ["x", "<s> y <s> z", "<s>"]}, ValueError, "texts has no prediction to count"),
+        ({"dictionary": {"a": np.copy, "b": 3}}, TypeError, "dictionary must be .* is a int"),
         ({"dictionary": 3}, TypeError, "dictionary must be a fitted estimator .* is a int"),
         ({"dictionary": LinearRegression()}, TypeError, "dictionary must be .* LinearRegression"),
         ({"dictionary": Normalizer()}, TypeError, "Normalizer has no method inverse_transform"),

@@ -247,15 +247,24 @@ def test_the_extractors_parameters_are_heeded(language_model):
     assert loss_recovered_scorer(pipeline, TEXTS) == expected.loss_recovered_zero
 
 
-def test_a_model_from_a_folder(language_model, tmp_path):
+def test_a_model_from_a_folder_is_loaded_once(language_model, tmp_path, monkeypatch):
     model, tokenizer = language_model
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
+    loaded = []
+
+    def from_pretrained(*args, **kwargs):
+        loaded.append(args)
+        return original(*args, **kwargs)
+
+    original = type(model).from_pretrained
+    monkeypatch.setattr(type(model), "from_pretrained", from_pretrained)
     by_name = text_pipeline(str(tmp_path), "auto").fit(TEXTS)
     ready = text_pipeline(model, tokenizer).fit(TEXTS)
     assert_allclose(
         loss_recovered_scorer(by_name, TEXTS), loss_recovered_scorer(ready, TEXTS), rtol=1e-3
     )
+    assert len(loaded) == 1
 
 
 @pytest.mark.parametrize(

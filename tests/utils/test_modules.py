@@ -1,6 +1,7 @@
 """Module hooks: the right tensor is read or replaced, and nothing is left behind."""
 
 import copy
+import threading
 from collections import OrderedDict, namedtuple
 
 import pytest
@@ -255,3 +256,21 @@ def test_evaluation_mode_restores_each_module():
         assert not any(module.training for module in net.modules())
         raise KeyError
     assert [module.training for module in net.modules()] == modes == [True, True, False, True]
+
+
+def test_evaluation_mode_is_for_one_thread_at_a_time():
+    net = nn.Sequential(nn.Dropout())
+    modes, entered = [], threading.Event()
+
+    def work():
+        with evaluation_mode(net):
+            entered.set()
+        modes.append(net.training)
+
+    thread = threading.Thread(target=work)
+    with evaluation_mode(net), evaluation_mode(net):  # nested in one thread
+        thread.start()
+        assert not entered.wait(0.1)
+        assert not net.training
+    thread.join(timeout=30)
+    assert modes == [True]

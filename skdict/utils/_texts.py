@@ -7,12 +7,15 @@ from sklearn.utils import Bunch
 _TEXTS_AT_ONCE = 256  # tokenizers answer in Python lists, some 100 bytes per token
 
 
-def check_texts(X):
+def check_texts(X, name="X"):
     """Return the texts as a list of non-empty strings.
 
     Parameters
     ----------
     X : list, tuple, one-dimensional ndarray, or pandas or polars Series of str
+
+    name : str, default="X"
+        What messages call it.
 
     Returns
     -------
@@ -25,16 +28,16 @@ def check_texts(X):
     """
     if isinstance(X, str | bytes):
         raise ValueError(
-            f"X must be a list of texts, but it is a single {type(X).__name__} of length "
-            f"{len(X)}. Wrap it in a list: [X]."
+            f"{name} must be a list of texts, but it is a single {type(X).__name__} of length "
+            f"{len(X)}. Wrap it in a list: [{name}]."
         )
     if isinstance(X, list | tuple):
         texts = list(X)
     elif len(getattr(X, "shape", (0,))) != 1:
         raise ValueError(
-            f"X must be a one-dimensional list of texts, but it is a {type(X).__name__} of shape "
-            f"{tuple(X.shape)}. Pass one column of it; for a model that takes arrays set "
-            "tokenizer=None."
+            f"{name} must be a one-dimensional list of texts, but it is a {type(X).__name__} of "
+            f"shape {tuple(X.shape)}. Pass one column of it; only an ActivationExtractor with "
+            "tokenizer=None takes arrays."
         )
     elif hasattr(X, "to_list"):  # Series of pandas and polars
         texts = X.to_list()
@@ -42,37 +45,28 @@ def check_texts(X):
         texts = X.tolist()
     else:
         raise TypeError(
-            "X must be a list, tuple, one-dimensional array or Series of texts, but it is a "
+            f"{name} must be a list, tuple, one-dimensional array or Series of texts, but it is a "
             f"{type(X).__name__}."
         )
     if not texts:
-        raise ValueError("X is empty: found 0 texts, at least 1 is required.")
+        raise ValueError(f"{name} is empty: found 0 texts, at least 1 is required.")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             hint = " Decode it first." if isinstance(text, bytes) else " Leave it out or fill it."
             raise TypeError(
-                f"X[{index}] must be a str, but it is {text!r:.50} of type "
+                f"{name}[{index}] must be a str, but it is {text!r:.50} of type "
                 f"{type(text).__name__}.{hint}"
             )
         if not text:
-            raise ValueError(f"X[{index}] is an empty text. Leave it out.")
+            raise ValueError(f"{name}[{index}] is an empty text. Leave it out.")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"X[{index}] is no valid Unicode text: {error}. Read it with errors='replace'."
+                f"{name}[{index}] is no valid Unicode text: {error}. Read it with "
+                "errors='replace'."
             ) from None
     return texts
-
-
-def check_tokenizer(tokenizer):
-    """Raise a ValueError unless the tokenizer knows the characters behind each token."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"tokenizer is a {type(tokenizer).__name__}, which does not know the characters "
-            "behind each token. Use a fast tokenizer of transformers (is_fast is True), for "
-            "instance PreTrainedTokenizerFast."
-        )
 
 
 class TokenWindows:
@@ -108,6 +102,13 @@ class TokenWindows:
 
     def __len__(self):
         return len(self.token_ids)
+
+    def kept_mask(self, batch):
+        """Which positions of some windows get a row, bool tensor (n_windows, longest)."""
+        mask = torch.zeros((len(batch), self.lengths[batch].max()), dtype=torch.bool)
+        for row, window in enumerate(batch):
+            mask[row, : self.lengths[window]] = torch.from_numpy(self.kept[window])
+        return mask
 
     def content(self, window):
         """What the model sees of a window."""
@@ -180,9 +181,16 @@ class TokenWindows:
 
 
 def tokenize(
-    tokenizer, texts, *, max_length, long_documents, include_special_tokens, with_spans=False
+    texts,
+    tokenizer,
+    network,
+    *,
+    max_length=None,
+    long_documents="window",
+    include_special_tokens=False,
+    with_spans=False,
 ):
-    """Turn texts into windows of at most `max_length` tokens.
+    """Turn texts into windows of token ids that a model can be given.
 
     The special tokens that the tokenizer puts before and behind a text are put before and
     behind every window of it. The tokenizer itself neither cuts nor pads, which would change
@@ -190,17 +198,21 @@ def tokenize(
 
     Parameters
     ----------
-    tokenizer : transformers.PreTrainedTokenizerFast
-
     texts : list of str
 
-    max_length : int or None
-        None for no limit.
+    tokenizer : transformers.PreTrainedTokenizerBase
 
-    long_documents : {"truncate", "window"}
+    network : Network
+        The model.
+
+    max_length : int, default=None
+        Most tokens of a window. None for the context length of the model or the tokenizer,
+        whichever is less.
+
+    long_documents : {"truncate", "window"}, default="window"
         Keep the first window of a text, or all.
 
-    include_special_tokens : bool
+    include_special_tokens : bool, default=False
         Whether special tokens get a row.
 
     with_spans : bool, default=False
@@ -213,30 +225,43 @@ def tokenize(
     Raises
     ------
     ValueError
-        If a text has no token that gets a row, or if `max_length` leaves no room beside the
-        special tokens.
+        If `max_length` is more than the model takes or leaves no room beside the special
+        tokens, or if the tokenizer is another model's.
     """
+    max_length = _window_length(max_length, tokenizer, network)
     special_ids = _special_ids(tokenizer)
     documents, windows, windows_kept, windows_spans = [], [], [], []
     for document, (ids, added, spans) in enumerate(_encode(tokenizer, texts, with_spans)):
         kept = ~(added | np.isin(ids, special_ids)) | include_special_tokens
-        n_kept = 0
         for index in _window_indices(added, max_length):
             documents.append(document)
             windows.append(ids[index])
             windows_kept.append(kept[index])
             if with_spans:
                 windows_spans.append(spans[index])
-            n_kept += np.count_nonzero(kept[index])
             if long_documents == "truncate":
                 break
-        if not n_kept:
-            raise ValueError(
-                f"X[{document}] has no tokens besides special ones: {texts[document]!r:.50}. "
-                "Leave it out."
-            )
+    largest = max(ids.max(initial=0) for ids in windows)
+    if network.n_token_ids is not None and largest >= network.n_token_ids:
+        raise ValueError(
+            f"The tokenizer gives token id {largest}, but the model has only "
+            f"{network.n_token_ids}. Give the tokenizer that the model was trained with."
+        )
     pad_id = tokenizer.pad_token_id or 0
     return TokenWindows(documents, windows, windows_kept, windows_spans, pad_id=pad_id)
+
+
+def _window_length(max_length, tokenizer, network):
+    """Most tokens of a window: as asked for, or as many as model and tokenizer allow."""
+    context_length = network.context_length
+    if max_length is None:
+        # tokenizers that know no limit have one of 1e30
+        return min(context_length or np.inf, tokenizer.model_max_length)
+    if context_length is not None and max_length > context_length:
+        raise ValueError(
+            f"max_length={max_length} is more than the model's context of {context_length} tokens."
+        )
+    return max_length
 
 
 def _encode(tokenizer, texts, with_spans):
@@ -285,7 +310,7 @@ def _window_indices(added, max_length):
         return
     before, behind = np.arange(inner[0]), np.arange(inner[-1] + 1, len(added))
     body = np.arange(inner[0], inner[-1] + 1)
-    room = len(body) if max_length is None else max_length - len(before) - len(behind)
+    room = max_length - len(before) - len(behind)
     if room < 1:
         raise ValueError(
             f"max_length={max_length} leaves no room for text: the tokenizer adds "
@@ -293,3 +318,17 @@ def _window_indices(added, max_length):
         )
     for first in range(0, len(body), room):
         yield np.concatenate([before, body[first : first + room], behind])
+
+
+def batches_by_length(items, lengths, batch_size, *, padding):
+    """Yield lists of items, the longest first; without `padding` of equal length only."""
+    batch = []
+    for item in sorted(items, key=lambda item: -lengths[item]):
+        if len(batch) == batch_size or (
+            batch and not padding and lengths[item] != lengths[batch[0]]
+        ):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

@@ -1,0 +1,219 @@
+"""Features as detectors of labels: the best one for each label, and how good it is elsewhere."""
+
+from numbers import Real
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+from sklearn.utils import Bunch
+
+from ..metrics._rows import as_matrix
+from ..utils._sklearn_compat import Interval, validate_params
+from ._active import active_rows, check_indices
+
+
+@validate_params(
+    {"min_precision": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
+)
+def select_feature_detectors(codes, labels, *, min_precision=0.0):
+    """Find, for each label, the feature and threshold that detect it best.
+
+    Feature :math:`j` with threshold :math:`t \\ge 0` says that a sample has the label where
+    :math:`z_j > t`. Selected is the pair :math:`(j, t)`, among all features and all thresholds,
+    with the greatest F1 score
+
+    .. math:: F_1 = \\frac{2 \\, n_\\mathrm{true}}{n_\\mathrm{detected} + n_\\mathrm{labelled}}
+
+    The search is exact, and its cost is in proportion to the positive codes and the labels of
+    their samples. Being a maximum, the scores are optimistic: take `evaluate_feature_detectors`
+    on other samples for the ones to report.
+
+    Parameters
+    ----------
+    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+        Codes of the activations; or activations themselves, for the best single neurons.
+        Negative entries never detect. Stack ``[codes, -codes]`` if the sign has no meaning.
+
+    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
+        Which labels each sample has, any number of them, such as the `data` of
+        :func:`~skdict.datasets.python_token_labels`.
+
+    min_precision : float, default=0.0
+        Least precision of a detector, in [0, 1].
+
+    Returns
+    -------
+    detectors : :class:`~sklearn.utils.Bunch`
+        Arrays of shape (n_labels,), so ``pandas.DataFrame(detectors)`` is a table.
+
+        feature : ndarray of int64
+            Index of the feature, the lowest of equals; -1 where there is none: no sample has
+            the label, or no feature that is active on one reaches `min_precision`.
+        threshold : ndarray of float64
+            The label is detected where the code is greater than this, 0 for any activity.
+            It lies half-way between two codes, the highest of those with equal F1; nan where
+            there is no feature.
+        precision : ndarray of float64
+            Fraction of the detected samples that have the label; nan if none is detected.
+        recall : ndarray of float64
+            Fraction of the samples with the label that are detected; nan if none has it.
+        f1 : ndarray of float64
+            Harmonic mean of the two; 0 if nothing is detected, nan if no sample has the label.
+        base_rate : ndarray of float64
+            Fraction of the samples that have the label: the precision of guessing.
+
+    Raises
+    ------
+    ValueError
+        If `codes` or `labels` is no matrix, if they differ in their number of rows, if `codes`
+        contains NaN or infinity, or `labels` anything but true and false (1 and 0).
+
+    See Also
+    --------
+    evaluate_feature_detectors : Scores of the detectors on other samples.
+
+    Examples
+    --------
+    >>> from skdict.inspection import select_feature_detectors
+    >>> codes = [[0.0, 3.0], [0.1, 2.0], [0.7, 0.0], [0.9, 1.0]]
+    >>> is_keyword = [[True], [True], [False], [False]]
+    >>> detectors = select_feature_detectors(codes, is_keyword)
+    >>> detectors.feature, detectors.threshold, detectors.f1
+    (array([1]), array([1.5]), array([1.]))
+    """
+    codes, labels = _check_codes_and_labels(codes, labels)
+    n_labels = labels.shape[1]
+    n_labelled = np.count_nonzero(labels, axis=0)
+    feature = np.full(n_labels, -1)
+    threshold = np.full(n_labels, np.nan)
+    n_detected, n_true = np.zeros(n_labels, np.int64), np.zeros(n_labels, np.int64)
+    best_f1 = np.zeros(n_labels)
+
+    labels = csr_array(labels)
+    label_dtype = np.min_scalar_type(n_labels)  # numpy sorts small integers in linear time
+    for j, (rows, values) in enumerate(active_rows(codes, np.arange(codes.shape[1]))):
+        order = np.argsort(-values)
+        values, of_rows = values[order], labels[rows[order]]
+        if of_rows.nnz == 0:
+            continue
+        # At each active row: the number of rows that are at least as active.
+        ends = np.flatnonzero(np.append(values[1:] != values[:-1], True)) + 1
+        at_least = np.repeat(ends, np.diff(ends, prepend=0))
+        # One entry per label of an active row; label by label, the most active first. The best
+        # threshold lets in a row with the label last, so no others need be looked at.
+        label = of_rows.indices.astype(label_dtype)
+        by_label = np.argsort(label, kind="stable")
+        label = label[by_label]
+        detected = np.repeat(at_least, np.diff(of_rows.indptr))[by_label]
+        bounds = np.searchsorted(label, np.arange(n_labels + 1))
+        true = np.arange(1, len(label) + 1) - bounds[label]
+        f1 = 2 * true / (detected + n_labelled[label])
+        f1[true / detected < min_precision] = 0
+
+        present = np.flatnonzero(np.diff(bounds))
+        greatest = np.maximum.reduceat(f1, bounds[present])
+        for k in present[greatest > best_f1[present]]:
+            i = bounds[k] + f1[bounds[k] : bounds[k + 1]].argmax()
+            feature[k], best_f1[k] = j, f1[i]
+            n_true[k], n_detected[k] = true[i], detected[i]
+            threshold[k] = _threshold(values, detected[i])
+    return _table(feature, threshold, n_true, n_detected, n_labelled, codes.shape[0])
+
+
+def evaluate_feature_detectors(detectors, codes, labels):
+    """Score detectors of labels, on other samples than they were selected on.
+
+    Parameters
+    ----------
+    detectors : mapping
+        What `select_feature_detectors` returned; "feature" and "threshold" are used.
+
+    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+        Codes by the same dictionary.
+
+    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
+        Which labels each sample has, in the same columns.
+
+    Returns
+    -------
+    detectors : :class:`~sklearn.utils.Bunch`
+        As `select_feature_detectors` returns it, with the scores on these samples.
+
+    Raises
+    ------
+    ValueError
+        If `codes` or `labels` is not what `select_feature_detectors` takes, or does not belong
+        to the detectors: too few columns of `codes`, another number of labels.
+
+    Examples
+    --------
+    >>> from skdict.inspection import evaluate_feature_detectors, select_feature_detectors
+    >>> detectors = select_feature_detectors([[2.0], [1.0], [0.0]], [[True], [False], [False]])
+    >>> held_out = evaluate_feature_detectors(
+    ...     detectors, [[3.0], [1.7], [0.5], [0.0]], [[True], [False], [False], [True]]
+    ... )
+    >>> held_out.precision, held_out.recall, held_out.base_rate
+    (array([0.5]), array([0.5]), array([0.5]))
+    """
+    codes, labels = _check_codes_and_labels(codes, labels)
+    feature, threshold = np.asarray(detectors["feature"]), np.asarray(detectors["threshold"])
+    if not len(feature) == len(threshold) == labels.shape[1]:
+        raise ValueError(
+            f"labels has {labels.shape[1]} columns, but there are detectors for {len(feature)} "
+            "labels. Pass the labels in the columns that the detectors were selected for."
+        )
+    n_detected, n_true = np.zeros_like(feature), np.zeros_like(feature)
+    has_feature = np.flatnonzero(feature != -1)
+    columns = check_indices(
+        feature[has_feature], codes.shape[1], name="detectors", of="columns of codes"
+    )
+    for k, (rows, values) in zip(has_feature, active_rows(codes, columns), strict=True):
+        detected = rows[values > threshold[k]]
+        n_detected[k], n_true[k] = len(detected), np.count_nonzero(labels[detected, k])
+    n_labelled = np.count_nonzero(labels, axis=0)
+    return _table(feature, threshold, n_true, n_detected, n_labelled, len(labels))
+
+
+def _threshold(values, n_detected):
+    """The middle between the last value that is detected and the next; 0 behind them all."""
+    if n_detected == len(values):
+        return 0.0
+    above, below = values[n_detected - 1], values[n_detected]
+    middle = below + (above - below) / 2
+    return middle if middle < above else below  # neighbours in floating point
+
+
+def _check_codes_and_labels(codes, labels):
+    """Codes as a matrix from `as_matrix`, labels as a boolean ndarray."""
+    codes = as_matrix(codes, "codes")
+    if np.ndim(labels) == 1:
+        raise ValueError(
+            "labels must have shape (n_samples, n_labels), but is one-dimensional. Make a single "
+            "label a column: labels.reshape(-1, 1)."
+        )
+    labels = as_matrix(labels, "labels")
+    labels = labels.toarray() if issparse(labels) else np.asarray(labels)
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(
+            "labels must be true or false (1 or 0) for each sample and label, but has other "
+            "entries. Turn classes into columns with sklearn.preprocessing.label_binarize."
+        )
+    if len(labels) != codes.shape[0]:
+        raise ValueError(
+            f"codes has {codes.shape[0]} rows, but labels has {len(labels)}: one row per sample "
+            "is needed in both."
+        )
+    return codes, labels.astype(bool)
+
+
+def _table(feature, threshold, n_true, n_detected, n_labelled, n_samples):
+    with np.errstate(invalid="ignore"):  # 0 / 0 is nan: undefined
+        precision, recall = n_true / n_detected, n_true / n_labelled
+        f1 = np.where(n_labelled == 0, np.nan, 2 * n_true / (n_detected + n_labelled))
+    return Bunch(
+        feature=feature,
+        threshold=threshold,
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        base_rate=n_labelled / n_samples,
+    )

@@ -1,0 +1,32 @@
+"""What the tests of SparseAutoencoderDictionary share."""
+
+import numpy as np
+
+from skdict.decomposition import SparseAutoencoderDictionary
+
+SOLVERS = ("autoencoder", "dictionary_learning", "lasso")
+
+
+def make_estimator(**params):
+    """A small, quick estimator that does not depend on the defaults of the training loop."""
+    params = {
+        "n_components": 32,
+        "max_iter": 4,
+        "batch_size": 100,
+        "learning_rate_init": 3e-3,
+        "device": "cpu",
+        "random_state": 0,
+        **params,
+    }
+    return SparseAutoencoderDictionary(**params)
+
+
+def fitted_attributes(estimator):
+    return {name for name in vars(estimator) if name.endswith("_")}
+
+
+def objective(estimator, X, codes, alpha):
+    """The objective of the class docstring, in numpy."""
+    X, codes = np.asarray(X, dtype=np.float64), np.asarray(codes, dtype=np.float64)
+    residual = X - estimator.intercept_ - codes @ estimator.components_
+    return np.mean(0.5 * (residual**2).sum(axis=1) + alpha * np.abs(codes).sum(axis=1))

@@ -1,0 +1,165 @@
+"""score: against numpy, against numerical integration, and what it selects."""
+
+import numpy as np
+import pytest
+from dictionary_testing import SOLVERS, make_estimator
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from skdict.datasets import make_superposition
+from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
+
+
+def reference(estimator, X, *, signed=False):
+    """The equation of `score_samples`, sample by sample, feature by feature."""
+    codes = estimator.transform(X)
+    reconstruction = codes @ estimator.components_ + estimator.intercept_
+    n, variance = estimator.n_samples_seen_, estimator.noise_variance_
+    p = (estimator.feature_density_ * n + 0.5) / (n + 1)
+    m = estimator.feature_magnitude_
+    values = []
+    for x, z, x_hat in zip(X, codes, reconstruction, strict=True):
+        value = -0.5 * len(x) * np.log(2 * np.pi * variance)
+        value -= np.sum((x - x_hat) ** 2) / (2 * variance)
+        for j in range(len(z)):
+            if z[j] == 0:
+                value += np.log(1 - p[j])
+            else:
+                value += np.log(p[j] / m[j]) - abs(z[j]) / m[j]
+                value += 0.5 * np.log(2 * np.pi * variance) - (np.log(2) if signed else 0)
+        values.append(value)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_score_samples_is_the_equation(planted, fitted, solver):
+    estimator = fitted[solver]
+    got = estimator.score_samples(planted[:50])
+    assert got.shape == (50,)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, reference(estimator, planted[:50]), rtol=1e-9)
+    assert estimator.score(planted) == pytest.approx(estimator.score_samples(planted).mean())
+    assert estimator.score(planted, y=planted) == estimator.score(planted)
+
+
+def test_a_negative_code_costs_its_sign(planted):
+    estimator = make_estimator(transform_algorithm="omp", transform_n_nonzero_coefs=3)
+    estimator.fit(planted)
+    assert (estimator.transform(planted) < 0).any()
+    got = estimator.score_samples(planted[:50])
+    np.testing.assert_allclose(got, reference(estimator, planted[:50], signed=True), rtol=1e-9)
+
+
+def test_score_in_float32_and_by_blocks(planted, fitted, monkeypatch):
+    estimator = fitted["autoencoder"]
+    want = estimator.score_samples(planted)
+    monkeypatch.setattr("skdict.utils._arrays.BLOCK_BYTES", 8 * 32 * 7)
+    np.testing.assert_allclose(estimator.score_samples(planted), want, rtol=1e-9)
+    got = estimator.score_samples(planted.astype(np.float32))
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+
+
+def one_atom(n_features, *, noise_variance, magnitude, density):
+    """A model of one atom, whose codes are the most probable ones of its own posterior."""
+    rng = np.random.default_rng(0)
+    atom = rng.normal(size=(1, n_features))
+    atom /= np.linalg.norm(atom)
+    estimator = SparseAutoencoderDictionary(solver="lasso", device="cpu", dict_init=atom)
+    estimator.fit(rng.normal(size=(10, n_features)))
+    estimator.intercept_ = rng.normal(size=n_features)
+    estimator.noise_variance_ = noise_variance
+    estimator.feature_magnitude_ = np.array([magnitude])
+    estimator.feature_density_ = np.array([density])
+    estimator.n_samples_seen_ = 10**12
+    # minus log posterior of z > 0: ‖r‖² / 2σ² + z / m, so the mode is the Lasso's for σ² / m
+    return estimator.set_params(transform_alpha=noise_variance / magnitude)
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 5])
+def test_laplace_is_exact_far_from_zero(n_features):
+    """One atom: the posterior of an active code is a Gaussian, cut where the code is zero.
+
+    Well away from the cut, and where the inactive code has no posterior mass, Laplace's method
+    at the mode is exact: it must agree with integration over the code.
+    """
+    variance, magnitude, density = 0.01, 2.0, 0.3
+    model = one_atom(n_features, noise_variance=variance, magnitude=magnitude, density=density)
+    (atom,), intercept = model.components_, model.intercept_
+    rng = np.random.default_rng(1)
+    for z in (1.0, 1.7, 4.0):
+        x = intercept + z * atom + 0.1 * rng.normal(size=n_features)
+
+        def density_of_x(code, x=x):
+            return np.exp(norm.logpdf(x, intercept + code * atom, np.sqrt(variance)).sum())
+
+        active, _ = quad(
+            lambda code, f=density_of_x: np.exp(-code / magnitude) / magnitude * f(code),
+            z - 1,
+            z + 1,
+            epsabs=0,
+            epsrel=1e-12,
+        )
+        exact = np.log((1 - density) * density_of_x(0.0) + density * active)
+        assert model.score(x[None]) == pytest.approx(exact, abs=1e-6)
+
+
+def test_laplace_is_exact_where_the_feature_is_off():
+    """Two dimensions, and the activation on the other side: only the inactive code is left."""
+    model = one_atom(2, noise_variance=0.01, magnitude=2.0, density=0.3)
+    x = model.intercept_ - 1.5 * model.components_[0]
+    exact = np.log(0.7) + norm.logpdf(x, model.intercept_, 0.1).sum()
+    assert not model.transform(x[None]).any()
+    assert model.score(x[None]) == pytest.approx(exact, abs=1e-9)
+
+
+def test_a_feature_silent_in_training_may_fire(planted):
+    estimator = make_estimator().fit(planted)
+    estimator.feature_density_ = np.zeros(32)
+    assert np.isfinite(estimator.score(planted))
+    estimator.feature_density_ = np.ones(32)
+    assert np.isfinite(estimator.score(planted))
+
+
+@pytest.mark.parametrize("solver", ["autoencoder", "lasso"])
+def test_an_exact_reconstruction_has_a_finite_score(solver):
+    """Residuals that are exactly zero: σ² = 0 would have an infinite density."""
+    X = np.eye(4)[np.arange(40) % 4]
+    estimator = make_estimator(
+        n_components=4, solver=solver, dict_init=np.eye(4), fit_intercept=False, alpha=1e-3
+    ).fit(X)
+    estimator.transform_alpha = 0.0
+    estimator.transform_algorithm = "omp"
+    estimator.transform_n_nonzero_coefs = 1
+    estimator.noise_variance_ = 0.0
+    score = estimator.score(X)
+    assert np.isfinite(score)
+    assert score > estimator.score(1.01 * X)
+
+
+def test_score_prefers_an_alpha_inside_a_wide_grid():
+    X = make_superposition(3000, 32, 64, l0=2.0, noise=0.1, random_state=0)[0].astype(np.float32)
+    train, test = X[:2000], X[2000:]
+    alphas = alpha_grid(train, n_alphas=5)
+    scores, explained = [], []
+    for alpha in alphas:
+        estimator = make_estimator(
+            n_components=64, alpha=alpha, max_iter=15, batch_size=50, learning_rate_init=6e-3
+        ).fit(train)
+        scores.append(estimator.score(test))
+        residual = test - estimator.inverse_transform(estimator.transform(test))
+        explained.append(1 - residual.var() / test.var())
+    assert 0 < np.argmax(scores) < len(alphas) - 1
+    assert scores[0] < max(scores) - 1 > scores[-1]
+    assert np.argmax(explained) == 0  # why explained variance cannot choose
+
+
+def test_alpha_auto_is_a_tenth_of_the_centred_rms_norm(planted):
+    rms = np.sqrt(np.mean(np.sum((planted - planted.mean(axis=0)) ** 2, axis=1)))
+    assert make_estimator(max_iter=1).fit(planted).alpha_ == pytest.approx(0.1 * rms)
+    assert make_estimator(max_iter=1, alpha=0.7).fit(planted).alpha_ == 0.7
+    grid = alpha_grid(planted)
+    assert grid.shape == (8,)
+    np.testing.assert_allclose(grid[[0, -1]], [0.1 * rms / 8, 0.8 * rms])
+    np.testing.assert_allclose(grid[1:] / grid[:-1], grid[1] / grid[0])
+    other = alpha_grid(10 * planted + 3, n_alphas=3)
+    np.testing.assert_allclose(other, [10 * grid[0], rms, 10 * grid[-1]])
