@@ -22,7 +22,7 @@ PARAMETERS += [
     {"sparse_output": True},
     {"early_stopping": True, "fit_intercept": False, "shuffle": False},
 ]
-ESTIMATORS = [SparseAutoencoderDictionary(max_iter=3, **options) for options in PARAMETERS]
+ESTIMATORS = [SparseAutoencoderDictionary(max_iter=1, **options) for options in PARAMETERS]
 
 # sklearn's blobs have a handful of features: exemplar atoms are almost collinear.
 pytestmark = [

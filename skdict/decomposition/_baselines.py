@@ -11,6 +11,10 @@ from sklearn.utils import check_random_state
 class OnlineDictionaryLearning:
     """scikit-learn's MiniBatchDictionaryLearning on centred data, with non-negative codes.
 
+    It sees (x - mean) / scale, so that its initial atoms and thresholds suit data of any scale, in
+    float64: in float32 its coordinate descent seldom reaches the tolerance, sweeps to its limit
+    and warns.
+
     Parameters
     ----------
     estimator : SparseAutoencoderDictionary
@@ -21,37 +25,40 @@ class OnlineDictionaryLearning:
         Initial atoms.
     mean : tensor of shape (n_features,)
         Subtracted from the data; becomes the intercept.
+    scale : float
+        Brings the data to E‖x‖² = n_features.
     random_state : RandomState
     """
 
-    def __init__(self, estimator, n_components, alpha, atoms, mean, random_state):
+    def __init__(self, estimator, n_components, alpha, atoms, mean, scale, random_state):
         early = estimator.early_stopping
         self.mean = mean.cpu().numpy()
+        self.scale = scale
         self.learner = MiniBatchDictionaryLearning(
             n_components=n_components,
-            alpha=alpha,
+            alpha=alpha / scale,
             max_iter=estimator.max_iter,
             fit_algorithm="cd",
             positive_code=True,
             batch_size=estimator.batch_size,
             shuffle=estimator.shuffle,
-            dict_init=None if atoms is None else atoms.numpy().astype(self.mean.dtype),
+            dict_init=None if atoms is None else atoms.numpy(),
             tol=estimator.tol if early else 0.0,
             max_no_improvement=estimator.n_iter_no_change if early else None,
             random_state=random_state,
             verbose=bool(estimator.verbose),
         )
 
-    def _centred(self, rows):
-        return rows[:].cpu().numpy() - self.mean
+    def _scaled(self, rows):
+        return (rows[:].cpu().double().numpy() - self.mean) / self.scale
 
     def fit(self, rows):
-        self.learner.fit(self._centred(rows))
+        self.learner.fit(self._scaled(rows))
         counters = {"n_iter_": math.ceil(self.learner.n_iter_), "n_steps_": self.learner.n_steps_}
         return {**counters, "loss_curve_": [], **self.attributes()}
 
     def partial_fit(self, rows, alpha, estimator):
-        self.learner.partial_fit(self._centred(rows))
+        self.learner.partial_fit(self._scaled(rows))
         return [], 1
 
     def attributes(self):
@@ -59,7 +66,7 @@ class OnlineDictionaryLearning:
         norms = np.linalg.norm(components, axis=1, keepdims=True)
         # sklearn keeps atoms inside the unit ball; an unused one may have shrunk to zero.
         return {
-            "components_": components / np.where(norms > 0, norms, 1),
+            "components_": (components / np.where(norms > 0, norms, 1)).astype(self.mean.dtype),
             "intercept_": self.mean,
         }
 
@@ -99,19 +106,21 @@ def draw_exemplars(rows, mean, n_components, random_state):
     ----------
     rows : Rows
     mean : tensor of shape (n_features,)
-        Subtracted before scaling to unit norm; a sample equal to it is never drawn.
+        Subtracted before scaling to unit norm; a sample equal to it, up to rounding, is never
+        drawn.
     n_components : int
 
     Returns
     -------
-    atoms : tensor of shape (n_components, n_features)
+    atoms : tensor of shape (n_components, n_features), float64
     """
+    rounding = 10 * torch.finfo(mean.dtype).eps * float(torch.linalg.vector_norm(mean.double()))
     order = torch.from_numpy(check_random_state(random_state).permutation(len(rows)))
     atoms = []
     for chunk in order.split(n_components):
-        candidates = rows[chunk] - mean
+        candidates = rows[chunk].double() - mean
         norms = torch.linalg.vector_norm(candidates, dim=1, keepdim=True)
-        keep = norms[:, 0] > 0
+        keep = norms[:, 0] > rounding
         atoms.append(candidates[keep] / norms[keep])
         if sum(map(len, atoms)) >= n_components:
             return torch.cat(atoms)[:n_components]

@@ -48,7 +48,7 @@ class CodeStatistics:
         """Add samples: codes (B, n_components), residual (B, n_features)."""
         self.counts += (codes != 0).sum(dim=0).double().cpu()
         self.magnitudes += codes.abs().sum(dim=0, dtype=torch.float64).cpu()
-        self.squared_error += float(residual.square().sum(dtype=torch.float64))
+        self.squared_error += float(residual.double().square().sum())
         self.n_samples += len(codes)
         return self
 
@@ -102,13 +102,16 @@ def log_likelihood(
     log_likelihood : tensor of shape (B,)
     """
     p = (density * n_samples + 0.5) / (n_samples + 1)
+    # An exact reconstruction has the noise of float32 arithmetic.
+    signal_variance = float(density @ magnitude.square()) / residual.shape[1]
+    noise_variance = max(noise_variance, torch.finfo(torch.float32).eps ** 2 * signal_variance)
     log_volume = math.log(2 * math.pi * noise_variance)
     off = torch.log1p(-p)
     on = torch.log(p) - torch.log(magnitude) + 0.5 * log_volume - off - signed * math.log(2)
     active = (codes != 0).to(on.dtype)
     return (
         -0.5 * residual.shape[1] * log_volume
-        - residual.square().sum(dim=1, dtype=on.dtype) / (2 * noise_variance)
+        - residual.to(on.dtype).square().sum(dim=1) / (2 * noise_variance)
         + off.sum()
         + active @ on
         - codes.abs().to(on.dtype) @ magnitude.reciprocal()

@@ -16,7 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 from .._core.architectures import ARCHITECTURES
 from .._core.autoencoder import Autoencoder
 from .._core.optim import normalize_
-from ..utils._arrays import Rows, check_activations, check_codes, collect_dense, collect_sparse
+from ..utils._arrays import (
+    Rows,
+    check_activations,
+    check_codes,
+    collect_dense,
+    collect_sparse,
+    from_numpy,
+)
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._alpha import ALPHA_FRACTION, location_and_scale
@@ -27,10 +34,14 @@ from ._likelihood import CodeStatistics, log_likelihood
 # Sparse coding of every training sample would take longer than the fit: its statistics are
 # estimated on about this many samples, evenly spread.
 N_SPARSE_CODED_SAMPLES = 2000
-# Coordinate descent on strongly coherent atoms needs more sweeps than sklearn's default of 1,000.
+# Coordinate descent on strongly coherent atoms needs more sweeps than sklearn's default of 1,000,
+# and float64: in float32 rounding keeps the duality gap above the tolerance, so that many samples
+# sweep to the limit (ten times slower on planted data) and warn.
 SPARSE_CODING_MAX_ITER = 2000
 # partial_fit remembers the statistics of about so many samples.
 STREAM_MEMORY = 100_000
+# What a fit with other parameters leaves behind.
+NOT_OF_EVERY_FIT = ("_stream", "encoder_coef_", "encoder_intercept_", "validation_loss_curve_")
 
 
 def _learns_from_streams(estimator):
@@ -77,7 +88,8 @@ class SparseAutoencoderDictionary(
         - "autoencoder": a sparse autoencoder, trained with Adam on mini-batches.
         - "dictionary_learning": scikit-learn's
           :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with non-negative codes,
-          on the centred data, which it needs in memory. Some hundred samples per second.
+          on the centred data, which it needs in memory, in float64. Some hundred samples per
+          second.
         - "lasso": atoms are ``dict_init`` or samples drawn at random, and are not learned.
     transform_algorithm : {"auto", "encoder", "lasso", "omp"}, default="auto"
         How `transform` finds codes: by the trained encoder, or by scikit-learn's
@@ -154,7 +166,8 @@ class SparseAutoencoderDictionary(
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the training samples on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
-        Mean code of each feature where it is active.
+        Mean absolute code of each feature where it is active, shrunk towards the mean over all
+        features by one pseudo-observation.
     noise_variance_ : float
         Mean squared residual per feature of the data.
     n_samples_seen_ : int
@@ -174,10 +187,11 @@ class SparseAutoencoderDictionary(
 
     Notes
     -----
-    The computation runs in float64 if X is float64, else in float32, and returns that dtype;
-    half precision is widened block by block. Training removes from the dictionary's gradient
-    its component along each atom and renormalises atoms after each step, clips the gradient
-    norm, and revives features that were silent between two checks, as in [1]_.
+    The computation runs in float32 if X is in single or half precision, which is widened block
+    by block, else in float64, and returns that dtype; scikit-learn's sparse coding always runs in
+    float64. Training removes from the dictionary's gradient its component along each atom and
+    renormalises atoms after each step, clips the gradient norm, and revives features that were
+    silent between two checks, as in [1]_.
 
     References
     ----------
@@ -300,17 +314,18 @@ class SparseAutoencoderDictionary(
         alpha = self._alpha(rms)
         context = self._init_callback_context(
             max_subtasks=self.max_iter if self.solver == "autoencoder" else 0
-        ).call_on_fit_task_begin(estimator=self, X=rows.X)
+        )
+        # Callbacks want a target; that of a reconstruction is X.
+        data = {"estimator": self, "X": X, "y": X if y is None else y}
+        context.call_on_fit_task_begin(**data)
 
         run = self._begin(rows, mean, rms, alpha, previous)
-        for name in ("_stream", "encoder_coef_", "encoder_intercept_", "validation_loss_curve_"):
-            vars(self).pop(name, None)  # nothing of a former fit with other parameters remains
         if self.solver == "autoencoder":
-            attributes = self._train(run, rows, alpha, context)
+            attributes = self._train(run, rows, alpha, context, data)
         else:
             attributes = run.fit(rows)
-        vars(self).update(self._with_statistics({"alpha_": alpha, **attributes}, rows))
-        context.call_on_fit_task_end(estimator=self, X=rows.X, reconstruction_attributes=dict)
+        _publish(self, self._with_statistics({"alpha_": alpha, **attributes}, rows))
+        context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
 
     @available_if(_learns_from_streams)
@@ -340,27 +355,35 @@ class SparseAutoencoderDictionary(
             As `fit`.
         """
         first = not hasattr(self, "components_")
+        solver, run = getattr(self, "_stream", (None, None))
+        begins = solver != self.solver
         self._check_transform_algorithm(self.solver == "autoencoder")
-        rows = self._rows(X, reset=first, min_samples=2 if first else 1)
-        if not hasattr(self, "_stream"):
+        rows = self._rows(X, reset=first, min_samples=2 if begins else 1)
+        if begins:
             mean, rms = location_and_scale(rows)
-            if first:
-                self.alpha_ = self._alpha(rms)
-                self.n_iter_, self.n_steps_, self.loss_curve_ = 0, 0, []
-            self._stream = self._begin(rows, mean, rms, self.alpha_, None if first else self), None
-        run, statistics = self._stream
-        run = run.to(rows.device)
-        loss_curve, n_steps = run.partial_fit(rows, self.alpha_, self)
-        vars(self).update(run.attributes())
-        statistics = statistics or CodeStatistics.empty(len(self.components_))
-        statistics.decay(STREAM_MEMORY)
+            alpha = self._alpha(rms) if first else self.alpha_
+            if self.fit_intercept and not first:
+                mean = from_numpy(self.intercept_).to(mean)
+            run = self._begin(rows, mean, rms, alpha, None if first else self)
+        else:
+            alpha, rows.dtype = self.alpha_, from_numpy(self.components_).dtype
+            run = run.to(rows.device)
+        loss_curve, n_steps = run.partial_fit(rows, alpha, self)
+        before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
+        attributes = {
+            "alpha_": alpha,
+            "n_iter_": before["n_iter_"] + 1,
+            "n_steps_": before["n_steps_"] + n_steps,
+            "loss_curve_": before["loss_curve_"] + loss_curve,
+            **run.attributes(),
+        }
+        _publish(self, {"_stream": (self.solver, run), **attributes})
+        if first:
+            self._statistics = CodeStatistics.empty(len(self.components_))
+        self._statistics.decay(STREAM_MEMORY)
         for codes, residual in self._coded(rows, rows.blocks(len(self.components_))):
-            statistics.update(codes, residual)
-        vars(self).update(statistics.attributes(self.n_features_in_))
-        self._stream = run, statistics
-        self.n_iter_ += 1
-        self.n_steps_ += n_steps
-        self.loss_curve_ = [*self.loss_curve_, *loss_curve]
+            self._statistics.update(codes, residual)
+        vars(self).update(self._statistics.attributes(self.n_features_in_))
         return self
 
     def _rows(self, X, **check):
@@ -382,11 +405,13 @@ class SparseAutoencoderDictionary(
             if atoms is None:
                 atoms = draw_exemplars(rows, mean, n_components, random_state)
             return FixedAtoms(atoms, mean)
+        scale = rms / math.sqrt(n_features)
         if self.solver == "dictionary_learning":
-            return OnlineDictionaryLearning(self, n_components, alpha, atoms, mean, random_state)
+            return OnlineDictionaryLearning(
+                self, n_components, alpha, atoms, mean, scale, random_state
+            )
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         architecture = ARCHITECTURES[self.architecture]()
-        scale = rms / math.sqrt(n_features)
         if previous is not None and hasattr(previous, "encoder_coef_"):
             return AutoencoderFit.from_attributes(previous, architecture, mean, scale, generator)
         if atoms is None:
@@ -409,6 +434,9 @@ class SparseAutoencoderDictionary(
                 f"{name} has shape {given.shape}, but (n_components, n_features) is {expected}. "
                 "Make them agree, or leave n_components='auto'."
             )
+        if previous is None and not given.any(axis=1).all():
+            row = int(np.argmin(given.any(axis=1)))
+            raise ValueError(f"dict_init has a zero row ({row}). An atom needs a direction.")
         return normalize_(torch.from_numpy(given))
 
     def _n_components(self, rows):
@@ -417,7 +445,7 @@ class SparseAutoencoderDictionary(
             return self.n_components
         return 4 * n_features if self.solver == "autoencoder" else min(4 * n_features, n_samples)
 
-    def _train(self, run, rows, alpha, context):
+    def _train(self, run, rows, alpha, context, data):
         """Passes over the data until one of max_iter, a callback, early stopping ends them."""
         index, held_out = torch.arange(len(rows)), None
         if self.early_stopping:
@@ -439,25 +467,23 @@ class SparseAutoencoderDictionary(
         stop = False
         while not stop and len(loss_curve) < self.max_iter:
             task = context.subcontext(task_name="pass")
-            task.call_on_fit_task_begin(estimator=self, X=rows.X)
+            task.call_on_fit_task_begin(**data)
             loss_curve.append(next(passes))
             counters = {
                 "n_iter_": len(loss_curve),
                 "n_steps_": run.training.n_steps,
-                "loss_curve_": loss_curve,
+                "loss_curve_": list(loss_curve),
             }
             if held_out is not None:
                 validation_curve.append(run.objective(rows, held_out, alpha))
-                counters["validation_loss_curve_"] = validation_curve
+                counters["validation_loss_curve_"] = list(validation_curve)
                 if validation_curve[-1] == min(validation_curve):
                     best = run.attributes()
                 stop = _no_improvement(validation_curve, self.tol, self.n_iter_no_change)
             now = lambda counters=counters: self._with_statistics(  # noqa: E731
                 {"alpha_": alpha, **counters, **run.attributes()}, rows
             )
-            stop |= task.call_on_fit_task_end(
-                estimator=self, X=rows.X, reconstruction_attributes=now
-            )
+            stop |= task.call_on_fit_task_end(**data, reconstruction_attributes=now)
         return {**counters, **(best or run.attributes())}
 
     # -- codes -----------------------------------------------------------------------------
@@ -473,8 +499,8 @@ class SparseAutoencoderDictionary(
         Returns
         -------
         codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
-            Float64 if X is, else float32. The code of a row does not depend on other rows.
-            Tensors come back on the device of X.
+            Float32 if X is in single or half precision, else float64. The code of a row does
+            not depend on other rows. Tensors come back on the device of X.
 
         Raises
         ------
@@ -510,7 +536,7 @@ class SparseAutoencoderDictionary(
         if isinstance(X, torch.Tensor):
             dtype = torch.float64 if X.dtype == torch.float64 else torch.float32
             components, intercept = (
-                torch.as_tensor(array, dtype=dtype, device=X.device)
+                from_numpy(array).to(dtype=dtype, device=X.device)
                 for array in (self.components_, self.intercept_)
             )
             return X.to(dtype) @ components + intercept
@@ -533,7 +559,9 @@ class SparseAutoencoderDictionary(
             + \tfrac12 \log 2\pi\sigma^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
 
         the code integrated out by Laplace's method around the one that `transform` finds. Its
-        negative is a description length: nats for the residual plus nats for the code.
+        negative is a description length: nats for the residual plus nats for the code. The three
+        statistics are those of the codes found at the end of `fit`, so a changed
+        ``transform_algorithm`` calls for another `fit`.
 
         Parameters
         ----------
@@ -547,8 +575,8 @@ class SparseAutoencoderDictionary(
         check_is_fitted(self)
         rows = self._rows(X, reset=False)
         model = {
-            "density": torch.as_tensor(self.feature_density_, device=rows.device),
-            "magnitude": torch.as_tensor(self.feature_magnitude_, device=rows.device),
+            "density": from_numpy(self.feature_density_).to(rows.device),
+            "magnitude": from_numpy(self.feature_magnitude_).to(rows.device),
             "noise_variance": self.noise_variance_,
             "n_samples": self.n_samples_seen_,
             "signed": self.transform_algorithm == "omp",
@@ -595,8 +623,7 @@ class SparseAutoencoderDictionary(
             self.transform_algorithm == "auto" and has_encoder
         ):
             return self._autoencoder(rows).infer
-        numpy_dtype = np.float64 if rows.dtype == torch.float64 else np.float32
-        components = self.components_.astype(numpy_dtype)
+        components = self.components_.astype(np.float64)
         options = {"dictionary": components, "gram": components @ components.T}
         if self.transform_algorithm == "omp":
             n_nonzero = self.transform_n_nonzero_coefs or max(self.n_features_in_ // 10, 1)
@@ -606,7 +633,7 @@ class SparseAutoencoderDictionary(
             options |= {"algorithm": "lasso_cd", "alpha": alpha, "positive": True}
 
         def encode(x):
-            centred = x.cpu().numpy() - self.intercept_.astype(numpy_dtype)
+            centred = x.cpu().double().numpy() - self.intercept_
             codes = sparse_encode(centred, max_iter=SPARSE_CODING_MAX_ITER, **options)
             return torch.from_numpy(codes).to(x)
 
@@ -614,7 +641,7 @@ class SparseAutoencoderDictionary(
 
     def _autoencoder(self, rows):
         tensors = (
-            torch.as_tensor(array).to(dtype=rows.dtype, device=rows.device)
+            from_numpy(array).to(dtype=rows.dtype, device=rows.device)
             for array in (
                 self.components_,
                 self.encoder_coef_,
@@ -628,7 +655,7 @@ class SparseAutoencoderDictionary(
         """Yield (codes, residual) of blocks of rows."""
         encode = self._encoder(rows)
         components, intercept = (
-            torch.as_tensor(array).to(dtype=rows.dtype, device=rows.device)
+            from_numpy(array).to(dtype=rows.dtype, device=rows.device)
             for array in (self.components_, self.intercept_)
         )
         for _, x in blocks:
@@ -637,8 +664,7 @@ class SparseAutoencoderDictionary(
 
     def _with_statistics(self, attributes, rows):
         """Fitted attributes together with the statistics of the codes that they give."""
-        fitted = copy.copy(self)
-        vars(fitted).update(attributes)
+        fitted = _publish(copy.copy(self), attributes)
         n_components = len(fitted.components_)
         statistics = CodeStatistics.empty(n_components)
         if hasattr(fitted, "encoder_coef_") and self.transform_algorithm in ("auto", "encoder"):
@@ -649,7 +675,14 @@ class SparseAutoencoderDictionary(
             blocks = ((chunk, rows[chunk]) for chunk in index.split(256))
         for codes, residual in fitted._coded(rows, blocks):
             statistics.update(codes, residual)
-        return attributes | statistics.attributes(rows.shape[1])
+        return {
+            **attributes,
+            **statistics.attributes(rows.shape[1]),
+            "_statistics": statistics,
+        }
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")
 
     @property
     def _n_features_out(self):
@@ -660,6 +693,14 @@ class SparseAutoencoderDictionary(
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _publish(estimator, attributes):
+    """Set what a fit found, and nothing of a former fit with other parameters remains."""
+    for name in NOT_OF_EVERY_FIT:
+        vars(estimator).pop(name, None)
+    vars(estimator).update(attributes)
+    return estimator
 
 
 def _no_improvement(curve, tol, n_iter_no_change):

@@ -119,7 +119,7 @@ class ActivationExtractor(
     n_features_in_ : int
         Size of the second axis of `X`. Only with ``tokenizer=None``.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names of `X`. Only with ``tokenizer=None`` and when `X` has column names that
         are all strings.
 

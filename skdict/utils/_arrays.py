@@ -79,6 +79,13 @@ def check_codes(X, n_components, *, name="X"):
     return X
 
 
+def from_numpy(array):
+    """`torch.from_numpy`, with a copy where torch must not share: read-only or backwards."""
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
 def _check_tensor(X, estimator, name, min_samples):
     by = "" if estimator is None else f" by {type(estimator).__name__}"
     if X.layout != torch.strided:
@@ -105,11 +112,10 @@ def _check_tensor(X, estimator, name, min_samples):
 def _check_finite(X, name):
     """Raise a ValueError that names the first NaN or infinity with its row and column."""
     if sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr:
-        values, indptr, indices = _csr_parts(X)
+        values = X.data if sp.issparse(X) else X.values()
         position = _first_not_finite(values)
         if position is not None:
-            row = int(np.searchsorted(indptr, position, side="right")) - 1
-            _raise_not_finite(name, values[position], row, int(indices[position]))
+            _raise_not_finite(name, values[position], *_place_in_csr(X, position))
         return
     n_rows, n_columns = X.shape
     step = max(1, BLOCK_BYTES // max(n_columns * X.itemsize, 1))
@@ -141,11 +147,13 @@ def _raise_not_finite(name, value, row, column):
     )
 
 
-def _csr_parts(X):
-    """Values, row pointers and column indices of a CSR matrix or tensor, the latter as arrays."""
+def _place_in_csr(X, position):
+    """Row and column of one of the values of a CSR matrix or tensor."""
     if sp.issparse(X):
-        return X.data, X.indptr, X.indices
-    return X.values(), X.crow_indices().cpu().numpy(), X.col_indices().cpu().numpy()
+        indptr, indices = X.indptr, X.indices
+    else:
+        indptr, indices = X.crow_indices().cpu(), X.col_indices()
+    return int(np.searchsorted(indptr, position, side="right")) - 1, int(indices[position])
 
 
 class Rows:
@@ -178,10 +186,7 @@ class Rows:
             rows = self.X[index.numpy() if isinstance(index, torch.Tensor) else index]
             if sp.issparse(rows):
                 rows = rows.toarray()
-            # torch shares no memory that it must not write or that runs backwards
-            if not rows.flags.writeable or min(rows.strides) < 0:
-                rows = rows.copy()
-            rows = torch.from_numpy(rows)
+            rows = from_numpy(rows)
         return rows.to(device=self.device, dtype=self.dtype)
 
     def blocks(self, n_columns=0):

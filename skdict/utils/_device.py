@@ -40,7 +40,7 @@ def resolve_device(device):
     elif resolved.type != "cpu":
         try:
             torch.zeros(1, device=resolved).item()
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, ImportError) as error:
             reason = str(error).split(". ")[0]
             raise ValueError(
                 f"device={device!r} cannot be used on this machine: {reason}. Use device='auto' "

@@ -11,6 +11,9 @@ import torch
 from dictionary_testing import make_estimator
 from torch.utils._python_dispatch import TorchDispatchMode
 
+# Lasso on a handful of coherent atoms.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 CUDA = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 )

@@ -8,6 +8,10 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.linear_model import Lasso, OrthogonalMatchingPursuit
 
 from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.utils._arrays import Rows
+
+# Lasso on a handful of coherent atoms.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -56,6 +60,7 @@ def test_omp_codes_are_those_of_sklearns_omp(planted, fitted, solver, n_nonzero_
     np.testing.assert_allclose(codes, omp.coef_, atol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:Orthogonal matching pursuit ended prematurely")
 def test_more_nonzero_coefs_than_there_can_be(planted, fitted):
     estimator = make_estimator(n_components=5, solver="lasso", transform_algorithm="omp")
     codes = estimator.set_params(transform_n_nonzero_coefs=99).fit(planted).transform(planted)
@@ -176,7 +181,7 @@ def test_the_losses_are_the_objective_in_the_units_of_the_data(planted):
     """Hardly moving parameters: what is recorded equals the class docstring's objective."""
     estimator = make_estimator(warm_start=True).fit(planted)
     by_hand = objective(estimator, planted, estimator.transform(planted), estimator.alpha_)
-    estimator.set_params(learning_rate_init=1e-14, max_iter=1).fit(planted)
+    estimator.set_params(learning_rate_init=1e-14, max_iter=1, batch_size=10).fit(planted)
     assert estimator.loss_curve_ == [pytest.approx(by_hand, rel=1e-9)]
     estimator.set_params(early_stopping=True, validation_fraction=0.25).fit(planted)
     parts = 0.75 * estimator.loss_curve_[0] + 0.25 * estimator.validation_loss_curve_[0]
@@ -251,6 +256,15 @@ def test_without_an_intercept(planted, solver):
     assert estimator.alpha_ == pytest.approx(0.1 * rms)
 
 
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_training_sees_data_of_unit_scale(planted, fit_intercept):
+    """One learning rate serves data of any scale: E‖x‖² = n_features, about the intercept."""
+    estimator = make_estimator(fit_intercept=fit_intercept).partial_fit(planted + 3)
+    centre = (planted + 3).mean(axis=0) if fit_intercept else 0
+    _, run = estimator._stream
+    assert run.scale == pytest.approx(np.sqrt(np.mean((planted + 3 - centre) ** 2)))
+
+
 def test_the_intercept_is_learned(planted, fitted):
     intercept = fitted["autoencoder"].intercept_
     moved = np.abs(intercept - planted.mean(axis=0)).max()
@@ -279,10 +293,24 @@ def test_the_state_of_torch_and_numpy_is_left_alone(planted):
     np.testing.assert_equal(np.random.get_state(), numpy_state)  # noqa: NPY002
 
 
-def test_shuffle(planted):
-    plain = make_estimator(shuffle=False, max_iter=1).fit(planted)
-    shuffled = make_estimator(shuffle=True, max_iter=1).fit(planted)
+@pytest.mark.parametrize("solver", ["autoencoder", "dictionary_learning"])
+def test_shuffle(planted, solver):
+    options = {"solver": solver, "max_iter": 1, "dict_init": np.eye(32, 16) + 0.1}
+    plain = make_estimator(**options, shuffle=False).fit(planted)
+    other_seed = make_estimator(**options, shuffle=False, random_state=1).fit(planted)
+    shuffled = make_estimator(**options, shuffle=True).fit(planted)
+    if solver == "autoencoder":  # sklearn also draws the atoms that replace unused ones
+        np.testing.assert_allclose(plain.components_, other_seed.components_, atol=1e-7)
     assert not np.allclose(plain.components_, shuffled.components_)
+
+
+def test_shuffling_off_takes_the_rows_in_their_order(planted, monkeypatch):
+    seen = []
+    plain = Rows.__getitem__
+    monkeypatch.setattr(Rows, "__getitem__", lambda self, i: seen.append(i) or plain(self, i))
+    make_estimator(shuffle=False, max_iter=1).fit(planted)
+    batches = [index for index in seen if isinstance(index, torch.Tensor)]
+    np.testing.assert_array_equal(torch.cat(batches), np.arange(600))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,389 @@
+"""
+A sparse dictionary of a transformer's neurons, from texts to pictures
+======================================================================
+
+The neurons of a network are polysemantic: each takes part in many concepts. This example learns
+a sparse dictionary of the 512 MLP neurons of the one-layer transformer that ships with skdict,
+trained on the Python standard library, and looks at what it found:
+
+1. texts → activations → dictionary, as a scikit-learn Pipeline;
+2. the L1 coefficient chosen by GridSearchCV, without labels, on folds of documents;
+3. explained variance, L0, dead features and loss recovered for each coefficient;
+4. the dictionary against classical dictionary learning, exemplars, PCA and random atoms at
+   equal L0;
+5. the features that best detect a ground-truth label (comment, keyword, number, ...), beside the
+   best single neuron, and what activates them.
+
+Run it from the repository: ``python examples/quickstart.py``. It takes some minutes on two cores
+and writes ``pareto.png`` and ``features.html`` to ``quickstart_output``; ``--quick`` is a
+reduced size that shows the same in under a minute.
+"""
+
+# %%
+# Sizes, data and the model
+# -------------------------
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+
+from skdict.datasets import load_one_layer_transformer, load_python_corpus, python_token_labels
+from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
+from skdict.feature_extraction import ActivationExtractor
+from skdict.inspection import (
+    context_snippets,
+    evaluate_feature_detectors,
+    select_feature_detectors,
+    top_activations,
+)
+from skdict.metrics import (
+    DictionaryScorer,
+    ParetoDisplay,
+    dead_fraction,
+    explained_variance,
+    loss_recovered,
+    mean_l0,
+)
+
+LAYER = "transformer.h.0.mlp.act"
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description="skdict from texts to pictures")
+    parser.add_argument("--quick", action="store_true", help="reduced size, for a first look")
+    parser.add_argument("--output", type=Path, default=Path("quickstart_output"))
+    arguments = parser.parse_args()
+    sizes = {
+        # characters of text; about 3.3 make a token
+        "n_train": 60_000 if arguments.quick else 330_000,
+        "n_test": 30_000 if arguments.quick else 150_000,
+        "n_components": 512 if arguments.quick else 1024,
+        "max_iter": 4 if arguments.quick else 8,
+        "n_alphas": 4 if arguments.quick else 8,
+        "cv": 2 if arguments.quick else 3,
+        # tokens for solvers that code a few hundred a second
+        "n_coded": 100 if arguments.quick else 400,
+        "n_classical": 500 if arguments.quick else 4000,
+    }
+    return arguments.output, argparse.Namespace(**sizes)
+
+
+def draw_documents(subset, n_characters, seed=0):
+    """Whole documents of the corpus in random order, up to some number of characters."""
+    corpus = load_python_corpus(subset=subset)
+    texts, is_documentation, total = [], [], 0
+    for i in np.random.default_rng(seed).permutation(len(corpus.data)):
+        if len(corpus.data[i]) <= n_characters / 10:  # no document dominates
+            texts.append(corpus.data[i])
+            is_documentation.append(corpus.target[i] == 1)
+            total += len(texts[-1])
+            if total >= n_characters:
+                break
+    return texts, np.array(is_documentation)
+
+
+# %%
+# The L1 coefficient, by cross-validation on texts
+# ------------------------------------------------
+
+
+def search_alpha(extractor, texts, alphas, sizes):
+    """GridSearchCV over a Pipeline from raw texts; the extractor's cache is filled once."""
+    pipeline = Pipeline(
+        [
+            ("extractor", extractor),
+            (
+                "dictionary",
+                SparseAutoencoderDictionary(
+                    sizes.n_components, max_iter=sizes.max_iter, random_state=0
+                ),
+            ),
+        ]
+    )
+    search = GridSearchCV(
+        pipeline,
+        {"dictionary__alpha": alphas},
+        scoring=DictionaryScorer(),
+        refit="score",
+        cv=sizes.cv,
+    )
+    try:
+        from sklearn.callback import ProgressBar
+
+        search.set_callbacks(ProgressBar(max_propagation_depth=0))
+    except ImportError:
+        print("(pip install rich for a progress bar)")
+    return search.fit(texts)
+
+
+def print_alpha_table(search, estimators, model, tokenizer, X, texts):
+    """Cross-validated score beside what each dictionary does on held-out files."""
+    results = loss_recovered(
+        model, LAYER, {a: e for a, e in estimators.items()}, texts, tokenizer=tokenizer
+    )
+    any_result = next(iter(results.values()))
+    print(
+        f"\nPer alpha: score by {search.n_splits_}-fold cross-validation on the training files, the "
+        f"rest on held-out files.\nCross-entropy in nats per token: "
+        f"{any_result.cross_entropy_clean:.3f} as it is, {any_result.cross_entropy_zero:.3f} "
+        f"with the neurons at zero, {any_result.cross_entropy_mean:.3f} at their mean."
+    )
+    print(
+        f"{'alpha':>8} {'score':>8} {'expl. var.':>10} {'L0':>7} {'dead':>6} "
+        f"{'recovered (zero)':>16} {'(mean)':>7} {'ΔCE, nats':>10}"
+    )
+    for score, (alpha, estimator) in zip(
+        search.cv_results_["mean_test_score"], estimators.items(), strict=True
+    ):
+        codes, r = estimator.transform(X), results[alpha]
+        chosen = "  ← chosen" if alpha == search.best_params_["dictionary__alpha"] else ""
+        print(
+            f"{alpha:8.3f} {score:8.1f} "
+            f"{explained_variance(X, estimator.inverse_transform(codes)):10.3f} "
+            f"{mean_l0(codes):7.1f} {dead_fraction(codes):6.1%} {r.loss_recovered_zero:16.3f} "
+            f"{r.loss_recovered_mean:7.3f} {r.delta_cross_entropy:10.3f}{chosen}"
+        )
+
+
+# %%
+# Against classical dictionary learning, at equal L0
+# --------------------------------------------------
+
+
+def match_l0(estimator, X, l0):
+    """Bisect the alpha of Lasso coding until the codes of X have the wanted L0."""
+    low, high = estimator.alpha_ / 100, estimator.alpha_ * 30
+    for _ in range(8):
+        alpha = np.sqrt(low * high)
+        estimator.set_params(transform_alpha=alpha)
+        if mean_l0(estimator.transform(X)) > l0:
+            low = alpha
+        else:
+            high = alpha
+    return estimator
+
+
+def compare(chosen, X_train, X, sizes):
+    """Table of solvers at the L0 of the chosen dictionary; returns (l0, explained variance)."""
+    X = X[np.linspace(0, len(X) - 1, sizes.n_coded).astype(int)]
+    l0 = mean_l0(chosen.transform(X))
+    random_atoms = np.random.default_rng(0).normal(size=chosen.components_.shape)
+    few = X_train[np.linspace(0, len(X_train) - 1, sizes.n_classical).astype(int)]
+    classical = clone(chosen).set_params(max_iter=1, batch_size=256)
+    candidates = {
+        "SAE atoms, Lasso codes": lambda: clone(chosen).set_params(transform_algorithm="lasso"),
+        f"sklearn MiniBatchDictionaryLearning ({len(few):,} tokens)": lambda: classical.set_params(
+            solver="dictionary_learning"
+        ),
+        "data exemplars, Lasso codes": lambda: clone(chosen).set_params(solver="lasso"),
+        "random atoms, Lasso codes": lambda: clone(chosen).set_params(
+            solver="lasso", dict_init=random_atoms
+        ),
+    }
+    print(f"\nAt equal L0, on {len(X)} held-out tokens:")
+    print(f"{'dictionary':50} {'L0':>6} {'expl. var.':>10} {'fit, s':>7} {'codes/s':>8}")
+    points = {}
+
+    def row(name, codes, reconstruction, fit_seconds, code_seconds):
+        points[name] = mean_l0(codes), explained_variance(X, reconstruction)
+        print(
+            f"{name:50} {points[name][0]:6.1f} {points[name][1]:10.3f} {fit_seconds:7.1f} "
+            f"{len(X) / code_seconds:8,.0f}",
+            flush=True,
+        )
+
+    def timed(function, *args):
+        start = time.perf_counter()
+        return function(*args), time.perf_counter() - start
+
+    _, fit_seconds = timed(clone(chosen).fit, X_train)
+    codes, code_seconds = timed(chosen.transform, X)
+    row("sparse autoencoder", codes, chosen.inverse_transform(codes), fit_seconds, code_seconds)
+    for name, make in candidates.items():
+        estimator = make()
+        if estimator.solver == "autoencoder":  # the chosen one's atoms, nothing to fit
+            vars(estimator).update({k: v for k, v in vars(chosen).items() if k.endswith("_")})
+            fit_seconds = 0.0
+        else:
+            _, fit_seconds = timed(estimator.fit, few)
+        match_l0(estimator, X, l0)
+        codes, code_seconds = timed(estimator.transform, X)
+        row(name, codes, estimator.inverse_transform(codes), fit_seconds, code_seconds)
+    pca, fit_seconds = timed(PCA(round(l0), random_state=0).fit, X_train)
+    codes, code_seconds = timed(pca.transform, X)
+    name = f"PCA, {pca.n_components_} components"
+    row(name, codes, pca.inverse_transform(codes), fit_seconds, code_seconds)
+    return points
+
+
+# %%
+# Features that detect a label, and what activates them
+# -----------------------------------------------------
+
+
+def find_features(dictionary, train, test, n_features=10):
+    """Best feature and best neuron for each label; the features that detect one best."""
+    detectors = {}
+    for name, encode in (("feature", dictionary.transform), ("neuron", lambda X: X)):
+        selected = select_feature_detectors(encode(train["X"]), train["labels"].data)
+        detectors[name] = evaluate_feature_detectors(
+            selected, encode(test["X"]), test["labels"].data
+        )
+    f1 = np.nan_to_num(detectors["feature"].f1)
+    codes, seen, features = dictionary.transform(test["X"]), set(), []
+    for k in np.argsort(-f1):
+        j = detectors["feature"].feature[k]
+        if j >= 0 and j not in seen:  # one feature may be the best for several labels
+            seen.add(j)
+            (top,) = top_activations(codes, [j], n_top=6)
+            features.append(
+                {
+                    "index": int(j),
+                    "label": test["labels"].target_names[k],
+                    "density": float((codes[:, j] > 0).mean()),
+                    **{
+                        f"{who}_{what}": float(detectors[who][what][k])
+                        for who in detectors
+                        for what in ("precision", "recall", "f1")
+                    },
+                    "neuron": int(detectors["neuron"].feature[k]),
+                    "snippets": context_snippets(test["texts"], test["tokens"], top.rows),
+                    "activations": top.activations.tolist(),
+                }
+            )
+        if len(features) == n_features:
+            break
+    return features
+
+
+def print_features(features):
+    print("\nFeatures that detect a label, on held-out files (threshold chosen on training files):")
+    print(
+        f"{'feature':>8} {'label':22} {'precision':>9} {'recall':>7}   "
+        f"{'best neuron':>11} {'precision':>9} {'recall':>7}"
+    )
+    for f in features:
+        print(
+            f"{f['index']:8d} {f['label']:22} {f['feature_precision']:9.2f} "
+            f"{f['feature_recall']:7.2f}   {f['neuron']:11d} {f['neuron_precision']:9.2f} "
+            f"{f['neuron_recall']:7.2f}"
+        )
+        for snippet in f["snippets"][:3]:
+            before, token, after = (part.replace("\n", "⏎") for part in snippet)
+            print(f"{'':9}…{before[-30:]}⟦{token}⟧{after[:15]}…")
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Features of the dictionary</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1b1b1b; background: #fff; }
+h2 { margin: 2rem 0 .3rem; font-size: 1.1rem; } table { border-collapse: collapse; }
+td, th { padding: .1rem .8rem; text-align: right; } td:first-child, th:first-child { text-align: left; }
+pre { margin: .2rem 0; padding: .3rem .6rem; background: #f5f5f5; white-space: pre-wrap; }
+mark { background: #56b4e9; border-radius: 2px; } .value { color: #666; float: right; }
+@media (prefers-color-scheme: dark) { body { background: #161616; color: #eee; }
+  pre { background: #262626; } mark { background: #0072b2; color: #fff; } .value { color: #aaa; } }
+</style></head><body>
+<h1>Features of the dictionary</h1>
+<p>{{ n_components }} features of the 512 MLP neurons of a one-layer transformer,
+alpha = {{ "%.3f"|format(alpha) }}. Precision and recall are on held-out files, with the threshold
+chosen on training files; beside them the best single neuron for the same label.
+The token that activates the feature is marked; the number is its code.</p>
+{% for f in features %}
+<h2 id="feature-{{ f.index }}">Feature {{ f.index }}: {{ f.label }}</h2>
+<table><tr><th></th><th>precision</th><th>recall</th><th>F1</th></tr>
+<tr><td>feature {{ f.index }}, active on {{ "%.2f"|format(100 * f.density) }}% of tokens</td>
+{% for what in ("precision", "recall", "f1") %}<td>{{ "%.2f"|format(f["feature_" + what]) }}</td>{% endfor %}</tr>
+<tr><td>best neuron ({{ f.neuron }})</td>
+{% for what in ("precision", "recall", "f1") %}<td>{{ "%.2f"|format(f["neuron_" + what]) }}</td>{% endfor %}</tr></table>
+{% for snippet in f.snippets %}<pre><span class="value">{{ "%.2f"|format(f.activations[loop.index0]) }}</span>\
+{{ snippet.before }}<mark>{{ snippet.token }}</mark>{{ snippet.after }}</pre>
+{% endfor %}{% endfor %}</body></html>
+"""
+
+
+def write_page(path, features, chosen):
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True).from_string(PAGE)
+    html = template.render(
+        features=features, n_components=len(chosen.components_), alpha=chosen.alpha_
+    )
+    path.write_text(html, encoding="utf-8")
+
+
+# %%
+# All of it
+# ---------
+
+
+def main():
+    output, sizes = parse_arguments()
+    output.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    model, tokenizer = (load_one_layer_transformer()[k] for k in ("model", "tokenizer"))
+    train_texts, train_is_documentation = draw_documents("train", sizes.n_train)
+    test_texts, test_is_documentation = draw_documents("test", sizes.n_test)
+
+    with tempfile.TemporaryDirectory() as cache:
+        extractor = ActivationExtractor(
+            model, LAYER, tokenizer=tokenizer, long_documents="window", cache=cache
+        )
+        splits = {}
+        for name, texts, is_documentation in (
+            ("train", train_texts, train_is_documentation),
+            ("test", test_texts, test_is_documentation),
+        ):
+            tokens = extractor.tokens(texts)
+            splits[name] = {
+                "X": extractor.transform(texts),
+                "texts": texts,
+                "tokens": tokens,
+                "labels": python_token_labels(texts, tokens, documentation=is_documentation),
+            }
+        X_train, X_test = splits["train"]["X"], splits["test"]["X"]
+        print(
+            f"{len(train_texts)} training and {len(test_texts)} held-out documents, "
+            f"{len(X_train):,} and {len(X_test):,} tokens, {X_train.shape[1]} neurons"
+        )
+        alphas = alpha_grid(X_train, n_alphas=sizes.n_alphas).tolist()
+        search = search_alpha(extractor, train_texts, alphas, sizes)
+
+    chosen = search.best_estimator_["dictionary"]
+    estimators = {
+        alpha: chosen if alpha == chosen.alpha_ else clone(chosen).set_params(alpha=alpha)
+        for alpha in alphas
+    }
+    for estimator in estimators.values():
+        if estimator is not chosen:
+            estimator.fit(X_train)
+    print_alpha_table(search, estimators, model, tokenizer, X_test, test_texts)
+
+    points = compare(chosen, X_train, X_test, sizes)
+    pareto = ParetoDisplay.from_estimators(
+        {"sparse autoencoder, over alpha": list(estimators.values())}, X_test
+    )
+    for marker, (name, (l0, variance)) in zip("sv^DPX", list(points.items())[1:], strict=False):
+        pareto.ax_.plot(l0, variance, marker, color="0.35", label=name)
+    pareto.ax_.legend(fontsize="small", loc="lower right")
+    pareto.ax_.set_title("One-layer transformer, 512 neurons, held-out files")
+    pareto.figure_.savefig(output / "pareto.png", dpi=150, bbox_inches="tight")
+
+    features = find_features(chosen, splits["train"], splits["test"])
+    print_features(features)
+    write_page(output / "features.html", features, chosen)
+    print(
+        f"\nWrote {output / 'pareto.png'} and {output / 'features.html'} "
+        f"in {time.perf_counter() - start:.0f} s."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The estimator as an object: parameters, copies, output containers, names, searches."""
+
+import copy
+import html
+import pickle
+import zlib
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from dictionary_testing import SOLVERS, fitted_attributes, make_estimator
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+import skdict
+from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
+from skdict.metrics import DictionaryScorer
+
+# Lasso on a handful of coherent atoms.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def test_parameters_are_stored_untouched():
+    dict_init, seed = np.ones((3, 4), dtype=np.float16), np.random.RandomState(0)
+    estimator = SparseAutoencoderDictionary(7, alpha=1, dict_init=dict_init, random_state=seed)
+    params = estimator.get_params()
+    assert params["dict_init"] is dict_init
+    assert params["random_state"] is seed
+    assert params["alpha"] == 1 and type(params["alpha"]) is int
+    assert set(params) == set(SparseAutoencoderDictionary._parameter_constraints)
+    with pytest.raises(TypeError, match="positional argument"):
+        SparseAutoencoderDictionary(7, 0.1)
+    assert skdict.SparseAutoencoderDictionary is SparseAutoencoderDictionary
+
+
+def test_fit_leaves_parameters_and_data_alone(planted):
+    X = planted.copy()
+    for solver in SOLVERS:
+        estimator = make_estimator(solver=solver, dict_init=np.eye(16), n_components=16)
+        before = estimator.get_params()
+        estimator.fit(X).transform(X)
+        after = estimator.get_params()
+        assert all(after[name] is value for name, value in before.items())
+        np.testing.assert_array_equal(X, planted)
+        np.testing.assert_array_equal(estimator.dict_init, np.eye(16))
+
+
+def test_transform_changes_nothing(planted):
+    estimator = make_estimator().fit(planted)
+    before = copy.deepcopy(vars(estimator))
+    codes = estimator.transform(planted)
+    estimator.inverse_transform(codes)
+    estimator.score(planted)
+    for name in fitted_attributes(estimator):
+        np.testing.assert_array_equal(vars(estimator)[name], before[name])
+    assert set(vars(estimator)) == set(before)
+    codes[:] = -1  # what was given away is nobody's state
+    np.testing.assert_array_equal(estimator.components_, before["components_"])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_fit_transform_is_fit_then_transform(planted, fitted, solver):
+    got = make_estimator(solver=solver).fit_transform(planted)
+    np.testing.assert_allclose(got, fitted[solver].transform(planted), atol=1e-7)
+
+
+def test_fit_returns_self_and_ignores_y(planted, fitted):
+    estimator = make_estimator()
+    assert estimator.fit(planted, y=np.arange(600)) is estimator
+    assert estimator.partial_fit(planted, y=np.arange(600)) is estimator
+    np.testing.assert_allclose(
+        make_estimator().fit(planted, np.arange(600)).components_,
+        fitted["autoencoder"].components_,
+        atol=1e-7,
+    )
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "restore",
+    [
+        lambda estimator, folder: pickle.loads(pickle.dumps(estimator)),
+        lambda estimator, folder: copy.deepcopy(estimator),
+        lambda estimator, folder: joblib.load(joblib.dump(estimator, folder / "dictionary")[0]),
+        lambda estimator, folder: joblib.load(
+            joblib.dump(estimator, folder / "dictionary")[0], mmap_mode="r"
+        ),
+    ],
+    ids=["pickle", "deepcopy", "joblib", "joblib read-only"],
+)
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
+def test_copies_are_the_same(planted, fitted, solver, restore, tmp_path):
+    estimator = fitted[solver]
+    restored = restore(estimator, tmp_path)
+    np.testing.assert_allclose(restored.transform(planted), estimator.transform(planted), 1e-12)
+    assert restored.score(planted) == pytest.approx(estimator.score(planted), rel=1e-12)
+    assert fitted_attributes(restored) == fitted_attributes(estimator)
+    assert restored.get_params() == estimator.get_params()
+
+
+def test_fitted_attributes_are_arrays_and_numbers(fitted):
+    """No tensor that would tie the estimator to a device or to torch's pickles."""
+    for estimator in fitted.values():
+        for name in fitted_attributes(estimator):
+            assert isinstance(getattr(estimator, name), np.ndarray | float | int | list), name
+
+
+def test_clone_is_unfitted(fitted):
+    estimator = clone(fitted["autoencoder"])
+    assert estimator.get_params() == fitted["autoencoder"].get_params()
+    assert not fitted_attributes(estimator)
+    check_is_fitted(fitted["autoencoder"])
+
+
+def test_html_repr(fitted):
+    text = html.unescape(fitted["autoencoder"]._repr_html_())
+    assert "SparseAutoencoderDictionary" in text
+    assert "n_components" in text
+    assert "Not fitted" not in text
+    assert "Not fitted" in make_estimator()._repr_html_()
+    assert repr(make_estimator()).startswith("SparseAutoencoderDictionary(batch_size=100")
+
+
+@pytest.mark.parametrize("first", SOLVERS)
+@pytest.mark.parametrize("then", SOLVERS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_nothing_of_a_former_fit_remains(planted, first, then, stream):
+    estimator = make_estimator(solver=first, early_stopping=True).fit(pd.DataFrame(planted))
+    if stream and first != "lasso":
+        estimator.partial_fit(pd.DataFrame(planted))
+    estimator.set_params(solver=then, early_stopping=False, n_components=20).fit(planted)
+    fresh = make_estimator(solver=then, n_components=20).fit(planted)
+    assert set(vars(estimator)) == set(vars(fresh))
+    np.testing.assert_allclose(estimator.transform(planted), fresh.transform(planted), atol=1e-7)
+    assert hasattr(estimator, "encoder_coef_") == (then == "autoencoder")
+
+
+# -- output ----------------------------------------------------------------------------------
+
+
+def test_feature_names(planted, fitted):
+    names = [f"sparseautoencoderdictionary{j}" for j in range(32)]
+    assert list(fitted["autoencoder"].get_feature_names_out()) == names
+    columns = [f"neuron{i}" for i in range(16)]
+    estimator = make_estimator().fit(pd.DataFrame(planted, columns=columns))
+    assert list(estimator.feature_names_in_) == columns
+    assert list(estimator.get_feature_names_out(columns)) == names
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        estimator.transform(planted)
+
+
+@pytest.mark.parametrize("as_kind", [np.array, pd.DataFrame, torch.tensor])
+def test_set_output(planted, as_kind):
+    estimator = make_estimator().fit(as_kind(planted))
+    codes = np.asarray(estimator.transform(as_kind(planted)))
+    for library, frame in (("pandas", pd.DataFrame), ("polars", pl.DataFrame)):
+        got = estimator.set_output(transform=library).transform(as_kind(planted))
+        assert isinstance(got, frame)
+        assert list(got.columns) == list(estimator.get_feature_names_out())
+        np.testing.assert_array_equal(got.to_numpy(), codes)
+    index = [f"token{i}" for i in range(600)]
+    frame = pd.DataFrame(planted, index=index)
+    estimator = make_estimator().set_output(transform="pandas").fit(frame)
+    assert list(estimator.transform(frame).index) == index
+
+
+# -- searches --------------------------------------------------------------------------------
+
+
+class Extractor(TransformerMixin, BaseEstimator):
+    """Stands for an ActivationExtractor: from numbers of documents to their activations."""
+
+    def __init__(self, activations):
+        self.activations = activations
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        return np.vstack([self.activations[6 * i : 6 * i + 6] for i in X])
+
+
+def checksum(estimator):
+    return zlib.crc32(np.ascontiguousarray(estimator[-1].components_).tobytes())
+
+
+def score_and_checksum(estimator, X, y=None):
+    return {"score": estimator.score(X), "checksum": float(checksum(estimator))}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_search_over_alpha_and_solver_in_two_processes(planted):
+    pipeline = Pipeline([("scaler", StandardScaler()), ("dictionary", make_estimator(max_iter=1))])
+    grid = {
+        "dictionary__solver": list(SOLVERS),
+        "dictionary__alpha": list(alpha_grid(StandardScaler().fit_transform(planted), 2)),
+    }
+    options = {"cv": 2, "scoring": score_and_checksum, "refit": "score", "error_score": "raise"}
+    parallel = GridSearchCV(pipeline, grid, n_jobs=2, **options).fit(planted)
+    serial = GridSearchCV(pipeline, grid, **options).fit(planted)
+    for split in (0, 1):
+        name = f"split{split}_test_checksum"  # the same components, bit by bit
+        np.testing.assert_array_equal(parallel.cv_results_[name], serial.cv_results_[name])
+    np.testing.assert_allclose(
+        parallel.cv_results_["mean_test_score"], serial.cv_results_["mean_test_score"]
+    )
+    assert len(set(serial.cv_results_["split0_test_checksum"])) >= 5
+    assert checksum(parallel.best_estimator_) == checksum(serial.best_estimator_)
+    codes = parallel.transform(planted)
+    assert codes.shape == (600, 32)
+    assert parallel.inverse_transform(codes).shape == (600, 16)
+
+
+def test_a_search_from_an_extractor(planted):
+    pipeline = make_pipeline(Extractor(planted), make_estimator())
+    search = GridSearchCV(
+        pipeline,
+        {"sparseautoencoderdictionary__alpha": alpha_grid(planted, 3)},
+        cv=2,
+        scoring=DictionaryScorer(("score", "explained_variance", "l0")),
+        refit="score",
+    ).fit(np.arange(100))
+    l0 = search.cv_results_["mean_test_l0"]
+    assert (np.diff(l0) < 0).all()  # more alpha, less active
+    assert search.transform(np.arange(10)).shape == (60, 32)
+    assert search.score(np.arange(100)) == pytest.approx(search.best_estimator_[-1].score(planted))
+
+
+def test_a_search_needs_no_scoring(planted):
+    search = GridSearchCV(make_estimator(), {"alpha": [0.05, 0.3]}, cv=2).fit(planted)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.score(planted) == pytest.approx(search.best_estimator_.score(planted))
+
+
+def test_codes_feed_a_classifier(planted):
+    y = planted[:, 0] > np.median(planted[:, 0])
+    pipeline = make_pipeline(make_estimator(), LogisticRegression())
+    assert cross_val_score(pipeline, planted, y, cv=2).mean() > 0.6

@@ -1,0 +1,135 @@
+"""Every public object is documented: its parameters, its fitted attributes, a runnable example."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpydoc.docscrape import ClassDoc, FunctionDoc
+from numpydoc.validate import validate
+from sklearn.base import BaseEstimator
+
+import skdict
+
+# https://numpydoc.readthedocs.io/en/latest/validation.html
+CHECKS = {
+    "GL06",  # unknown section
+    "GL07",  # sections in the wrong order
+    "GL08",  # no docstring
+    "SS01",  # no summary
+    "SS02",  # summary does not start with a capital letter
+    "SS03",  # summary does not end with a period
+    "SS06",  # summary of more than one line
+    "PR01",  # parameters not documented
+    "PR02",  # unknown parameters
+    "PR03",  # parameters in the wrong order
+    "PR04",  # parameter without type
+    "PR10",  # no space before the colon
+    "RT01",  # no Returns section
+    "YD01",  # no Yields section
+}
+
+
+def public_objects():
+    for subpackage in skdict._SUBPACKAGES:
+        module = importlib.import_module(f"skdict.{subpackage}")
+        for name in module.__all__:
+            yield f"skdict.{subpackage}.{name}", getattr(module, name)
+
+
+OBJECTS = dict(public_objects())
+CLASSES = {name: object for name, object in OBJECTS.items() if inspect.isclass(object)}
+METHODS = [
+    f"{name}.{method}"
+    for name, object in CLASSES.items()
+    for method, function in inspect.getmembers(object, callable)
+    if not method.startswith("_")
+    and (getattr(function, "__module__", None) or "").startswith("skdict.")
+]
+MODULES = [module.name for module in pkgutil.walk_packages(skdict.__path__, prefix="skdict.")]
+
+
+def test_all_subpackages_are_looked_at():
+    assert {name.split(".")[1] for name in OBJECTS} == set(skdict._SUBPACKAGES)
+    assert "skdict.decomposition.SparseAutoencoderDictionary.fit" in METHODS
+    assert "skdict.decomposition._sparse_autoencoder" in MODULES
+
+
+@pytest.mark.parametrize("name", [*OBJECTS, *METHODS])
+def test_numpydoc(name):
+    found = [f"{code}: {text}" for code, text in validate(name)["errors"] if code in CHECKS]
+    assert not found, f"{name}: {found}"
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, o in OBJECTS.items() if n not in CLASSES or not issubclass(o, tuple)]
+)
+def test_every_public_object_has_an_example(name):
+    object = OBJECTS[name]
+    documentation = ClassDoc(object) if inspect.isclass(object) else FunctionDoc(object)
+    assert any(line.startswith(">>> ") for line in documentation["Examples"]), name
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_documented_defaults_are_the_defaults(name):
+    object = OBJECTS[name]
+    documentation = ClassDoc(object) if inspect.isclass(object) else FunctionDoc(object)
+    documented = {}
+    for parameter in documentation["Parameters"]:
+        match = re.search(r"default=(.+)$", parameter.type)
+        names = parameter.name.split(", ")
+        texts = match.group(1).split(" and ") if match else [None]
+        documented |= dict(zip(names, texts * (len(names) // len(texts)), strict=True))
+    for parameter in inspect.signature(object).parameters.values():
+        if parameter.default is parameter.empty or parameter.kind == parameter.VAR_KEYWORD:
+            continue
+        text = documented[parameter.name]
+        if parameter.name == "y" and parameter.default is None:
+            continue
+        assert ast.literal_eval(text) == parameter.default, parameter
+
+
+def fit_dictionaries():
+    X = np.random.default_rng(0).normal(size=(100, 4))
+    X = pd.DataFrame(X, columns=[f"neuron{i}" for i in range(4)])
+    dictionary = OBJECTS["skdict.decomposition.SparseAutoencoderDictionary"]
+    for solver in ("autoencoder", "dictionary_learning", "lasso"):
+        yield dictionary(5, solver=solver, early_stopping=True, max_iter=2).fit(X)
+
+
+def fit_extractors():
+    extractor = OBJECTS["skdict.feature_extraction.ActivationExtractor"]
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU())
+    X = pd.DataFrame(np.zeros((3, 4), dtype=np.float32), columns=list("abcd"))
+    yield extractor(model, "1", tokenizer=None).fit(X)
+
+
+FITTED = {
+    "skdict.decomposition.SparseAutoencoderDictionary": fit_dictionaries,
+    "skdict.feature_extraction.ActivationExtractor": fit_extractors,
+}
+
+
+@pytest.mark.parametrize("name", [n for n, c in CLASSES.items() if issubclass(c, BaseEstimator)])
+def test_fitted_attributes_are_documented(name):
+    documented = {attribute.name for attribute in ClassDoc(CLASSES[name])["Attributes"]}
+    set_by_fit = set()
+    for estimator in FITTED[name]():
+        set_by_fit |= {a for a in vars(estimator) if a.endswith("_") and not a.startswith("_")}
+    undocumented = set_by_fit - documented
+    assert not undocumented
+    properties = {a for a in documented if isinstance(getattr(CLASSES[name], a, None), property)}
+    assert documented - properties <= set_by_fit
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert results.failed == 0, f"{name}: {results}"

@@ -1,0 +1,167 @@
+"""The edge between arrays and tensors."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from sklearn import config_context
+
+import skdict
+from skdict.utils import _arrays
+from skdict.utils._arrays import (
+    Rows,
+    check_activations,
+    collect_dense,
+    collect_sparse,
+    from_numpy,
+)
+
+CPU = torch.device("cpu")
+X = np.arange(60, dtype=np.float32).reshape(20, 3)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of four rows of three float32."""
+    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 4 * 3 * 4)
+
+
+def codes_of(rows, n_columns=5):
+    """Blocks of codes: column j of row i is i + j, where that is a multiple of three."""
+    for block, x in rows.blocks(n_columns):
+        codes = torch.arange(block.start, block.stop)[:, None] + torch.arange(n_columns)
+        yield block, torch.where(codes % 3 == 0, codes, 0).to(x)
+
+
+EXPECTED = np.arange(20)[:, None] + np.arange(5)
+EXPECTED = np.where(EXPECTED % 3 == 0, EXPECTED, 0)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, sp.csr_array, sp.csr_matrix])
+def test_rows_are_dense_tensors(kind):
+    rows = Rows(kind(X), CPU)
+    assert len(rows) == 20
+    index = torch.tensor([1, 4, 4, 19])
+    for got, want in ((rows[2:5], X[2:5]), (rows[index], X[index.numpy()]), (rows[:], X)):
+        assert isinstance(got, torch.Tensor)
+        assert got.dtype == torch.float32
+        np.testing.assert_array_equal(got.numpy(), want)
+
+
+@pytest.mark.parametrize("n_columns", [0, 2, 3, 6, 1000])
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_cover_the_rows_once(n_columns):
+    blocks = list(Rows(X, CPU).blocks(n_columns))
+    assert [block.start for block, _ in blocks] == [0] + [block.stop for block, _ in blocks[:-1]]
+    assert blocks[-1][0].stop == 20
+    np.testing.assert_array_equal(torch.cat([x for _, x in blocks]).numpy(), X)
+    n_rows = {0: 4, 2: 4, 3: 4, 6: 2, 1000: 1}[n_columns]
+    assert {len(x) for _, x in blocks[:-1]} == {n_rows}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (np.float64, torch.float64),
+        (np.float32, torch.float32),
+        (np.float16, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+def test_half_precision_is_widened_block_by_block(dtype, expected):
+    values = X.astype(dtype) if isinstance(dtype, type) else torch.tensor(X).to(dtype)
+    checked = check_activations(None, values)
+    assert checked.dtype == dtype  # not before
+    rows = Rows(checked, CPU)
+    assert rows.dtype == expected
+    assert rows[:2].dtype == expected
+
+
+def test_nothing_is_copied_whole():
+    checked = check_activations(None, X)
+    assert np.shares_memory(checked, X)
+    tensor = torch.tensor(X)
+    assert check_activations(None, tensor).data_ptr() == tensor.data_ptr()
+
+
+def test_from_numpy_shares_only_what_it_may():
+    array = X.copy()
+    assert from_numpy(array).numpy().base is not None
+    assert np.shares_memory(from_numpy(array).numpy(), array)
+    read_only = array.view()
+    read_only.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (read_only, array[::-1], array[:, ::-1], np.broadcast_to(array[0], (4, 3))):
+            got = from_numpy(other).numpy()
+            assert not np.shares_memory(got, array)
+            np.testing.assert_array_equal(got, other)
+    assert from_numpy(np.array(3.0)).item() == 3.0
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_array])
+def test_collect_for_arrays(kind):
+    rows = Rows(kind(X), CPU)
+    dense = collect_dense(codes_of(rows), 20, 5, rows)
+    assert type(dense) is np.ndarray
+    np.testing.assert_array_equal(dense, EXPECTED)
+    sparse = collect_sparse(codes_of(rows), 20, 5, rows)
+    assert isinstance(sparse, sp.csr_matrix)
+    assert sparse.dtype == np.float32
+    assert sparse.indices.dtype == sparse.indptr.dtype == np.int32
+    assert sparse.nnz == np.count_nonzero(EXPECTED)
+    assert sparse.has_canonical_format
+    np.testing.assert_array_equal(sparse.toarray(), EXPECTED)
+    with config_context(sparse_interface="sparray"):
+        assert isinstance(collect_sparse(codes_of(rows), 20, 5, rows), sp.csr_array)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_collect_for_tensors():
+    rows = Rows(torch.tensor(X), CPU)
+    dense = collect_dense(codes_of(rows), 20, 5, rows)
+    sparse = collect_sparse(codes_of(rows), 20, 5, rows)
+    assert sparse.layout == torch.sparse_csr
+    assert len(sparse.values()) == np.count_nonzero(EXPECTED)
+    np.testing.assert_array_equal(dense.numpy(), EXPECTED)
+    np.testing.assert_array_equal(sparse.to_dense().numpy(), EXPECTED)
+
+
+def test_collect_nothing():
+    """Rows without a single non-zero."""
+    for kind in (np.asarray, torch.tensor):
+        rows = Rows(kind(X), CPU)
+        blocks = [(block, torch.zeros(len(x), 5)) for block, x in rows.blocks()]
+        sparse = collect_sparse(iter(blocks), 20, 5, rows)
+        assert sparse.shape == (20, 5)
+        assert (sparse.nnz if sp.issparse(sparse) else len(sparse.values())) == 0
+
+
+def test_torch_does_not_warn_of_its_csr_tensors():
+    """It would do so once a process, at the first of them: a new process is needed."""
+    code = """if True:
+        import warnings
+        import torch
+        from skdict.utils._arrays import Rows, collect_sparse
+        warnings.simplefilter("error")
+        rows = Rows(torch.eye(3), torch.device("cpu"))
+        filters = list(warnings.filters)
+        print(collect_sparse(rows.blocks(), 3, 3, rows).layout)
+        assert warnings.filters == filters
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(skdict.__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "torch.sparse_csr\n"
+    assert done.stderr == ""

@@ -1,0 +1,49 @@
+"""Names of devices."""
+
+import pytest
+import torch
+
+from skdict.utils._device import resolve_device
+
+HAS_CUDA = torch.cuda.is_available()
+
+
+def test_auto_and_cpu():
+    assert resolve_device("auto").type == ("cuda" if HAS_CUDA else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ValueError, match=r"device='cuda:2' asks for CUDA, but .* 2 usable CUDA"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="there is CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_where_there_is_none(device):
+    message = f"device='{device}' asks for CUDA, but this machine has 0 .*device='auto' or device="
+    with pytest.raises(ValueError, match=message):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("device", ["abacus", "", "cpu:x", "CPU", None, 1.5])
+def test_no_name_of_a_device(device):
+    with pytest.raises(ValueError, match=r"is not a device name of torch\. Use 'auto', 'cpu',"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "mps", "hpu"])
+def test_devices_of_other_machines(device):
+    try:
+        usable = device != "meta" and torch.zeros(1, device=device).item() == 0
+    except (RuntimeError, AssertionError, ImportError):
+        usable = False
+    if usable:
+        assert resolve_device(device).type == device
+        return
+    with pytest.raises(ValueError, match=f"device='{device}' cannot be used .* Use device='auto'"):
+        resolve_device(device)
