@@ -147,7 +147,9 @@ def main():
 
     model = model.half().float().eval()  # what is stored is what is measured
     final = held_out_loss(model, test_rows)
-    print(f"final held-out loss {final:.4f} nats/token in half precision, {n_test_tokens:,} tokens")
+    print(
+        f"final held-out loss {final:.4f} nats/token in half precision, {n_test_tokens:,} tokens"
+    )
     args.output.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)

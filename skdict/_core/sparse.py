@@ -10,6 +10,7 @@ gradient: the bias that the intercept adds to the pre-activations comes in throu
 (`-W_enc @ b`, a matrix-vector product), so dL/dx, a B×d×n product, is never formed.
 """
 
+import warnings
 from functools import cache, cached_property
 
 import torch
@@ -182,13 +183,15 @@ class _Decode(torch.autograd.Function):
 
 def _sampled_product(left, right, support):
     """Entries of ``left @ right.T`` at the support: (nnz,)."""
-    pattern = torch.sparse_csr_tensor(
-        support.indptr,
-        support.indices,
-        torch.zeros(len(support.indices), dtype=left.dtype, device=left.device),
-        size=support.shape,
-        check_invariants=False,
-    )
+    with warnings.catch_warnings():  # torch says once a process that CSR is in beta
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            support.indptr,
+            support.indices,
+            torch.zeros(len(support.indices), dtype=left.dtype, device=left.device),
+            size=support.shape,
+            check_invariants=False,
+        )
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
 
 

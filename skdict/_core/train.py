@@ -92,6 +92,7 @@ class Training:
         )
         self._density = 1.0
 
+    @torch.enable_grad()  # whatever the caller has set
     def step(self, x, schedule):
         """Take one step on the rows of x (B, n_features).
 

@@ -7,6 +7,7 @@ import torch
 from .._core.autoencoder import Autoencoder
 from .._core.optim import normalize_
 from .._core.train import Schedule, Training, train
+from ..utils._arrays import from_numpy
 
 # W_enc starts as the atoms times this: with 1 the first reconstruction overshoots, and the
 # large first gradients linger in Adam's second moment.
@@ -49,13 +50,14 @@ class AutoencoderFit:
         """Go on from the fitted attributes of an estimator, with a fresh optimiser."""
 
         def tensor(array):
-            return torch.as_tensor(array).to(dtype=mean.dtype, device=mean.device)
+            return from_numpy(array).to(dtype=mean.dtype, device=mean.device)
 
+        intercept = tensor(estimator.intercept_) if estimator.fit_intercept else mean
         autoencoder = Autoencoder(
             dictionary=tensor(estimator.components_).clone(),
             encoder_weight=tensor(estimator.encoder_coef_).clone(),
             encoder_bias=tensor(estimator.encoder_intercept_) / scale,
-            intercept=(tensor(estimator.intercept_) - mean) / scale,
+            intercept=(intercept - mean) / scale,
             architecture=architecture,
         )
         training = Training(autoencoder, generator, fit_intercept=estimator.fit_intercept)
@@ -82,16 +84,16 @@ class AutoencoderFit:
         ):
             yield objective * self.scale**2
 
-    def partial_fit(self, rows, alpha, estimator):
+    def partial_fit(self, rows, alpha, learning_rate, batch_size, shuffle):
         """One pass over the rows; returns its objective in a list and its number of steps."""
         before = self.training.n_steps
         passes = self.passes(
             rows,
             torch.arange(len(rows)),
-            self.schedule(alpha, estimator.learning_rate_init),
+            self.schedule(alpha, learning_rate),
             n_passes=1,
-            batch_size=estimator.batch_size,
-            shuffle=estimator.shuffle,
+            batch_size=batch_size,
+            shuffle=shuffle,
         )
         return list(passes), self.training.n_steps - before
 

@@ -21,6 +21,7 @@ class OnlineDictionaryLearning:
         Its parameters are passed on; those of the same name mean the same.
     n_components : int
     alpha : float
+    batch_size : int
     atoms : tensor of shape (n_components, n_features) or None
         Initial atoms.
     mean : tensor of shape (n_features,)
@@ -30,7 +31,9 @@ class OnlineDictionaryLearning:
     random_state : RandomState
     """
 
-    def __init__(self, estimator, n_components, alpha, atoms, mean, scale, random_state):
+    def __init__(
+        self, estimator, n_components, alpha, batch_size, atoms, mean, scale, random_state
+    ):
         early = estimator.early_stopping
         self.mean = mean.cpu().numpy()
         self.scale = scale
@@ -40,7 +43,7 @@ class OnlineDictionaryLearning:
             max_iter=estimator.max_iter,
             fit_algorithm="cd",
             positive_code=True,
-            batch_size=estimator.batch_size,
+            batch_size=batch_size,
             shuffle=estimator.shuffle,
             dict_init=None if atoms is None else atoms.numpy(),
             tol=estimator.tol if early else 0.0,
@@ -57,7 +60,7 @@ class OnlineDictionaryLearning:
         counters = {"n_iter_": math.ceil(self.learner.n_iter_), "n_steps_": self.learner.n_steps_}
         return {**counters, "loss_curve_": [], **self.attributes()}
 
-    def partial_fit(self, rows, alpha, estimator):
+    def partial_fit(self, rows, alpha, learning_rate, batch_size, shuffle):
         self.learner.partial_fit(self._scaled(rows))
         return [], 1
 

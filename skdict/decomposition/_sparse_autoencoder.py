@@ -104,8 +104,9 @@ class SparseAutoencoderDictionary(
         Whether to learn ``intercept_``, starting from the data's mean. Otherwise it is zero.
     max_iter : int, default=20
         Passes over the data.
-    batch_size : int, default=1024
-        Samples per step.
+    batch_size : int or "auto", default="auto"
+        Samples per step. "auto" takes 1,024, but no more than a 64th of the samples and no less
+        than 64: a pass over little data then still has enough steps.
     learning_rate_init : float, default=0.003
         Adam's learning rate between its warm-up and its decay to zero over the last part of
         `fit`. Independent of the data's scale, which is normalised inside. Used by
@@ -223,7 +224,7 @@ class SparseAutoencoderDictionary(
         "transform_n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "fit_intercept": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -250,7 +251,7 @@ class SparseAutoencoderDictionary(
         transform_n_nonzero_coefs=None,
         fit_intercept=True,
         max_iter=20,
-        batch_size=1024,
+        batch_size="auto",
         learning_rate_init=3e-3,
         early_stopping=False,
         validation_fraction=0.1,
@@ -368,7 +369,9 @@ class SparseAutoencoderDictionary(
         else:
             alpha, rows.dtype = self.alpha_, from_numpy(self.components_).dtype
             run = run.to(rows.device)
-        loss_curve, n_steps = run.partial_fit(rows, alpha, self)
+        loss_curve, n_steps = run.partial_fit(
+            rows, alpha, self.learning_rate_init, self._batch_size(len(rows)), self.shuffle
+        )
         before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
         attributes = {
             "alpha_": alpha,
@@ -407,8 +410,9 @@ class SparseAutoencoderDictionary(
             return FixedAtoms(atoms, mean)
         scale = rms / math.sqrt(n_features)
         if self.solver == "dictionary_learning":
+            batch_size = self._batch_size(len(rows))
             return OnlineDictionaryLearning(
-                self, n_components, alpha, atoms, mean, scale, random_state
+                self, n_components, alpha, batch_size, atoms, mean, scale, random_state
             )
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         architecture = ARCHITECTURES[self.architecture]()
@@ -419,6 +423,11 @@ class SparseAutoencoderDictionary(
         return AutoencoderFit.from_atoms(
             atoms.to(mean), architecture, mean, scale, generator, fit_intercept=self.fit_intercept
         )
+
+    def _batch_size(self, n_samples):
+        if self.batch_size != "auto":
+            return self.batch_size
+        return min(1024, max(64, n_samples // 64))
 
     def _initial_atoms(self, rows, previous):
         """Unit-norm atoms given by a previous fit or by dict_init, else None."""
@@ -450,17 +459,18 @@ class SparseAutoencoderDictionary(
         index, held_out = torch.arange(len(rows)), None
         if self.early_stopping:
             index, held_out = run.split(len(rows), self.validation_fraction)
+        batch_size = self._batch_size(len(index))
         schedule = run.schedule(
             alpha,
             self.learning_rate_init,
-            n_steps=self.max_iter * math.ceil(len(index) / self.batch_size),
+            n_steps=self.max_iter * math.ceil(len(index) / batch_size),
         )
         passes = run.passes(
             rows,
             index,
             schedule,
             n_passes=self.max_iter,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             shuffle=self.shuffle,
         )
         loss_curve, validation_curve, best = [], [], None
