@@ -29,7 +29,7 @@ from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._autoencoder_fit import AutoencoderFit, random_atoms
 from ._baselines import FixedAtoms, OnlineDictionaryLearning, draw_exemplars
-from ._likelihood import CodeStatistics, log_likelihood
+from ._likelihood import RESOLUTION, CodeStatistics, log_likelihood
 
 # Sparse coding of every training sample would take longer than the fit: its statistics are
 # estimated on about this many samples, evenly spread.
@@ -171,13 +171,16 @@ class SparseAutoencoderDictionary(
         features by one pseudo-observation.
     noise_variance_ : float
         Mean squared residual per feature of the data.
+    resolution_variance_ : float
+        Three per cent of the variance per feature of the training data: differences below it
+        do not count for `score`. It does not depend on ``alpha``.
     n_samples_seen_ : int
-        Number of samples behind the three statistics above: the training samples, or about
-        2,000 of them where codes come from sparse coding, or the most recent 100,000 after
-        `partial_fit`.
+        Number of samples behind densities, magnitudes and noise: the training samples, or
+        about 2,000 of them where codes come from sparse coding, or the most recent 100,000
+        after `partial_fit`.
     n_features_in_ : int
         Number of features seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string column names.
 
     See Also
@@ -312,7 +315,8 @@ class SparseAutoencoderDictionary(
         self._check_transform_algorithm(self.solver == "autoencoder")
         rows = self._rows(X, reset=previous is None, min_samples=2)
         mean, rms = location_and_scale(rows)
-        alpha = self._alpha(rms)
+        units = self._units(rms)
+        alpha = units["alpha_"]
         context = self._init_callback_context(
             max_subtasks=self.max_iter if self.solver == "autoencoder" else 0
         )
@@ -322,10 +326,10 @@ class SparseAutoencoderDictionary(
 
         run = self._begin(rows, mean, rms, alpha, previous)
         if self.solver == "autoencoder":
-            attributes = self._train(run, rows, alpha, context, data)
+            attributes = self._train(run, rows, units, context, data)
         else:
-            attributes = run.fit(rows)
-        _publish(self, self._with_statistics({"alpha_": alpha, **attributes}, rows))
+            attributes = units | run.fit(rows)
+        _publish(self, self._with_statistics(attributes, rows))
         context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
 
@@ -362,19 +366,21 @@ class SparseAutoencoderDictionary(
         rows = self._rows(X, reset=first, min_samples=2 if begins else 1)
         if begins:
             mean, rms = location_and_scale(rows)
-            alpha = self._alpha(rms) if first else self.alpha_
+            units = self._units(rms) if first else {}
+            alpha = units["alpha_"] if first else self.alpha_
             if self.fit_intercept and not first:
                 mean = from_numpy(self.intercept_).to(mean)
             run = self._begin(rows, mean, rms, alpha, None if first else self)
         else:
-            alpha, rows.dtype = self.alpha_, from_numpy(self.components_).dtype
+            units, alpha = {}, self.alpha_
+            rows.dtype = from_numpy(self.components_).dtype
             run = run.to(rows.device)
         loss_curve, n_steps = run.partial_fit(
             rows, alpha, self.learning_rate_init, self._batch_size(len(rows)), self.shuffle
         )
         before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
         attributes = {
-            "alpha_": alpha,
+            **units,
             "n_iter_": before["n_iter_"] + 1,
             "n_steps_": before["n_steps_"] + n_steps,
             "loss_curve_": before["loss_curve_"] + loss_curve,
@@ -392,8 +398,12 @@ class SparseAutoencoderDictionary(
     def _rows(self, X, **check):
         return Rows(check_activations(self, X, **check), resolve_device(self.device))
 
-    def _alpha(self, rms):
-        return ALPHA_FRACTION * rms if self.alpha == "auto" else float(self.alpha)
+    def _units(self, rms):
+        """What depends on the scale of the data: its centred RMS norm."""
+        return {
+            "alpha_": ALPHA_FRACTION * rms if self.alpha == "auto" else float(self.alpha),
+            "resolution_variance_": RESOLUTION * rms**2 / self.n_features_in_,
+        }
 
     def _begin(self, rows, mean, rms, alpha, previous):
         """State of the solver before its first step, from scratch or from a previous fit."""
@@ -454,8 +464,9 @@ class SparseAutoencoderDictionary(
             return self.n_components
         return 4 * n_features if self.solver == "autoencoder" else min(4 * n_features, n_samples)
 
-    def _train(self, run, rows, alpha, context, data):
+    def _train(self, run, rows, units, context, data):
         """Passes over the data until one of max_iter, a callback, early stopping ends them."""
+        alpha = units["alpha_"]
         index, held_out = torch.arange(len(rows)), None
         if self.early_stopping:
             index, held_out = run.split(len(rows), self.validation_fraction)
@@ -491,10 +502,10 @@ class SparseAutoencoderDictionary(
                     best = run.attributes()
                 stop = _no_improvement(validation_curve, self.tol, self.n_iter_no_change)
             now = lambda counters=counters: self._with_statistics(  # noqa: E731
-                {"alpha_": alpha, **counters, **run.attributes()}, rows
+                {**units, **counters, **run.attributes()}, rows
             )
             stop |= task.call_on_fit_task_end(**data, reconstruction_attributes=now)
-        return {**counters, **(best or run.attributes())}
+        return {**units, **counters, **(best or run.attributes())}
 
     # -- codes -----------------------------------------------------------------------------
 
@@ -558,19 +569,23 @@ class SparseAutoencoderDictionary(
     def score_samples(self, X):
         r"""Log-likelihood of each sample under the sparse-coding model of the fit.
 
-        With :math:`\sigma^2` = ``noise_variance_``, :math:`p_j` = ``feature_density_`` and
-        :math:`m_j` = ``feature_magnitude_``,
+        With :math:`p_j` = ``feature_density_``, :math:`m_j` = ``feature_magnitude_``,
+        :math:`\tau^2` = ``resolution_variance_`` and :math:`s^2` = ``noise_variance_`` +
+        :math:`\tau^2`,
 
         .. math::
 
-            \log p(x) \approx -\tfrac d2 \log 2\pi\sigma^2
-            - \frac{\lVert x - b - zD \rVert^2}{2\sigma^2}
-            + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{z_j}{m_j}
-            + \tfrac12 \log 2\pi\sigma^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
+            \log p(x) \approx -\tfrac d2 \log 2\pi s^2
+            - \frac{\lVert x - b - zD \rVert^2 + d\tau^2}{2 s^2}
+            + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{|z_j|}{m_j}
+            + \tfrac12 \log 2\pi s^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
 
         the code integrated out by Laplace's method around the one that `transform` finds. Its
-        negative is a description length: nats for the residual plus nats for the code. The three
-        statistics are those of the codes found at the end of `fit`, so a changed
+        negative is a description length: nats for the residual plus nats for the code, where
+        the residual is described up to a resolution of :math:`\tau`, as if noise of that
+        variance were added to the data. Without it activations behind a ReLU, which are sparse
+        in the basis of the neurons, would always be best described by copies of the neurons.
+        The statistics are those of the codes found at the end of `fit`, so a changed
         ``transform_algorithm`` calls for another `fit`.
 
         Parameters
@@ -588,6 +603,7 @@ class SparseAutoencoderDictionary(
             "density": from_numpy(self.feature_density_).to(rows.device),
             "magnitude": from_numpy(self.feature_magnitude_).to(rows.device),
             "noise_variance": self.noise_variance_,
+            "resolution_variance": self.resolution_variance_,
             "n_samples": self.n_samples_seen_,
             "signed": self.transform_algorithm == "omp",
         }

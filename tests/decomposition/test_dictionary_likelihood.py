@@ -14,13 +14,14 @@ def reference(estimator, X, *, signed=False):
     """The equation of `score_samples`, sample by sample, feature by feature."""
     codes = estimator.transform(X)
     reconstruction = codes @ estimator.components_ + estimator.intercept_
-    n, variance = estimator.n_samples_seen_, estimator.noise_variance_
+    n, tau2 = estimator.n_samples_seen_, estimator.resolution_variance_
+    variance = estimator.noise_variance_ + tau2
     p = (estimator.feature_density_ * n + 0.5) / (n + 1)
     m = estimator.feature_magnitude_
     values = []
     for x, z, x_hat in zip(X, codes, reconstruction, strict=True):
         value = -0.5 * len(x) * np.log(2 * np.pi * variance)
-        value -= np.sum((x - x_hat) ** 2) / (2 * variance)
+        value -= (np.sum((x - x_hat) ** 2) + len(x) * tau2) / (2 * variance)
         for j in range(len(z)):
             if z[j] == 0:
                 value += np.log(1 - p[j])
@@ -67,7 +68,7 @@ def one_atom(n_features, *, noise_variance, magnitude, density):
     estimator = SparseAutoencoderDictionary(solver="lasso", device="cpu", dict_init=atom)
     estimator.fit(rng.normal(size=(10, n_features)))
     estimator.intercept_ = rng.normal(size=n_features)
-    estimator.noise_variance_ = noise_variance
+    estimator.noise_variance_, estimator.resolution_variance_ = noise_variance, 0.0
     estimator.feature_magnitude_ = np.array([magnitude])
     estimator.feature_density_ = np.array([density])
     estimator.n_samples_seen_ = 10**12
@@ -151,6 +152,24 @@ def test_score_prefers_an_alpha_inside_a_wide_grid():
     assert 0 < np.argmax(scores) < len(alphas) - 1
     assert scores[0] < max(scores) - 1 > scores[-1]
     assert np.argmax(explained) == 0  # why explained variance cannot choose
+
+
+def test_resolution_does_not_depend_on_alpha(planted):
+    variance = np.mean((planted - planted.mean(axis=0)) ** 2)
+    for alpha in ("auto", 0.01):
+        estimator = make_estimator(max_iter=1, alpha=alpha).fit(planted)
+        assert estimator.resolution_variance_ == pytest.approx(0.03 * variance)
+
+
+def test_copies_of_sparse_neurons_do_not_win():
+    """Activations sparse in their own basis: a residual of zero must not beat everything."""
+    rng = np.random.default_rng(0)
+    X = rng.exponential(size=(4000, 16)) * (rng.random((4000, 16)) < 0.1)
+    copies = make_estimator(
+        n_components=16, solver="lasso", dict_init=np.eye(16), fit_intercept=False
+    )
+    scores = [copies.set_params(alpha=alpha).fit(X).score(X) for alpha in (1e-6, 1e-4, 1e-3)]
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-3)  # no reward for more digits
 
 
 def test_alpha_auto_is_a_tenth_of_the_centred_rms_norm(planted):
