@@ -8,8 +8,8 @@ import torch
 from .autoencoder import Autoencoder
 from .optim import UnitNormAdam, learning_rate_factor, revive
 
-# Above this fraction of non-zeros the dense products are faster than the sparse ones
-# (benchmarks/README.md, "Where the sparse path pays").
+# Above this fraction of non-zeros the dense products are taken. On two cores, 512 features and
+# 4,096 atoms, the sparse products at 5 % took a quarter of the dense ones' time.
 DENSE_ABOVE = 0.15
 
 

@@ -23,9 +23,8 @@ from dataclasses import dataclass
 
 import torch
 
-# τ² as a fraction of the data's variance per feature. Measured on the embedded transformer's
-# neurons and on planted data (docs/user_guide/alpha.rst): much less, and copies of the neurons
-# win; much more, and the weaker features are not worth their description.
+# τ² as a fraction of the data's variance per feature. With none, the smallest alpha of a grid won
+# on the embedded transformer's neurons; with 0.05 the largest won on planted data.
 RESOLUTION = 0.03
 
 
