@@ -556,10 +556,7 @@ class SparseAutoencoderDictionary(
         X = check_codes(X, len(self.components_))
         if isinstance(X, torch.Tensor):
             dtype = torch.float64 if X.dtype == torch.float64 else torch.float32
-            components, intercept = (
-                from_numpy(array).to(dtype=dtype, device=X.device)
-                for array in (self.components_, self.intercept_)
-            )
+            components, intercept = self._tensors(dtype, X.device, "components_", "intercept_")
             return X.to(dtype) @ components + intercept
         dtype = np.float64 if X.dtype == np.float64 else np.float32
         return X.astype(dtype, copy=False) @ self.components_.astype(
@@ -643,12 +640,11 @@ class SparseAutoencoderDictionary(
 
     def _encoder(self, rows):
         """Function from rows (B, n_features) to codes (B, n_components), on their device."""
-        has_encoder = hasattr(self, "encoder_coef_")
-        self._check_transform_algorithm(has_encoder)
-        if self.transform_algorithm == "encoder" or (
-            self.transform_algorithm == "auto" and has_encoder
-        ):
-            return self._autoencoder(rows).infer
+        self._check_transform_algorithm(hasattr(self, "encoder_coef_"))
+        if self._codes_by_encoder():
+            names = "components_", "encoder_coef_", "encoder_intercept_", "intercept_"
+            tensors = self._tensors(rows.dtype, rows.device, *names)
+            return Autoencoder(*tensors, ARCHITECTURES[self.architecture]()).infer
         components = self.components_.astype(np.float64)
         options = {"dictionary": components, "gram": components @ components.T}
         if self.transform_algorithm == "omp":
@@ -665,25 +661,17 @@ class SparseAutoencoderDictionary(
 
         return encode
 
-    def _autoencoder(self, rows):
-        tensors = (
-            from_numpy(array).to(dtype=rows.dtype, device=rows.device)
-            for array in (
-                self.components_,
-                self.encoder_coef_,
-                self.encoder_intercept_,
-                self.intercept_,
-            )
-        )
-        return Autoencoder(*tensors, ARCHITECTURES[self.architecture]())
+    def _codes_by_encoder(self):
+        return hasattr(self, "encoder_coef_") and self.transform_algorithm in ("auto", "encoder")
+
+    def _tensors(self, dtype, device, *names):
+        """Fitted attributes as tensors."""
+        return [from_numpy(getattr(self, name)).to(dtype=dtype, device=device) for name in names]
 
     def _coded(self, rows, blocks):
         """Yield (codes, residual) of blocks of rows."""
         encode = self._encoder(rows)
-        components, intercept = (
-            from_numpy(array).to(dtype=rows.dtype, device=rows.device)
-            for array in (self.components_, self.intercept_)
-        )
+        components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
         for _, x in blocks:
             codes = encode(x)
             yield codes, x - intercept - codes @ components
@@ -693,7 +681,7 @@ class SparseAutoencoderDictionary(
         fitted = _publish(copy.copy(self), attributes)
         n_components = len(fitted.components_)
         statistics = CodeStatistics.empty(n_components)
-        if hasattr(fitted, "encoder_coef_") and self.transform_algorithm in ("auto", "encoder"):
+        if fitted._codes_by_encoder():
             blocks = rows.blocks(n_components)
         else:
             step = math.ceil(len(rows) / N_SPARSE_CODED_SAMPLES)

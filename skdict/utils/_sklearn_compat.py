@@ -6,8 +6,6 @@ from sklearn.utils import _align_api_if_sparse as align_sparse_interface
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
-    InvalidParameterError,
-    Options,
     StrOptions,
     validate_parameter_constraints,
     validate_params,
@@ -16,8 +14,6 @@ from sklearn.utils._param_validation import (
 __all__ = [
     "HasMethods",
     "Interval",
-    "InvalidParameterError",
-    "Options",
     "StrOptions",
     "align_sparse_interface",
     "clone_parametrized",
