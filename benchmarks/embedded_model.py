@@ -1,12 +1,12 @@
 """How good a dictionary of the embedded transformer's 512 neurons is, on held-out files.
 
-    python benchmarks/embedded_model.py --alpha 0.08 --max-iter 4
+    python benchmarks/embedded_model.py --architecture topk --n-nonzero-coefs 20 --max-iter 2
 
 For each alpha (as a fraction of the centred RMS norm of the activations; 0.1 is alpha="auto"):
-explained variance, L0 and dead features over the held-out files, loss recovered against zero and
-mean ablation with the raw cross-entropies on a part of them, and for every ground-truth label the
-precision and recall of the best feature beside the best single neuron, both chosen on training
-files and scored on held-out files. ``--n-tokens`` trains on part of the training files.
+explained variance, L0 and dead features, loss recovered against zero and mean ablation with the
+raw cross-entropies, all over all held-out files, and for every ground-truth label the precision
+and recall of the best feature beside the best single neuron, both chosen on training files and
+scored on held-out files. ``--n-tokens`` trains on part of the training files.
 """
 
 import argparse
@@ -93,9 +93,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--alpha", type=float, nargs="+", default=[0.08])
     parser.add_argument("--n-components", type=int, default=4096)
-    parser.add_argument("--max-iter", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=4096)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--architecture", default="relu")
+    parser.add_argument("--n-nonzero-coefs", type=int, default=None)
+    parser.add_argument("--max-iter", type=int, default=2)
     parser.add_argument("--n-tokens", type=int, default=None, help="training tokens; default all")
     parser.add_argument("--n-omp", type=int, default=0, help="tokens to code by OMP with k = 20")
     arguments = parser.parse_args()
@@ -128,22 +128,27 @@ def main():
             sae = SparseAutoencoderDictionary(
                 arguments.n_components,
                 alpha=fraction * rms,
+                architecture=arguments.architecture,
+                n_nonzero_coefs=arguments.n_nonzero_coefs,
                 max_iter=arguments.max_iter,
-                batch_size=arguments.batch_size,
-                learning_rate_init=arguments.learning_rate,
                 random_state=0,
             )
             start = time.perf_counter()
             sae.fit(X)
             seconds = time.perf_counter() - start
             scores = DictionaryScorer()(sae, X_test)
-            print(f"\nalpha = {fraction} x RMS, fitted in {seconds:.0f} s:")
+            print(
+                f"\n{sae.architecture}, alpha = {fraction} x RMS, "
+                f"{sae.n_iter_ * len(X):,} samples, fitted in {seconds:.0f} s:"
+            )
             print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-            texts = test_texts[: take(test_texts, 250_000)]
-            losses = {"encoder": sae}
             report_losses(
                 loss_recovered(
-                    transformer.model, LAYER, losses, texts, tokenizer=transformer.tokenizer
+                    transformer.model,
+                    LAYER,
+                    {"encoder": sae},
+                    test_texts,
+                    tokenizer=transformer.tokenizer,
                 )
             )
             if arguments.n_omp:

@@ -19,6 +19,7 @@ PARAMETERS = [
     for algorithm in algorithms
 ]
 PARAMETERS += [
+    {"architecture": "topk", "n_nonzero_coefs": 1},
     {"sparse_output": True},
     {"early_stopping": True, "fit_intercept": False, "shuffle": False},
 ]

@@ -51,7 +51,10 @@ class Autoencoder:
 
     def select(self, x):
         """Support of the code of x (B, n_features); no gradient."""
-        return select(x, self.encoder_weight, self._bias(), self.architecture.active)
+        rule = self.architecture
+        return select(
+            x, self.encoder_weight, self._bias(), rule.active, with_margin=rule.has_margin
+        )
 
     def encode(self, x, support):
         """Code of x at the support, (nnz,), or everywhere, (B, n_components), without one."""
@@ -80,4 +83,13 @@ class Autoencoder:
         """
         values = self.encode(x, support)
         residual = x - self.intercept - decode(values, support, self.dictionary)
-        return 0.5 * residual.square().sum() + self.architecture.penalty(values, alpha), values
+        penalty = self.architecture.penalty(values, alpha)
+        return 0.5 * residual.square().sum() + penalty.sum(), values
+
+    @torch.no_grad()
+    def objective_per_sample(self, x, alpha):
+        """½‖x - b - z D‖² + penalty(z) of each row of x, without gradient: (B,)."""
+        codes = self.encode(x, None)
+        residual = x - self.intercept - codes @ self.dictionary
+        penalty = self.architecture.penalty(codes, alpha)
+        return 0.5 * residual.square().sum(dim=1) + penalty.sum(dim=1)

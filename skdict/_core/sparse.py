@@ -47,12 +47,6 @@ class Support:
     def shape(self):
         return len(self.indptr) - 1, self.n_components
 
-    @property
-    def density(self):
-        """Fraction of non-zero entries."""
-        n_rows, n_components = self.shape
-        return len(self.indices) / max(n_rows * n_components, 1)
-
     @cached_property
     def transposed(self):
         """CSC order, shared by the gradients of both weights: indptr (n + 1,), rows, order."""
@@ -74,12 +68,13 @@ def row_blocks(n_rows, n_components):
 
 
 @torch.no_grad()
-def select(x, weight, bias, active):
+def select(x, weight, bias, active, *, with_margin=True):
     """Find where the codes of x can be non-zero.
 
     Where the processor multiplies in bfloat16 several times faster than in float32, the scan
-    does so with the bias raised by a bound on the rounding error: the support then has a few
-    entries too many, whose exact value is zero, and never one too few.
+    does so. With a margin the bias is raised by a bound on the rounding error: the support then
+    has a few entries too many, whose exact value is zero, and never one too few. Without one
+    the support is that of the rounded pre-activations; gradients are exact for it.
 
     Parameters
     ----------
@@ -88,7 +83,8 @@ def select(x, weight, bias, active):
     bias : tensor of shape (n,)
     active : callable
         The architecture's rule: pre-activations (rows, n) to a boolean mask of that shape.
-        Raising a pre-activation may turn it on, never off.
+    with_margin : bool
+        Needs a rule by which raising pre-activations turns entries on but never off.
 
     Returns
     -------
@@ -96,10 +92,11 @@ def select(x, weight, bias, active):
     """
     low_precision = x.dtype == torch.float32 and x.device.type == "cpu" and cpu_has_bfloat16()
     if low_precision:
-        largest = torch.linalg.vector_norm(x, dim=1).max()
-        norms = torch.linalg.vector_norm(weight, dim=1)
-        bias = (bias + BFLOAT16_ERROR * (largest * norms + bias.abs())).bfloat16()
-        x, weight = x.bfloat16(), weight.bfloat16()
+        if with_margin:
+            largest = torch.linalg.vector_norm(x, dim=1).max()
+            norms = torch.linalg.vector_norm(weight, dim=1)
+            bias = bias + BFLOAT16_ERROR * (largest * norms + bias.abs())
+        x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
     counts, indices = [], []
     for block in row_blocks(len(x), len(weight)):
         mask = active(F.linear(x[block], weight, bias))

@@ -1,7 +1,7 @@
 """The training loop: one for every architecture, a generator of passes; never prints."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,14 +25,15 @@ class Schedule:
         Learning rate between warm-up and decay.
     n_steps : int or None
         Planned number of steps; None for a stream without a planned end, where nothing decays.
-    warm_up_alpha : bool
-        Whether alpha rises from zero; not where training goes on from a trained dictionary.
+    from_scratch : bool
+        Whether alpha rises from zero and the architecture may begin as another; not where
+        training goes on from a trained dictionary.
     """
 
     alpha: float
     learning_rate: float
     n_steps: int | None = None
-    warm_up_alpha: bool = True
+    from_scratch: bool = True
 
     WARMUP = 0.05
     ALPHA_WARMUP = 0.1
@@ -51,7 +52,7 @@ class Schedule:
         )
 
     def alpha_at(self, step):
-        if not self.warm_up_alpha:
+        if not self.from_scratch:
             return self.alpha
         warmup = (
             self.STREAM_WARMUP_STEPS
@@ -59,6 +60,11 @@ class Schedule:
             else max(1, math.ceil(self.ALPHA_WARMUP * self.n_steps))
         )
         return self.alpha * min(1.0, (step + 1) / warmup)
+
+    def progress_at(self, step):
+        """Fraction of the run that is done after this step; 1 where there is no plan."""
+        planned = self.n_steps is not None and self.from_scratch
+        return (step + 1) / self.n_steps if planned else 1.0
 
     def revives_at(self, step):
         """Whether dead features are revived after this step."""
@@ -101,14 +107,19 @@ class Training:
         objective : tensor, scalar
             Sum over the rows at the parameters before the step; not synchronised.
         """
-        autoencoder, alpha = self.autoencoder, schedule.alpha_at(self.n_steps)
+        alpha = schedule.alpha_at(self.n_steps)
+        progress = schedule.progress_at(self.n_steps)
+        architecture = self.autoencoder.architecture.during(progress)
+        autoencoder = replace(self.autoencoder, architecture=architecture)
         support = autoencoder.select(x) if self._density <= DENSE_ABOVE else None
         objective, values = autoencoder.objective(x, alpha, support)
         (objective / len(x)).backward()
         self._count(x, values.detach(), support)
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         if schedule.revives_at(self.n_steps):
-            self._revive(x, schedule.alpha)
+            loss = autoencoder.objective_per_sample(x, schedule.alpha)
+            revive(autoencoder, self.optimizer, ~self.has_fired, x, loss, self.generator)
+            self.has_fired.zero_()
         self.n_steps += 1
         return objective.detach()
 
@@ -120,15 +131,6 @@ class Training:
             self.has_fired[support.indices[active]] = True
         n_entries = len(x) * len(self.has_fired)
         self._density = torch.count_nonzero(active).item() / n_entries  # sync
-
-    def _revive(self, x, alpha):
-        autoencoder = self.autoencoder
-        with torch.no_grad():
-            codes = autoencoder.encode(x, None)
-            residual = x - autoencoder.intercept - codes @ autoencoder.dictionary
-            loss = 0.5 * residual.square().sum(dim=1) + alpha * codes.sum(dim=1)
-        revive(autoencoder, self.optimizer, ~self.has_fired, x, loss, self.generator)
-        self.has_fired.zero_()
 
     def state_dict(self):
         """The whole state with tensors on the CPU, in types that pickle anywhere."""

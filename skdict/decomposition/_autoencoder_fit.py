@@ -27,7 +27,7 @@ class AutoencoderFit:
     mean : tensor of shape (n_features,)
     scale : float
     from_scratch : bool
-        Whether the atoms are untrained, so that alpha is warmed up.
+        Whether the atoms are untrained.
     """
 
     def __init__(self, training, mean, scale, *, from_scratch):
@@ -68,7 +68,7 @@ class AutoencoderFit:
             alpha=alpha / self.scale,
             learning_rate=learning_rate,
             n_steps=n_steps,
-            warm_up_alpha=self.from_scratch,
+            from_scratch=self.from_scratch,
         )
 
     def passes(self, rows, index, schedule, *, n_passes, batch_size, shuffle):
@@ -113,8 +113,9 @@ class AutoencoderFit:
         return total * self.scale**2 / len(index)
 
     def attributes(self):
-        """Fitted attributes in the units of the data, as new ndarrays."""
+        """Fitted attributes in the units of the data, arrays as new ndarrays."""
         autoencoder = self.training.autoencoder
+        architecture = autoencoder.architecture
 
         def array(tensor):
             return tensor.detach().cpu().numpy().copy()
@@ -124,6 +125,8 @@ class AutoencoderFit:
             "intercept_": array(self.mean + self.scale * autoencoder.intercept),
             "encoder_coef_": array(autoencoder.encoder_weight),
             "encoder_intercept_": array(self.scale * autoencoder.encoder_bias),
+            "_architecture": architecture,
+            **{f"{name}_": getattr(architecture, name) for name in architecture.parameters},
         }
 
     def to(self, device):

@@ -31,8 +31,10 @@ from ._autoencoder_fit import AutoencoderFit, random_atoms
 from ._baselines import FixedAtoms, OnlineDictionaryLearning, draw_exemplars
 from ._likelihood import RESOLUTION, CodeStatistics, log_likelihood
 
-# Sparse coding of every training sample would take longer than the fit: its statistics are
-# estimated on about this many samples, evenly spread.
+# The statistics of the codes are estimated on about so many training samples, evenly spread:
+# coding all of millions by the encoder would take as long as another pass over them, coding more
+# than a few thousand by sparse coding longer than the fit.
+N_ENCODED_SAMPLES = 100_000
 N_SPARSE_CODED_SAMPLES = 2000
 # Coordinate descent on strongly coherent atoms needs more sweeps than sklearn's default of 1,000,
 # and float64: in float32 rounding keeps the duality gap above the tolerance, so that many samples
@@ -41,7 +43,14 @@ SPARSE_CODING_MAX_ITER = 2000
 # partial_fit remembers the statistics of about so many samples.
 STREAM_MEMORY = 100_000
 # What a fit with other parameters leaves behind.
-NOT_OF_EVERY_FIT = ("_stream", "encoder_coef_", "encoder_intercept_", "validation_loss_curve_")
+NOT_OF_EVERY_FIT = (
+    "_stream",
+    "_architecture",
+    "encoder_coef_",
+    "encoder_intercept_",
+    "n_nonzero_coefs_",
+    "validation_loss_curve_",
+)
 
 
 def _learns_from_streams(estimator):
@@ -67,9 +76,10 @@ class SparseAutoencoderDictionary(
 
     which is the objective of :class:`sklearn.decomposition.DictionaryLearning` with an
     intercept. With ``solver="autoencoder"`` codes come from an encoder trained together with
-    the atoms, :math:`z = \max(0, (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc})` [1]_; the other
-    solvers find them by sparse coding. ``alpha``, the objective and the codes of all solvers
-    are therefore comparable, and ``solver`` can be searched over like any other parameter.
+    the atoms, :math:`z = \max(0, (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc})` [1]_ (or the
+    largest entries of it, see ``architecture``); the other solvers find them by sparse coding.
+    ``alpha``, the objective and the codes of all solvers are therefore comparable, and
+    ``solver`` can be searched over like any other parameter.
 
     Parameters
     ----------
@@ -80,8 +90,17 @@ class SparseAutoencoderDictionary(
         L1 coefficient, in the units of the data. "auto" takes
         :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`; :func:`alpha_grid` gives a grid around it.
         The value used is ``alpha_``.
-    architecture : {"relu"}, default="relu"
+    architecture : {"relu", "topk"}, default="relu"
         Non-linearity and penalty of the autoencoder. Used by ``solver="autoencoder"``.
+
+        - "relu": :math:`z = \max(0, p)` with the pre-activations :math:`p`, and the L1 penalty.
+        - "topk": the ``n_nonzero_coefs`` largest pre-activations of each sample, where
+          positive [2]_. No penalty, so codes do not shrink: more is explained with as many
+          non-zeros. For the first half of `fit` it is "relu" with ``alpha``, which keeps features
+          from dying.
+    n_nonzero_coefs : int, default=None
+        Number of non-zero entries of a code with ``architecture="topk"``, at most; None takes a
+        tenth of the features, as ``transform_n_nonzero_coefs`` does.
     solver : {"autoencoder", "dictionary_learning", "lasso"}, default="autoencoder"
         How the dictionary is found.
 
@@ -154,18 +173,22 @@ class SparseAutoencoderDictionary(
         Biases of the encoder. Only with ``solver="autoencoder"``.
     alpha_ : float
         The L1 coefficient used.
+    n_nonzero_coefs_ : int
+        The number of non-zero entries used. Only with ``architecture="topk"``.
     n_iter_ : int
         Passes over the data.
     n_steps_ : int
         Mini-batches seen.
     loss_curve_ : list of float
         Mean training objective of each pass, each sample at the parameters of its step and with
-        the alpha of its step, which rises during the first tenth of training. Empty for the
-        solvers that do not report it.
+        the alpha of its step, which rises during the first tenth of training; with
+        ``architecture="topk"`` the penalty ends after the first half. Empty for the solvers
+        that do not report it.
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
     feature_density_ : ndarray of shape (n_components,)
-        Fraction of the training samples on which each feature is active.
+        Fraction of the training samples on which each feature is active (of those counted by
+        ``n_samples_seen_``).
     feature_magnitude_ : ndarray of shape (n_components,)
         Mean absolute code of each feature where it is active, shrunk towards the mean over all
         features by one pseudo-observation.
@@ -175,9 +198,9 @@ class SparseAutoencoderDictionary(
         Three per cent of the variance per feature of the training data: differences below it
         do not count for `score`. It does not depend on ``alpha``.
     n_samples_seen_ : int
-        Number of samples behind densities, magnitudes and noise: the training samples, or
-        about 2,000 of them where codes come from sparse coding, or the most recent 100,000
-        after `partial_fit`.
+        Number of samples behind densities, magnitudes and noise: the training samples, or at
+        most 100,000 of them, evenly spread (2,000 where codes come from sparse coding), or the
+        most recent 100,000 after `partial_fit`.
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -201,6 +224,7 @@ class SparseAutoencoderDictionary(
     ----------
     .. [1] Bricken et al., "Towards Monosemanticity: Decomposing Language Models With Dictionary
        Learning", Transformer Circuits Thread, 2023.
+    .. [2] Gao et al., "Scaling and evaluating sparse autoencoders", ICLR 2025.
 
     Examples
     --------
@@ -221,6 +245,7 @@ class SparseAutoencoderDictionary(
         "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "architecture": [StrOptions(set(ARCHITECTURES))],
+        "n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "solver": [StrOptions({"autoencoder", "dictionary_learning", "lasso"})],
         "transform_algorithm": [StrOptions({"auto", "encoder", "lasso", "omp"})],
         "transform_alpha": [None, Interval(Real, 0, None, closed="left")],
@@ -248,6 +273,7 @@ class SparseAutoencoderDictionary(
         *,
         alpha="auto",
         architecture="relu",
+        n_nonzero_coefs=None,
         solver="autoencoder",
         transform_algorithm="auto",
         transform_alpha=None,
@@ -271,6 +297,7 @@ class SparseAutoencoderDictionary(
         self.n_components = n_components
         self.alpha = alpha
         self.architecture = architecture
+        self.n_nonzero_coefs = n_nonzero_coefs
         self.solver = solver
         self.transform_algorithm = transform_algorithm
         self.transform_alpha = transform_alpha
@@ -340,8 +367,8 @@ class SparseAutoencoderDictionary(
 
         The first call fixes ``alpha_`` (if "auto") and the scale of the data, so let it be a
         few thousand samples that look like the rest. There is no planned end, so the learning
-        rate does not decay; parameters that plan a whole run (``max_iter``, ``early_stopping``)
-        are not used.
+        rate does not decay and ``architecture="topk"`` does not begin as "relu"; parameters
+        that plan a whole run (``max_iter``, ``early_stopping``) are not used.
 
         Parameters
         ----------
@@ -360,8 +387,9 @@ class SparseAutoencoderDictionary(
             As `fit`.
         """
         first = not hasattr(self, "components_")
-        solver, run = getattr(self, "_stream", (None, None))
-        begins = solver != self.solver
+        kind = self.solver, self.architecture, self.n_nonzero_coefs
+        kind_before, run = getattr(self, "_stream", (None, None))
+        begins = kind != kind_before
         self._check_transform_algorithm(self.solver == "autoencoder")
         rows = self._rows(X, reset=first, min_samples=2 if begins else 1)
         if begins:
@@ -386,7 +414,7 @@ class SparseAutoencoderDictionary(
             "loss_curve_": before["loss_curve_"] + loss_curve,
             **run.attributes(),
         }
-        _publish(self, {"_stream": (self.solver, run), **attributes})
+        _publish(self, {"_stream": (kind, run), **attributes})
         if first:
             self._statistics = CodeStatistics.empty(len(self.components_))
         self._statistics.decay(STREAM_MEMORY)
@@ -425,7 +453,7 @@ class SparseAutoencoderDictionary(
                 self, n_components, alpha, batch_size, atoms, mean, scale, random_state
             )
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
-        architecture = ARCHITECTURES[self.architecture]()
+        architecture = self._make_architecture(n_components)
         if previous is not None and hasattr(previous, "encoder_coef_"):
             return AutoencoderFit.from_attributes(previous, architecture, mean, scale, generator)
         if atoms is None:
@@ -433,6 +461,22 @@ class SparseAutoencoderDictionary(
         return AutoencoderFit.from_atoms(
             atoms.to(mean), architecture, mean, scale, generator, fit_intercept=self.fit_intercept
         )
+
+    def _make_architecture(self, n_components):
+        architecture = ARCHITECTURES[self.architecture]
+        values = {name: getattr(self, name) for name in architecture.parameters}
+        if "n_nonzero_coefs" in values:
+            values["n_nonzero_coefs"] = self._n_nonzero(self.n_nonzero_coefs, n_components)
+            if values["n_nonzero_coefs"] > n_components:
+                raise ValueError(
+                    f"n_nonzero_coefs={self.n_nonzero_coefs} is larger than the number of "
+                    f"components, {n_components}. Use fewer, or raise n_components."
+                )
+        return architecture(**values)
+
+    def _n_nonzero(self, given, n_components):
+        """Number of non-zero coefficients; by default a tenth of the features."""
+        return given or max(min(self.n_features_in_ // 10, n_components), 1)
 
     def _batch_size(self, n_samples):
         if self.batch_size != "auto":
@@ -644,11 +688,11 @@ class SparseAutoencoderDictionary(
         if self._codes_by_encoder():
             names = "components_", "encoder_coef_", "encoder_intercept_", "intercept_"
             tensors = self._tensors(rows.dtype, rows.device, *names)
-            return Autoencoder(*tensors, ARCHITECTURES[self.architecture]()).infer
+            return Autoencoder(*tensors, self._architecture).infer
         components = self.components_.astype(np.float64)
         options = {"dictionary": components, "gram": components @ components.T}
         if self.transform_algorithm == "omp":
-            n_nonzero = self.transform_n_nonzero_coefs or max(self.n_features_in_ // 10, 1)
+            n_nonzero = self._n_nonzero(self.transform_n_nonzero_coefs, len(components))
             options |= {"algorithm": "omp", "n_nonzero_coefs": min(n_nonzero, *components.shape)}
         else:
             alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
@@ -681,12 +725,10 @@ class SparseAutoencoderDictionary(
         fitted = _publish(copy.copy(self), attributes)
         n_components = len(fitted.components_)
         statistics = CodeStatistics.empty(n_components)
-        if fitted._codes_by_encoder():
-            blocks = rows.blocks(n_components)
-        else:
-            step = math.ceil(len(rows) / N_SPARSE_CODED_SAMPLES)
-            index = torch.arange(0, len(rows), step)
-            blocks = ((chunk, rows[chunk]) for chunk in index.split(256))
+        by_encoder = fitted._codes_by_encoder()
+        n_samples = N_ENCODED_SAMPLES if by_encoder else N_SPARSE_CODED_SAMPLES
+        index = torch.arange(0, len(rows), math.ceil(len(rows) / n_samples))
+        blocks = ((chunk, rows[chunk]) for chunk in index.split(256))
         for codes, residual in fitted._coded(rows, blocks):
             statistics.update(codes, residual)
         return {

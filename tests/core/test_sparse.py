@@ -15,29 +15,52 @@ def tensors(*shapes, seed=0):
     return [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in shapes]
 
 
-def reference_objective(x, dictionary, encoder_weight, encoder_bias, intercept, alpha):
+def relu_penalty(codes, alpha):
+    return codes, alpha * codes.sum()
+
+
+def largest_four(codes, alpha):
+    return torch.where(codes >= codes.sort(dim=1).values[:, -4:-3], codes, 0), 0.0
+
+
+ARCHITECTURE_AND_REFERENCE = {
+    "relu": (ARCHITECTURES["relu"](), relu_penalty),
+    "topk": (ARCHITECTURES["topk"](n_nonzero_coefs=4), largest_four),
+}
+
+
+def test_every_architecture_has_a_reference():
+    assert ARCHITECTURE_AND_REFERENCE.keys() == ARCHITECTURES.keys()
+
+
+def reference_objective(x, dictionary, encoder_weight, encoder_bias, intercept, alpha, rule):
     """The equations, written out; autograd does the rest, dL/dx included."""
     codes = torch.clamp((x - intercept) @ encoder_weight.T + encoder_bias, min=0)
+    codes, penalty = rule(codes, alpha)
     residual = x - (codes @ dictionary + intercept)
-    return 0.5 * (residual**2).sum() + alpha * codes.sum()
+    return 0.5 * (residual**2).sum() + penalty
 
 
 @pytest.mark.parametrize("path", ["sparse", "dense"])
 @pytest.mark.parametrize("bias", [0.0, -2.0, -100.0], ids=["half", "few", "none"])
-def test_objective_and_all_gradients_equal_the_dense_reference(path, bias):
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_objective_and_all_gradients_equal_the_dense_reference(name, path, bias):
+    architecture, rule = ARCHITECTURE_AND_REFERENCE[name]
     x, dictionary, encoder_weight, encoder_bias, intercept = tensors(
         (B, D), (N, D), (N, D), (N,), (D,)
     )
     parameters = [dictionary, encoder_weight, encoder_bias + bias, intercept]
     expected_in = [p.clone().requires_grad_() for p in parameters]
-    expected = reference_objective(x, *expected_in, alpha=0.3)
+    expected = reference_objective(x, *expected_in, alpha=0.3, rule=rule)
     expected.backward()
 
     actual_in = [p.clone().requires_grad_() for p in parameters]
-    autoencoder = Autoencoder(*actual_in, ARCHITECTURES["relu"]())
+    autoencoder = Autoencoder(*actual_in, architecture)
     support = autoencoder.select(x) if path == "sparse" else None
     actual, _ = autoencoder.objective(x, 0.3, support)
     actual.backward()
+    per_sample = autoencoder.objective_per_sample(x, 0.3)
+    torch.testing.assert_close(per_sample.sum(), actual.detach(), rtol=1e-10, atol=1e-10)
 
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     for name, got, want in zip(
@@ -72,7 +95,6 @@ def test_select_finds_what_is_positive_in_every_block():
     rebuilt = torch.zeros_like(dense)
     rebuilt[rows, support.indices] = True
     assert torch.equal(rebuilt, dense)
-    assert support.density == dense.double().mean().item()
 
 
 def test_rows_without_any_active_feature_decode_to_zero():
@@ -126,3 +148,36 @@ def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch)
         results.append([objective, *(p.grad for p in parameters)])
     for exact, low in zip(*results, strict=True):
         torch.testing.assert_close(low, exact, rtol=1e-5, atol=1e-4)
+
+
+def test_low_precision_scan_of_the_largest(monkeypatch):
+    """Few of the k largest are swapped, for entries as large up to rounding; gradients are exact
+    for those that are selected."""
+    monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda: True)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(500, 64), (500, 64), (500,), (64,), (300, 64)]
+    *parameters, x = (torch.randn(*s, generator=generator) / 8 for s in shapes)
+    topk = ARCHITECTURES["topk"](n_nonzero_coefs=10)
+    autoencoder = Autoencoder(*(p.requires_grad_() for p in parameters), topk)
+    support = autoencoder.select(x)
+    assert torch.equal(support.indptr, torch.arange(301) * 10)
+    selected = torch.zeros(300, 500, dtype=torch.bool)
+    selected.scatter_(1, support.indices.view(300, 10), True)
+    pre = x @ parameters[1].T + autoencoder._bias()
+    exact = topk.active(pre)
+    assert (selected & exact).sum() > 0.95 * exact.sum()
+    for row in (selected != exact).any(dim=1).nonzero()[:, 0]:
+        assert pre[row][exact[row]].min() - pre[row][selected[row]].min() < 0.02
+
+    objective, _ = autoencoder.objective(x, 0.0, support)
+    objective.backward()
+    expected_in = [p.detach().clone().requires_grad_() for p in parameters]
+
+    def rule(codes, alpha):
+        return codes * selected, 0.0
+
+    expected = reference_objective(x, *expected_in, alpha=0.0, rule=rule)
+    expected.backward()
+    torch.testing.assert_close(objective, expected, rtol=1e-5, atol=1e-5)
+    for got, want in zip(parameters, expected_in, strict=True):
+        torch.testing.assert_close(got.grad, want.grad, rtol=1e-4, atol=1e-4)

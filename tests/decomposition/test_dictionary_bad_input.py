@@ -118,7 +118,11 @@ def test_a_constant_column_is_handled(planted, solver):
         ({"alpha": "foo"}, r"'alpha' .* must be a str among {'auto'} or a float .* Got 'foo'"),
         ({"alpha": np.nan}, "'alpha' .* Got nan instead"),
         ({"alpha": np.inf}, "'alpha' .* Got inf instead"),
-        ({"architecture": "gelu"}, "'architecture' .* must be a str among {'relu'}. Got 'gelu'"),
+        (
+            {"architecture": "gelu"},
+            "'architecture' .*'topk'.* Got 'gelu' instead",
+        ),
+        ({"n_nonzero_coefs": 0}, "'n_nonzero_coefs' .* Got 0 instead"),
         ({"solver": "sgd"}, "'solver' .* must be a str among .*'autoencoder'.* Got 'sgd'"),
         ({"transform_algorithm": "lars"}, "'transform_algorithm' .*'encoder'.* Got 'lars'"),
         ({"transform_alpha": -1.0}, "'transform_alpha' .* Got -1.0 instead"),

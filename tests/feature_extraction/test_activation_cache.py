@@ -17,6 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from torch import nn
 
+from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.utils._network import Network
 
@@ -63,28 +64,31 @@ def many_texts(texts):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_grid_search_runs_each_text_once(n_jobs, logging_model, many_texts, tmp_path):
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"dictionary__alpha": [0.01, 0.1, 0.5]},
+        {"dictionary__solver": ["autoencoder", "dictionary_learning", "lasso"]},
+    ],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_grid_search_runs_each_text_once(grid, n_jobs, logging_model, many_texts, tmp_path):
     model, tokenizer, passes = logging_model
-    pipeline = Pipeline(
-        [
-            (
-                "extractor",
-                ActivationExtractor(
-                    model, "mixed", tokenizer=tokenizer, cache=tmp_path / "cache", batch_size=4
-                ),
-            ),
-            ("dictionary", PCA()),
-        ]
+    extractor = ActivationExtractor(
+        model, "mixed", tokenizer=tokenizer, cache=tmp_path / "cache", batch_size=4
     )
-    search = GridSearchCV(
-        pipeline, {"dictionary__n_components": [2, 3, 4]}, cv=3, n_jobs=n_jobs, error_score="raise"
-    )
+    dictionary = SparseAutoencoderDictionary(12, max_iter=2, random_state=0)
+    pipeline = Pipeline([("extractor", extractor), ("dictionary", dictionary)])
+    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=n_jobs, error_score="raise")
     search.fit(many_texts)
     assert passes() == once_each(tokenizer, many_texts)
     assert search.best_estimator_["extractor"].model is model
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all()
+    assert len(set(scores)) == 3  # the parameter got where it belongs
+    assert search.transform(many_texts).shape[1] == 12
 
     # other parameters, the same texts
-    extractor = pipeline["extractor"]
     extractor.set_params(pooling="mean", include_special_tokens=True).fit_transform(many_texts)
     assert passes() == once_each(tokenizer, many_texts)
 
