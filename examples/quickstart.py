@@ -9,8 +9,8 @@ trained on the Python standard library, and looks at what it found:
 1. texts → activations → dictionary, as a scikit-learn Pipeline;
 2. the L1 coefficient chosen by GridSearchCV, without labels, on folds of documents;
 3. explained variance, L0, dead features and loss recovered for each coefficient;
-4. the dictionary against classical dictionary learning, exemplars, PCA and random atoms at
-   equal L0;
+4. the dictionary against a top-k autoencoder, classical dictionary learning, exemplars, PCA and
+   random atoms at equal L0;
 5. the features that best detect a ground-truth label (comment, keyword, number, ...), beside the
    best single neuron, and what activates them.
 
@@ -210,6 +210,11 @@ def compare(chosen, X_train, X, sizes):
     _, fit_seconds = timed(clone(chosen).fit, X_train)
     codes, code_seconds = timed(chosen.transform, X)
     row("sparse autoencoder", codes, chosen.inverse_transform(codes), fit_seconds, code_seconds)
+    topk = clone(chosen).set_params(architecture="topk", n_nonzero_coefs=max(1, round(l0)))
+    _, fit_seconds = timed(topk.fit, X_train)
+    codes, code_seconds = timed(topk.transform, X)
+    name = f"sparse autoencoder, topk, k = {topk.n_nonzero_coefs_}"
+    row(name, codes, topk.inverse_transform(codes), fit_seconds, code_seconds)
     for name, make in candidates.items():
         estimator = make()
         if estimator.solver == "autoencoder":  # the chosen one's atoms, nothing to fit
@@ -348,7 +353,7 @@ def main():
     pareto = ParetoDisplay.from_estimators(
         {"sparse autoencoder, over alpha": list(estimators.values())}, X_test
     )
-    for marker, (name, (l0, variance)) in zip("sv^DPX", list(points.items())[1:], strict=False):
+    for marker, (name, (l0, variance)) in zip("*sv^DPX", list(points.items())[1:], strict=False):
         pareto.ax_.plot(l0, variance, marker, color="0.35", label=name)
     pareto.ax_.legend(fontsize="small", loc="upper left")
     pareto.ax_.set_title("One-layer transformer, 512 neurons, held-out files")

@@ -101,6 +101,7 @@ def fit_dictionaries():
     dictionary = OBJECTS["skdict.decomposition.SparseAutoencoderDictionary"]
     for solver in ("autoencoder", "dictionary_learning", "lasso"):
         yield dictionary(5, solver=solver, early_stopping=True, max_iter=2).fit(X)
+    yield dictionary(5, architecture="topk", max_iter=2).fit(X)
 
 
 def fit_extractors():

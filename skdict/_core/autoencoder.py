@@ -85,11 +85,3 @@ class Autoencoder:
         residual = x - self.intercept - decode(values, support, self.dictionary)
         penalty = self.architecture.penalty(values, alpha)
         return 0.5 * residual.square().sum() + penalty.sum(), values
-
-    @torch.no_grad()
-    def objective_per_sample(self, x, alpha):
-        """½‖x - b - z D‖² + penalty(z) of each row of x, without gradient: (B,)."""
-        codes = self.encode(x, None)
-        residual = x - self.intercept - codes @ self.dictionary
-        penalty = self.architecture.penalty(codes, alpha)
-        return 0.5 * residual.square().sum(dim=1) + penalty.sum(dim=1)

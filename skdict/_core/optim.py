@@ -1,4 +1,4 @@
-"""Optimiser, schedules, unit-norm atoms, revival of dead features."""
+"""Optimiser, learning-rate schedule, unit-norm atoms."""
 
 import torch
 
@@ -61,39 +61,3 @@ def normalize_(dictionary):
     """Give every row unit norm, in place; a zero row stays zero."""
     norm = torch.linalg.vector_norm(dictionary, dim=1, keepdim=True)
     return dictionary.div_(norm.clamp_min_(torch.finfo(dictionary.dtype).tiny))
-
-
-@torch.no_grad()
-def revive(autoencoder, optimizer, dead, x, loss, generator):
-    """Point dead features at samples that are badly reconstructed.
-
-    As in "Towards Monosemanticity": samples are drawn with probability proportional to their
-    squared loss; the atom becomes the centred sample, scaled to unit norm, the encoder row the
-    same direction at 0.2 times the mean norm of the rows that are alive, the bias zero, and
-    Adam's state of the feature is forgotten.
-
-    Parameters
-    ----------
-    dead : tensor of shape (n_components,), bool
-    x : tensor of shape (n_samples, n_features)
-        Samples to draw from.
-    loss : tensor of shape (n_samples,)
-        Their objective.
-    generator : torch.Generator
-        On the CPU, so that the draw does not depend on the device.
-    """
-    rows = dead.nonzero()[:, 0]
-    if len(rows) == 0:
-        return
-    weights = loss.square().double().cpu()
-    if not weights.sum() > 0:
-        return
-    with_replacement = len(rows) > int((weights > 0).sum())
-    drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
-    directions = normalize_(x[drawn.to(x.device)] - autoencoder.intercept)
-    norms = torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1)
-    alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
-    autoencoder.dictionary[rows] = directions
-    autoencoder.encoder_weight[rows] = 0.2 * alive_norm * directions
-    autoencoder.encoder_bias[rows] = 0
-    optimizer.reset_rows(rows)

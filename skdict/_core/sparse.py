@@ -146,12 +146,12 @@ class _EncodeAt(torch.autograd.Function):
     def forward(ctx, x, weight, bias, support):
         ctx.save_for_backward(x)
         ctx.support = support
-        return _sampled_product(x, weight, support) + bias[support.indices]
+        return sampled_product(x, weight, support) + bias[support.indices]
 
     @staticmethod
     def backward(ctx, grad_values):
         (x,) = ctx.saved_tensors
-        grad_weight = _transposed_product(grad_values, ctx.support, x)
+        grad_weight = transposed_product(grad_values, ctx.support, x)
         grad_bias = torch.zeros(len(grad_weight), dtype=x.dtype, device=x.device)
         grad_bias.index_add_(0, ctx.support.indices, grad_values)
         return None, grad_weight, grad_bias, None
@@ -174,11 +174,11 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         values, dictionary = ctx.saved_tensors
-        grad_values = _sampled_product(grad_output, dictionary, ctx.support)
-        return grad_values, None, _transposed_product(values, ctx.support, grad_output)
+        grad_values = sampled_product(grad_output, dictionary, ctx.support)
+        return grad_values, None, transposed_product(values, ctx.support, grad_output)
 
 
-def _sampled_product(left, right, support):
+def sampled_product(left, right, support):
     """Entries of ``left @ right.T`` at the support: (nnz,)."""
     with warnings.catch_warnings():  # torch says once a process that CSR is in beta
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -192,7 +192,7 @@ def _sampled_product(left, right, support):
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
 
 
-def _transposed_product(values, support, table):
+def transposed_product(values, support, table):
     """``z.T @ table`` for codes z given by their values at the support: (n, d)."""
     indptr, rows, order = support.transposed
     return F.embedding_bag(

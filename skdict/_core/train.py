@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from .autoencoder import Autoencoder
-from .optim import UnitNormAdam, learning_rate_factor, revive
+from .optim import UnitNormAdam, learning_rate_factor
+from .renewal import merge_duplicates, revive, split
+from .sparse import decode
 
-# Above this fraction of non-zeros the dense products are taken. On two cores, 512 features and
-# 4,096 atoms, the sparse products at 5 % took a quarter of the dense ones' time.
-DENSE_ABOVE = 0.15
+# Above this fraction of non-zeros the dense products are taken: about where they become as fast
+# on two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
+DENSE_ABOVE = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,15 @@ class Schedule:
     from_scratch: bool = True
 
     WARMUP = 0.05
-    ALPHA_WARMUP = 0.1
+    # Slow: while codes are still dense, atoms spread; two that settle on the same direction leave
+    # two others to share one.
+    ALPHA_WARMUP = 0.3
     DECAY = 0.3
-    # Dead features are revived at these fractions of the run, the early ones as in "Towards
-    # Monosemanticity": a revived feature needs the rest of the run to find its place.
-    REVIVALS = (0.1, 0.2, 0.3, 0.4, 0.5)
+    # Dead and duplicate features are renewed at these fractions of the run; a renewed feature
+    # needs the rest of it to find its place.
+    RENEWALS = tuple(percent / 100 for percent in range(10, 80, 5))
     STREAM_WARMUP_STEPS = 100
-    STREAM_REVIVAL_STEPS = 1000
+    STREAM_RENEWAL_STEPS = 1000
 
     def learning_rate_at(self, step):
         if self.n_steps is None:
@@ -66,11 +70,11 @@ class Schedule:
         planned = self.n_steps is not None and self.from_scratch
         return (step + 1) / self.n_steps if planned else 1.0
 
-    def revives_at(self, step):
-        """Whether dead features are revived after this step."""
+    def renews_at(self, step):
+        """Whether dead and duplicate features are renewed after this step."""
         if self.n_steps is None:
-            return (step + 1) % self.STREAM_REVIVAL_STEPS == 0
-        return step + 1 in {round(f * self.n_steps) for f in self.REVIVALS}
+            return (step + 1) % self.STREAM_RENEWAL_STEPS == 0
+        return step + 1 in {round(f * self.n_steps) for f in self.RENEWALS}
 
 
 class Training:
@@ -116,9 +120,8 @@ class Training:
         (objective / len(x)).backward()
         self._count(x, values.detach(), support)
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
-        if schedule.revives_at(self.n_steps):
-            loss = autoencoder.objective_per_sample(x, schedule.alpha)
-            revive(autoencoder, self.optimizer, ~self.has_fired, x, loss, self.generator)
+        if schedule.renews_at(self.n_steps):
+            self._renew(autoencoder, x)
             self.has_fired.zero_()
         self.n_steps += 1
         return objective.detach()
@@ -131,6 +134,20 @@ class Training:
             self.has_fired[support.indices[active]] = True
         n_entries = len(x) * len(self.has_fired)
         self._density = torch.count_nonzero(active).item() / n_entries  # sync
+
+    @torch.no_grad()
+    def _renew(self, autoencoder, x):
+        """Give dead and duplicate features something to do, as far as x shows what."""
+        support = autoencoder.select(x)
+        values = autoencoder.encode(x, support)
+        residual = x - autoencoder.intercept - decode(values, support, autoencoder.dictionary)
+        dead = ~self.has_fired
+        free = merge_duplicates(autoencoder, ~dead)
+        left = split(
+            autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
+        )
+        error = residual.square().sum(dim=1)
+        revive(autoencoder, self.optimizer, dead | left, x, error, self.generator)
 
     def state_dict(self):
         """The whole state with tensors on the CPU, in types that pickle anywhere."""

@@ -40,6 +40,8 @@ N_SPARSE_CODED_SAMPLES = 2000
 # and float64: in float32 rounding keeps the duality gap above the tolerance, so that many samples
 # sweep to the limit (ten times slower on planted data) and warn.
 SPARSE_CODING_MAX_ITER = 2000
+# Learning rate as a fraction of an atom's root mean square entry, 1/sqrt(n_features).
+LEARNING_RATE_PER_ENTRY = 0.1
 # partial_fit remembers the statistics of about so many samples.
 STREAM_MEMORY = 100_000
 # What a fit with other parameters leaves behind.
@@ -126,9 +128,11 @@ class SparseAutoencoderDictionary(
     batch_size : int or "auto", default="auto"
         Samples per step. "auto" takes 1,024, but no more than a 64th of the samples and no less
         than 64: a pass over little data then still has enough steps.
-    learning_rate_init : float, default=0.003
+    learning_rate_init : float or "auto", default="auto"
         Adam's learning rate between its warm-up and its decay to zero over the last part of
-        `fit`. Independent of the data's scale, which is normalised inside. Used by
+        `fit`. "auto" takes :math:`0.1 / \sqrt{d}` for d features: the entries of an atom are of
+        the order :math:`1 / \sqrt{d}`, and Adam moves them by up to the learning rate in a step.
+        Independent of the data's scale, which is normalised inside. Used by
         ``solver="autoencoder"``.
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples and stop when their objective
@@ -181,7 +185,7 @@ class SparseAutoencoderDictionary(
         Mini-batches seen.
     loss_curve_ : list of float
         Mean training objective of each pass, each sample at the parameters of its step and with
-        the alpha of its step, which rises during the first tenth of training; with
+        the alpha of its step, which rises during the first three tenths of training; with
         ``architecture="topk"`` the penalty ends after the first half. Empty for the solvers
         that do not report it.
     validation_loss_curve_ : list of float
@@ -218,7 +222,8 @@ class SparseAutoencoderDictionary(
     by block, else in float64, and returns that dtype; scikit-learn's sparse coding always runs in
     float64. Training removes from the dictionary's gradient its component along each atom and
     renormalises atoms after each step, clips the gradient norm, and revives features that were
-    silent between two checks, as in [1]_.
+    silent between two checks, as in [1]_; of two features that have become the same one is freed
+    to take half of an atom that stands for two directions.
 
     References
     ----------
@@ -253,7 +258,7 @@ class SparseAutoencoderDictionary(
         "fit_intercept": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -281,7 +286,7 @@ class SparseAutoencoderDictionary(
         fit_intercept=True,
         max_iter=20,
         batch_size="auto",
-        learning_rate_init=3e-3,
+        learning_rate_init="auto",
         early_stopping=False,
         validation_fraction=0.1,
         tol=1e-3,
@@ -404,7 +409,7 @@ class SparseAutoencoderDictionary(
             rows.dtype = from_numpy(self.components_).dtype
             run = run.to(rows.device)
         loss_curve, n_steps = run.partial_fit(
-            rows, alpha, self.learning_rate_init, self._batch_size(len(rows)), self.shuffle
+            rows, alpha, self._learning_rate(), self._batch_size(len(rows)), self.shuffle
         )
         before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
         attributes = {
@@ -483,6 +488,11 @@ class SparseAutoencoderDictionary(
             return self.batch_size
         return min(1024, max(64, n_samples // 64))
 
+    def _learning_rate(self):
+        if self.learning_rate_init != "auto":
+            return self.learning_rate_init
+        return LEARNING_RATE_PER_ENTRY / math.sqrt(self.n_features_in_)
+
     def _initial_atoms(self, rows, previous):
         """Unit-norm atoms given by a previous fit or by dict_init, else None."""
         given = self.dict_init if previous is None else previous.components_
@@ -517,7 +527,7 @@ class SparseAutoencoderDictionary(
         batch_size = self._batch_size(len(index))
         schedule = run.schedule(
             alpha,
-            self.learning_rate_init,
+            self._learning_rate(),
             n_steps=self.max_iter * math.ceil(len(index) / batch_size),
         )
         passes = run.passes(

@@ -1,11 +1,11 @@
-"""Schedules, unit-norm atoms, revival."""
+"""Schedules, unit-norm atoms, training."""
 
 import pytest
 import torch
 
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.autoencoder import Autoencoder
-from skdict._core.optim import UnitNormAdam, learning_rate_factor, normalize_, revive
+from skdict._core.optim import UnitNormAdam, learning_rate_factor, normalize_
 from skdict._core.train import Schedule, Training, train
 
 
@@ -58,61 +58,6 @@ def test_gradient_norm_is_clipped():
     moments = [state["exp_avg"] for state in optimizer._adam.state.values()]
     norm = torch.sqrt(sum(((m / 0.1) ** 2).sum() for m in moments))
     torch.testing.assert_close(norm, torch.tensor(1.0), rtol=1e-3, atol=0)
-
-
-def test_revive_points_dead_features_at_badly_reconstructed_samples():
-    autoencoder = make_autoencoder()
-    training = Training(autoencoder, torch.Generator().manual_seed(0))
-    x = torch.randn(50, 5, generator=torch.Generator().manual_seed(1))
-    training.step(x, Schedule(alpha=0.1, learning_rate=1e-3, n_steps=10))
-    dead = torch.zeros(12, dtype=torch.bool)
-    dead[[2, 7]] = True
-    loss = torch.zeros(50)
-    loss[[10, 20]] = 1.0  # only these two can be drawn
-    untouched = autoencoder.dictionary[~dead].detach().clone()
-    alive_norm = autoencoder.encoder_weight[~dead].norm(dim=1).mean()
-    revive(autoencoder, training.optimizer, dead, x, loss, torch.Generator().manual_seed(0))
-
-    expected = normalize_((x - autoencoder.intercept.detach())[[10, 20]])
-    cosines = autoencoder.dictionary[dead].detach() @ expected.T
-    torch.testing.assert_close(cosines.max(dim=1).values, torch.ones(2))
-    assert sorted(cosines.argmax(dim=1).tolist()) == [0, 1]
-    torch.testing.assert_close(
-        autoencoder.encoder_weight[dead], 0.2 * alive_norm * autoencoder.dictionary[dead]
-    )
-    assert torch.equal(autoencoder.encoder_bias[dead], torch.zeros(2))
-    assert torch.equal(autoencoder.dictionary[~dead], untouched)
-    for parameter in autoencoder.parameters[:3]:
-        for name in ("exp_avg", "exp_avg_sq"):
-            moment = training.optimizer._adam.state[parameter][name]
-            assert not moment[dead].any()
-            assert moment[~dead].any()
-
-
-def test_revival_brings_silenced_features_back():
-    """Features that cannot fire at the start are alive at the end, only because of revival."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2000, 8, generator=generator)
-    alive = {}
-    for revivals in (Schedule.REVIVALS, ()):
-        autoencoder = make_autoencoder(n=16, d=8)
-        autoencoder.encoder_bias[:8] = -100.0
-        training = Training(autoencoder, torch.Generator().manual_seed(0))
-        schedule = Schedule(alpha=0.05, learning_rate=3e-3, n_steps=200)
-        object.__setattr__(schedule, "REVIVALS", revivals)
-        list(
-            train(
-                training,
-                schedule,
-                lambda i: x[i],
-                len(x),
-                n_passes=20,
-                batch_size=200,
-                shuffle=True,
-            )
-        )
-        alive[bool(revivals)] = int((autoencoder.infer(x) > 0).any(dim=0).sum())
-    assert alive == {True: 16, False: 8}
 
 
 def test_sparse_and_dense_path_train_alike(monkeypatch):

@@ -1,0 +1,153 @@
+"""Features that do nothing get a new task: dead ones, and duplicates of others."""
+
+import torch
+
+from .optim import normalize_
+from .sparse import row_blocks, sampled_product, transposed_product
+
+# Two features whose atoms and whose encoder rows both have a cosine above this are one.
+DUPLICATE_COSINE = 0.9
+# An atom is split only where so many samples of a batch say in which direction.
+MIN_SAMPLES_TO_SPLIT = 10
+POWER_ITERATIONS = 8
+
+
+@torch.no_grad()
+def revive(autoencoder, optimizer, dead, x, error, generator):
+    """Point dead features at samples that are badly reconstructed.
+
+    As in "Towards Monosemanticity": samples are drawn with probability proportional to their
+    squared loss (here, to ‖x - x̂‖⁴), the atom becomes the centred sample, scaled to unit norm,
+    the encoder row the same direction at 0.2 times the mean norm of the rows that are alive, the
+    bias zero, and Adam's state of the feature is forgotten.
+
+    Parameters
+    ----------
+    dead : tensor of shape (n_components,), bool
+    x : tensor of shape (n_samples, n_features)
+        Samples to draw from.
+    error : tensor of shape (n_samples,)
+        Their squared error.
+    generator : torch.Generator
+        On the CPU, so that the draw does not depend on the device.
+    """
+    rows = dead.nonzero()[:, 0]
+    if len(rows) == 0:
+        return
+    weights = error.square().double().cpu()
+    if not weights.sum() > 0:
+        return
+    with_replacement = len(rows) > int((weights > 0).sum())
+    drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
+    directions = normalize_(x[drawn.to(x.device)] - autoencoder.intercept)
+    norms = torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1)
+    alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
+    autoencoder.dictionary[rows] = directions
+    autoencoder.encoder_weight[rows] = 0.2 * alive_norm * directions
+    autoencoder.encoder_bias[rows] = 0
+    optimizer.reset_rows(rows)
+
+
+@torch.no_grad()
+def merge_duplicates(autoencoder, alive):
+    """Let one of two features that have become the same stand for both.
+
+    Their codes are active together, so that the sum of the encoder rows and biases gives the
+    sum of the codes: max(0, p) + max(0, q) = max(0, p + q) where p and q have the same sign.
+
+    Parameters
+    ----------
+    alive : tensor of shape (n_components,), bool
+        Features to look at.
+
+    Returns
+    -------
+    free : tensor of shape (n_components,), bool
+        The features that are no longer needed. Their parameters are as they were.
+    """
+    atoms = autoencoder.dictionary
+    encoder = normalize_(autoencoder.encoder_weight.detach().clone())
+    first = torch.full((len(atoms),), -1, device=atoms.device)  # an earlier feature like this one
+    numbers = torch.arange(len(atoms), device=atoms.device)
+    for block in row_blocks(len(atoms), len(atoms)):
+        cosines = torch.minimum(atoms[block] @ atoms.T, encoder[block] @ encoder.T)
+        alike = (cosines > DUPLICATE_COSINE) & (numbers < numbers[block, None])
+        alike &= alive & alive[block, None]
+        first[block] = torch.where(alike.any(dim=1), alike.int().argmax(dim=1), -1)
+    free = first >= 0
+    free &= ~free[first]  # of a chain a ~ b ~ c only b goes, in favour of a
+    for parameter in (autoencoder.encoder_weight, autoencoder.encoder_bias):
+        parameter.index_add_(0, first[free], parameter[free])
+    return free
+
+
+@torch.no_grad()
+def split(autoencoder, optimizer, free, keep, support, values, residual, generator):
+    """Let free features take one half each of atoms that stand for two directions.
+
+    An atom that has merged two true directions leaves residuals along their difference, with
+    either sign. The direction v of most residual energy on the samples where an atom is active,
+    orthogonal to the atom, is found by power iteration; the atoms with the largest energy are
+    replaced by D_j + s₊ v and D_j + s₋ v, where s± are the least-squares slopes of r·v on the
+    code over the samples with r·v > 0 and < 0. Split and merge, as for mixture models in Ueda et
+    al., "SMEM algorithm for mixture models", Neural Computation 12, 2000.
+
+    Parameters
+    ----------
+    free : tensor of shape (n_components,), bool
+    keep : tensor of shape (n_components,), bool
+        Features that are not to be split.
+    support : Support
+        Of a batch of samples.
+    values : tensor of shape (nnz,)
+        Its codes.
+    residual : tensor of shape (B, n_features)
+        Its x - b - z D.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    left : tensor of shape (n_components,), bool
+        The free features for which there was no atom to split.
+    """
+    rows = free.nonzero()[:, 0]
+    if len(rows) == 0:
+        return free
+    atoms = autoencoder.dictionary
+
+    def per_feature(entries):
+        sums = torch.zeros(len(atoms), dtype=entries.dtype, device=entries.device)
+        return sums.index_add_(0, support.indices, entries)
+
+    def orthogonal(directions):
+        along = (directions * atoms).sum(dim=1, keepdim=True)
+        return normalize_(torch.addcmul(directions, along, atoms, value=-1))
+
+    active = values > 0
+    direction = torch.randn(atoms.shape, generator=generator).to(atoms)
+    for _ in range(POWER_ITERATIONS):
+        direction = orthogonal(direction)
+        slopes = sampled_product(residual, direction, support) * active
+        direction = transposed_product(slopes, support, residual)
+    direction = orthogonal(direction)
+    along = sampled_product(residual, direction, support) * active
+
+    energy = per_feature(along.square())
+    energy[free | keep | (per_feature(active.to(along)) < MIN_SAMPLES_TO_SPLIT)] = 0
+    parents = energy.topk(min(len(rows), int(torch.count_nonzero(energy)))).indices
+    left = free.clone()
+    left[rows[: len(parents)]] = False
+    rows = rows[: len(parents)]
+
+    norms = torch.linalg.vector_norm(autoencoder.encoder_weight[parents], dim=1, keepdim=True)
+    old = atoms[parents].clone()
+    for half, side in ((rows, along > 0), (parents, along < 0)):
+        slope = per_feature(along * values * side) / per_feature(values.square() * side).clamp_min(
+            torch.finfo(values.dtype).tiny
+        )
+        atoms[half] = normalize_(old + slope[parents, None] * direction[parents])
+        autoencoder.encoder_weight[half] = norms * atoms[half]
+        autoencoder.encoder_bias[half] = autoencoder.encoder_bias[parents]
+        optimizer.reset_rows(half)
+    return left

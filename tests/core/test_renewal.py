@@ -1,0 +1,192 @@
+"""Dead features are revived, duplicates merged, atoms that stand for two directions split."""
+
+import torch
+
+from skdict._core.architectures import ARCHITECTURES
+from skdict._core.autoencoder import Autoencoder
+from skdict._core.optim import UnitNormAdam, normalize_
+from skdict._core.renewal import merge_duplicates, revive, split
+from skdict._core.sparse import decode
+from skdict._core.train import Schedule, Training, train
+
+
+def make_autoencoder(n=12, d=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    atoms = normalize_(torch.randn(n, d, generator=generator))
+    return Autoencoder.from_dictionary(atoms, ARCHITECTURES["relu"](), encoder_scale=0.1)
+
+
+def orthogonal_autoencoder(atoms, bias=-0.1):
+    """Encoder rows equal to the given atoms."""
+    autoencoder = Autoencoder.from_dictionary(atoms, ARCHITECTURES["relu"](), encoder_scale=1.0)
+    autoencoder.encoder_bias += bias
+    return autoencoder
+
+
+def test_revive_points_dead_features_at_badly_reconstructed_samples():
+    autoencoder = make_autoencoder()
+    training = Training(autoencoder, torch.Generator().manual_seed(0))
+    x = torch.randn(50, 5, generator=torch.Generator().manual_seed(1))
+    training.step(x, Schedule(alpha=0.1, learning_rate=1e-3, n_steps=10))
+    dead = torch.zeros(12, dtype=torch.bool)
+    dead[[2, 7]] = True
+    error = torch.zeros(50)
+    error[[10, 20]] = 1.0  # only these two can be drawn
+    untouched = autoencoder.dictionary[~dead].detach().clone()
+    alive_norm = autoencoder.encoder_weight[~dead].norm(dim=1).mean()
+    revive(autoencoder, training.optimizer, dead, x, error, torch.Generator().manual_seed(0))
+
+    expected = normalize_((x - autoencoder.intercept.detach())[[10, 20]])
+    cosines = autoencoder.dictionary[dead].detach() @ expected.T
+    torch.testing.assert_close(cosines.max(dim=1).values, torch.ones(2))
+    assert sorted(cosines.argmax(dim=1).tolist()) == [0, 1]
+    torch.testing.assert_close(
+        autoencoder.encoder_weight[dead], 0.2 * alive_norm * autoencoder.dictionary[dead]
+    )
+    assert torch.equal(autoencoder.encoder_bias[dead], torch.zeros(2))
+    assert torch.equal(autoencoder.dictionary[~dead], untouched)
+    for parameter in autoencoder.parameters[:3]:
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment = training.optimizer._adam.state[parameter][name]
+            assert not moment[dead].any()
+            assert moment[~dead].any()
+
+
+def test_revival_brings_silenced_features_back():
+    """Features that cannot fire at the start are alive at the end, only because of revival."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 8, generator=generator)
+    alive = {}
+    for renewals in (Schedule.RENEWALS, ()):
+        autoencoder = make_autoencoder(n=16, d=8)
+        autoencoder.encoder_bias[:8] = -100.0
+        training = Training(autoencoder, torch.Generator().manual_seed(0))
+        schedule = Schedule(alpha=0.05, learning_rate=3e-3, n_steps=200)
+        object.__setattr__(schedule, "RENEWALS", renewals)
+        list(
+            train(
+                training,
+                schedule,
+                lambda i: x[i],
+                len(x),
+                n_passes=20,
+                batch_size=200,
+                shuffle=True,
+            )
+        )
+        alive[bool(renewals)] = int((autoencoder.infer(x) > 0).any(dim=0).sum())
+    assert alive == {True: 16, False: 8}
+
+
+def test_duplicates_are_merged_without_changing_the_reconstruction():
+    atoms = torch.eye(6, dtype=torch.float64)[[0, 1, 1, 2, 1, 3]]
+    autoencoder = orthogonal_autoencoder(atoms)
+    autoencoder.encoder_weight[[1, 2, 4]] *= torch.tensor([[0.5], [0.2], [0.3]]).double()
+    x = torch.randn(200, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
+    x = x[(x[:, 1] < 0) | (x[:, 1] > 1)]  # all three are on, or none
+    before = autoencoder.infer(x) @ autoencoder.dictionary
+    alive = torch.ones(6, dtype=torch.bool)
+    free = merge_duplicates(autoencoder, alive)
+    assert free.tolist() == [False, False, True, False, True, False]
+    codes = autoencoder.infer(x)
+    codes[:, free] = 0
+    torch.testing.assert_close(codes @ autoencoder.dictionary, before)
+
+
+def test_only_what_is_alike_in_both_atom_and_encoder_is_a_duplicate():
+    generator = torch.Generator().manual_seed(0)
+    autoencoder = make_autoencoder(n=40, d=20)
+    alive = torch.ones(40, dtype=torch.bool)
+    assert not merge_duplicates(autoencoder, alive).any()
+    autoencoder.dictionary[3] = autoencoder.dictionary[1]  # one direction, found in two ways
+    autoencoder.encoder_weight[7] = autoencoder.encoder_weight[5]  # found together, written apart
+    assert not merge_duplicates(autoencoder, alive).any()
+    nearly = autoencoder.dictionary[10] + 0.05 * torch.randn(20, generator=generator)
+    autoencoder.dictionary[11] = nearly / nearly.norm()
+    autoencoder.encoder_weight[11] = 0.3 * nearly
+    weight = autoencoder.encoder_weight.clone()
+    alive[11] = False  # a dead feature is nobody's duplicate
+    assert not merge_duplicates(autoencoder, alive).any()
+    assert torch.equal(autoencoder.encoder_weight, weight)
+    alive[11] = True
+    assert merge_duplicates(autoencoder, alive).nonzero().tolist() == [[11]]
+    torch.testing.assert_close(autoencoder.encoder_weight[10], weight[10] + weight[11])
+
+
+def test_in_a_chain_none_is_merged_into_one_that_goes():
+    angles = torch.tensor([0.0, 0.4, 0.8, 1.2])  # neighbours are alike, others are not
+    atoms = torch.stack([angles.cos(), angles.sin()], dim=1)
+    free = merge_duplicates(orthogonal_autoencoder(atoms), torch.ones(4, dtype=torch.bool))
+    assert free.tolist() == [False, True, False, False]
+
+
+def split_at(autoencoder, free, x, keep=()):
+    support = autoencoder.select(x)
+    values = autoencoder.encode(x, support)
+    residual = x - autoencoder.intercept - decode(values, support, autoencoder.dictionary)
+    kept = torch.zeros_like(free)
+    kept[list(keep)] = True
+    optimizer = UnitNormAdam(autoencoder)
+    generator = torch.Generator().manual_seed(0)
+    return split(autoencoder, optimizer, free, kept, support, values, residual, generator)
+
+
+def test_an_atom_for_two_directions_is_split_into_them():
+    """Atom 2 stands for the third and the fourth axis; feature 5 has nothing to do."""
+    axes = torch.eye(8, dtype=torch.float64)
+    atoms = torch.cat([axes[:2], normalize_(axes[2:3] + axes[3:4]), axes[4:6], axes[0:1]])
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(0, 6, (400,), generator=generator)
+    x = axes[which] * (1 + torch.rand(400, 1, generator=generator, dtype=torch.float64))
+    free = torch.tensor([False] * 5 + [True])
+    autoencoder = orthogonal_autoencoder(atoms)
+    autoencoder.encoder_bias[5] = -100.0
+    assert not split_at(autoencoder, free, x).any()
+    halves = autoencoder.dictionary[[2, 5]]
+    cosines = halves @ axes.T
+    assert sorted(cosines.argmax(dim=1).tolist()) == [2, 3]
+    assert cosines.max(dim=1).values.min() > 0.95  # codes are shrunk by the bias
+    torch.testing.assert_close(autoencoder.encoder_weight[[2, 5]], halves)
+    assert torch.equal(autoencoder.dictionary[[0, 1, 3, 4]], atoms[[0, 1, 3, 4]])
+
+
+def test_what_finds_no_atom_to_split_is_left():
+    axes = torch.eye(4)
+    x = axes.repeat(20, 1)
+    autoencoder = orthogonal_autoencoder(axes.clone(), bias=0.0)  # nothing is left to explain
+    free = torch.tensor([False, False, False, True])
+    assert torch.equal(split_at(autoencoder, free, x[x[:, 3] == 0]), free)
+    autoencoder = orthogonal_autoencoder(normalize_(axes + 0.3))
+    everything = split_at(autoencoder, free, x, keep=[0, 1, 2])
+    assert torch.equal(everything, free)
+    assert torch.equal(split_at(autoencoder, free, x[:8]), free)  # too few samples to tell
+    none = torch.zeros(4, dtype=torch.bool)
+    assert not split_at(autoencoder, none, x).any()
+
+
+def test_renewal_finds_planted_atoms_that_had_merged():
+    """Two true atoms share one, a third is there twice: only renewal gets out of that."""
+    generator = torch.Generator().manual_seed(0)
+    truth = normalize_(torch.randn(10, 16, generator=generator))
+    codes = torch.rand(4000, 10, generator=generator) + 0.5
+    codes *= torch.rand(4000, 10, generator=generator) < 0.15
+    x = codes @ truth
+    start = truth.clone()
+    start[0] = normalize_((truth[0] + truth[1])[None])[0]
+    start[1] = truth[2]
+    found = {}
+    for renewals in (Schedule.RENEWALS, ()):
+        autoencoder = Autoencoder.from_dictionary(
+            start, ARCHITECTURES["relu"](), encoder_scale=1.0
+        )
+        training = Training(autoencoder, torch.Generator().manual_seed(0))
+        schedule = Schedule(alpha=0.1, learning_rate=1e-2, n_steps=400)
+        object.__setattr__(schedule, "RENEWALS", renewals)
+        passes = train(
+            training, schedule, lambda i: x[i], 4000, n_passes=20, batch_size=200, shuffle=True
+        )
+        list(passes)
+        cosines = (truth @ autoencoder.dictionary.detach().T).max(dim=1).values
+        found[bool(renewals)] = int((cosines > 0.95).sum())
+    assert found[True] == 10
+    assert found[False] < 10
