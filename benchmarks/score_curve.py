@@ -2,8 +2,8 @@
 
     python benchmarks/score_curve.py --picture docs/_static/score_curve.png
 
-Fits the embedded model's 512 neurons over a grid of alpha twice as wide as `alpha_grid` on either
-side; prints the held-out score beside explained variance and L0, and the score that other
+Fits the embedded model's 512 neurons over a grid of alpha from a sixteenth to sixteen times
+"auto"; prints the held-out score beside explained variance and L0, and the score that other
 resolutions than the estimator's would give (a fraction of the variance; 0 is the plain density of
 the model). PCA's score on the same data, with noise of the same resolution added, is the
 yardstick: a Gaussian with full covariance, and one with k components.

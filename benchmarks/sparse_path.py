@@ -33,7 +33,7 @@ def main():
     autoencoder = Autoencoder.from_dictionary(atoms, ARCHITECTURES["relu"](), encoder_scale=1.0)
     for parameter in autoencoder.parameters:
         parameter.requires_grad_(True)
-    pre_activations = (x @ atoms.T).flatten()[:: len(x) // 50]
+    pre_activations = (x @ atoms.T).flatten()[:: max(1, len(x) // 50)]
 
     def step(sparse):
         start = time.perf_counter()

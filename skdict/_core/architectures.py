@@ -45,8 +45,7 @@ class TopK:
     z = max(0, TopK((x - b) W_encᵀ + b_enc)), no penalty.
 
     For the first half of its training it is a `ReLU` under the L1 penalty, where every feature
-    that fires gets a gradient. Started as it is, features that are seldom among the k largest
-    die by the hundred.
+    that fires gets a gradient: one that is never among the k largest gets none, and dies.
 
     Parameters
     ----------

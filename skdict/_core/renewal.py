@@ -1,12 +1,16 @@
 """Features that do nothing get a new task: dead ones, and duplicates of others."""
 
+import math
+
 import torch
 
 from .optim import normalize_
-from .sparse import row_blocks, sampled_product, transposed_product
+from .sparse import sampled_product, transposed_product
 
-# Two features whose atoms and whose encoder rows both have a cosine above this are one.
+# Two features whose atoms and whose encoders both have a cosine above this are one.
 DUPLICATE_COSINE = 0.9
+# Cosines between all pairs of atoms are taken so many rows at a time.
+ROWS_TO_COMPARE = 256
 # An atom is split only where so many samples of a batch say in which direction.
 MIN_SAMPLES_TO_SPLIT = 10
 POWER_ITERATIONS = 8
@@ -34,7 +38,7 @@ def revive(autoencoder, optimizer, dead, x, error, generator):
     rows = dead.nonzero()[:, 0]
     if len(rows) == 0:
         return
-    weights = error.square().double().cpu()
+    weights = error.double().square().cpu()
     if not weights.sum() > 0:
         return
     with_replacement = len(rows) > int((weights > 0).sum())
@@ -52,8 +56,11 @@ def revive(autoencoder, optimizer, dead, x, error, generator):
 def merge_duplicates(autoencoder, alive):
     """Let one of two features that have become the same stand for both.
 
-    Their codes are active together, so that the sum of the encoder rows and biases gives the
-    sum of the codes: max(0, p) + max(0, q) = max(0, p + q) where p and q have the same sign.
+    Two are the same if their atoms have a cosine above `DUPLICATE_COSINE`, and their encoders
+    too, the bias included: as p = w·x + b is the product of (w, b/√d) with (x, √d), and data come
+    with a norm of about √d, those vectors are compared. Such codes are active together, about, so
+    that the sum of the encoders gives the sum of the codes: max(0, p) + max(0, q) = max(0, p + q)
+    where p and q have the same sign.
 
     Parameters
     ----------
@@ -63,21 +70,27 @@ def merge_duplicates(autoencoder, alive):
     Returns
     -------
     free : tensor of shape (n_components,), bool
-        The features that are no longer needed. Their parameters are as they were.
+        The features that are no longer needed, and silent.
     """
-    atoms = autoencoder.dictionary
-    encoder = normalize_(autoencoder.encoder_weight.detach().clone())
-    first = torch.full((len(atoms),), -1, device=atoms.device)  # an earlier feature like this one
-    numbers = torch.arange(len(atoms), device=atoms.device)
-    for block in row_blocks(len(atoms), len(atoms)):
-        cosines = torch.minimum(atoms[block] @ atoms.T, encoder[block] @ encoder.T)
-        alike = (cosines > DUPLICATE_COSINE) & (numbers < numbers[block, None])
-        alike &= alive & alive[block, None]
-        first[block] = torch.where(alike.any(dim=1), alike.int().argmax(dim=1), -1)
-    free = first >= 0
-    free &= ~free[first]  # of a chain a ~ b ~ c only b goes, in favour of a
-    for parameter in (autoencoder.encoder_weight, autoencoder.encoder_bias):
-        parameter.index_add_(0, first[free], parameter[free])
+    atoms, weight, bias = (p.detach() for p in autoencoder.parameters[:3])
+    n_components, n_features = atoms.shape
+    encoder = normalize_(torch.cat([weight, bias[:, None] / math.sqrt(n_features)], dim=1))
+    # an earlier feature like this one; n_components where there is none
+    first = torch.full((n_components,), n_components, device=atoms.device)
+    for start in range(0, n_components, ROWS_TO_COMPARE):
+        cosines = atoms[start : start + ROWS_TO_COMPARE] @ atoms[: start + ROWS_TO_COMPARE].T
+        later, earlier = (cosines > DUPLICATE_COSINE).tril_(start - 1).nonzero(as_tuple=True)
+        later += start
+        alike = (encoder[later] * encoder[earlier]).sum(dim=1) > DUPLICATE_COSINE
+        alike &= alive[later] & alive[earlier]
+        first.scatter_reduce_(0, later[alike], earlier[alike], "amin")
+    rows = (first < n_components).nonzero()[:, 0]
+    rows = rows[first[first[rows]] == n_components]  # of a chain a ~ b ~ c only b goes, into a
+    for parameter in (weight, bias):
+        parameter.index_add_(0, first[rows], parameter[rows])
+        parameter[rows] = 0
+    free = torch.zeros_like(alive)
+    free[rows] = True
     return free
 
 

@@ -13,6 +13,8 @@ from .sparse import decode
 # Above this fraction of non-zeros the dense products are taken: about where they become as fast
 # on two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
 DENSE_ABOVE = 0.1
+# No feature is called dead on the word of fewer samples.
+MIN_WATCHED = 1000
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Schedule:
     n_steps : int or None
         Planned number of steps; None for a stream without a planned end, where nothing decays.
     from_scratch : bool
-        Whether alpha rises from zero and the architecture may begin as another; not where
-        training goes on from a trained dictionary.
+        Whether alpha rises from zero, the architecture may begin as another and features are
+        renewed; not where training goes on from a trained dictionary.
     """
 
     alpha: float
@@ -70,10 +72,17 @@ class Schedule:
         planned = self.n_steps is not None and self.from_scratch
         return (step + 1) / self.n_steps if planned else 1.0
 
+    def settled_at(self, step, architecture):
+        """Whether this step is trained on the objective that the run ends with."""
+        progress = self.progress_at(step)
+        return self.alpha_at(step) == self.alpha and architecture.during(progress) is architecture
+
     def renews_at(self, step):
         """Whether dead and duplicate features are renewed after this step."""
         if self.n_steps is None:
             return (step + 1) % self.STREAM_RENEWAL_STEPS == 0
+        if not self.from_scratch or step + 1 == self.n_steps:
+            return False
         return step + 1 in {round(f * self.n_steps) for f in self.RENEWALS}
 
 
@@ -100,6 +109,7 @@ class Training:
         self.has_fired = torch.zeros(
             len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
         )
+        self.n_watched = 0  # samples that `has_fired` is about
         self._density = 1.0
 
     @torch.enable_grad()  # whatever the caller has set
@@ -120,9 +130,9 @@ class Training:
         (objective / len(x)).backward()
         self._count(x, values.detach(), support)
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
-        if schedule.renews_at(self.n_steps):
+        self.n_watched += len(x)
+        if schedule.renews_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
             self._renew(autoencoder, x)
-            self.has_fired.zero_()
         self.n_steps += 1
         return objective.detach()
 
@@ -138,16 +148,18 @@ class Training:
     @torch.no_grad()
     def _renew(self, autoencoder, x):
         """Give dead and duplicate features something to do, as far as x shows what."""
+        dead = ~self.has_fired
+        free = merge_duplicates(autoencoder, ~dead)
         support = autoencoder.select(x)
         values = autoencoder.encode(x, support)
         residual = x - autoencoder.intercept - decode(values, support, autoencoder.dictionary)
-        dead = ~self.has_fired
-        free = merge_duplicates(autoencoder, ~dead)
         left = split(
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )
         error = residual.square().sum(dim=1)
         revive(autoencoder, self.optimizer, dead | left, x, error, self.generator)
+        self.has_fired.zero_()
+        self.n_watched = 0
 
     def state_dict(self):
         """The whole state with tensors on the CPU, in types that pickle anywhere."""
@@ -160,6 +172,7 @@ class Training:
             "generator": self.generator.get_state(),
             "n_steps": self.n_steps,
             "has_fired": self.has_fired.cpu(),
+            "n_watched": self.n_watched,
             "density": self._density,
         }
 
@@ -176,6 +189,7 @@ class Training:
         training.optimizer.load_state_dict(state["optimizer"])
         training.n_steps = state["n_steps"]
         training.has_fired = state["has_fired"].clone().to(device)
+        training.n_watched = state["n_watched"]
         training._density = state["density"]
         return training
 

@@ -80,8 +80,8 @@ class SparseAutoencoderDictionary(
     intercept. With ``solver="autoencoder"`` codes come from an encoder trained together with
     the atoms, :math:`z = \max(0, (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc})` [1]_ (or the
     largest entries of it, see ``architecture``); the other solvers find them by sparse coding.
-    ``alpha``, the objective and the codes of all solvers are therefore comparable, and
-    ``solver`` can be searched over like any other parameter.
+    ``alpha``, the objective and the codes of all solvers are therefore comparable (but for
+    "topk", which has no penalty), and ``solver`` can be searched over like any other parameter.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ class SparseAutoencoderDictionary(
         - "relu": :math:`z = \max(0, p)` with the pre-activations :math:`p`, and the L1 penalty.
         - "topk": the ``n_nonzero_coefs`` largest pre-activations of each sample, where
           positive [2]_. No penalty, so codes do not shrink: more is explained with as many
-          non-zeros. For the first half of `fit` it is "relu" with ``alpha``, which keeps features
-          from dying.
+          non-zeros. For the first half of `fit`, unless that goes on from another, it is "relu"
+          with ``alpha``, which keeps features from dying.
     n_nonzero_coefs : int, default=None
         Number of non-zero entries of a code with ``architecture="topk"``, at most; None takes a
         tenth of the features, as ``transform_n_nonzero_coefs`` does.
@@ -137,7 +137,8 @@ class SparseAutoencoderDictionary(
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples and stop when their objective
         has not improved by the fraction ``tol`` for ``n_iter_no_change`` passes, returning to
-        the best pass. With ``solver="dictionary_learning"``, ``tol`` and ``n_iter_no_change``
+        the best pass. Passes in which ``alpha`` still rises, or "topk" is still "relu", do not
+        count. With ``solver="dictionary_learning"``, ``tol`` and ``n_iter_no_change``
         go to scikit-learn's own criterion.
     validation_fraction : float, default=0.1
         Fraction of the samples held out by ``early_stopping``.
@@ -159,8 +160,8 @@ class SparseAutoencoderDictionary(
         "auto" (CUDA if there is one, else the CPU) or a device name of torch. Fitted attributes
         are ndarrays whatever the device, so that a model fitted on a GPU loads without one.
     random_state : int, RandomState instance or None, default=None
-        Determines initial atoms, shuffling, the held-out samples and the revival of dead
-        features. An int gives identical results on the same machine.
+        Determines initial atoms, shuffling, the held-out samples and the renewal of dead and
+        duplicate features. An int gives identical results on the same machine.
     verbose : int, default=0
         Verbosity of ``solver="dictionary_learning"``. For progress of the other solvers use
         :class:`sklearn.callback.ProgressBar` with ``set_callbacks``.
@@ -392,7 +393,7 @@ class SparseAutoencoderDictionary(
             As `fit`.
         """
         first = not hasattr(self, "components_")
-        kind = self.solver, self.architecture, self.n_nonzero_coefs
+        kind = self._kind_of_stream()
         kind_before, run = getattr(self, "_stream", (None, None))
         begins = kind != kind_before
         self._check_transform_algorithm(self.solver == "autoencoder")
@@ -427,6 +428,13 @@ class SparseAutoencoderDictionary(
             self._statistics.update(codes, residual)
         vars(self).update(self._statistics.attributes(self.n_features_in_))
         return self
+
+    def _kind_of_stream(self):
+        """What must not change for training to go on with its optimiser's state."""
+        if self.solver != "autoencoder":
+            return (self.solver,)
+        parameters = ARCHITECTURES[self.architecture].parameters
+        return self.solver, self.architecture, *(getattr(self, name) for name in parameters)
 
     def _rows(self, X, **check):
         return Rows(check_activations(self, X, **check), resolve_device(self.device))
@@ -538,7 +546,7 @@ class SparseAutoencoderDictionary(
             batch_size=batch_size,
             shuffle=self.shuffle,
         )
-        loss_curve, validation_curve, best = [], [], None
+        loss_curve, validation_curve, n_unsettled, best = [], [], 0, None
         stop = False
         while not stop and len(loss_curve) < self.max_iter:
             task = context.subcontext(task_name="pass")
@@ -552,9 +560,14 @@ class SparseAutoencoderDictionary(
             if held_out is not None:
                 validation_curve.append(run.objective(rows, held_out, alpha))
                 counters["validation_loss_curve_"] = list(validation_curve)
-                if validation_curve[-1] == min(validation_curve):
+                # until alpha and architecture are the final ones, no pass can be the best
+                architecture = run.training.autoencoder.architecture
+                if not schedule.settled_at(run.training.n_steps - 1, architecture):
+                    n_unsettled = len(validation_curve)
+                settled = validation_curve[n_unsettled:]
+                if settled and settled[-1] == min(settled):
                     best = run.attributes()
-                stop = _no_improvement(validation_curve, self.tol, self.n_iter_no_change)
+                stop = _no_improvement(settled, self.tol, self.n_iter_no_change)
             now = lambda counters=counters: self._with_statistics(  # noqa: E731
                 {**units, **counters, **run.attributes()}, rows
             )

@@ -89,7 +89,7 @@ def test_duplicates_are_merged_without_changing_the_reconstruction():
     free = merge_duplicates(autoencoder, alive)
     assert free.tolist() == [False, False, True, False, True, False]
     codes = autoencoder.infer(x)
-    codes[:, free] = 0
+    assert not codes[:, free].any()
     torch.testing.assert_close(codes @ autoencoder.dictionary, before)
 
 
@@ -100,6 +100,10 @@ def test_only_what_is_alike_in_both_atom_and_encoder_is_a_duplicate():
     assert not merge_duplicates(autoencoder, alive).any()
     autoencoder.dictionary[3] = autoencoder.dictionary[1]  # one direction, found in two ways
     autoencoder.encoder_weight[7] = autoencoder.encoder_weight[5]  # found together, written apart
+    assert not merge_duplicates(autoencoder, alive).any()
+    autoencoder.dictionary[16] = autoencoder.dictionary[15]  # found together, beyond thresholds
+    autoencoder.encoder_weight[16] = autoencoder.encoder_weight[15]
+    autoencoder.encoder_bias[16] = -1.0
     assert not merge_duplicates(autoencoder, alive).any()
     nearly = autoencoder.dictionary[10] + 0.05 * torch.randn(20, generator=generator)
     autoencoder.dictionary[11] = nearly / nearly.norm()
@@ -148,6 +152,37 @@ def test_an_atom_for_two_directions_is_split_into_them():
     assert cosines.max(dim=1).values.min() > 0.95  # codes are shrunk by the bias
     torch.testing.assert_close(autoencoder.encoder_weight[[2, 5]], halves)
     assert torch.equal(autoencoder.dictionary[[0, 1, 3, 4]], atoms[[0, 1, 3, 4]])
+
+
+def test_an_atom_for_two_directions_that_is_there_twice():
+    axes = torch.eye(4, dtype=torch.float64)
+    atoms = normalize_((axes[:1] + axes[1:2]).repeat(2, 1))
+    autoencoder = orthogonal_autoencoder(atoms, bias=0.0)
+    autoencoder.encoder_weight *= 0.5
+    free = merge_duplicates(autoencoder, torch.ones(2, dtype=torch.bool))
+    assert free.tolist() == [False, True]
+    assert not split_at(autoencoder, free, axes[[0, 1] * 50]).any()
+    cosines = autoencoder.dictionary @ axes.T
+    torch.testing.assert_close(cosines.max(dim=0).values[:2], torch.ones(2, dtype=torch.float64))
+
+
+def test_no_feature_is_dead_after_few_samples_or_at_the_end():
+    for n_steps in (1, 2, 3, 10, 100):
+        schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps)
+        assert not schedule.renews_at(n_steps - 1)
+        goes_on = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps, from_scratch=False)
+        assert not any(goes_on.renews_at(step) for step in range(n_steps))
+    x = torch.randn(990, 5, generator=torch.Generator().manual_seed(0))
+    autoencoder = make_autoencoder()
+    autoencoder.encoder_bias[:6] = -100.0
+    training = Training(autoencoder, torch.Generator().manual_seed(0))
+    schedule = Schedule(alpha=0.1, learning_rate=1e-6, n_steps=20)
+    for batch in x.split(99):
+        training.step(batch, schedule)
+    assert (autoencoder.encoder_bias[:6] < -99).all()
+    for batch in x.split(99)[:5]:
+        training.step(batch, schedule)
+    assert (autoencoder.encoder_bias[:6] > -1).all()
 
 
 def test_what_finds_no_atom_to_split_is_left():
