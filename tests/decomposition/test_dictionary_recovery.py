@@ -12,9 +12,8 @@ def test_planted_atoms_are_found():
     X = X.astype(np.float32)
     estimator = SparseAutoencoderDictionary(256, device="cpu", random_state=0).fit(X)
     assert mean_max_cosine(estimator.components_, dictionary) >= 0.98
-    # one to one: a few pairs of atoms have merged, and stay so
-    assert dictionary_recovery(estimator.components_, dictionary) >= 0.96
-    assert (estimator.feature_density_ > 0).all()
+    assert dictionary_recovery(estimator.components_, dictionary) >= 0.98  # one to one
+    assert np.mean(estimator.feature_density_ > 0) >= 0.98
     # and the codes tell which atom it was
     found = (estimator.components_ @ dictionary.T).argmax(axis=1)
     largest = estimator.transform(X[:2000]).argmax(axis=1)
