@@ -5,7 +5,7 @@
 Fits `SparseAutoencoderDictionary` with its defaults on `make_superposition`, then scikit-learn's
 `MiniBatchDictionaryLearning` (non-negative codes, the same alpha, float64, scaled data) for the
 same wall time, from its own initial atoms and from samples, with two batch sizes, and once for
-ten times as long. All in one process; prints mean max cosine (of each true atom to its best
+four times as long. All in one process; prints mean max cosine (of each true atom to its best
 learned one) and the mean cosine of a one-to-one matching.
 """
 
@@ -82,7 +82,7 @@ def main():
             (1, 256, True),
             (1, 1024, False),
             (1, 1024, True),
-            (10, 256, True),
+            (4, 256, True),
         ):
             atoms, n_seen = learn_for(
                 factor * seconds,
