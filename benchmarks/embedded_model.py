@@ -15,40 +15,19 @@ import time
 from pathlib import Path
 
 import numpy as np
+from activations import LAYER, collect, draw, load_extractor
 
-from skdict.datasets import load_one_layer_transformer, load_python_corpus, python_token_labels
+from skdict.datasets import python_token_labels
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import evaluate_feature_detectors, select_feature_detectors
 from skdict.metrics import DictionaryScorer, explained_variance, loss_recovered, mean_l0
 
-LAYER = "transformer.h.0.mlp.act"
 GOOD = 0.8, 0.5  # precision and recall that count as a feature for a label
-
-
-def draw(subset, seed=0):
-    """All documents of the corpus in random order, with which of them are prose."""
-    corpus = load_python_corpus(subset=subset)
-    order = np.random.default_rng(seed).permutation(len(corpus.data))
-    return [corpus.data[i] for i in order], corpus.target[order] == 1
 
 
 def take(texts, n_characters):
     """Number of leading texts that have about so many characters together."""
     return int(np.searchsorted(np.cumsum([len(text) for text in texts]), n_characters)) + 1
-
-
-def store_activations(extractor, texts, n_tokens, path):
-    """Activations of the texts as a half-precision array on disk, read as a memory map."""
-    parts, total = [], 0
-    for start in range(0, len(texts), 20):
-        parts.append(extractor.transform(texts[start : start + 20]).astype(np.float16))
-        total += len(parts[-1])
-        if n_tokens and total >= n_tokens:
-            break
-    np.save(path, np.concatenate(parts)[: n_tokens or None])
-    del parts
-    return np.load(path, mmap_mode="r")
 
 
 def report_losses(results):
@@ -100,10 +79,7 @@ def main():
     parser.add_argument("--n-omp", type=int, default=0, help="tokens to code by OMP with k = 20")
     arguments = parser.parse_args()
 
-    transformer = load_one_layer_transformer()
-    extractor = ActivationExtractor(
-        transformer.model, LAYER, tokenizer=transformer.tokenizer, long_documents="window"
-    )
+    transformer, extractor = load_extractor()
     train_texts, train_prose = draw("train")
     test_texts, test_prose = draw("test")
     splits = {}
@@ -117,9 +93,9 @@ def main():
         splits[name] = extractor.transform(texts[:n]), labels
 
     with tempfile.TemporaryDirectory() as folder:
-        X = store_activations(
-            extractor, train_texts, arguments.n_tokens, Path(folder) / "train.npy"
-        )
+        path = Path(folder) / "train.npy"  # in half precision, read as a memory map
+        np.save(path, collect(extractor, train_texts, arguments.n_tokens, np.float16))
+        X = np.load(path, mmap_mode="r")
         X_test = extractor.transform(test_texts)
         part = X[::50].astype(np.float32)
         rms = float(np.sqrt(np.square(part - part.mean(axis=0)).sum(axis=1).mean()))

@@ -14,25 +14,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from embedded_model import LAYER, draw
+from activations import collect, draw, load_extractor
 from sklearn.decomposition import PCA
 
-from skdict.datasets import load_one_layer_transformer
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.feature_extraction import ActivationExtractor
 from skdict.metrics import DictionaryScorer
 
 RESOLUTIONS = 0.0, 0.01, 0.03, 0.1
-
-
-def activations(extractor, subset, n_tokens):
-    texts, _ = draw(subset)
-    parts = []
-    for text in texts:
-        parts.append(extractor.transform([text]))
-        if sum(map(len, parts)) >= n_tokens:
-            break
-    return np.concatenate(parts)[:n_tokens]
 
 
 def plot(path, fractions, rows, gaussian):
@@ -62,18 +50,13 @@ def main():
     parser.add_argument("--picture", type=Path, default=None)
     arguments = parser.parse_args()
 
-    transformer = load_one_layer_transformer()
-    extractor = ActivationExtractor(
-        transformer.model, LAYER, tokenizer=transformer.tokenizer, long_documents="window"
-    )
-    X = activations(extractor, "train", arguments.n_tokens)
-    X_test = activations(extractor, "test", arguments.n_tokens // 5)
+    _, extractor = load_extractor()
+    X = collect(extractor, draw("train")[0], arguments.n_tokens)
+    X_test = collect(extractor, draw("test")[0], arguments.n_tokens // 5)
     rms = float(np.sqrt(np.square(X - X.mean(axis=0)).sum(axis=1).mean()))
     print(f"{len(X):,} training and {len(X_test):,} held-out tokens, RMS norm {rms:.3f}")
     header = " ".join(f"{f'score({r:g})':>12}" for r in RESOLUTIONS)
-    print(
-        f"{'alpha/RMS':>10} {'seconds':>8} {'score':>8} {'EV':>7} {'L0':>7} {'dead':>6} {header}"
-    )
+    print(f"{'alpha/RMS':>10} {'seconds':>8} {'EV':>7} {'L0':>7} {'dead':>6} {header}")
     fractions, rows = 0.1 * np.geomspace(1 / 16, 16, arguments.n_alphas), []
     for fraction in fractions:
         sae = SparseAutoencoderDictionary(

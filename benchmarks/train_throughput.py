@@ -16,31 +16,17 @@ import warnings
 
 import numpy as np
 import torch
+from activations import collect, draw, load_extractor
 
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.train import Schedule
-from skdict.datasets import load_one_layer_transformer, load_python_corpus
 from skdict.decomposition._autoencoder_fit import AutoencoderFit, random_atoms
-from skdict.feature_extraction import ActivationExtractor
 
 
 def activations(n_tokens):
     """Activations (n_tokens, 512) scaled to E‖x - E x‖² = 512, centred."""
-    transformer = load_one_layer_transformer()
-    extractor = ActivationExtractor(
-        transformer.model,
-        "transformer.h.0.mlp.act",
-        tokenizer=transformer.tokenizer,
-        long_documents="window",
-    )
-    texts = load_python_corpus().data
-    order = np.random.default_rng(0).permutation(len(texts))
-    parts = []
-    for i in order:
-        parts.append(extractor.transform([texts[i]]))
-        if sum(map(len, parts)) >= n_tokens:
-            break
-    x = torch.from_numpy(np.concatenate(parts)[:n_tokens])
+    _, extractor = load_extractor()
+    x = torch.from_numpy(collect(extractor, draw("train")[0], n_tokens))
     x = x - x.mean(dim=0)
     return x * (x.shape[1] / x.square().sum(dim=1).mean()).sqrt()
 

@@ -72,6 +72,11 @@ class Autoencoder:
         )
         return self.architecture.values(pre_activations)
 
+    def residual(self, x, support):
+        """Code of x, as `encode`, and what it leaves: x - b - z D, (B, n_features)."""
+        values = self.encode(x, support)
+        return values, x - self.intercept - decode(values, support, self.dictionary)
+
     def objective(self, x, alpha, support):
         """Sum over the rows of x of ½‖x - b - z D‖² + penalty(z).
 
@@ -81,7 +86,6 @@ class Autoencoder:
         values : tensor
             The codes, for whoever counts them.
         """
-        values = self.encode(x, support)
-        residual = x - self.intercept - decode(values, support, self.dictionary)
+        values, residual = self.residual(x, support)
         penalty = self.architecture.penalty(values, alpha)
         return 0.5 * residual.square().sum() + penalty.sum(), values

@@ -28,8 +28,7 @@ class UnitNormAdam:
     def step(self, learning_rate):
         dictionary = self.autoencoder.dictionary
         with torch.no_grad():
-            along = (dictionary.grad * dictionary).sum(dim=1, keepdim=True)
-            dictionary.grad.addcmul_(along, dictionary, value=-1)
+            remove_along_(dictionary.grad, dictionary)
         torch.nn.utils.clip_grad_norm_(self.autoencoder.parameters, self.max_norm)
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.step()
@@ -55,6 +54,12 @@ class UnitNormAdam:
 
     def load_state_dict(self, state):
         self._adam.load_state_dict(state)
+
+
+def remove_along_(vectors, atoms):
+    """Take from each row of vectors its component along the unit atom of that row, in place."""
+    along = (vectors * atoms).sum(dim=1, keepdim=True)
+    return vectors.addcmul_(along, atoms, value=-1)
 
 
 def normalize_(dictionary):

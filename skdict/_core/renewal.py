@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .optim import normalize_
+from .optim import normalize_, remove_along_
 from .sparse import sampled_product, transposed_product
 
 # Two features whose atoms and whose encoders both have a cosine above this are one.
@@ -133,17 +133,13 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
         sums = torch.zeros(len(atoms), dtype=entries.dtype, device=entries.device)
         return sums.index_add_(0, support.indices, entries)
 
-    def orthogonal(directions):
-        along = (directions * atoms).sum(dim=1, keepdim=True)
-        return normalize_(torch.addcmul(directions, along, atoms, value=-1))
-
     active = values > 0
     direction = torch.randn(atoms.shape, generator=generator).to(atoms)
     for _ in range(POWER_ITERATIONS):
-        direction = orthogonal(direction)
+        direction = normalize_(remove_along_(direction, atoms))
         slopes = sampled_product(residual, direction, support) * active
         direction = transposed_product(slopes, support, residual)
-    direction = orthogonal(direction)
+    direction = normalize_(remove_along_(direction, atoms))
     along = sampled_product(residual, direction, support) * active
 
     energy = per_feature(along.square())

@@ -8,7 +8,6 @@ import torch
 from .autoencoder import Autoencoder
 from .optim import UnitNormAdam, learning_rate_factor
 from .renewal import merge_duplicates, revive, split
-from .sparse import decode
 
 # Above this fraction of non-zeros the dense products are taken: about where they become as fast
 # on two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
@@ -151,8 +150,7 @@ class Training:
         dead = ~self.has_fired
         free = merge_duplicates(autoencoder, ~dead)
         support = autoencoder.select(x)
-        values = autoencoder.encode(x, support)
-        residual = x - autoencoder.intercept - decode(values, support, autoencoder.dictionary)
+        values, residual = autoencoder.residual(x, support)
         left = split(
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )

@@ -50,8 +50,7 @@ def alpha_grid(X, n_alphas=8):
     """Grid of L1 coefficients that suits the scale of X.
 
     Geometric, from an eighth to eight times what ``alpha="auto"`` uses, which is
-    0.1 · sqrt(E‖x - E x‖²): wide enough that the first is too dense and the last too sparse on
-    all data that it was tried on.
+    0.1 · sqrt(E‖x - E x‖²): from dense codes to almost empty ones.
 
     Parameters
     ----------

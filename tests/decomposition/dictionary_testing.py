@@ -1,6 +1,7 @@
 """What the tests of SparseAutoencoderDictionary share."""
 
 import numpy as np
+from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skdict.decomposition import SparseAutoencoderDictionary
 
@@ -30,3 +31,24 @@ def objective(estimator, X, codes, alpha):
     X, codes = np.asarray(X, dtype=np.float64), np.asarray(codes, dtype=np.float64)
     residual = X - estimator.intercept_ - codes @ estimator.components_
     return np.mean(0.5 * (residual**2).sum(axis=1) + alpha * np.abs(codes).sum(axis=1))
+
+
+def fit_sklearns(X, alpha, **params):
+    """scikit-learn's own estimator as solver="dictionary_learning" should run it, with its atoms
+    scaled to unit norm."""
+    centred = X - X.mean(axis=0)
+    scale = np.sqrt(np.mean(centred**2))
+    learner = MiniBatchDictionaryLearning(
+        32,
+        alpha=alpha / scale,
+        fit_algorithm="cd",
+        positive_code=True,
+        batch_size=100,
+        tol=0.0,
+        max_no_improvement=None,
+        random_state=0,
+        **params,
+    ).fit(centred / scale)
+    return learner, learner.components_ / np.linalg.norm(
+        learner.components_, axis=1, keepdims=True
+    )

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from dictionary_testing import SOLVERS, make_estimator, objective
-from sklearn.decomposition import MiniBatchDictionaryLearning
+from dictionary_testing import SOLVERS, fit_sklearns, make_estimator, objective
 from sklearn.linear_model import Lasso, OrthogonalMatchingPursuit
 
 from skdict.decomposition import SparseAutoencoderDictionary
@@ -71,20 +70,7 @@ def test_more_nonzero_coefs_than_there_can_be(planted, fitted):
 
 def test_dictionary_learning_is_sklearns(planted):
     estimator = make_estimator(solver="dictionary_learning").fit(planted)
-    centred = planted - planted.mean(axis=0)
-    scale = np.sqrt(np.mean(centred**2))
-    by_hand = MiniBatchDictionaryLearning(
-        32,
-        alpha=estimator.alpha_ / scale,
-        max_iter=4,
-        fit_algorithm="cd",
-        positive_code=True,
-        batch_size=100,
-        tol=0.0,
-        max_no_improvement=None,
-        random_state=0,
-    ).fit(centred / scale)
-    atoms = by_hand.components_ / np.linalg.norm(by_hand.components_, axis=1, keepdims=True)
+    by_hand, atoms = fit_sklearns(planted, estimator.alpha_, max_iter=4)
     np.testing.assert_allclose(estimator.components_, atoms, atol=1e-12)
     np.testing.assert_allclose(estimator.intercept_, planted.mean(axis=0), atol=1e-12)
     assert estimator.n_iter_ == 4

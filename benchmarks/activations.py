@@ -1,0 +1,34 @@
+"""Activations of the embedded transformer's 512 neurons, for the other benchmarks."""
+
+import numpy as np
+
+from skdict.datasets import load_one_layer_transformer, load_python_corpus
+from skdict.feature_extraction import ActivationExtractor
+
+LAYER = "transformer.h.0.mlp.act"
+
+
+def load_extractor():
+    """The transformer's bunch, and an extractor of its neurons."""
+    transformer = load_one_layer_transformer()
+    return transformer, ActivationExtractor(
+        transformer.model, LAYER, tokenizer=transformer.tokenizer, long_documents="window"
+    )
+
+
+def draw(subset, seed=0):
+    """All documents of the corpus in random order, with which of them are prose."""
+    corpus = load_python_corpus(subset=subset)
+    order = np.random.default_rng(seed).permutation(len(corpus.data))
+    return [corpus.data[i] for i in order], corpus.target[order] == 1
+
+
+def collect(extractor, texts, n_tokens=None, dtype=np.float32):
+    """Activations (n_tokens, 512) of the leading texts; of all without ``n_tokens``."""
+    parts, total = [], 0
+    for start in range(0, len(texts), 20):
+        parts.append(extractor.transform(texts[start : start + 20]).astype(dtype, copy=False))
+        total += len(parts[-1])
+        if n_tokens and total >= n_tokens:
+            break
+    return np.concatenate(parts)[: n_tokens or None]
