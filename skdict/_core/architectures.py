@@ -1,48 +1,99 @@
 """The variants of the sparse autoencoder: the one file that a new variant touches.
 
-A variant is a class with a docstring that states its equation, registered in `ARCHITECTURES`.
-It says which pre-activations are active, what value they take, and what the objective charges
-for them; everything else is shared. Its methods see pre-activations as a flat tensor of the
-entries at the support or as a dense matrix, whichever is faster at the moment.
+A variant is a class with a docstring that states its equation, registered in `ARCHITECTURES`. It
+says which pre-activations p = (x - b) W_encᵀ + b_enc are active, what value they take, and what
+the objective charges for them; everything else is shared. Its methods see pre-activations as a
+flat tensor of the entries at the support or as a dense matrix, whichever is faster at the moment.
+It has no state: what is learned besides the encoder stands in the dictionary ``extra``, by name,
+a tensor of shape (n_components,) each.
 
-- ``parameters`` names the estimator's parameters that the constructor takes;
-- ``has_margin`` says that raising pre-activations turns entries on but never off, and that
-  `values` gives zero to those which should not have been: `select` may then err on that side.
+A trained variant is folded into an encoder and a threshold for each component, and codes are
+then z = p where p > threshold, else 0 (or, `TopK`, the largest of these).
 """
+
+import math
 
 import torch
 
+from .sparse import decode, half_squared_error, reconstruction_error
 
-class ReLU:
-    """ReLU code under an L1 penalty ("Towards Monosemanticity", Bricken et al. 2023).
 
-    z = max(0, (x - b) W_encᵀ + b_enc), penalty α Σ_j z_j.
-    """
+class Architecture:
+    """What the variants share: codes max(0, p) at the support, and no penalty."""
 
+    # the estimator's parameters that the constructor takes
     parameters = ()
-    has_margin = True
 
     def during(self, progress):
         """The variant that is trained when a fraction ``progress`` of the steps is done."""
         return self
 
-    def active(self, pre_activations):
-        """Which pre-activations (B, n_components) give a non-zero code: a boolean mask."""
-        return pre_activations > 0
+    def initial(self, zeros):
+        """``extra`` at the start of training, given zeros of shape (n_components,)."""
+        return {}
 
-    def values(self, pre_activations):
-        """The code, differentiable in the pre-activations."""
+    def select(self, scan, extra, n_rows):
+        """Support: from scan(offset=0.0, k=None), where p > offset, or the k largest of these."""
+        return scan()
+
+    def values(self, pre_activations, extra, n_rows):
+        """The code, differentiable; ``extra`` is broadcast against the pre-activations."""
         return torch.relu(pre_activations)
 
-    def penalty(self, values, alpha):
-        """What the objective adds to the squared error for each entry."""
-        return alpha * values
+    def penalty(self, pre_activations, values, extra, alpha):
+        """What the objective adds to the squared error: a scalar."""
+        return 0.0
+
+    def error(self, autoencoder, centred, values, support):
+        """Squared reconstruction error, halved and summed, and residual."""
+        return reconstruction_error(
+            values, support, autoencoder.dictionary, centred, autoencoder.intercept
+        )
+
+    def objective(self, autoencoder, centred, alpha, support):
+        """As `Autoencoder.objective`, on x - b."""
+        pre_activations = autoencoder.pre_activations(centred, support)
+        extra = {
+            name: tensor if support is None else tensor.index_select(0, support.indices)
+            for name, tensor in autoencoder.extra.items()
+        }
+        values = self.values(pre_activations, extra, len(centred))
+        error, residual = self.error(autoencoder, centred, values, support)
+        objective = error + self.penalty(pre_activations, values, extra, alpha)
+        return objective, values.detach(), residual
+
+    def observe(self, values, extra):
+        """Take note of the codes of a training step."""
+
+    def fold(self, weight, bias, extra):
+        """Encoder and threshold for use: weight, bias, threshold (n_components,) or None."""
+        return weight, bias, None
+
+    def unfold(self, bias, threshold):
+        """Encoder bias and ``extra`` to go on training from a folded encoder's."""
+        return bias, self.initial(torch.zeros_like(bias))
+
+    def codes(self, pre_activations, threshold):
+        """Codes (B, n_components) of dense pre-activations, when training is over."""
+        if threshold is None:
+            return torch.relu(pre_activations)
+        return torch.where(pre_activations > threshold, pre_activations, 0)
 
 
-class TopK:
+class ReLU(Architecture):
+    """ReLU code under an L1 penalty ("Towards Monosemanticity", Bricken et al. 2023).
+
+    z = max(0, p), penalty α Σ_j z_j.
+    """
+
+    def penalty(self, pre_activations, values, extra, alpha):
+        return alpha * values.sum()
+
+
+class TopK(Architecture):
     """The k largest pre-activations of each sample (Makhzani and Frey 2013; Gao et al. 2024).
 
-    z = max(0, TopK((x - b) W_encᵀ + b_enc)), no penalty.
+    z = max(0, TopK(p)), no penalty.
 
     For the first half of its training it is a `ReLU` under the L1 penalty, where every feature
     that fires gets a gradient: one that is never among the k largest gets none, and dies.
@@ -54,7 +105,6 @@ class TopK:
     """
 
     parameters = ("n_nonzero_coefs",)
-    has_margin = False
 
     def __init__(self, n_nonzero_coefs):
         self.n_nonzero_coefs = n_nonzero_coefs
@@ -62,19 +112,252 @@ class TopK:
     def during(self, progress):
         return self if progress > 0.5 else ReLU()
 
-    def active(self, pre_activations):
-        largest = pre_activations.topk(self.n_nonzero_coefs, dim=1, sorted=False).indices
-        mask = torch.zeros_like(pre_activations, dtype=torch.bool)
-        return mask.scatter_(1, largest, True)
+    def select(self, scan, extra, n_rows):
+        return scan(k=self.n_nonzero_coefs)
 
-    def values(self, pre_activations):
+    def values(self, pre_activations, extra, n_rows):
+        if pre_activations.dim() == 2:  # dense; a support holds none but the largest
+            return self.codes(pre_activations, None)
+        return torch.relu(pre_activations)
+
+    def codes(self, pre_activations, threshold):
+        largest = pre_activations.detach().topk(self.n_nonzero_coefs, dim=1, sorted=False).indices
+        mask = torch.zeros_like(pre_activations, dtype=torch.bool).scatter_(1, largest, True)
+        return torch.where(mask, torch.relu(pre_activations), 0)
+
+
+class BatchTopK(Architecture):
+    """The k B largest pre-activations of a batch of B samples (Bussmann et al. 2024).
+
+    z = p where p > 0 is among the k B largest of the batch, else 0; no penalty. The smallest code
+    of a batch, averaged over the last part of training, is the threshold for single samples.
+
+    Begins as a `ReLU`, as `TopK` does.
+
+    Parameters
+    ----------
+    n_nonzero_coefs : int
+        k, the mean number of non-zero entries.
+    """
+
+    parameters = ("n_nonzero_coefs",)
+    # Rate of the moving average of the threshold.
+    RATE = 0.01
+    # The scan looks for pre-activations above this fraction of the threshold, which are a few
+    # more than those that will be kept.
+    MARGIN = 0.9
+
+    def __init__(self, n_nonzero_coefs):
+        self.n_nonzero_coefs = n_nonzero_coefs
+
+    def during(self, progress):
+        return self if progress > 0.5 else ReLU()
+
+    def initial(self, zeros):
+        return {"threshold": zeros.clone()}
+
+    def select(self, scan, extra, n_rows):
+        support = scan(offset=self.MARGIN * extra["threshold"])
+        if len(support.indices) < self.n_nonzero_coefs * n_rows:
+            support = scan()
+        return support
+
+    def values(self, pre_activations, extra, n_rows):
         values = torch.relu(pre_activations)
-        if values.dim() == 2:  # dense; a support holds none but the largest
-            values = values * self.active(pre_activations.detach())
-        return values
+        n_cut = values.numel() - self.n_nonzero_coefs * n_rows
+        if n_cut <= 0:
+            return values
+        largest_cut = values.detach().flatten().kthvalue(n_cut).values
+        return torch.where(values > largest_cut, values, 0)
 
-    def penalty(self, values, alpha):
-        return torch.zeros_like(values)
+    def observe(self, values, extra):
+        threshold = extra["threshold"]
+        smallest = torch.where(values > 0, values, torch.inf).min()
+        if torch.isfinite(smallest):
+            rate = torch.where(threshold > 0, self.RATE, 1.0)
+            threshold += rate * (smallest - threshold)
+
+    def fold(self, weight, bias, extra):
+        return weight, bias, extra["threshold"]
+
+    def unfold(self, bias, threshold):
+        return bias, {"threshold": torch.zeros_like(bias) if threshold is None else threshold}
 
 
-ARCHITECTURES = {"relu": ReLU, "topk": TopK}
+class Matryoshka(BatchTopK):
+    """Nested dictionaries over `BatchTopK` (Bussmann et al. 2025).
+
+    The squared error is the mean over prefixes of the dictionary, the first 1/16, 1/4 and all of
+    its atoms, each of which has to reconstruct x by itself.
+    """
+
+    PREFIXES = (1 / 16, 1 / 4, 1.0)
+
+    def during(self, progress):
+        return self if progress > 0.5 else NestedReLU()
+
+    def error(self, autoencoder, centred, values, support):
+        return nested_error(autoencoder, centred, values, support, self.PREFIXES)
+
+
+class NestedReLU(ReLU):
+    """How `Matryoshka` begins."""
+
+    def error(self, autoencoder, centred, values, support):
+        return nested_error(autoencoder, centred, values, support, Matryoshka.PREFIXES)
+
+
+def nested_error(autoencoder, centred, values, support, prefixes):
+    """Mean over prefixes of the dictionary of the halved squared error; residual of the whole."""
+    dictionary = autoencoder.dictionary
+    ends = [max(1, round(prefix * len(dictionary))) for prefix in prefixes]
+    if support is None:
+        starts = [0, *ends[:-1]]
+        decoded = torch.stack(
+            [
+                values[:, start:end] @ dictionary[start:end]
+                for start, end in zip(starts, ends, strict=True)
+            ],
+            dim=1,
+        )
+    else:
+        groups = support.in_groups(torch.tensor(ends, device=centred.device))
+        decoded = decode(values, groups, dictionary).view(len(centred), len(ends), -1)
+    error, residuals = half_squared_error(
+        centred[:, None], autoencoder.intercept, decoded.cumsum(dim=1)
+    )
+    return error / len(ends), residuals[:, -1]
+
+
+class JumpReLU(Architecture):
+    """A learned threshold for each feature, under an L0 penalty (Rajamanoharan et al. 2024).
+
+    z = p where p > θ_j, else 0; penalty (α²/2) Σ_j [p_j > θ_j]. A feature with unit atom lowers
+    the error by z²/2, so that the penalty asks, as the L1 penalty does, for a correlation of at
+    least α with the residual. Thresholds get straight-through gradients from pre-activations
+    within half a bandwidth.
+
+    Parameters
+    ----------
+    n_nonzero_coefs : int or None
+        A target for the mean number of non-zero entries in place of the penalty by alpha.
+    """
+
+    def during(self, progress):
+        return self if progress > 0.3 else ReLU()
+
+    BANDWIDTH = 0.5
+    INITIAL = 0.5
+
+    def initial(self, zeros):
+        return {"log_threshold": zeros + math.log(self.INITIAL)}
+
+    def select(self, scan, extra, n_rows):
+        return scan(offset=extra["log_threshold"].exp() - self.BANDWIDTH / 2)
+
+    def values(self, pre_activations, extra, n_rows):
+        threshold = extra["log_threshold"].exp()
+        return _Jump.apply(pre_activations, threshold, self.BANDWIDTH)
+
+    def penalty(self, pre_activations, values, extra, alpha):
+        threshold = extra["log_threshold"].exp()
+        steps = _Step.apply(pre_activations.detach(), threshold, self.BANDWIDTH)
+        return 0.5 * alpha**2 * steps.sum()
+
+    def fold(self, weight, bias, extra):
+        return weight, bias, extra["log_threshold"].exp()
+
+    def unfold(self, bias, threshold):
+        extra = self.initial(torch.zeros_like(bias))
+        if threshold is not None:
+            extra["log_threshold"] = torch.where(
+                threshold > 0, threshold.log(), extra["log_threshold"]
+            )
+        return bias, extra
+
+
+class _Jump(torch.autograd.Function):
+    """p where p > θ, else 0; ∂/∂θ = -(θ/ε) [|p - θ| < ε/2]."""
+
+    @staticmethod
+    def forward(ctx, pre_activations, threshold, bandwidth):
+        ctx.save_for_backward(pre_activations, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(pre_activations > threshold, pre_activations, 0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        pre_activations, threshold = ctx.saved_tensors
+        near = (pre_activations - threshold).abs() < ctx.bandwidth / 2
+        grad_threshold = torch.where(near, grad * threshold * (-1 / ctx.bandwidth), 0)
+        grad_pre_activations = torch.where(pre_activations > threshold, grad, 0)
+        return grad_pre_activations, grad_threshold.sum_to_size(threshold.shape), None
+
+
+class _Step(torch.autograd.Function):
+    """[p > θ]; ∂/∂θ = -(1/ε) [|p - θ| < ε/2]."""
+
+    @staticmethod
+    def forward(ctx, pre_activations, threshold, bandwidth):
+        ctx.save_for_backward(pre_activations, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre_activations > threshold).to(pre_activations.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        pre_activations, threshold = ctx.saved_tensors
+        near = (pre_activations - threshold).abs() < ctx.bandwidth / 2
+        return (
+            None,
+            torch.where(near, grad * (-1 / ctx.bandwidth), 0).sum_to_size(threshold.shape),
+            None,
+        )
+
+
+class Gated(Architecture):
+    """Gate and magnitude apart (Rajamanoharan et al. 2024, "Improving Dictionary Learning ...").
+
+    z = max(0, e^{r_j} p + c_j) where p > 0, else 0. The gate gets its gradient from α Σ_j max(0,
+    p_j) and from the error of max(0, p) as a code with the dictionary held fixed.
+    """
+
+    def initial(self, zeros):
+        return {"log_gain": zeros.clone(), "shift": zeros.clone()}
+
+    def values(self, pre_activations, extra, n_rows):
+        magnitude = torch.relu(pre_activations * extra["log_gain"].exp() + extra["shift"])
+        return torch.where(pre_activations > 0, magnitude, 0)
+
+    def objective(self, autoencoder, centred, alpha, support):
+        pre_activations = autoencoder.pre_activations(centred, support)
+        gate = torch.relu(pre_activations)
+        extra = {
+            name: tensor if support is None else tensor.index_select(0, support.indices)
+            for name, tensor in autoencoder.extra.items()
+        }
+        values = self.values(pre_activations, extra, len(centred))
+        error, residual = self.error(autoencoder, centred, values, support)
+        dictionary, intercept = autoencoder.dictionary.detach(), autoencoder.intercept.detach()
+        error_of_gate, _ = reconstruction_error(gate, support, dictionary, centred, intercept)
+        return error + error_of_gate + alpha * gate.sum(), values.detach(), residual
+
+    def fold(self, weight, bias, extra):
+        gain = extra["log_gain"].exp()
+        shift = extra["shift"]
+        return gain[:, None] * weight, gain * bias + shift, shift.clamp_min(0)
+
+    def unfold(self, bias, threshold):
+        extra = self.initial(torch.zeros_like(bias))
+        if threshold is not None:
+            bias, extra["shift"] = bias - threshold, threshold
+        return bias, extra
+
+
+ARCHITECTURES = {
+    "relu": ReLU,
+    "topk": TopK,
+    "batch_topk": BatchTopK,
+    "matryoshka": Matryoshka,
+    "jumprelu": JumpReLU,
+    "gated": Gated,
+}

@@ -1,10 +1,11 @@
-"""A sparse autoencoder: its parameters and the forward pass through the three operations."""
+"""A sparse autoencoder: its parameters and its forward pass through the three operations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 
-from .sparse import decode, encode_at, select
+from .sparse import encode_at, select
 
 
 @dataclass
@@ -19,8 +20,9 @@ class Autoencoder:
     encoder_bias : tensor of shape (n_components,)
     intercept : tensor of shape (n_features,)
         Subtracted before the encoder and added after the decoder.
-    architecture : object
-        An instance of a class of `ARCHITECTURES`.
+    architecture : Architecture
+    extra : dict of str to tensor of shape (n_components,)
+        What the architecture learns for each component besides.
     """
 
     dictionary: torch.Tensor
@@ -28,6 +30,7 @@ class Autoencoder:
     encoder_bias: torch.Tensor
     intercept: torch.Tensor
     architecture: object
+    extra: dict = field(default_factory=dict)
 
     @classmethod
     def from_dictionary(cls, dictionary, architecture, *, encoder_scale):
@@ -39,53 +42,67 @@ class Autoencoder:
             encoder_bias=dictionary.new_zeros(n_components),
             intercept=dictionary.new_zeros(n_features),
             architecture=architecture,
+            extra=architecture.initial(dictionary.new_zeros(n_components)),
         )
 
     @property
-    def parameters(self):
-        return [self.dictionary, self.encoder_weight, self.encoder_bias, self.intercept]
+    def of_components(self):
+        """The tensors with a row, or an entry, for each component."""
+        return [self.dictionary, self.encoder_weight, self.encoder_bias, *self.extra.values()]
 
-    def _bias(self):
-        """Bias on uncentred x: (x - b) W_encᵀ + b_enc = x W_encᵀ + (b_enc - W_enc b)."""
-        return torch.addmv(self.encoder_bias, self.encoder_weight, self.intercept, alpha=-1)
-
-    def select(self, x):
-        """Support of the code of x (B, n_features); no gradient."""
-        rule = self.architecture
-        return select(
-            x, self.encoder_weight, self._bias(), rule.active, with_margin=rule.has_margin
-        )
-
-    def encode(self, x, support):
-        """Code of x at the support, (nnz,), or everywhere, (B, n_components), without one."""
-        return self.architecture.values(encode_at(x, self.encoder_weight, self._bias(), support))
+    @property
+    def tensors(self):
+        return [*self.of_components, self.intercept]
 
     @torch.no_grad()
-    def infer(self, x):
-        """Dense code of x (B, n_features), without gradient.
+    def select(self, centred):
+        """Support of the code of x, given x - b (B, n_features); no gradient."""
 
-        The intercept is subtracted from the data rather than folded into the bias: x may lie
-        far from the origin, where float32 would lose the last digits of the product.
-        """
-        pre_activations = encode_at(
-            x - self.intercept, self.encoder_weight, self.encoder_bias, None
-        )
-        return self.architecture.values(pre_activations)
+        def scan(offset=0.0, k=None):
+            return select(centred, self.encoder_weight, self.encoder_bias - offset, k)
 
-    def residual(self, x, support):
-        """Code of x, as `encode`, and what it leaves: x - b - z D, (B, n_features)."""
-        values = self.encode(x, support)
-        return values, x - self.intercept - decode(values, support, self.dictionary)
+        return self.architecture.select(scan, self.extra, len(centred))
 
-    def objective(self, x, alpha, support):
-        """Sum over the rows of x of ½‖x - b - z D‖² + penalty(z).
+    def pre_activations(self, centred, support):
+        return encode_at(centred, self.encoder_weight, self.encoder_bias, self.intercept, support)
+
+    def objective(self, centred, alpha, support):
+        """Sum over the rows of x of ½‖x - b - z D‖² + penalty(z), or the architecture's own.
+
+        Parameters
+        ----------
+        centred : tensor of shape (B, n_features)
+            x - b, as data.
+        alpha : float
+        support : Support or None
+            From `select`; None computes everywhere, which pays while codes are dense.
 
         Returns
         -------
         objective : tensor, scalar
-        values : tensor
-            The codes, for whoever counts them.
+        values : tensor of shape (nnz,), or (B, n_components) without a support
+            The codes. No gradient.
+        residual : tensor of shape (B, n_features)
+            x - b - z D. No gradient.
         """
-        values, residual = self.residual(x, support)
-        penalty = self.architecture.penalty(values, alpha)
-        return 0.5 * residual.square().sum() + penalty.sum(), values
+        return self.architecture.objective(self, centred, alpha, support)
+
+    def folded(self):
+        """Encoder weight, bias and threshold (or None) for `infer`, without gradient."""
+        weight, bias, extra = self.encoder_weight, self.encoder_bias, self.extra
+        with torch.no_grad():
+            return self.architecture.fold(weight, bias, extra)
+
+    def infer(self, x):
+        """Dense code of x (B, n_features), without gradient."""
+        return infer(x, *self.folded(), self.intercept, self.architecture)
+
+
+@torch.no_grad()
+def infer(x, weight, bias, threshold, intercept, architecture):
+    """Dense code of x (B, n_features) by a folded encoder.
+
+    The intercept is subtracted from the data rather than folded into the bias: x may lie far
+    from the origin, where float32 would lose the last digits of the product.
+    """
+    return architecture.codes(F.linear(x - intercept, weight, bias), threshold)

@@ -72,7 +72,7 @@ def merge_duplicates(autoencoder, alive):
     free : tensor of shape (n_components,), bool
         The features that are no longer needed, and silent.
     """
-    atoms, weight, bias = (p.detach() for p in autoencoder.parameters[:3])
+    atoms, weight, bias = (p.detach() for p in autoencoder.of_components[:3])
     n_components, n_features = atoms.shape
     encoder = normalize_(torch.cat([weight, bias[:, None] / math.sqrt(n_features)], dim=1))
     # an earlier feature like this one; n_components where there is none

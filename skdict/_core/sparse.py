@@ -5,9 +5,7 @@ So only the encoder's scan over all atoms (`select`) costs 2·B·d·n FLOPs; the
 reconstruction and every gradient are computed at the support alone. With ``support=None`` the
 same functions work on the dense (B, n) matrix, which pays while codes are still dense.
 
-Shapes: x (B, d), weight W_enc (n, d), bias (n,), dictionary D (n, d). x is data and gets no
-gradient: the bias that the intercept adds to the pre-activations comes in through ``bias``
-(`-W_enc @ b`, a matrix-vector product), so dL/dx, a B×d×n product, is never formed.
+Shapes: x (B, d), weight W_enc (n, d), bias (n,), dictionary D (n, d).
 """
 
 import warnings
@@ -16,9 +14,8 @@ from functools import cache, cached_property
 import torch
 import torch.nn.functional as F
 
-# `select` and dense encoding go through x in blocks of rows with about so many pre-activations:
-# 4 MiB in float32, which stays in a core's cache between the product and the comparison.
-BLOCK_ELEMENTS = 1 << 20
+# Pre-activations are formed for so many entries at a time.
+BLOCK_ELEMENTS = 1 << 24
 
 # Bound on what rounding to bfloat16 (unit roundoff 2⁻⁸) changes in x·w + b, as a fraction of
 # ‖x‖‖w‖ + |b|: once for each operand and once for the product.
@@ -48,62 +45,83 @@ class Support:
         return len(self.indptr) - 1, self.n_components
 
     @cached_property
+    def rows(self):
+        """The row of each entry: (nnz,), int64."""
+        rows = torch.arange(len(self.indptr) - 1, device=self.indices.device)
+        return torch.repeat_interleave(rows, self.indptr.diff(), output_size=len(self.indices))
+
+    def in_groups(self, boundaries):
+        """The same entries with a row for each group of components.
+
+        Parameters
+        ----------
+        boundaries : tensor of shape (n_groups,), int64
+            Ends of the groups of consecutive components, ascending, the last n_components.
+
+        Returns
+        -------
+        support : Support of B * n_groups rows
+        """
+        n_rows, n_groups = len(self.indptr) - 1, len(boundaries)
+        group = torch.bucketize(self.indices, boundaries, right=True)
+        counts = torch.bincount(self.rows * n_groups + group, minlength=n_rows * n_groups)
+        return Support(F.pad(counts.cumsum(0), (1, 0)), self.indices, self.n_components)
+
+    @cached_property
     def transposed(self):
         """CSC order, shared by the gradients of both weights: indptr (n + 1,), rows, order."""
-        n_rows = len(self.indptr) - 1
-        rows = torch.repeat_interleave(
-            torch.arange(n_rows, device=self.indices.device),
-            self.indptr.diff(),
-            output_size=len(self.indices),
-        )
         order = torch.argsort(self.indices, stable=True)
         counts = torch.bincount(self.indices, minlength=self.n_components)
-        return F.pad(counts.cumsum(0), (1, 0)), rows[order], order
-
-
-def row_blocks(n_rows, n_components):
-    """Slices over the rows, each of about `BLOCK_ELEMENTS` pre-activations."""
-    step = max(1, BLOCK_ELEMENTS // max(n_components, 1))
-    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+        return F.pad(counts.cumsum(0), (1, 0)), self.rows[order], order
 
 
 @torch.no_grad()
-def select(x, weight, bias, active, *, with_margin=True):
+def select(x, weight, bias, k=None):
     """Find where the codes of x can be non-zero.
 
     Where the processor multiplies in bfloat16 several times faster than in float32, the scan
-    does so. With a margin the bias is raised by a bound on the rounding error: the support then
-    has a few entries too many, whose exact value is zero, and never one too few. Without one
-    the support is that of the rounded pre-activations; gradients are exact for it.
+    does so. Without k the bias is then raised by a bound on the rounding error: the support has
+    a few entries too many, whose pre-activation is not positive, and never one too few. With k
+    it is that of the rounded pre-activations; gradients are exact for it.
 
     Parameters
     ----------
     x : tensor of shape (B, d)
     weight : tensor of shape (n, d)
     bias : tensor of shape (n,)
-    active : callable
-        The architecture's rule: pre-activations (rows, n) to a boolean mask of that shape.
-    with_margin : bool
-        Needs a rule by which raising pre-activations turns entries on but never off.
+    k : int or None
+        Select the positive pre-activations, or only the k largest of each row among them.
 
     Returns
     -------
     support : Support
     """
-    low_precision = x.dtype == torch.float32 and x.device.type == "cpu" and cpu_has_bfloat16()
-    if low_precision:
-        if with_margin:
+    if x.dtype == torch.float32 and x.device.type == "cpu" and cpu_has_bfloat16():
+        if k is None:
             largest = torch.linalg.vector_norm(x, dim=1).max()
             norms = torch.linalg.vector_norm(weight, dim=1)
             bias = bias + BFLOAT16_ERROR * (largest * norms + bias.abs())
         x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
+    if x.device.type == "cpu":
+        from .kernels_cpu import select_rows  # Numba takes a moment to import
+    else:
+        select_rows = select_rows_plainly
+    counts, indices = select_rows(x, weight, bias, k)
+    return Support(F.pad(counts.cumsum(0), (1, 0)), indices, len(weight))
+
+
+def select_rows_plainly(x, weight, bias, k):
+    """`kernels_cpu.select_rows` in torch's operators, for any device."""
     counts, indices = [], []
-    for block in row_blocks(len(x), len(weight)):
-        mask = active(F.linear(x[block], weight, bias))
+    for block in x.split(max(1, BLOCK_ELEMENTS // len(weight))):
+        pre_activations = F.linear(block, weight, bias)
+        mask = pre_activations > 0
+        if k is not None:
+            largest = pre_activations.topk(k, dim=1, sorted=False).indices
+            mask &= torch.zeros_like(mask).scatter_(1, largest, True)
         counts.append(mask.sum(dim=1))
         indices.append(mask.nonzero()[:, 1])
-    indptr = F.pad(torch.cat(counts).cumsum(0), (1, 0))
-    return Support(indptr, torch.cat(indices), len(weight))
+    return torch.cat(counts), torch.cat(indices)
 
 
 @cache
@@ -115,18 +133,26 @@ def cpu_has_bfloat16():
     )
 
 
-def encode_at(x, weight, bias, support):
-    """Pre-activations ``x @ weight.T + bias``, at the support alone or (None) everywhere.
+def encode_at(centred, weight, bias, intercept, support):
+    """Pre-activations ``centred @ weight.T + bias``, at the support or (None) everywhere.
 
-    Differentiable in weight and bias.
+    Parameters
+    ----------
+    centred : tensor of shape (B, d)
+        x - intercept, as data: no gradient.
+    weight : tensor of shape (n, d)
+    bias : tensor of shape (n,)
+    intercept : tensor of shape (d,)
+        What was subtracted. Its gradient is ``-weight.T @ Σ_rows dL/dp``, a matrix-vector
+        product, so that dL/dx, a B×d×n product, is never formed.
+    support : Support or None
 
     Returns
     -------
-    values : tensor of shape (nnz,), or (B, n) without a support
+    pre_activations : tensor of shape (nnz,), or (B, n) without a support
+        Differentiable in weight, bias and intercept.
     """
-    if support is None:
-        return F.linear(x, weight, bias)
-    return _EncodeAt.apply(x, weight, bias, support)
+    return _EncodeAt.apply(centred, weight, bias, intercept, support)
 
 
 def decode(values, support, dictionary):
@@ -136,25 +162,49 @@ def decode(values, support, dictionary):
     -------
     reconstruction : tensor of shape (B, d)
     """
-    if support is None:
-        return values @ dictionary
     return _Decode.apply(values, support, dictionary)
+
+
+def half_squared_error(centred, intercept, decoded):
+    """½‖centred - decoded‖², summed, and the residual itself.
+
+    ``centred`` is x - intercept, as data; differentiable in intercept and decoded.
+
+    Returns
+    -------
+    error : tensor, scalar
+    residual : tensor of the shape of decoded
+        Not differentiable.
+    """
+    return _HalfSquaredError.apply(centred, intercept, decoded)
+
+
+def reconstruction_error(values, support, dictionary, centred, intercept):
+    """`half_squared_error` of `decode`, in one: the gradient of all is the residual itself.
+
+    Differentiable in values, dictionary and intercept.
+    """
+    return _ReconstructionError.apply(values, support, dictionary, centred, intercept)
 
 
 class _EncodeAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, support):
-        ctx.save_for_backward(x)
+    def forward(ctx, centred, weight, bias, intercept, support):
+        ctx.save_for_backward(centred, weight)
         ctx.support = support
-        return sampled_product(x, weight, support) + bias[support.indices]
+        if support is None:
+            return F.linear(centred, weight, bias)
+        return sampled_product(centred, weight, support).add_(bias[support.indices])
 
     @staticmethod
-    def backward(ctx, grad_values):
-        (x,) = ctx.saved_tensors
-        grad_weight = transposed_product(grad_values, ctx.support, x)
-        grad_bias = torch.zeros(len(grad_weight), dtype=x.dtype, device=x.device)
-        grad_bias.index_add_(0, ctx.support.indices, grad_values)
-        return None, grad_weight, grad_bias, None
+    def backward(ctx, grad):
+        centred, weight = ctx.saved_tensors
+        grad_weight = transposed_product(grad, ctx.support, centred)
+        if ctx.support is None:
+            grad_bias = grad.sum(dim=0)
+        else:
+            grad_bias = grad.new_zeros(len(weight)).index_add_(0, ctx.support.indices, grad)
+        return None, grad_weight, grad_bias, -(weight.T @ grad_bias), None
 
 
 class _Decode(torch.autograd.Function):
@@ -162,24 +212,73 @@ class _Decode(torch.autograd.Function):
     def forward(ctx, values, support, dictionary):
         ctx.save_for_backward(values, dictionary)
         ctx.support = support
-        return F.embedding_bag(
-            support.indices,
-            dictionary,
-            support.indptr,
-            mode="sum",
-            per_sample_weights=values,
-            include_last_offset=True,
-        )
+        return _weighted_sums(values, support, dictionary)
 
     @staticmethod
     def backward(ctx, grad_output):
         values, dictionary = ctx.saved_tensors
         grad_values = sampled_product(grad_output, dictionary, ctx.support)
-        return grad_values, None, transposed_product(values, ctx.support, grad_output)
+        grad_dictionary = None
+        if ctx.needs_input_grad[2]:
+            grad_dictionary = transposed_product(values, ctx.support, grad_output)
+        return grad_values, None, grad_dictionary
+
+
+class _ReconstructionError(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, support, dictionary, centred, intercept):
+        decoded = _weighted_sums(values, support, dictionary)
+        residual = torch.sub(centred, decoded, out=decoded)
+        ctx.save_for_backward(values, dictionary, residual)
+        ctx.support = support
+        ctx.mark_non_differentiable(residual)
+        return 0.5 * torch.linalg.vector_norm(residual).square(), residual
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        values, dictionary, residual = ctx.saved_tensors
+        grad_values = sampled_product(residual, dictionary, ctx.support).mul_(-grad)
+        grad_dictionary = grad_intercept = None
+        if ctx.needs_input_grad[2]:
+            grad_dictionary = transposed_product(values * -grad, ctx.support, residual)
+        if ctx.needs_input_grad[4]:
+            grad_intercept = residual.sum(dim=0) * -grad
+        return grad_values, None, grad_dictionary, None, grad_intercept
+
+
+class _HalfSquaredError(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, centred, intercept, decoded):
+        residual = centred - decoded
+        ctx.save_for_backward(residual)
+        ctx.mark_non_differentiable(residual)
+        return 0.5 * torch.linalg.vector_norm(residual).square(), residual
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        (residual,) = ctx.saved_tensors
+        grad_decoded = residual * -grad
+        return None, grad_decoded.sum(dim=tuple(range(residual.dim() - 1))), grad_decoded
+
+
+def _weighted_sums(values, support, table):
+    """``z @ table``: (B, d)."""
+    if support is None:
+        return values @ table
+    return F.embedding_bag(
+        support.indices,
+        table,
+        support.indptr,
+        mode="sum",
+        per_sample_weights=values,
+        include_last_offset=True,
+    )
 
 
 def sampled_product(left, right, support):
-    """Entries of ``left @ right.T`` at the support: (nnz,)."""
+    """Entries of ``left @ right.T`` at the support: (nnz,), or (B, n) without a support."""
+    if support is None:
+        return left @ right.T
     with warnings.catch_warnings():  # torch says once a process that CSR is in beta
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         pattern = torch.sparse_csr_tensor(
@@ -193,13 +292,9 @@ def sampled_product(left, right, support):
 
 
 def transposed_product(values, support, table):
-    """``z.T @ table`` for codes z given by their values at the support: (n, d)."""
+    """``z.T @ table`` for codes z, by their values at the support or everywhere: (n, d)."""
+    if support is None:
+        return values.T @ table
     indptr, rows, order = support.transposed
-    return F.embedding_bag(
-        rows,
-        table,
-        indptr,
-        mode="sum",
-        per_sample_weights=values[order],
-        include_last_offset=True,
-    )
+    transposed = Support(indptr, rows, len(table))
+    return _weighted_sums(values[order], transposed, table)

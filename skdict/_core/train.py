@@ -100,8 +100,8 @@ class Training:
     def __init__(self, autoencoder, generator, *, fit_intercept=True):
         self.autoencoder = autoencoder
         self.generator = generator
-        for parameter in autoencoder.parameters:
-            parameter.requires_grad_(True)
+        for tensor in autoencoder.tensors:
+            tensor.requires_grad_(True)
         autoencoder.intercept.requires_grad_(fit_intercept)
         self.optimizer = UnitNormAdam(autoencoder)
         self.n_steps = 0
@@ -124,10 +124,13 @@ class Training:
         progress = schedule.progress_at(self.n_steps)
         architecture = self.autoencoder.architecture.during(progress)
         autoencoder = replace(self.autoencoder, architecture=architecture)
-        support = autoencoder.select(x) if self._density <= DENSE_ABOVE else None
-        objective, values = autoencoder.objective(x, alpha, support)
+        centred = x - self.autoencoder.intercept.detach()
+        support = autoencoder.select(centred) if self._density <= DENSE_ABOVE else None
+        objective, values, _ = autoencoder.objective(centred, alpha, support)
         (objective / len(x)).backward()
-        self._count(x, values.detach(), support)
+        with torch.no_grad():
+            architecture.observe(values, autoencoder.extra)
+        self._count(x, values, support)
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)
         if schedule.renews_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
@@ -149,8 +152,9 @@ class Training:
         """Give dead and duplicate features something to do, as far as x shows what."""
         dead = ~self.has_fired
         free = merge_duplicates(autoencoder, ~dead)
-        support = autoencoder.select(x)
-        values, residual = autoencoder.residual(x, support)
+        centred = x - autoencoder.intercept
+        support = autoencoder.select(centred)
+        _, values, residual = autoencoder.objective(centred, 0.0, support)
         left = split(
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )
@@ -163,7 +167,8 @@ class Training:
         """The whole state with tensors on the CPU, in types that pickle anywhere."""
         autoencoder = self.autoencoder
         return {
-            "parameters": [p.detach().cpu().clone() for p in autoencoder.parameters],
+            "tensors": [tensor.detach().cpu().clone() for tensor in autoencoder.tensors],
+            "extra": list(autoencoder.extra),
             "architecture": autoencoder.architecture,
             "fit_intercept": autoencoder.intercept.requires_grad,
             "optimizer": self.optimizer.state_dict(),
@@ -176,11 +181,14 @@ class Training:
 
     @classmethod
     def from_state_dict(cls, state, device):
-        parameters = [p.clone().to(device) for p in state["parameters"]]
+        dictionary, weight, bias, *extra, intercept = (
+            tensor.clone().to(device) for tensor in state["tensors"]
+        )
+        extra = dict(zip(state["extra"], extra, strict=True))
         generator = torch.Generator()
         generator.set_state(state["generator"])
         training = cls(
-            Autoencoder(*parameters, state["architecture"]),
+            Autoencoder(dictionary, weight, bias, intercept, state["architecture"], extra),
             generator,
             fit_intercept=state["fit_intercept"],
         )

@@ -53,12 +53,18 @@ class AutoencoderFit:
             return from_numpy(array).to(dtype=mean.dtype, device=mean.device)
 
         intercept = tensor(estimator.intercept_) if estimator.fit_intercept else mean
+        threshold = getattr(estimator, "threshold_", None)
+        bias, extra = architecture.unfold(
+            tensor(estimator.encoder_intercept_) / scale,
+            None if threshold is None else tensor(threshold) / scale,
+        )
         autoencoder = Autoencoder(
             dictionary=tensor(estimator.components_).clone(),
             encoder_weight=tensor(estimator.encoder_coef_).clone(),
-            encoder_bias=tensor(estimator.encoder_intercept_) / scale,
+            encoder_bias=bias,
             intercept=(intercept - mean) / scale,
             architecture=architecture,
+            extra=extra,
         )
         training = Training(autoencoder, generator, fit_intercept=estimator.fit_intercept)
         return cls(training, mean, scale, from_scratch=False)
@@ -107,9 +113,10 @@ class AutoencoderFit:
     def objective(self, rows, index, alpha):
         """Mean objective of the rows named by ``index``, in data units."""
         total = 0.0
+        autoencoder = self.training.autoencoder
         for chunk in index.split(1024):
-            x = (rows[chunk] - self.mean) / self.scale
-            total += float(self.training.autoencoder.objective(x, alpha / self.scale, None)[0])
+            x = (rows[chunk] - self.mean) / self.scale - autoencoder.intercept
+            total += float(autoencoder.objective(x, alpha / self.scale, None)[0])
         return total * self.scale**2 / len(index)
 
     def attributes(self):
@@ -120,14 +127,18 @@ class AutoencoderFit:
         def array(tensor):
             return tensor.detach().cpu().numpy().copy()
 
-        return {
+        weight, bias, threshold = autoencoder.folded()
+        attributes = {
             "components_": array(autoencoder.dictionary),
             "intercept_": array(self.mean + self.scale * autoencoder.intercept),
-            "encoder_coef_": array(autoencoder.encoder_weight),
-            "encoder_intercept_": array(self.scale * autoencoder.encoder_bias),
+            "encoder_coef_": array(weight),
+            "encoder_intercept_": array(self.scale * bias),
             "_architecture": architecture,
             **{f"{name}_": getattr(architecture, name) for name in architecture.parameters},
         }
+        if threshold is not None:
+            attributes["threshold_"] = array(self.scale * threshold)
+        return attributes
 
     def to(self, device):
         """The same training, on another device."""

@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.architectures import ARCHITECTURES
-from .._core.autoencoder import Autoencoder
+from .._core.autoencoder import infer
 from .._core.optim import normalize_
 from ..utils._arrays import (
     Rows,
@@ -50,6 +50,7 @@ NOT_OF_EVERY_FIT = (
     "_architecture",
     "encoder_coef_",
     "encoder_intercept_",
+    "threshold_",
     "n_nonzero_coefs_",
     "validation_loss_curve_",
 )
@@ -709,9 +710,9 @@ class SparseAutoencoderDictionary(
         """Function from rows (B, n_features) to codes (B, n_components), on their device."""
         self._check_transform_algorithm(hasattr(self, "encoder_coef_"))
         if self._codes_by_encoder():
-            names = "components_", "encoder_coef_", "encoder_intercept_", "intercept_"
+            names = "encoder_coef_", "encoder_intercept_", "threshold_", "intercept_"
             tensors = self._tensors(rows.dtype, rows.device, *names)
-            return Autoencoder(*tensors, self._architecture).infer
+            return lambda x: infer(x, *tensors, self._architecture)
         components = self.components_.astype(np.float64)
         options = {"dictionary": components, "gram": components @ components.T}
         if self.transform_algorithm == "omp":
@@ -732,8 +733,12 @@ class SparseAutoencoderDictionary(
         return hasattr(self, "encoder_coef_") and self.transform_algorithm in ("auto", "encoder")
 
     def _tensors(self, dtype, device, *names):
-        """Fitted attributes as tensors."""
-        return [from_numpy(getattr(self, name)).to(dtype=dtype, device=device) for name in names]
+        """Fitted attributes as tensors; None for one that this fit has not."""
+        arrays = [getattr(self, name, None) for name in names]
+        return [
+            array if array is None else from_numpy(array).to(dtype=dtype, device=device)
+            for array in arrays
+        ]
 
     def _coded(self, rows, blocks):
         """Yield (codes, residual) of blocks of rows."""

@@ -37,7 +37,7 @@ def test_a_step_moves_atoms_along_the_sphere_only():
     training = Training(autoencoder, torch.Generator().manual_seed(0))
     x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
     before = autoencoder.dictionary.detach().clone()
-    objective, _ = autoencoder.objective(x, 0.1, None)
+    objective, _, _ = autoencoder.objective(x, 0.1, None)
     (objective / 64).backward()
     gradient = autoencoder.dictionary.grad.clone()
     assert (gradient * before).sum(dim=1).abs().max() > 1e-3  # there is something to remove
@@ -50,7 +50,7 @@ def test_a_step_moves_atoms_along_the_sphere_only():
 
 def test_gradient_norm_is_clipped():
     autoencoder = make_autoencoder()
-    for parameter in autoencoder.parameters:
+    for parameter in autoencoder.tensors:
         parameter.requires_grad_()
         parameter.grad = torch.full_like(parameter, 1e3)
     optimizer = UnitNormAdam(autoencoder, max_norm=1.0)
@@ -67,7 +67,7 @@ def test_sparse_and_dense_path_train_alike(monkeypatch):
     for dense_above in (-1.0, 2.0):
         monkeypatch.setattr("skdict._core.train.DENSE_ABOVE", dense_above)
         start = make_autoencoder()
-        autoencoder = Autoencoder(*(p.double() for p in start.parameters), start.architecture)
+        autoencoder = Autoencoder(*(p.double() for p in start.tensors), start.architecture)
         training = Training(autoencoder, torch.Generator().manual_seed(0))
         schedule = Schedule(alpha=0.1, learning_rate=1e-2, n_steps=5)
         list(
@@ -81,7 +81,7 @@ def test_sparse_and_dense_path_train_alike(monkeypatch):
                 shuffle=True,
             )
         )
-        results.append([p.detach() for p in autoencoder.parameters])
+        results.append([p.detach() for p in autoencoder.tensors])
     for dense, sparse in zip(*results, strict=True):
         torch.testing.assert_close(sparse, dense, rtol=1e-10, atol=1e-12)
 
@@ -95,5 +95,5 @@ def test_training_resumes_exactly_from_its_state():
     other = Training.from_state_dict(one.state_dict(), torch.device("cpu"))
     for training in (one, other):
         list(train(training, schedule, lambda i: x[i], 300, **options))
-    for a, b in zip(one.autoencoder.parameters, other.autoencoder.parameters, strict=True):
+    for a, b in zip(one.autoencoder.tensors, other.autoencoder.tensors, strict=True):
         assert torch.equal(a, b)

@@ -6,7 +6,6 @@ from skdict._core.architectures import ARCHITECTURES
 from skdict._core.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, normalize_
 from skdict._core.renewal import merge_duplicates, revive, split
-from skdict._core.sparse import decode
 from skdict._core.train import Schedule, Training, train
 
 
@@ -45,7 +44,7 @@ def test_revive_points_dead_features_at_badly_reconstructed_samples():
     )
     assert torch.equal(autoencoder.encoder_bias[dead], torch.zeros(2))
     assert torch.equal(autoencoder.dictionary[~dead], untouched)
-    for parameter in autoencoder.parameters[:3]:
+    for parameter in autoencoder.of_components:
         for name in ("exp_avg", "exp_avg_sq"):
             moment = training.optimizer._adam.state[parameter][name]
             assert not moment[dead].any()
@@ -125,9 +124,8 @@ def test_in_a_chain_none_is_merged_into_one_that_goes():
 
 
 def split_at(autoencoder, free, x, keep=()):
-    support = autoencoder.select(x)
-    values = autoencoder.encode(x, support)
-    residual = x - autoencoder.intercept - decode(values, support, autoencoder.dictionary)
+    support = autoencoder.select(x - autoencoder.intercept)
+    _, values, residual = autoencoder.objective(x - autoencoder.intercept, 0.0, support)
     kept = torch.zeros_like(free)
     kept[list(keep)] = True
     optimizer = UnitNormAdam(autoencoder)

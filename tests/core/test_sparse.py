@@ -3,9 +3,17 @@
 import pytest
 import torch
 
+from skdict._core import kernels_cpu
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.autoencoder import Autoencoder
-from skdict._core.sparse import BLOCK_ELEMENTS, decode, encode_at, row_blocks, select
+from skdict._core.sparse import (
+    decode,
+    encode_at,
+    half_squared_error,
+    reconstruction_error,
+    select,
+    select_rows_plainly,
+)
 
 B, D, N = 23, 7, 31
 
@@ -15,102 +23,129 @@ def tensors(*shapes, seed=0):
     return [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in shapes]
 
 
-def relu_penalty(codes, alpha):
-    return codes, alpha * codes.sum()
-
-
-def largest_four(codes, alpha):
-    return torch.where(codes >= codes.sort(dim=1).values[:, -4:-3], codes, 0), 0.0
-
-
-ARCHITECTURE_AND_REFERENCE = {
-    "relu": (ARCHITECTURES["relu"](), relu_penalty),
-    "topk": (ARCHITECTURES["topk"](n_nonzero_coefs=4), largest_four),
-}
-
-
-def test_every_architecture_has_a_reference():
-    assert ARCHITECTURE_AND_REFERENCE.keys() == ARCHITECTURES.keys()
-
-
-def reference_objective(x, dictionary, encoder_weight, encoder_bias, intercept, alpha, rule):
-    """The equations, written out; autograd does the rest, dL/dx included."""
-    codes = torch.clamp((x - intercept) @ encoder_weight.T + encoder_bias, min=0)
-    codes, penalty = rule(codes, alpha)
-    residual = x - (codes @ dictionary + intercept)
-    return 0.5 * (residual**2).sum() + penalty
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+def test_operations_pass_gradcheck(path):
+    centred, weight, bias, dictionary = tensors((B, D), (N, D), (N,), (N, D))
+    intercept = torch.zeros(D, dtype=torch.float64)
+    support = select(centred, weight, bias - 1) if path == "sparse" else None
+    values = encode_at(centred, weight, bias, intercept, support).detach()
+    for tensor in (weight, bias, dictionary, values, intercept):
+        tensor.requires_grad_()
+    gradcheck = torch.autograd.gradcheck
+    assert gradcheck(lambda v, d: decode(v, support, d), (values, dictionary))
+    # what is given as data, x - intercept, does follow the intercept in these
+    x = centred
+    assert gradcheck(lambda w, b: encode_at(x, w, b, intercept.detach(), support), (weight, bias))
+    assert gradcheck(
+        lambda v, d: reconstruction_error(v, support, d, x, intercept)[0], (values, dictionary)
+    )
 
 
 @pytest.mark.parametrize("path", ["sparse", "dense"])
-@pytest.mark.parametrize("bias", [0.0, -2.0, -100.0], ids=["half", "few", "none"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_objective_and_all_gradients_equal_the_dense_reference(name, path, bias):
-    architecture, rule = ARCHITECTURE_AND_REFERENCE[name]
-    x, dictionary, encoder_weight, encoder_bias, intercept = tensors(
-        (B, D), (N, D), (N, D), (N,), (D,)
-    )
-    parameters = [dictionary, encoder_weight, encoder_bias + bias, intercept]
-    expected_in = [p.clone().requires_grad_() for p in parameters]
-    expected = reference_objective(x, *expected_in, alpha=0.3, rule=rule)
-    expected.backward()
+def test_gradient_of_the_intercept(path):
+    """It enters through x - b, which the operations take as data."""
+    x, weight, bias, dictionary, start = tensors((B, D), (N, D), (N,), (N, D), (D,))
+    support = select(x - start, weight, bias) if path == "sparse" else None
+    mask = torch.zeros(B, N, dtype=torch.bool)
+    if support is not None:
+        mask[support.rows, support.indices] = True
+    else:
+        mask[:] = True
 
-    actual_in = [p.clone().requires_grad_() for p in parameters]
-    autoencoder = Autoencoder(*actual_in, architecture)
-    support = autoencoder.select(x) if path == "sparse" else None
-    actual, _ = autoencoder.objective(x, 0.3, support)
-    actual.backward()
+    reference = start.clone().requires_grad_()
+    codes = ((x - reference) @ weight.T + bias) * mask
+    (0.5 * (x - reference - codes @ dictionary).square().sum() + codes.sin().sum()).backward()
 
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
-    for name, got, want in zip(
-        ("dictionary", "encoder_weight", "encoder_bias", "intercept"),
-        actual_in,
-        expected_in,
-        strict=True,
-    ):
-        torch.testing.assert_close(
-            got.grad, want.grad, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
-        )
+    for split in (False, True):
+        intercept = start.clone().requires_grad_()
+        centred = x - start
+        values = encode_at(centred, weight, bias, intercept, support)
+        if split:
+            decoded = decode(values, support, dictionary)
+            error, residual = half_squared_error(centred, intercept, decoded)
+        else:
+            error, residual = reconstruction_error(values, support, dictionary, centred, intercept)
+        (error + values.sin().sum()).backward()
+        torch.testing.assert_close(intercept.grad, reference.grad, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(residual, x - start - (codes @ dictionary).detach())
 
 
-def test_operations_pass_gradcheck():
-    x, weight, bias, dictionary = tensors((B, D), (N, D), (N,), (N, D))
-    support = select(x, weight, bias - 1, lambda pre: pre > 0)
-    values = encode_at(x, weight, bias, support).detach()
-    weight, bias, dictionary, values = (
-        t.requires_grad_() for t in (weight, bias, dictionary, values)
-    )
-    assert torch.autograd.gradcheck(lambda w, b: encode_at(x, w, b, support), (weight, bias))
-    assert torch.autograd.gradcheck(lambda v, d: decode(v, support, d), (values, dictionary))
+def dense_mask(indptr, indices, n):
+    rows = torch.repeat_interleave(torch.arange(len(indptr) - 1), indptr.diff())
+    mask = torch.zeros(len(indptr) - 1, n, dtype=torch.bool)
+    mask[rows, indices] = True
+    assert mask.sum() == len(indices)  # none twice
+    return mask
 
 
-def test_select_finds_what_is_positive_in_every_block():
-    n_rows = 2 * (BLOCK_ELEMENTS // 4096) + 3
-    assert len(row_blocks(n_rows, 4096)) == 3
-    x, weight, bias = tensors((n_rows, 3), (4096, 3), (4096,))
-    support = select(x, weight, bias - 4, lambda pre: pre > 0)
-    dense = x @ weight.T + bias - 4 > 0
-    rows = torch.repeat_interleave(torch.arange(n_rows), support.indptr.diff())
-    rebuilt = torch.zeros_like(dense)
-    rebuilt[rows, support.indices] = True
-    assert torch.equal(rebuilt, dense)
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("n", "k"),
+    [(1, None), (33, None), (1000, None), (1, 1), (33, 5), (128, 128), (1000, 32), (1000, 300)],
+)
+def test_search_of_the_cpu_finds_what_the_plain_one_finds(n, k, dtype, n_threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    monkeypatch.setattr(kernels_cpu, "BLOCK_ELEMENTS", 20 * n)  # several blocks, one not full
+    x, weight, bias = (tensor.to(dtype) for tensor in tensors((131, 3), (n, 3), (n,)))
+    x[7] = 0
+    bias -= 0.5
+    found = kernels_cpu.select_rows(x, weight, bias, k)
+    expected = select_rows_plainly(x, weight, bias, k)
+    assert found[1].dtype == torch.int64
+    assert found[0].equal(expected[0])
+    masks = [
+        dense_mask(torch.cat([torch.zeros(1, dtype=torch.int64), c.cumsum(0)]), i, n)
+        for c, i in (found, expected)
+    ]
+    if dtype != torch.bfloat16 or k is None:
+        assert masks[0].equal(masks[1])
+    else:  # ties may be broken in favour of another
+        pre = torch.nn.functional.linear(x, weight, bias)
+        for row, one, other in zip(pre, *masks, strict=True):
+            assert row[one].sort().values.equal(row[other].sort().values)
+
+
+def test_search_breaks_ties_and_keeps_the_number():
+    x = torch.ones(5, 1, dtype=torch.float64)
+    weight = torch.tensor([0.0, 1, 1, 1, 2, -1, 1, -0.0, 1])[:, None].double()
+    counts, indices = kernels_cpu.select_rows(x, weight, torch.zeros(9).double(), 3)
+    assert counts.tolist() == [3] * 5
+    assert indices.view(5, 3)[0].tolist() == [1, 2, 4]
+
+
+def test_search_does_not_hide_what_is_not_a_number():
+    x = torch.tensor([[torch.nan], [1.0], [-1.0]])
+    for k in (None, 1):
+        counts, _ = kernels_cpu.select_rows(x, torch.ones(4, 1), torch.zeros(4), k)
+        assert counts.tolist() == [4 if k is None else 1, 4 if k is None else 1, 0]
+
+
+def test_threads_that_search_leave_the_number_of_threads_alone():
+    before = torch.get_num_threads()
+    kernels_cpu.select_rows(torch.ones(100, 2), torch.ones(3, 2), torch.zeros(3), None)
+    assert torch.get_num_threads() == before
+    assert torch.rand(300, 300).mm(torch.rand(300, 300)).shape == (300, 300)
 
 
 def test_rows_without_any_active_feature_decode_to_zero():
     x, weight, dictionary = tensors((4, D), (N, D), (N, D))
     x[1] = 0
-    support = select(x, weight, torch.full((N,), -1e-9, dtype=x.dtype), lambda pre: pre > 0)
-    values = encode_at(x, weight, torch.zeros(N, dtype=x.dtype), support)
+    support = select(x, weight, torch.full((N,), -1e-9, dtype=x.dtype))
+    zeros = torch.zeros(N, dtype=x.dtype)
+    values = encode_at(x, weight, zeros, torch.zeros(D, dtype=x.dtype), support)
     assert torch.equal(decode(values, support, dictionary)[1], torch.zeros_like(x[1]))
 
 
 def test_data_get_no_gradient():
     """x is data: the B×d×n product dL/dx is never formed, on either path."""
-    x, weight, bias = tensors((B, D), (N, D), (N,))
+    x, weight, bias, intercept = tensors((B, D), (N, D), (N,), (D,))
     x.requires_grad_()
-    support = select(x, weight, bias, lambda pre: pre > 0)
-    encode_at(x, weight.requires_grad_(), bias, support).sum().backward()
-    assert x.grad is None
-    assert weight.grad is not None
+    for support in (select(x, weight, bias), None):
+        weight.requires_grad_().grad = None
+        encode_at(x, weight, bias, intercept, support).sum().backward()
+        assert x.grad is None
+        assert weight.grad is not None
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -122,10 +157,8 @@ def test_low_precision_scan_misses_nothing(monkeypatch, scale):
     bias = -2 * scale * torch.rand(500, generator=generator)
     exact = (x.double() @ weight.double().T + bias.double()) > 0
     monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda: True)
-    support = select(x, weight, bias, lambda pre: pre > 0)
-    rows = torch.repeat_interleave(torch.arange(300), support.indptr.diff())
-    selected = torch.zeros_like(exact)
-    selected[rows, support.indices] = True
+    support = select(x, weight, bias)
+    selected = dense_mask(support.indptr, support.indices, 500)
     assert not (exact & ~selected).any()
     assert exact.sum() < selected.sum() < 1.5 * exact.sum()
 
@@ -141,7 +174,8 @@ def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch)
             p.clone().requires_grad_() for p in (dictionary, 0.5 * dictionary, bias - 2, intercept)
         ]
         autoencoder = Autoencoder(*parameters, ARCHITECTURES["relu"]())
-        objective, _ = autoencoder.objective(x, 0.3, autoencoder.select(x))
+        centred = x - intercept
+        objective, _, _ = autoencoder.objective(centred, 0.3, autoencoder.select(centred))
         objective.backward()
         results.append([objective, *(p.grad for p in parameters)])
     for exact, low in zip(*results, strict=True):
@@ -157,25 +191,22 @@ def test_low_precision_scan_of_the_largest(monkeypatch):
     *parameters, x = (torch.randn(*s, generator=generator) / 8 for s in shapes)
     topk = ARCHITECTURES["topk"](n_nonzero_coefs=10)
     autoencoder = Autoencoder(*(p.requires_grad_() for p in parameters), topk)
-    support = autoencoder.select(x)
+    centred = x - parameters[3].detach()
+    support = autoencoder.select(centred)
     assert torch.equal(support.indptr, torch.arange(301) * 10)
-    selected = torch.zeros(300, 500, dtype=torch.bool)
-    selected.scatter_(1, support.indices.view(300, 10), True)
-    pre = x @ parameters[1].T + autoencoder._bias()
-    exact = topk.active(pre)
+    selected = dense_mask(support.indptr, support.indices, 500)
+    pre = centred @ parameters[1].T + parameters[2]
+    exact = topk.codes(pre, None) > 0
     assert (selected & exact).sum() > 0.95 * exact.sum()
     for row in (selected != exact).any(dim=1).nonzero()[:, 0]:
         assert pre[row][exact[row]].min() - pre[row][selected[row]].min() < 0.02
 
-    objective, _ = autoencoder.objective(x, 0.0, support)
+    objective, _, _ = autoencoder.objective(centred, 0.0, support)
     objective.backward()
-    expected_in = [p.detach().clone().requires_grad_() for p in parameters]
-
-    def rule(codes, alpha):
-        return codes * selected, 0.0
-
-    expected = reference_objective(x, *expected_in, alpha=0.0, rule=rule)
+    dictionary, weight, bias, intercept = (p.detach().clone().requires_grad_() for p in parameters)
+    codes = torch.relu((x - intercept) @ weight.T + bias) * selected
+    expected = 0.5 * (x - intercept - codes @ dictionary).square().sum()
     expected.backward()
     torch.testing.assert_close(objective, expected, rtol=1e-5, atol=1e-5)
-    for got, want in zip(parameters, expected_in, strict=True):
+    for got, want in zip(parameters, (dictionary, weight, bias, intercept), strict=True):
         torch.testing.assert_close(got.grad, want.grad, rtol=1e-4, atol=1e-4)

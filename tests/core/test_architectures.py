@@ -1,0 +1,194 @@
+"""Every architecture against a plain dense reference: objective and every gradient."""
+
+import pytest
+import torch
+
+from skdict._core.architectures import ARCHITECTURES, JumpReLU, Matryoshka
+from skdict._core.autoencoder import Autoencoder
+
+B, D, N, K = 23, 7, 32, 4
+ALPHA = 0.3
+
+
+def draw(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+# The equations, written out on dense matrices; autograd does the rest, dL/dx included.
+def relu(x, dictionary, pre, intercept):
+    codes = pre.clamp(min=0)
+    return 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum() + ALPHA * codes.sum()
+
+
+def topk(x, dictionary, pre, intercept):
+    codes = pre.clamp(min=0)
+    codes = torch.where(codes >= codes.sort(dim=1).values[:, -K:][:, :1], codes, 0)
+    return 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum()
+
+
+def batch_largest(pre):
+    codes = pre.clamp(min=0)
+    return torch.where(codes >= codes.flatten().sort().values[-K * B], codes, 0)
+
+
+def batch_topk(x, dictionary, pre, intercept):
+    return 0.5 * ((x - batch_largest(pre) @ dictionary - intercept) ** 2).sum()
+
+
+def matryoshka(x, dictionary, pre, intercept):
+    codes = batch_largest(pre)
+    errors = [
+        0.5 * ((x - codes[:, :end] @ dictionary[:end] - intercept) ** 2).sum()
+        for end in (N // 16, N // 4, N)
+    ]
+    return sum(errors) / 3
+
+
+def jumprelu(x, dictionary, pre, intercept, log_threshold):
+    threshold = log_threshold.exp()
+    on = (pre > threshold).double()
+    near = ((pre - threshold).abs() < JumpReLU.BANDWIDTH / 2).double()
+    # zero, with the derivative that stands for that of the step
+    step = -(threshold - threshold.detach()) * near.detach() / JumpReLU.BANDWIDTH
+    codes = pre * on + threshold.detach() * step
+    penalty = 0.5 * ALPHA**2 * (on + step).sum()
+    return 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum() + penalty
+
+
+def gated(x, dictionary, pre, intercept, log_gain, shift):
+    codes = (pre > 0) * (log_gain.exp() * pre + shift).clamp(min=0)
+    gate = pre.clamp(min=0)
+    frozen = x - gate @ dictionary.detach() - intercept.detach()
+    error = 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum()
+    return error + 0.5 * (frozen**2).sum() + ALPHA * gate.sum()
+
+
+REFERENCES = {
+    function.__name__: function
+    for function in (relu, topk, batch_topk, matryoshka, jumprelu, gated)
+}
+# architectures learn nothing besides by these names, or a threshold without a gradient
+EXTRA = {"jumprelu": ("log_threshold",), "gated": ("log_gain", "shift")}
+
+
+def make(name, bias=0.0):
+    """An autoencoder in float64 with random tensors, all of them requiring a gradient."""
+    cls = ARCHITECTURES[name]
+    architecture = cls(**({"n_nonzero_coefs": K} if "n_nonzero_coefs" in cls.parameters else {}))
+    extra = architecture.initial(torch.zeros(N, dtype=torch.float64))
+    for i, key in enumerate(EXTRA.get(name, ())):
+        extra[key] += 0.3 * draw(N, seed=10 + i)
+    tensors = draw(N, D), draw(N, D, seed=1), draw(N, seed=2) + bias, draw(D, seed=3)
+    autoencoder = Autoencoder(*tensors, architecture, extra)
+    for tensor in autoencoder.tensors:
+        tensor.requires_grad_()
+    return autoencoder
+
+
+def test_every_architecture_has_a_reference():
+    assert REFERENCES.keys() == ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("bias", [0.0, -2.0, -100.0], ids=["half", "few", "none"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path):
+    x = draw(B, D, seed=4)
+    expected_in, actual_in = make(name, bias), make(name, bias)
+    pre = (x - expected_in.intercept) @ expected_in.encoder_weight.T + expected_in.encoder_bias
+    extra = [expected_in.extra[key] for key in EXTRA.get(name, ())]
+    expected = REFERENCES[name](x, expected_in.dictionary, pre, expected_in.intercept, *extra)
+    expected.backward()
+
+    centred = x - actual_in.intercept.detach()
+    support = actual_in.select(centred) if path == "sparse" else None
+    actual, _, residual = actual_in.objective(centred, ALPHA, support)
+    actual.backward()
+
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    codes = actual_in.infer(x)
+    if name not in ("batch_topk", "matryoshka"):  # whose threshold is not yet known
+        rebuilt = codes @ actual_in.dictionary + actual_in.intercept
+        torch.testing.assert_close(residual, (x - rebuilt).detach())
+    for tensor, got, want in zip(
+        [*EXTRA.get(name, ()), "dictionary", "encoder_weight", "encoder_bias", "intercept"],
+        [
+            *(actual_in.extra[key] for key in EXTRA.get(name, ())),
+            *actual_in.tensors[:3],
+            actual_in.intercept,
+        ],
+        [*extra, *expected_in.tensors[:3], expected_in.intercept],
+        strict=True,
+    ):
+        want = torch.zeros_like(want) if want.grad is None else want.grad
+        torch.testing.assert_close(
+            got.grad, want, rtol=1e-10, atol=1e-10, msg=lambda m, tensor=tensor: f"{tensor}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", ["relu", "jumprelu", "gated"])
+def test_codes_of_use_are_those_of_training(name):
+    """`fold` and `codes` give the values that the objective was computed with."""
+    autoencoder = make(name, -0.5)
+    x = draw(B, D, seed=4)
+    _, values, _ = autoencoder.objective(x - autoencoder.intercept.detach(), ALPHA, None)
+    codes = autoencoder.infer(x)
+    assert 0 < torch.count_nonzero(codes) < codes.numel() / 2
+    torch.testing.assert_close(codes, values)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_training_goes_on_from_a_folded_encoder(name):
+    """`unfold` undoes `fold`: the codes are the same."""
+    autoencoder = make(name, -0.5)
+    for threshold in (key for key in autoencoder.extra if key == "threshold"):
+        autoencoder.extra[threshold].data += 0.7
+    weight, bias, threshold = autoencoder.folded()
+    bias, extra = autoencoder.architecture.unfold(bias, threshold)
+    assert extra.keys() == autoencoder.extra.keys()
+    again = Autoencoder(
+        autoencoder.dictionary,
+        weight,
+        bias,
+        autoencoder.intercept,
+        autoencoder.architecture,
+        extra,
+    )
+    x = draw(B, D, seed=4)
+    torch.testing.assert_close(again.infer(x), autoencoder.infer(x))
+
+
+def test_batch_topk_threshold_follows_the_smallest_code():
+    """The mean number of non-zeros of single samples comes out at k."""
+    autoencoder = make("batch_topk")
+    looked_at = []
+    for seed in range(600):
+        x = draw(B, D, seed=100 + seed)
+        support = autoencoder.select(x)
+        with torch.no_grad():
+            _, values, _ = autoencoder.objective(x, 0.0, support)
+            autoencoder.architecture.observe(values, autoencoder.extra)
+        assert torch.count_nonzero(values) == K * B
+        looked_at.append(len(values))
+    # a few too many, but for the batches in which there were too few above the threshold
+    assert sorted(looked_at)[len(looked_at) // 2] < 1.5 * K * B
+    autoencoder.intercept.data.zero_()
+    codes = autoencoder.infer(draw(2000, D, seed=5))
+    assert torch.count_nonzero(codes) / len(codes) == pytest.approx(K, rel=0.1)
+
+
+def test_prefixes_reconstruct_by_themselves():
+    """The first atoms of a nested dictionary get a gradient from the first error alone too."""
+    autoencoder = make("matryoshka")
+    assert Matryoshka.PREFIXES[-1] == 1.0
+    x = draw(B, D, seed=4)
+    support = autoencoder.select(x)
+    fine = support.in_groups(torch.tensor([N // 16, N // 4, N]))
+    assert fine.indptr[::3].equal(support.indptr)
+    bounds = [0, N // 16, N // 4, N]
+    for row in range(B):
+        for group in range(3):
+            start, end = fine.indptr[3 * row + group], fine.indptr[3 * row + group + 1]
+            inside = fine.indices[start:end]
+            assert ((bounds[group] <= inside) & (inside < bounds[group + 1])).all()
