@@ -8,6 +8,7 @@ _SUBPACKAGES = ("datasets", "decomposition", "feature_extraction", "inspection",
 _PUBLIC_NAMES = {
     "ActivationExtractor": "feature_extraction",
     "SparseAutoencoderDictionary": "decomposition",
+    "SparseAutoencoderDictionaryCV": "decomposition",
 }
 
 __all__ = [*_PUBLIC_NAMES, *_SUBPACKAGES, "__version__"]

@@ -5,12 +5,12 @@ import math
 import torch
 
 from .optim import normalize_, remove_along_
-from .sparse import sampled_product, transposed_product
+from .sparse import sampled_product, select, transposed_product
 
 # Two features whose atoms and whose encoders both have a cosine above this are one.
 DUPLICATE_COSINE = 0.9
 # Cosines between all pairs of atoms are taken so many rows at a time.
-ROWS_TO_COMPARE = 256
+ROWS_TO_COMPARE = 4096
 # An atom is split only where so many samples of a batch say in which direction.
 MIN_SAMPLES_TO_SPLIT = 10
 POWER_ITERATIONS = 8
@@ -78,11 +78,16 @@ def merge_duplicates(autoencoder, alive):
     # an earlier feature like this one; n_components where there is none
     first = torch.full((n_components,), n_components, device=atoms.device)
     for start in range(0, n_components, ROWS_TO_COMPARE):
-        cosines = atoms[start : start + ROWS_TO_COMPARE] @ atoms[: start + ROWS_TO_COMPARE].T
-        later, earlier = (cosines > DUPLICATE_COSINE).tril_(start - 1).nonzero(as_tuple=True)
-        later += start
-        alike = (encoder[later] * encoder[earlier]).sum(dim=1) > DUPLICATE_COSINE
-        alike &= alive[later] & alive[earlier]
+        these, earlier_ones = slice(start, start + ROWS_TO_COMPARE), slice(start + ROWS_TO_COMPARE)
+        pairs = select(
+            atoms[these],
+            atoms[earlier_ones],
+            atoms.new_full((n_components,), -DUPLICATE_COSINE)[earlier_ones],
+        )
+        alike = sampled_product(atoms[these], atoms[earlier_ones], pairs) > DUPLICATE_COSINE
+        alike &= sampled_product(encoder[these], encoder[earlier_ones], pairs) > DUPLICATE_COSINE
+        later, earlier = pairs.rows + start, pairs.indices
+        alike &= (earlier < later) & alive[later] & alive[earlier]
         first.scatter_reduce_(0, later[alike], earlier[alike], "amin")
     rows = (first < n_components).nonzero()[:, 0]
     rows = rows[first[first[rows]] == n_components]  # of a chain a ~ b ~ c only b goes, into a

@@ -12,6 +12,8 @@ from .renewal import merge_duplicates, revive, split
 # Above this fraction of non-zeros the dense products are taken: about where they become as fast
 # on two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
 DENSE_ABOVE = 0.1
+# And never for more pre-activations than these, of which several copies would be held.
+DENSE_ELEMENTS = 1 << 25
 # No feature is called dead on the word of fewer samples.
 MIN_WATCHED = 1000
 
@@ -95,9 +97,11 @@ class Training:
         On the CPU.
     fit_intercept : bool
         Whether the intercept is trained.
+    density : float
+        Fraction of the codes' entries that are expected not to be zero.
     """
 
-    def __init__(self, autoencoder, generator, *, fit_intercept=True):
+    def __init__(self, autoencoder, generator, *, fit_intercept=True, density=1.0):
         self.autoencoder = autoencoder
         self.generator = generator
         for tensor in autoencoder.tensors:
@@ -109,7 +113,7 @@ class Training:
             len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
         )
         self.n_watched = 0  # samples that `has_fired` is about
-        self._density = 1.0
+        self._density = density
 
     @torch.enable_grad()  # whatever the caller has set
     def step(self, x, schedule):
@@ -125,7 +129,8 @@ class Training:
         architecture = self.autoencoder.architecture.during(progress)
         autoencoder = replace(self.autoencoder, architecture=architecture)
         centred = x - self.autoencoder.intercept.detach()
-        support = autoencoder.select(centred) if self._density <= DENSE_ABOVE else None
+        dense = self._density > DENSE_ABOVE and len(x) * len(self.has_fired) <= DENSE_ELEMENTS
+        support = None if dense else autoencoder.select(centred)
         objective, values, _ = autoencoder.objective(centred, alpha, support)
         (objective / len(x)).backward()
         with torch.no_grad():
@@ -191,12 +196,12 @@ class Training:
             Autoencoder(dictionary, weight, bias, intercept, state["architecture"], extra),
             generator,
             fit_intercept=state["fit_intercept"],
+            density=state["density"],
         )
         training.optimizer.load_state_dict(state["optimizer"])
         training.n_steps = state["n_steps"]
         training.has_fired = state["has_fired"].clone().to(device)
         training.n_watched = state["n_watched"]
-        training._density = state["density"]
         return training
 
 

@@ -2,5 +2,6 @@
 
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import SparseAutoencoderDictionary
+from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
 
-__all__ = ["SparseAutoencoderDictionary", "alpha_grid"]
+__all__ = ["SparseAutoencoderDictionary", "SparseAutoencoderDictionaryCV", "alpha_grid"]

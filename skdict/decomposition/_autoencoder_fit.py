@@ -12,6 +12,9 @@ from ..utils._arrays import from_numpy
 # W_enc starts as the atoms times this: with 1 the first reconstruction overshoots, and the
 # large first gradients linger in Adam's second moment.
 ENCODER_INIT_SCALE = 0.1
+# Active features of a sample at the start, but no more than a twentieth of all.
+INITIAL_L0 = 200
+N_CALIBRATION_SAMPLES = 4096
 
 
 class AutoencoderFit:
@@ -37,12 +40,24 @@ class AutoencoderFit:
         self.from_scratch = from_scratch
 
     @classmethod
-    def from_atoms(cls, atoms, architecture, mean, scale, generator, *, fit_intercept):
-        """Start from unit-norm atoms (n_components, n_features) and an encoder tied to them."""
+    def from_atoms(cls, atoms, architecture, rows, mean, scale, generator, *, fit_intercept):
+        """Start from unit-norm atoms (n_components, n_features) and an encoder tied to them.
+
+        Biases are such that every feature is active on a small fraction of the samples: codes are
+        sparse from the first step, which therefore is a fast one.
+        """
         autoencoder = Autoencoder.from_dictionary(
             atoms, architecture, encoder_scale=ENCODER_INIT_SCALE
         )
-        training = Training(autoencoder, generator, fit_intercept=fit_intercept)
+        x = (draw_rows(rows, N_CALIBRATION_SAMPLES, generator) - mean) / scale
+        density = min(0.05, INITIAL_L0 / len(atoms))
+        n_active = max(1, round(density * len(x)))
+        for chunk in torch.arange(len(atoms)).split(N_CALIBRATION_SAMPLES):
+            pre_activations = autoencoder.encoder_weight[chunk] @ x.T
+            # between two samples: on one of them rounding would decide whether it is active
+            last, next_one = pre_activations.topk(min(n_active + 1, len(x)), dim=1).values[:, -2:].T
+            autoencoder.encoder_bias[chunk] = -0.5 * (last + next_one)
+        training = Training(autoencoder, generator, fit_intercept=fit_intercept, density=density)
         return cls(training, mean, scale, from_scratch=True)
 
     @classmethod
@@ -158,8 +173,19 @@ class AutoencoderFit:
         self.training = Training.from_state_dict(state["training"], torch.device("cpu"))
 
 
-def random_atoms(n_components, n_features, generator):
-    """Unit-norm atoms with directions drawn uniformly, in float64 on the CPU."""
-    return normalize_(
-        torch.randn(n_components, n_features, generator=generator, dtype=torch.float64)
-    )
+def draw_rows(rows, n_rows, generator):
+    """Rows drawn without replacement, all where there are no more: (n, n_features)."""
+    return rows[torch.randperm(len(rows), generator=generator)[:n_rows].sort().values]
+
+
+def initial_atoms(rows, mean, scale, n_components, generator):
+    """Directions of centred samples, as unit-norm atoms; where there are too few, random ones.
+
+    Activations cluster, and atoms that start where they are explain more from the start.
+    """
+    atoms = (draw_rows(rows, n_components, generator) - mean) / scale
+    rounding = 10 * torch.finfo(atoms.dtype).eps * torch.linalg.vector_norm(mean / scale)
+    atoms = atoms[torch.linalg.vector_norm(atoms, dim=1) > rounding]
+    missing = torch.randn(n_components - len(atoms), atoms.shape[1], generator=generator)
+    atoms = normalize_(torch.cat([atoms, missing.to(atoms)]))
+    return atoms[torch.randperm(n_components, generator=generator).to(atoms.device)]

@@ -27,7 +27,7 @@ from ..utils._arrays import (
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._alpha import ALPHA_FRACTION, location_and_scale
-from ._autoencoder_fit import AutoencoderFit, random_atoms
+from ._autoencoder_fit import AutoencoderFit, initial_atoms
 from ._baselines import FixedAtoms, OnlineDictionaryLearning, draw_exemplars
 from ._likelihood import RESOLUTION, CodeStatistics, log_likelihood
 
@@ -345,11 +345,14 @@ class SparseAutoencoderDictionary(
         ValueError
             If a parameter is out of range, or X is constant, not finite, or too small.
         """
+        return self._fit(X, y, self.alpha)
+
+    def _fit(self, X, y, alpha):
         previous = self if self.warm_start and hasattr(self, "components_") else None
         self._check_transform_algorithm(self.solver == "autoencoder")
         rows = self._rows(X, reset=previous is None, min_samples=2)
         mean, rms = location_and_scale(rows)
-        units = self._units(rms)
+        units = self._units(rms, alpha)
         alpha = units["alpha_"]
         context = self._init_callback_context(
             max_subtasks=self.max_iter if self.solver == "autoencoder" else 0
@@ -401,7 +404,7 @@ class SparseAutoencoderDictionary(
         rows = self._rows(X, reset=first, min_samples=2 if begins else 1)
         if begins:
             mean, rms = location_and_scale(rows)
-            units = self._units(rms) if first else {}
+            units = self._units(rms, self.alpha) if first else {}
             alpha = units["alpha_"] if first else self.alpha_
             if self.fit_intercept and not first:
                 mean = from_numpy(self.intercept_).to(mean)
@@ -438,12 +441,15 @@ class SparseAutoencoderDictionary(
         return self.solver, self.architecture, *(getattr(self, name) for name in parameters)
 
     def _rows(self, X, **check):
+        if isinstance(X, Rows):  # those of a fold, checked before
+            self.n_features_in_ = X.shape[1]
+            return X
         return Rows(check_activations(self, X, **check), resolve_device(self.device))
 
-    def _units(self, rms):
+    def _units(self, rms, alpha):
         """What depends on the scale of the data: its centred RMS norm."""
         return {
-            "alpha_": ALPHA_FRACTION * rms if self.alpha == "auto" else float(self.alpha),
+            "alpha_": ALPHA_FRACTION * rms if alpha == "auto" else float(alpha),
             "resolution_variance_": RESOLUTION * rms**2 / self.n_features_in_,
         }
 
@@ -471,9 +477,15 @@ class SparseAutoencoderDictionary(
         if previous is not None and hasattr(previous, "encoder_coef_"):
             return AutoencoderFit.from_attributes(previous, architecture, mean, scale, generator)
         if atoms is None:
-            atoms = random_atoms(n_components, n_features, generator)
+            atoms = initial_atoms(rows, mean, scale, n_components, generator)
         return AutoencoderFit.from_atoms(
-            atoms.to(mean), architecture, mean, scale, generator, fit_intercept=self.fit_intercept
+            atoms.to(mean),
+            architecture,
+            rows,
+            mean,
+            scale,
+            generator,
+            fit_intercept=self.fit_intercept,
         )
 
     def _make_architecture(self, n_components):

@@ -164,12 +164,15 @@ class Rows:
     X : ndarray, memmap, CSR matrix or tensor of shape (n_samples, n_features)
         As `check_activations` returned it.
     device : torch.device
+    index : tensor of shape (n_rows,), int64, optional
+        The rows that these are, of those of X; all by default.
     """
 
-    def __init__(self, X, device):
+    def __init__(self, X, device, index=None):
         self.X = X
         self.device = device
-        self.shape = X.shape
+        self.index = index
+        self.shape = (X.shape[0] if index is None else len(index), X.shape[1])
         is_double = X.dtype in (torch.float64, np.float64)
         self.dtype = torch.float64 if is_double else torch.float32
 
@@ -178,6 +181,8 @@ class Rows:
 
     def __getitem__(self, index):
         """Rows given by a slice or by an int64 tensor: (n_rows, n_features)."""
+        if self.index is not None:
+            index = self.index[index]
         if isinstance(self.X, torch.Tensor):
             if isinstance(index, torch.Tensor):
                 index = index.to(self.X.device)
@@ -199,6 +204,13 @@ class Rows:
         for start in range(0, len(self), step):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]
+
+
+def take_rows(X, index):
+    """Rows of X by a sorted int64 array; without a copy where they are consecutive."""
+    if len(index) and index[-1] - index[0] + 1 == len(index):
+        return X[index[0] : index[-1] + 1]
+    return X[torch.from_numpy(index).to(X.device)] if isinstance(X, torch.Tensor) else X[index]
 
 
 def collect_dense(blocks, n_rows, n_columns, rows):

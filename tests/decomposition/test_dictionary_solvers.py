@@ -298,6 +298,8 @@ def test_shuffling_off_takes_the_rows_in_their_order(planted, monkeypatch):
     monkeypatch.setattr(Rows, "__getitem__", lambda self, i: seen.append(i) or plain(self, i))
     make_estimator(shuffle=False, max_iter=1).fit(planted)
     batches = [index for index in seen if isinstance(index, torch.Tensor)]
+    atoms, biases, *batches = batches  # what the initial ones are drawn from
+    assert (len(atoms), len(biases)) == (32, 600)
     np.testing.assert_array_equal(torch.cat(batches)[:600], np.arange(600))
 
 
