@@ -5,7 +5,8 @@ from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skdict.decomposition import SparseAutoencoderDictionary
+from skdict._core.architectures import ARCHITECTURES
+from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
 
 # "auto" is "encoder" for the autoencoder and "lasso" for the others.
 WAYS = {
@@ -19,11 +20,13 @@ PARAMETERS = [
     for algorithm in algorithms
 ]
 PARAMETERS += [
-    {"architecture": "topk", "n_nonzero_coefs": 1},
+    *({"architecture": name, "n_nonzero_coefs": 1} for name in ARCHITECTURES if name != "relu"),
+    {"architecture": "jumprelu"},
     {"sparse_output": True},
     {"early_stopping": True, "fit_intercept": False, "shuffle": False},
 ]
 ESTIMATORS = [SparseAutoencoderDictionary(max_iter=1, **options) for options in PARAMETERS]
+ESTIMATORS.append(SparseAutoencoderDictionaryCV(max_iter=1, alphas=2, cv=2))
 
 # sklearn's blobs have a handful of features: exemplar atoms are almost collinear.
 pytestmark = [

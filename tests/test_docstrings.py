@@ -101,7 +101,15 @@ def fit_dictionaries():
     dictionary = OBJECTS["skdict.decomposition.SparseAutoencoderDictionary"]
     for solver in ("autoencoder", "dictionary_learning", "lasso"):
         yield dictionary(5, solver=solver, early_stopping=True, max_iter=2).fit(X)
-    yield dictionary(5, architecture="topk", max_iter=2).fit(X)
+    for architecture in ("topk", "jumprelu"):
+        yield dictionary(5, architecture=architecture, max_iter=2).fit(X)
+
+
+def fit_selected_dictionaries():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 4)), columns=list("abcd"))
+    selected = OBJECTS["skdict.decomposition.SparseAutoencoderDictionaryCV"]
+    options = {"early_stopping": True, "max_iter": 2, "alphas": 2, "cv": 2}
+    yield selected(5, architecture="jumprelu", **options).fit(X)
 
 
 def fit_extractors():
@@ -113,6 +121,7 @@ def fit_extractors():
 
 FITTED = {
     "skdict.decomposition.SparseAutoencoderDictionary": fit_dictionaries,
+    "skdict.decomposition.SparseAutoencoderDictionaryCV": fit_selected_dictionaries,
     "skdict.feature_extraction.ActivationExtractor": fit_extractors,
 }
 

@@ -21,8 +21,9 @@ from .sparse import decode, half_squared_error, reconstruction_error
 class Architecture:
     """What the variants share: codes max(0, p) at the support, and no penalty."""
 
-    # the estimator's parameters that the constructor takes
+    # the estimator's parameters that the constructor takes, and those that may be None
     parameters = ()
+    optional = ()
 
     def during(self, progress):
         """The variant that is trained when a fraction ``progress`` of the steps is done."""
@@ -40,7 +41,7 @@ class Architecture:
         """The code, differentiable; ``extra`` is broadcast against the pre-activations."""
         return torch.relu(pre_activations)
 
-    def penalty(self, pre_activations, values, extra, alpha):
+    def penalty(self, pre_activations, values, extra, alpha, n_rows):
         """What the objective adds to the squared error: a scalar."""
         return 0.0
 
@@ -53,13 +54,10 @@ class Architecture:
     def objective(self, autoencoder, centred, alpha, support):
         """As `Autoencoder.objective`, on x - b."""
         pre_activations = autoencoder.pre_activations(centred, support)
-        extra = {
-            name: tensor if support is None else tensor.index_select(0, support.indices)
-            for name, tensor in autoencoder.extra.items()
-        }
+        extra = autoencoder.extra_at(support)
         values = self.values(pre_activations, extra, len(centred))
         error, residual = self.error(autoencoder, centred, values, support)
-        objective = error + self.penalty(pre_activations, values, extra, alpha)
+        objective = error + self.penalty(pre_activations, values, extra, alpha, len(centred))
         return objective, values.detach(), residual
 
     def observe(self, values, extra):
@@ -86,7 +84,7 @@ class ReLU(Architecture):
     z = max(0, p), penalty α Σ_j z_j.
     """
 
-    def penalty(self, pre_activations, values, extra, alpha):
+    def penalty(self, pre_activations, values, extra, alpha, n_rows):
         return alpha * values.sum()
 
 
@@ -232,37 +230,49 @@ def nested_error(autoencoder, centred, values, support, prefixes):
 class JumpReLU(Architecture):
     """A learned threshold for each feature, under an L0 penalty (Rajamanoharan et al. 2024).
 
-    z = p where p > θ_j, else 0; penalty (α²/2) Σ_j [p_j > θ_j]. A feature with unit atom lowers
-    the error by z²/2, so that the penalty asks, as the L1 penalty does, for a correlation of at
-    least α with the residual. Thresholds get straight-through gradients from pre-activations
-    within half a bandwidth.
+    z = p where p > θ_j, else 0; penalty (α²/2) ‖z‖₀. A feature with unit atom lowers the error by
+    z²/2, so that the penalty asks, as the L1 penalty does, for a correlation of at least α with
+    the residual. With a target k the penalty is instead 10 α² k (L0/k - 1)², where L0 is the
+    batch's mean of ‖z‖₀: stiff, to end within a few per cent of the target.
+
+    Thresholds get straight-through gradients from the pre-activations that are within half a
+    bandwidth of them. Begins as a `ReLU` while alpha rises.
 
     Parameters
     ----------
     n_nonzero_coefs : int or None
-        A target for the mean number of non-zero entries in place of the penalty by alpha.
+        k.
     """
+
+    parameters = ("n_nonzero_coefs",)
+    optional = ("n_nonzero_coefs",)
+    # Both in the units of training, where E‖x‖² is the number of features.
+    BANDWIDTH = 0.5
+    INITIAL_THRESHOLD = 0.5
+    STIFFNESS = 10.0
+
+    def __init__(self, n_nonzero_coefs=None):
+        self.n_nonzero_coefs = n_nonzero_coefs
 
     def during(self, progress):
         return self if progress > 0.3 else ReLU()
 
-    BANDWIDTH = 0.5
-    INITIAL = 0.5
-
     def initial(self, zeros):
-        return {"log_threshold": zeros + math.log(self.INITIAL)}
+        return {"log_threshold": zeros + math.log(self.INITIAL_THRESHOLD)}
 
     def select(self, scan, extra, n_rows):
         return scan(offset=extra["log_threshold"].exp() - self.BANDWIDTH / 2)
 
     def values(self, pre_activations, extra, n_rows):
-        threshold = extra["log_threshold"].exp()
-        return _Jump.apply(pre_activations, threshold, self.BANDWIDTH)
+        return _Jump.apply(pre_activations, extra["log_threshold"].exp(), self.BANDWIDTH)
 
-    def penalty(self, pre_activations, values, extra, alpha):
+    def penalty(self, pre_activations, values, extra, alpha, n_rows):
         threshold = extra["log_threshold"].exp()
-        steps = _Step.apply(pre_activations.detach(), threshold, self.BANDWIDTH)
-        return 0.5 * alpha**2 * steps.sum()
+        n_active = _Step.apply(pre_activations, threshold, self.BANDWIDTH).sum()
+        k = self.n_nonzero_coefs
+        if k is None:
+            return 0.5 * alpha**2 * n_active
+        return n_rows * self.STIFFNESS * alpha**2 * k * (n_active / (n_rows * k) - 1).square()
 
     def fold(self, weight, bias, extra):
         return weight, bias, extra["log_threshold"].exp()
@@ -270,9 +280,8 @@ class JumpReLU(Architecture):
     def unfold(self, bias, threshold):
         extra = self.initial(torch.zeros_like(bias))
         if threshold is not None:
-            extra["log_threshold"] = torch.where(
-                threshold > 0, threshold.log(), extra["log_threshold"]
-            )
+            start = extra["log_threshold"]
+            extra["log_threshold"] = torch.where(threshold > 0, threshold.log(), start)
         return bias, extra
 
 
@@ -288,14 +297,13 @@ class _Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         pre_activations, threshold = ctx.saved_tensors
-        near = (pre_activations - threshold).abs() < ctx.bandwidth / 2
-        grad_threshold = torch.where(near, grad * threshold * (-1 / ctx.bandwidth), 0)
+        grad_threshold = _near(pre_activations, threshold, ctx.bandwidth) * grad * -threshold
         grad_pre_activations = torch.where(pre_activations > threshold, grad, 0)
         return grad_pre_activations, grad_threshold.sum_to_size(threshold.shape), None
 
 
 class _Step(torch.autograd.Function):
-    """[p > θ]; ∂/∂θ = -(1/ε) [|p - θ| < ε/2]."""
+    """1 where p > θ, else 0; ∂/∂θ = -(1/ε) [|p - θ| < ε/2], ∂/∂p = 0."""
 
     @staticmethod
     def forward(ctx, pre_activations, threshold, bandwidth):
@@ -306,12 +314,13 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         pre_activations, threshold = ctx.saved_tensors
-        near = (pre_activations - threshold).abs() < ctx.bandwidth / 2
-        return (
-            None,
-            torch.where(near, grad * (-1 / ctx.bandwidth), 0).sum_to_size(threshold.shape),
-            None,
-        )
+        grad_threshold = -_near(pre_activations, threshold, ctx.bandwidth) * grad
+        return None, grad_threshold.sum_to_size(threshold.shape), None
+
+
+def _near(pre_activations, threshold, bandwidth):
+    """The rectangle of width ε and height 1/ε around the threshold."""
+    return ((pre_activations - threshold).abs() < bandwidth / 2).to(threshold) / bandwidth
 
 
 class Gated(Architecture):
@@ -331,10 +340,7 @@ class Gated(Architecture):
     def objective(self, autoencoder, centred, alpha, support):
         pre_activations = autoencoder.pre_activations(centred, support)
         gate = torch.relu(pre_activations)
-        extra = {
-            name: tensor if support is None else tensor.index_select(0, support.indices)
-            for name, tensor in autoencoder.extra.items()
-        }
+        extra = autoencoder.extra_at(support)
         values = self.values(pre_activations, extra, len(centred))
         error, residual = self.error(autoencoder, centred, values, support)
         dictionary, intercept = autoencoder.dictionary.detach(), autoencoder.intercept.detach()

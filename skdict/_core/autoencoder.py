@@ -63,6 +63,14 @@ class Autoencoder:
 
         return self.architecture.select(scan, self.extra, len(centred))
 
+    def extra_at(self, support):
+        """What the architecture learns besides, for each entry of the support."""
+        if support is None:
+            return self.extra
+        return {
+            name: tensor.index_select(0, support.indices) for name, tensor in self.extra.items()
+        }
+
     def pre_activations(self, centred, support):
         return encode_at(centred, self.encoder_weight, self.encoder_bias, self.intercept, support)
 

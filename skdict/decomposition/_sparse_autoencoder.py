@@ -93,17 +93,34 @@ class SparseAutoencoderDictionary(
         L1 coefficient, in the units of the data. "auto" takes
         :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`; :func:`alpha_grid` gives a grid around it.
         The value used is ``alpha_``.
-    architecture : {"relu", "topk"}, default="relu"
-        Non-linearity and penalty of the autoencoder. Used by ``solver="autoencoder"``.
+    architecture : str, default="relu"
+        Non-linearity and penalty of the autoencoder, with the pre-activations
+        :math:`p = (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc}`. Used by
+        ``solver="autoencoder"``.
 
-        - "relu": :math:`z = \max(0, p)` with the pre-activations :math:`p`, and the L1 penalty.
-        - "topk": the ``n_nonzero_coefs`` largest pre-activations of each sample, where
-          positive [2]_. No penalty, so codes do not shrink: more is explained with as many
-          non-zeros. For the first half of `fit`, unless that goes on from another, it is "relu"
-          with ``alpha``, which keeps features from dying.
+        - "relu": :math:`z = \max(0, p)` and the L1 penalty [1]_.
+        - "topk": the ``n_nonzero_coefs`` largest of each sample, where positive [2]_. No
+          penalty, so codes do not shrink: more is explained with as many non-zeros.
+        - "batch_topk": the ``n_nonzero_coefs`` times B largest of a batch of B samples [3]_, so
+          that samples that need more get more. Single samples are coded with a threshold, the
+          mean smallest code of the batches in training.
+        - "matryoshka": "batch_topk" whose first 1/16 and 1/4 of the atoms also have to
+          reconstruct the data by themselves [4]_: general features come first, and are not
+          split up or absorbed by special ones.
+        - "jumprelu": :math:`z = p` where :math:`p > \theta_j`, else 0, with a learned threshold
+          for each feature and the penalty :math:`\tfrac{\alpha^2}{2} \lVert z \rVert_0`, or
+          with ``n_nonzero_coefs`` as the target of the mean L0 [5]_.
+        - "gated": which features are active, under the L1 penalty, and how much are decided
+          apart, so that codes do not shrink [6]_.
+
+        A fit begins as "relu" with ``alpha``, which keeps features from dying, unless it goes
+        on from another: for its first half with the three that keep the largest, for three
+        tenths with "jumprelu".
     n_nonzero_coefs : int, default=None
-        Number of non-zero entries of a code with ``architecture="topk"``, at most; None takes a
-        tenth of the features, as ``transform_n_nonzero_coefs`` does.
+        Number of non-zero entries of a code: at most with ``architecture="topk"``, on average
+        with "batch_topk" and "matryoshka"; None takes a tenth of the features, as
+        ``transform_n_nonzero_coefs`` does. With "jumprelu" the average to aim at; None takes
+        the penalty by ``alpha``.
     solver : {"autoencoder", "dictionary_learning", "lasso"}, default="autoencoder"
         How the dictionary is found.
 
@@ -179,17 +196,21 @@ class SparseAutoencoderDictionary(
         Biases of the encoder. Only with ``solver="autoencoder"``.
     alpha_ : float
         The L1 coefficient used.
-    n_nonzero_coefs_ : int
-        The number of non-zero entries used. Only with ``architecture="topk"``.
+    threshold_ : ndarray of shape (n_components,)
+        Pre-activations that are not larger count as zero. Only with ``architecture`` "batch_topk",
+        "matryoshka", "jumprelu" and "gated".
+    n_nonzero_coefs_ : int or None
+        The number of non-zero entries used. Only with ``architecture`` "topk", "batch_topk",
+        "matryoshka" and "jumprelu".
     n_iter_ : int
         Passes over the data.
     n_steps_ : int
         Mini-batches seen.
     loss_curve_ : list of float
         Mean training objective of each pass, each sample at the parameters of its step and with
-        the alpha of its step, which rises during the first three tenths of training; with
-        ``architecture="topk"`` the penalty ends after the first half. Empty for the solvers
-        that do not report it.
+        the alpha of its step, which rises during the first three tenths of training; with the
+        ``architecture`` of its step, where that begins as "relu". Empty for the solvers that do
+        not report it.
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
     feature_density_ : ndarray of shape (n_components,)
@@ -232,6 +253,13 @@ class SparseAutoencoderDictionary(
     .. [1] Bricken et al., "Towards Monosemanticity: Decomposing Language Models With Dictionary
        Learning", Transformer Circuits Thread, 2023.
     .. [2] Gao et al., "Scaling and evaluating sparse autoencoders", ICLR 2025.
+    .. [3] Bussmann et al., "BatchTopK Sparse Autoencoders", 2024.
+    .. [4] Bussmann et al., "Learning Multi-Level Features with Matryoshka Sparse Autoencoders",
+       ICML 2025.
+    .. [5] Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU
+       Sparse Autoencoders", 2024.
+    .. [6] Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse Autoencoders",
+       NeurIPS 2024.
 
     Examples
     --------
@@ -345,12 +373,13 @@ class SparseAutoencoderDictionary(
         ValueError
             If a parameter is out of range, or X is constant, not finite, or too small.
         """
-        return self._fit(X, y, self.alpha)
-
-    def _fit(self, X, y, alpha):
         previous = self if self.warm_start and hasattr(self, "components_") else None
         self._check_transform_algorithm(self.solver == "autoencoder")
         rows = self._rows(X, reset=previous is None, min_samples=2)
+        return self._fit(rows, self.alpha, previous, X, y)
+
+    def _fit(self, rows, alpha, previous, X, y):
+        """`fit` to checked rows; X and y are for callbacks."""
         mean, rms = location_and_scale(rows)
         units = self._units(rms, alpha)
         alpha = units["alpha_"]
@@ -492,8 +521,9 @@ class SparseAutoencoderDictionary(
         architecture = ARCHITECTURES[self.architecture]
         values = {name: getattr(self, name) for name in architecture.parameters}
         if "n_nonzero_coefs" in values:
-            values["n_nonzero_coefs"] = self._n_nonzero(self.n_nonzero_coefs, n_components)
-            if values["n_nonzero_coefs"] > n_components:
+            if "n_nonzero_coefs" not in architecture.optional:
+                values["n_nonzero_coefs"] = self._n_nonzero(self.n_nonzero_coefs, n_components)
+            if (values["n_nonzero_coefs"] or 0) > n_components:
                 raise ValueError(
                     f"n_nonzero_coefs={self.n_nonzero_coefs} is larger than the number of "
                     f"components, {n_components}. Use fewer, or raise n_components."

@@ -13,8 +13,7 @@ from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_array
 
-from ..utils._arrays import Rows, check_activations, take_rows
-from ..utils._device import resolve_device
+from ..utils._arrays import Rows, take_rows
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -31,8 +30,9 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
     two paths lead to the ends, each alpha going on from the dictionary, the encoder and the
     intercept of its neighbour for a fifth of the passes. The alpha with the best mean score is
     then used for a fit to all data. Much faster than
-    :class:`~sklearn.model_selection.GridSearchCV` over ``alpha``, which finds the same scores up
-    to the noise of training.
+    :class:`~sklearn.model_selection.GridSearchCV` over ``alpha``, with the same choice up to the
+    noise of training; scores away from the middle differ, as a dictionary that has been trained
+    for longer is a better one.
 
     Parameters
     ----------
@@ -74,6 +74,10 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
     Other solvers than "autoencoder" go along the same path: "dictionary_learning" from the atoms
     of the neighbour, "lasso" without any training.
 
+    References
+    ----------
+    {references}
+
     Examples
     --------
     >>> from skdict.datasets import make_superposition
@@ -84,7 +88,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
     >>> sae = SparseAutoencoderDictionaryCV(32, alphas=5, cv=3, random_state=0).fit(X)
     >>> sae.scores_.shape
     (5, 3)
-    >>> bool(sae.alphas_[0] < sae.alpha_ < sae.alphas_[-1])
+    >>> bool(sae.alpha_ == sae.alphas_[sae.scores_.mean(axis=1).argmax()])
     True
     """
 
@@ -177,8 +181,8 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             If a parameter is out of range, or X is constant, not finite, or too small.
         """
         self._check_transform_algorithm(self.solver == "autoencoder")
-        X = check_activations(self, X, min_samples=2)
-        alphas = self._grid(X)
+        rows = self._rows(X, reset=True, min_samples=2)
+        alphas = self._grid(rows.X)
         estimator = SparseAutoencoderDictionary(
             **{
                 name: value
@@ -188,15 +192,15 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             warm_start=True,
         )
         scorer = None if self.scoring is None else check_scoring(estimator, self.scoring)
-        folds = check_cv(self.cv).split(np.empty(X.shape[0]), y)
+        folds = check_cv(self.cv).split(np.empty(len(rows)), y)
         scores = Parallel(n_jobs=self.n_jobs)(
-            delayed(_scores_of_path)(estimator, alphas, X, y, train, test, scorer)
+            delayed(_scores_of_path)(estimator, alphas, rows, y, train, test, scorer)
             for train, test in folds
         )
         scores = np.transpose(scores)
         means = scores.mean(axis=1)
         best = int(np.argmax(means))
-        self._fit(X, y, alphas[best])
+        self._fit(rows, alphas[best], None, X, y)
         self.alphas_, self.scores_, self.best_score_ = alphas, scores, float(means[best])
         return self
 
@@ -220,32 +224,37 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         return alphas
 
 
-def _scores_of_path(estimator, alphas, X, y, train, test, scorer):
+def _scores_of_path(estimator, alphas, rows, y, train, test, scorer):
     """Score on one fold for each alpha: from the middle of the grid to both of its ends."""
-    rows = Rows(X, resolve_device(estimator.device), torch.from_numpy(train))
-    held_out = Rows(X, rows.device, torch.from_numpy(test))
+    training, held_out = (
+        Rows(rows.X, rows.device, torch.from_numpy(index)) for index in (train, test)
+    )
 
     def score(fitted):
         if scorer is None:
             return fitted.score(held_out)
-        return scorer(fitted, take_rows(X, test), None if y is None else np.asarray(y)[test])
+        return scorer(fitted, take_rows(rows.X, test), None if y is None else np.asarray(y)[test])
 
     middle = (len(alphas) - 1) // 2
-    start = clone(estimator).set_params(alpha=alphas[middle]).fit(rows)
+    start = clone(estimator).set_params(alpha=alphas[middle]).fit(training)
     scores = np.empty(len(alphas))
     scores[middle] = score(start)
     n_passes = max(1, math.ceil(PATH_FRACTION * estimator.max_iter))
     for path in (range(middle + 1, len(alphas)), range(middle - 1, -1, -1)):
         fitted = copy.copy(start).set_params(max_iter=n_passes)
         for i in path:
-            scores[i] = score(fitted.set_params(alpha=alphas[i]).fit(rows))
+            scores[i] = score(fitted.set_params(alpha=alphas[i]).fit(training))
     return scores
+
+
+def _section(cls, section):
+    text = re.split(r"\n\n    (\w[\w ]*)\n    -+\n", cls.__doc__)
+    return text[text.index(section) + 1]
 
 
 def _entries(cls, section):
     """The descriptions in a section of a docstring, by name."""
-    text = re.split(r"\n\n    (\w[\w ]*)\n    -+\n", cls.__doc__)
-    text = text[text.index(section) + 1]
+    text = _section(cls, section)
     starts = re.finditer(r"^    (\w+) : ", text, flags=re.MULTILINE)
     names, positions = zip(*((match[1], match.start()) for match in starts), strict=True)
     ends = [*positions[1:], len(text)]
@@ -255,13 +264,19 @@ def _entries(cls, section):
     }
 
 
-def _fill(section, placeholder, without):
+def _without(section, names):
     entries = _entries(SparseAutoencoderDictionary, section).items()
-    lines = "\n".join(text for name, text in entries if name not in without)
-    cls = SparseAutoencoderDictionaryCV
-    cls.__doc__ = cls.__doc__.replace(f"    {placeholder}", lines)
+    return "\n".join(text for name, text in entries if name not in names)
+
+
+def _complete_docstring(cls):
+    for placeholder, text in {
+        "{shared}": _without("Parameters", ("n_components", "alpha", "warm_start")),
+        "{attributes}": _without("Attributes", ("alpha_",)),
+        "{references}": _section(SparseAutoencoderDictionary, "References"),
+    }.items():
+        cls.__doc__ = cls.__doc__.replace(f"    {placeholder}", text)
 
 
 if SparseAutoencoderDictionaryCV.__doc__ is not None:  # python -OO
-    _fill("Parameters", "{shared}", ("n_components", "alpha", "warm_start"))
-    _fill("Attributes", "{attributes}", ("alpha_",))
+    _complete_docstring(SparseAutoencoderDictionaryCV)
