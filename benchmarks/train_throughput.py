@@ -1,136 +1,220 @@
-"""Training throughput: skdict's step beside the standard step of SAELens.
+"""Training throughput: skdict's step beside the step of SAELens, and beside its own floor.
 
-Both train a ReLU autoencoder under an L1 penalty in float32 on the same activations, the 512 MLP
-neurons of the embedded transformer, in the same process, alternating, from initialisation.
+Everything on the same activations, the 512 MLP neurons of the embedded transformer, in the same
+process, alternating step by step.
 
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/train_throughput.py
 
-prints activations per second over successive stretches of training, as a ratio: codes start
-dense and become sparse, and skdict's step follows them.
+prints three tables: whole runs of "relu" under the L1 penalty from initialisation, in stretches;
+"topk" after its beginning as "relu"; and what a step of each spends its time on, beside the floor,
+the product of the encoder's scan at the rate that this machine reaches in the same run.
 """
 
 import argparse
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from activations import collect, draw, load_extractor
+from peers import saelens
 
+from skdict._core import autoencoder as autoencoder_module
+from skdict._core import sparse, train
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.train import Schedule
-from skdict.decomposition._autoencoder_fit import AutoencoderFit, random_atoms
+from skdict.decomposition._autoencoder_fit import AutoencoderFit, initial_atoms
+from skdict.utils._arrays import Rows
 
 
 def activations(n_tokens):
-    """Activations (n_tokens, 512) scaled to E‖x - E x‖² = 512, centred."""
+    """Activations (n_tokens, 512), centred, scaled to E‖x‖² = 512."""
     _, extractor = load_extractor()
     x = torch.from_numpy(collect(extractor, draw("train")[0], n_tokens))
     x = x - x.mean(dim=0)
     return x * (x.shape[1] / x.square().sum(dim=1).mean()).sqrt()
 
 
-def skdict_stepper(x, n_components, alpha, learning_rate, n_steps):
+def skdict_stepper(x, architecture, n_components, **schedule):
     generator = torch.Generator().manual_seed(0)
+    rows, mean = Rows(x, x.device), torch.zeros(x.shape[1])
     run = AutoencoderFit.from_atoms(
-        random_atoms(n_components, x.shape[1], generator).to(x),
-        ARCHITECTURES["relu"](),
-        torch.zeros(x.shape[1]),
+        initial_atoms(rows, mean, 1.0, n_components, generator),
+        architecture,
+        rows,
+        mean,
         1.0,
         generator,
         fit_intercept=True,
     )
-    schedule = Schedule(alpha=alpha, learning_rate=learning_rate, n_steps=n_steps)
-    return run.training.autoencoder, lambda batch: run.training.step(batch, schedule)
+    return run.training, partial(run.training.step, schedule=Schedule(**schedule))
 
 
-def saelens_stepper(x, n_components, alpha, learning_rate, n_steps, batch_size):
-    from sae_lens import StandardTrainingSAE, StandardTrainingSAEConfig
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
+def floor(x, n_components):
+    """The encoder's scan alone, in bfloat16 where `select` uses it."""
+    dtype = torch.bfloat16 if sparse.cpu_has_bfloat16() else torch.float32
+    weight = torch.randn(n_components, x.shape[1]).to(dtype)
+    x = x.to(dtype)
 
-    sae = StandardTrainingSAE(
-        StandardTrainingSAEConfig(
-            d_in=x.shape[1],
-            d_sae=n_components,
-            dtype="float32",
-            device="cpu",
-            # their loss is ‖x - x̂‖² + λ‖z‖₁, twice ours at λ = 2α
-            l1_coefficient=2 * alpha,
-            l1_warm_up_steps=n_steps // 10,
+    def scan(_):
+        for block in x.split(512):
+            F.linear(block, weight)
+
+    return scan
+
+
+def alternate(steps, batches):
+    """Seconds of each step on each batch: a dict of lists."""
+    seconds = {name: [] for name in steps}
+    for batch in batches:
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(batch)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def l0(training, x):
+    return float((training.autoencoder.infer(x[:1000]) > 0).sum(dim=1).float().mean())
+
+
+def whole_runs(x, batches, arguments):
+    """relu from initialisation; theirs is timed on every tenth step, which all take as long."""
+    alpha = 0.1 * x.shape[1] ** 0.5  # alpha="auto" in these units
+    training, ours = skdict_stepper(
+        x,
+        ARCHITECTURES["relu"](),
+        arguments.n_components,
+        alpha=alpha,
+        learning_rate=0.1 / x.shape[1] ** 0.5,
+        n_steps=arguments.n_steps,
+    )
+    _, theirs = saelens(
+        "standard",
+        x.shape[1],
+        arguments.n_components,
+        n_steps=arguments.n_steps,
+        batch_size=arguments.batch_size,
+        l1_coefficient=2 * alpha,
+    )
+    scan = floor(next(batches), arguments.n_components)
+    stretch = arguments.n_steps // 10
+    print(f"\n{'steps':>10} {'L0':>7} {'skdict':>9} {'standard':>9} {'ratio':>6} {'/ floor':>8}")
+    means = []
+    for first in range(0, arguments.n_steps, stretch):
+        mine, peers, floors = [], [], []
+        for i in range(stretch):
+            batch = next(batches)
+            mine += alternate({"": ours}, [batch])[""]
+            if i % max(stretch // 5, 1) == 0:
+                peers += alternate({"": theirs}, [batch])[""]
+                floors += alternate({"": scan}, [batch])[""]
+        means.append((np.mean(mine), np.median(peers), np.median(floors)))
+        row(f"{first + 1}–{first + stretch}", l0(training, x), *means[-1], arguments)
+    row("all", l0(training, x), *np.mean(means, axis=0), arguments)
+    return training, ours
+
+
+def row(name, non_zeros, mine, peer, lowest, arguments):
+    rates = arguments.batch_size / mine, arguments.batch_size / peer
+    print(
+        f"{name:>10} {non_zeros:7.1f} {rates[0]:9,.0f} {rates[1]:9,.0f} {peer / mine:6.2f} "
+        f"{mine / lowest:8.2f}",
+        flush=True,
+    )
+
+
+def sparse_steps(x, batches, arguments):
+    """topk and the other architectures that keep few, beside SAELens' topk and the floor."""
+    k, options = arguments.k, {"alpha": 2.0, "learning_rate": 1e-3, "from_scratch": False}
+    steps = {}
+    for name in ("topk", "batch_topk", "matryoshka"):
+        architecture = ARCHITECTURES[name](k)
+        _, steps[name] = skdict_stepper(x, architecture, arguments.n_components, **options)
+    sizes = x.shape[1], arguments.n_components
+    for name, autocast in (("SAELens topk float32", False), ("SAELens topk bfloat16", True)):
+        _, steps[name] = saelens(
+            "topk", *sizes, n_steps=1000, batch_size=arguments.batch_size, k=k, autocast=autocast
         )
-    )
-    trainer = SAETrainer(
-        cfg=SAETrainerConfig(
-            total_training_samples=n_steps * batch_size,
-            train_batch_size_samples=batch_size,
-            lr=learning_rate,
-            lr_end=learning_rate / 10,
-            lr_warm_up_steps=n_steps // 20,
-            lr_decay_steps=n_steps // 5,
-        ),
-        sae=sae,
-        data_provider=iter(()),
-    )
+    steps["floor: the scan"] = floor(next(batches), arguments.n_components)
+    for step in steps.values():  # compiled, allocated, threads started
+        for _ in range(3):
+            step(next(batches))
+    repeats = [alternate(steps, [next(batches) for _ in range(10)]) for _ in range(3)]
+    medians = {name: [np.median(seconds[name]) for seconds in repeats] for name in steps}
+    print(f"\nMilliseconds a step, medians of ten, three times; k = {k}")
+    for name, seconds in medians.items():
+        ratios = np.divide(seconds, medians["topk"])
+        print(
+            f"{name:22} "
+            + " ".join(f"{1e3 * s:7.1f}" for s in seconds)
+            + "   / topk "
+            + " ".join(f"{ratio:6.2f}" for ratio in ratios)
+        )
+    return steps
 
-    def step(batch):
-        # what `SAETrainer.fit` does with a batch, its logging left out
-        trainer.step(batch)
-        trainer.n_training_steps += 1
 
-    return sae, step
+def phases(name, step, batches):
+    """Where the time of a step goes, by timing the functions it is made of."""
+    spent = {}
+
+    def timed(owner, attribute, label):
+        function = getattr(owner, attribute)
+
+        def wrapper(*args, **kwargs):
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            spent[label] = spent.get(label, 0.0) + time.perf_counter() - start
+            return result
+
+        setattr(owner, attribute, wrapper)
+        return partial(setattr, owner, attribute, function)
+
+    undo = [
+        timed(autoencoder_module, "select", "select"),
+        timed(sparse, "sampled_product", "encode_at, products with the residual"),
+        timed(sparse, "_weighted_sums", "decode, gradients of both weights"),
+        timed(train.UnitNormAdam, "step", "optimiser"),
+    ]
+    n_steps = 10
+    start = time.perf_counter()
+    for _ in range(n_steps):
+        step(next(batches))
+    total = time.perf_counter() - start
+    for restore in undo:
+        restore()
+    spent["everything else"] = total - sum(spent.values())
+    print(f"\n{name}, milliseconds a step")
+    for label, seconds in {**spent, "all": total}.items():
+        print(f"{label:40} {1e3 * seconds / n_steps:7.1f}  {seconds / total:5.0%}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-components", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=4096)
-    parser.add_argument("--n-steps", type=int, default=120)
-    parser.add_argument("--stretch", type=int, default=20)
-    parser.add_argument("--n-tokens", type=int, default=100_000)
+    parser.add_argument("--n-steps", type=int, default=1000)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--n-tokens", type=int, default=200_000)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
 
     x = activations(arguments.n_tokens)
-    n_features = x.shape[1]
-    alpha = 0.1 * n_features**0.5  # alpha="auto" in these units
-    sizes = (x, arguments.n_components, alpha, 3e-3, arguments.n_steps)
-    autoencoder, ours = skdict_stepper(*sizes)
-    sae, theirs = saelens_stepper(*sizes, arguments.batch_size)
-
     generator = torch.Generator().manual_seed(1)
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {n_features} features, "
-        f"{arguments.n_components} atoms, batch {arguments.batch_size}"
+    batches = iter(
+        lambda: x[torch.randint(len(x), (arguments.batch_size,), generator=generator)], None
     )
-    print(f"{'steps':>10} {'L0 ours':>8} {'theirs':>8} {'ours/s':>9} {'theirs/s':>9} {'ratio':>6}")
-    totals = np.zeros(2)
-    for first in range(0, arguments.n_steps, arguments.stretch):
-        seconds = np.zeros(2)
-        for _ in range(arguments.stretch):
-            index = torch.randint(len(x), (arguments.batch_size,), generator=generator)
-            batch = x[index]
-            for i, step in enumerate((ours, theirs)):
-                start = time.perf_counter()
-                step(batch)
-                seconds[i] += time.perf_counter() - start
-        totals += seconds
-        with torch.no_grad():
-            l0 = [
-                float((codes > 0).sum(dim=1).float().mean())
-                for codes in (autoencoder.infer(x[:1000]), sae.encode(x[:1000]))
-            ]
-        rates = arguments.stretch * arguments.batch_size / seconds
-        print(
-            f"{first + 1:4d}–{first + arguments.stretch:<5d} {l0[0]:8.1f} {l0[1]:8.1f} "
-            f"{rates[0]:9,.0f} {rates[1]:9,.0f} {rates[0] / rates[1]:6.2f}",
-            flush=True,
-        )
-    rates = arguments.n_steps * arguments.batch_size / totals
     print(
-        f"{'all':>10} {'':8} {'':8} {rates[0]:9,.0f} {rates[1]:9,.0f} {rates[0] / rates[1]:6.2f}"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {x.shape[1]} features, "
+        f"{arguments.n_components} atoms, batch {arguments.batch_size}; activations a second"
     )
+    steps = sparse_steps(x, batches, arguments)
+    phases("topk", steps["topk"], batches)
+    _, relu = whole_runs(x, batches, arguments)
+    phases("relu, at the end of its run", relu, batches)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,15 @@ def select_rows(x, weight, bias, k):
     return torch.cat(counts), torch.cat(indices)
 
 
+def transpose(indptr, indices, n_columns):
+    """From CSR to CSC: indptr (n_columns + 1,), rows (nnz,), and the entry that each one was."""
+    nnz = len(indices)
+    new_indptr = np.zeros(n_columns + 1, np.int64)
+    rows, order = np.empty(nnz, np.int64), np.empty(nnz, np.int64)
+    _transpose(indptr.numpy(), indices.numpy(), new_indptr, rows, order)
+    return tuple(torch.from_numpy(array) for array in (new_indptr, rows, order))
+
+
 @cache
 def _threads(process, n_threads):
     """Threads of this process (a fork has none of its parent's) in which torch uses one each."""
@@ -168,3 +177,19 @@ def _find_largest(keys, indices, counts):
                 count += 1
                 n_ties -= tie
         counts[i] = count
+
+
+@njit(nogil=True, cache=True)
+def _transpose(indptr, indices, new_indptr, rows, order):
+    """Counting sort: stable, in time proportional to the entries."""
+    for column in indices:
+        new_indptr[column + 1] += 1
+    for column in range(1, len(new_indptr)):
+        new_indptr[column] += new_indptr[column - 1]
+    ends = new_indptr.copy()
+    for row in range(len(indptr) - 1):
+        for entry in range(indptr[row], indptr[row + 1]):
+            place = ends[indices[entry]]
+            ends[indices[entry]] += 1
+            rows[place] = row
+            order[place] = entry

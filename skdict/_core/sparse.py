@@ -70,6 +70,10 @@ class Support:
     @cached_property
     def transposed(self):
         """CSC order, shared by the gradients of both weights: indptr (n + 1,), rows, order."""
+        if self.indices.device.type == "cpu":
+            from .kernels_cpu import transpose
+
+            return transpose(self.indptr, self.indices, self.n_components)
         order = torch.argsort(self.indices, stable=True)
         counts = torch.bincount(self.indices, minlength=self.n_components)
         return F.pad(counts.cumsum(0), (1, 0)), self.rows[order], order
