@@ -11,6 +11,8 @@ from .sparse import sampled_product, select, transposed_product
 DUPLICATE_COSINE = 0.9
 # Cosines between all pairs of atoms are taken so many rows at a time.
 ROWS_TO_COMPARE = 4096
+# A feature is compared with so many atoms that are nearest to its own.
+N_NEAREST = 8
 # An atom is split only where so many samples of a batch say in which direction.
 MIN_SAMPLES_TO_SPLIT = 10
 POWER_ITERATIONS = 8
@@ -75,28 +77,39 @@ def merge_duplicates(autoencoder, alive):
     atoms, weight, bias = (p.detach() for p in autoencoder.of_components[:3])
     n_components, n_features = atoms.shape
     encoder = normalize_(torch.cat([weight, bias[:, None] / math.sqrt(n_features)], dim=1))
-    # an earlier feature like this one; n_components where there is none
-    first = torch.full((n_components,), n_components, device=atoms.device)
-    for start in range(0, n_components, ROWS_TO_COMPARE):
-        these, earlier_ones = slice(start, start + ROWS_TO_COMPARE), slice(start + ROWS_TO_COMPARE)
-        pairs = select(
-            atoms[these],
-            atoms[earlier_ones],
-            atoms.new_full((n_components,), -DUPLICATE_COSINE)[earlier_ones],
-        )
-        alike = sampled_product(atoms[these], atoms[earlier_ones], pairs) > DUPLICATE_COSINE
-        alike &= sampled_product(encoder[these], encoder[earlier_ones], pairs) > DUPLICATE_COSINE
-        later, earlier = pairs.rows + start, pairs.indices
-        alike &= (earlier < later) & alive[later] & alive[earlier]
-        first.scatter_reduce_(0, later[alike], earlier[alike], "amin")
-    rows = (first < n_components).nonzero()[:, 0]
-    rows = rows[first[first[rows]] == n_components]  # of a chain a ~ b ~ c only b goes, into a
+    index = alive.nonzero()[:, 0]
+    candidates = atoms[index]
+    # the first feature that each is like, itself where there is none before
+    first = torch.arange(n_components, device=atoms.device)
+    for rows in torch.arange(len(index)).split(ROWS_TO_COMPARE):
+        end = int(rows[-1]) + 1
+        bias_to_find = candidates.new_full((end,), -DUPLICATE_COSINE)
+        pairs = select(candidates[rows], candidates[:end], bias_to_find, min(N_NEAREST, end))
+        later, earlier = index[pairs.rows + rows[0]], index[pairs.indices]
+        found = (earlier < later) & _alike(atoms, encoder, later, earlier)
+        first.scatter_reduce_(0, later[found], earlier[found], "amin")
+    root = first[first]
+    while not torch.equal(root, first):
+        first, root = root, root[root]
+    rows = (root < torch.arange(n_components, device=atoms.device)).nonzero()[:, 0]
+    rows = rows[_alike(atoms, encoder, rows, root[rows])]  # of a chain a ~ b ~ c only b goes
+    first = root
     for parameter in (weight, bias):
         parameter.index_add_(0, first[rows], parameter[rows])
         parameter[rows] = 0
     free = torch.zeros_like(alive)
     free[rows] = True
     return free
+
+
+def _alike(atoms, encoder, one, other):
+    """Whether features are the same: both cosines of the pairs (m,), (m,) are large."""
+    return torch.stack(
+        [
+            torch.linalg.vecdot(vectors[one], vectors[other]) > DUPLICATE_COSINE
+            for vectors in (atoms, encoder)
+        ]
+    ).all(dim=0)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ same functions work on the dense (B, n) matrix, which pays while codes are still
 Shapes: x (B, d), weight W_enc (n, d), bias (n,), dictionary D (n, d).
 """
 
+import importlib.util
 import warnings
 from functools import cache, cached_property
 
@@ -100,7 +101,8 @@ def select(x, weight, bias, k=None):
     -------
     support : Support
     """
-    if x.dtype == torch.float32 and x.device.type == "cpu" and cpu_has_bfloat16():
+    has_bfloat16 = x.device.type == "cuda" or cpu_has_bfloat16()
+    if x.dtype == torch.float32 and has_bfloat16:
         if k is None:
             largest = torch.linalg.vector_norm(x, dim=1).max()
             norms = torch.linalg.vector_norm(weight, dim=1)
@@ -126,6 +128,12 @@ def select_rows_plainly(x, weight, bias, k):
         counts.append(mask.sum(dim=1))
         indices.append(mask.nonzero()[:, 1])
     return torch.cat(counts), torch.cat(indices)
+
+
+@cache
+def has_triton():
+    """Whether Triton, which comes with torch's CUDA builds for Linux, is there."""
+    return importlib.util.find_spec("triton") is not None
 
 
 @cache
@@ -269,6 +277,10 @@ def _weighted_sums(values, support, table):
     """``z @ table``: (B, d)."""
     if support is None:
         return values @ table
+    if table.device.type == "cuda" and has_triton():
+        from .kernels_cuda import weighted_sums
+
+        return weighted_sums(values, support.indptr, support.indices, table)
     return F.embedding_bag(
         support.indices,
         table,
@@ -283,6 +295,10 @@ def sampled_product(left, right, support):
     """Entries of ``left @ right.T`` at the support: (nnz,), or (B, n) without a support."""
     if support is None:
         return left @ right.T
+    if left.device.type == "cuda" and has_triton():
+        from .kernels_cuda import products_at
+
+        return products_at(left, right, support.indptr, support.indices)
     with warnings.catch_warnings():  # torch says once a process that CSR is in beta
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         pattern = torch.sparse_csr_tensor(

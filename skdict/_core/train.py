@@ -14,6 +14,9 @@ from .renewal import merge_duplicates, revive, split
 DENSE_ABOVE = 0.1
 # And never for more pre-activations than these, of which several copies would be held.
 DENSE_ELEMENTS = 1 << 25
+# With more non-zero entries a batch is taken in pieces, whose gradients are added up: an entry
+# takes some 50 bytes at a time.
+MAX_ENTRIES = 1 << 22
 # No feature is called dead on the word of fewer samples.
 MIN_WATCHED = 1000
 
@@ -129,34 +132,47 @@ class Training:
         architecture = self.autoencoder.architecture.during(progress)
         autoencoder = replace(self.autoencoder, architecture=architecture)
         centred = x - self.autoencoder.intercept.detach()
-        dense = self._density > DENSE_ABOVE and len(x) * len(self.has_fired) <= DENSE_ELEMENTS
-        support = None if dense else autoencoder.select(centred)
-        objective, values, _ = autoencoder.objective(centred, alpha, support)
-        (objective / len(x)).backward()
-        with torch.no_grad():
-            architecture.observe(values, autoencoder.extra)
-        self._count(x, values, support)
+        total, n_active = 0.0, 0
+        for piece in centred.split(self._rows_at_a_time()):
+            dense = self._density > DENSE_ABOVE and piece.shape[0] * self._width <= DENSE_ELEMENTS
+            support = None if dense else autoencoder.select(piece)
+            objective, values, _ = autoencoder.objective(piece, alpha, support)
+            (objective / len(x)).backward()
+            total = total + objective.detach()
+            with torch.no_grad():
+                architecture.observe(values, autoencoder.extra)
+            n_active = n_active + self._count(values, support)
+        self._density = n_active.item() / (len(x) * self._width)  # sync
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)
         if schedule.renews_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
             self._renew(autoencoder, x)
         self.n_steps += 1
-        return objective.detach()
+        return total
 
-    def _count(self, x, values, support):
+    @property
+    def _width(self):
+        return len(self.has_fired)
+
+    def _rows_at_a_time(self):
+        """How many rows are expected to have no more than `MAX_ENTRIES` non-zero entries."""
+        return max(1, int(MAX_ENTRIES / max(self._density * self._width, 1)))
+
+    def _count(self, values, support):
+        """Take note of the features that fired; the number of non-zero entries."""
         active = values > 0
         if support is None:
             self.has_fired |= active.any(dim=0)
         else:
             self.has_fired[support.indices[active]] = True
-        n_entries = len(x) * len(self.has_fired)
-        self._density = torch.count_nonzero(active).item() / n_entries  # sync
+        return torch.count_nonzero(active)
 
     @torch.no_grad()
     def _renew(self, autoencoder, x):
         """Give dead and duplicate features something to do, as far as x shows what."""
         dead = ~self.has_fired
         free = merge_duplicates(autoencoder, ~dead)
+        x = x[: self._rows_at_a_time()]
         centred = x - autoencoder.intercept
         support = autoencoder.select(centred)
         _, values, residual = autoencoder.objective(centred, 0.0, support)

@@ -1,0 +1,90 @@
+"""Bodies of `encode_at`, `decode` and their gradients on CUDA devices, in Triton.
+
+One program for each row of the codes (a column of them for the transposed product), so that no
+two write to the same place: results do not depend on the order in which programs run. Sums are in
+float32, or float64 for such data. TRITON_INTERPRET=1 runs the same kernels on the CPU.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+# Entries and features that a program takes at a time.
+BLOCK_ENTRIES = 16
+BLOCK_FEATURES = 256
+
+
+def weighted_sums(values, indptr, indices, table):
+    """``z @ table`` for codes z in CSR: (B, d)."""
+    out = torch.empty(len(indptr) - 1, table.shape[1], dtype=table.dtype, device=table.device)
+    grid = (len(out), triton.cdiv(table.shape[1], BLOCK_FEATURES))
+    if len(out):
+        _weighted_sums[grid](
+            values, indptr, indices, table.contiguous(), out, table.shape[1],
+            BLOCK_ENTRIES, BLOCK_FEATURES, _accumulator(table),
+        )  # fmt: skip
+    return out
+
+
+def products_at(left, right, indptr, indices):
+    """Entries of ``left @ right.T`` at a support in CSR: (nnz,)."""
+    out = torch.empty(len(indices), dtype=left.dtype, device=left.device)
+    if len(indices):
+        _products_at[(len(left),)](
+            left.contiguous(), right.contiguous(), indptr, indices, out, left.shape[1],
+            BLOCK_ENTRIES, BLOCK_FEATURES, _accumulator(left),
+        )  # fmt: skip
+    return out
+
+
+def _accumulator(tensor):
+    return tl.float64 if tensor.dtype == torch.float64 else tl.float32
+
+
+@triton.jit
+def _weighted_sums(
+    values, indptr, indices, table, out, n_features,
+    BLOCK_ENTRIES: tl.constexpr, BLOCK_FEATURES: tl.constexpr, ACCUMULATOR: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    features = tl.program_id(1) * BLOCK_FEATURES + tl.arange(0, BLOCK_FEATURES)
+    inside = features < n_features
+    last = tl.load(indptr + row + 1)
+    total = tl.zeros([BLOCK_FEATURES], dtype=ACCUMULATOR)
+    for start in range(tl.load(indptr + row), last, BLOCK_ENTRIES):
+        entries = start + tl.arange(0, BLOCK_ENTRIES)
+        there = entries < last
+        value = tl.load(values + entries, mask=there, other=0.0).to(ACCUMULATOR)
+        index = tl.load(indices + entries, mask=there, other=0)
+        atoms = tl.load(
+            table + index[:, None] * n_features + features[None, :],
+            mask=there[:, None] & inside[None, :],
+            other=0.0,
+        ).to(ACCUMULATOR)
+        total += tl.sum(value[:, None] * atoms, axis=0)
+    tl.store(out + row * n_features + features, total, mask=inside)
+
+
+@triton.jit
+def _products_at(
+    left, right, indptr, indices, out, n_features,
+    BLOCK_ENTRIES: tl.constexpr, BLOCK_FEATURES: tl.constexpr, ACCUMULATOR: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    last = tl.load(indptr + row + 1)
+    for start in range(tl.load(indptr + row), last, BLOCK_ENTRIES):
+        entries = start + tl.arange(0, BLOCK_ENTRIES)
+        there = entries < last
+        index = tl.load(indices + entries, mask=there, other=0)
+        total = tl.zeros([BLOCK_ENTRIES], dtype=ACCUMULATOR)
+        for first in range(0, n_features, BLOCK_FEATURES):
+            features = first + tl.arange(0, BLOCK_FEATURES)
+            inside = features < n_features
+            sample = tl.load(left + row * n_features + features, mask=inside, other=0.0)
+            atoms = tl.load(
+                right + index[:, None] * n_features + features[None, :],
+                mask=there[:, None] & inside[None, :],
+                other=0.0,
+            )
+            total += tl.sum(atoms.to(ACCUMULATOR) * sample.to(ACCUMULATOR)[None, :], axis=1)
+        tl.store(out + entries, total, mask=there)
