@@ -24,6 +24,8 @@ class Architecture:
     # the estimator's parameters that the constructor takes, and those that may be None
     parameters = ()
     optional = ()
+    # names in ``extra`` of what is not learned by gradients, but by `observe`
+    observed = ()
 
     def during(self, progress):
         """The variant that is trained when a fraction ``progress`` of the steps is done."""
@@ -41,7 +43,7 @@ class Architecture:
         """The code, differentiable; ``extra`` is broadcast against the pre-activations."""
         return torch.relu(pre_activations)
 
-    def penalty(self, pre_activations, values, extra, alpha, n_rows):
+    def penalty(self, pre_activations, values, extra, alpha):
         """What the objective adds to the squared error: a scalar."""
         return 0.0
 
@@ -57,10 +59,10 @@ class Architecture:
         extra = autoencoder.extra_at(support)
         values = self.values(pre_activations, extra, len(centred))
         error, residual = self.error(autoencoder, centred, values, support)
-        objective = error + self.penalty(pre_activations, values, extra, alpha, len(centred))
+        objective = error + self.penalty(pre_activations, values, extra, alpha)
         return objective, values.detach(), residual
 
-    def observe(self, values, extra):
+    def observe(self, values, extra, n_rows):
         """Take note of the codes of a training step."""
 
     def fold(self, weight, bias, extra):
@@ -84,7 +86,7 @@ class ReLU(Architecture):
     z = max(0, p), penalty α Σ_j z_j.
     """
 
-    def penalty(self, pre_activations, values, extra, alpha, n_rows):
+    def penalty(self, pre_activations, values, extra, alpha):
         return alpha * values.sum()
 
 
@@ -139,6 +141,7 @@ class BatchTopK(Architecture):
     """
 
     parameters = ("n_nonzero_coefs",)
+    observed = ("threshold",)
     # Rate of the moving average of the threshold.
     RATE = 0.01
     # The scan looks for pre-activations above this fraction of the threshold, which are a few
@@ -168,7 +171,7 @@ class BatchTopK(Architecture):
         largest_cut = values.detach().flatten().kthvalue(n_cut).values
         return torch.where(values > largest_cut, values, 0)
 
-    def observe(self, values, extra):
+    def observe(self, values, extra, n_rows):
         threshold = extra["threshold"]
         smallest = torch.where(values > 0, values, torch.inf).min()
         if torch.isfinite(smallest):
@@ -232,8 +235,8 @@ class JumpReLU(Architecture):
 
     z = p where p > θ_j, else 0; penalty (α²/2) ‖z‖₀. A feature with unit atom lowers the error by
     z²/2, so that the penalty asks, as the L1 penalty does, for a correlation of at least α with
-    the residual. With a target k the penalty is instead 10 α² k (L0/k - 1)², where L0 is the
-    batch's mean of ‖z‖₀: stiff, to end within a few per cent of the target.
+    the residual. With a target k the penalty is multiplied by a price, which rises while there
+    are more than k non-zeros on average and falls while there are fewer.
 
     Thresholds get straight-through gradients from the pre-activations that are within half a
     bandwidth of them. Begins as a `ReLU` while alpha rises.
@@ -246,10 +249,12 @@ class JumpReLU(Architecture):
 
     parameters = ("n_nonzero_coefs",)
     optional = ("n_nonzero_coefs",)
+    observed = ("log_price",)
     # Both in the units of training, where E‖x‖² is the number of features.
     BANDWIDTH = 0.5
     INITIAL_THRESHOLD = 0.5
-    STIFFNESS = 10.0
+    # Change of the price's logarithm in a step, by the relative excess of non-zeros.
+    PRICE_RATE = 0.1
 
     def __init__(self, n_nonzero_coefs=None):
         self.n_nonzero_coefs = n_nonzero_coefs
@@ -258,7 +263,8 @@ class JumpReLU(Architecture):
         return self if progress > 0.3 else ReLU()
 
     def initial(self, zeros):
-        return {"log_threshold": zeros + math.log(self.INITIAL_THRESHOLD)}
+        start = math.log(self.INITIAL_THRESHOLD)
+        return {"log_threshold": zeros + start, "log_price": zeros.clone()}
 
     def select(self, scan, extra, n_rows):
         return scan(offset=extra["log_threshold"].exp() - self.BANDWIDTH / 2)
@@ -266,13 +272,15 @@ class JumpReLU(Architecture):
     def values(self, pre_activations, extra, n_rows):
         return _Jump.apply(pre_activations, extra["log_threshold"].exp(), self.BANDWIDTH)
 
-    def penalty(self, pre_activations, values, extra, alpha, n_rows):
+    def penalty(self, pre_activations, values, extra, alpha):
         threshold = extra["log_threshold"].exp()
-        n_active = _Step.apply(pre_activations, threshold, self.BANDWIDTH).sum()
-        k = self.n_nonzero_coefs
-        if k is None:
-            return 0.5 * alpha**2 * n_active
-        return n_rows * self.STIFFNESS * alpha**2 * k * (n_active / (n_rows * k) - 1).square()
+        steps = _Step.apply(pre_activations, threshold, self.BANDWIDTH)
+        return 0.5 * alpha**2 * (extra["log_price"].exp() * steps).sum()
+
+    def observe(self, values, extra, n_rows):
+        if self.n_nonzero_coefs is not None:
+            excess = torch.count_nonzero(values) / (n_rows * self.n_nonzero_coefs) - 1
+            extra["log_price"] += self.PRICE_RATE * excess.clamp_max(1.0)
 
     def fold(self, weight, bias, extra):
         return weight, bias, extra["log_threshold"].exp()

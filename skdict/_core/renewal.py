@@ -51,6 +51,10 @@ def revive(autoencoder, optimizer, dead, x, error, generator):
     autoencoder.dictionary[rows] = directions
     autoencoder.encoder_weight[rows] = 0.2 * alive_norm * directions
     autoencoder.encoder_bias[rows] = 0
+    architecture = autoencoder.architecture
+    initial = architecture.initial(torch.zeros_like(autoencoder.encoder_bias))
+    for name in initial.keys() - set(architecture.observed):
+        autoencoder.extra[name][rows] = initial[name][rows]
     optimizer.reset_rows(rows)
 
 
@@ -175,6 +179,7 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
         )
         atoms[half] = normalize_(old + slope[parents, None] * direction[parents])
         autoencoder.encoder_weight[half] = norms * atoms[half]
-        autoencoder.encoder_bias[half] = autoencoder.encoder_bias[parents]
+        for tensor in (autoencoder.encoder_bias, *autoencoder.extra.values()):
+            tensor[half] = tensor[parents]
         optimizer.reset_rows(half)
     return left

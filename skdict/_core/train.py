@@ -140,7 +140,7 @@ class Training:
             (objective / len(x)).backward()
             total = total + objective.detach()
             with torch.no_grad():
-                architecture.observe(values, autoencoder.extra)
+                architecture.observe(values, autoencoder.extra, len(piece))
             n_active = n_active + self._count(values, support)
         self._density = n_active.item() / (len(x) * self._width)  # sync
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
@@ -180,7 +180,7 @@ class Training:
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )
         error = residual.square().sum(dim=1)
-        revive(autoencoder, self.optimizer, dead | left, x, error, self.generator)
+        revive(self.autoencoder, self.optimizer, dead | left, x, error, self.generator)
         self.has_fired.zero_()
         self.n_watched = 0
 

@@ -1,5 +1,6 @@
 """The edge between arrays and tensors: validation on the way in, the same kind on the way out."""
 
+import mmap
 import warnings
 
 import numpy as np
@@ -12,6 +13,8 @@ from ._sklearn_compat import align_sparse_interface
 
 # Rows are read, checked and returned in blocks of about this many bytes.
 BLOCK_BYTES = 1 << 24
+# To read a row of a memory map makes up to a megabyte around it resident.
+ROWS_TO_MAP = 512
 
 
 def check_activations(estimator, X, *, reset=True, min_samples=1, name="X"):
@@ -125,6 +128,21 @@ def _check_finite(X, name):
         if position is not None:
             row, column = divmod(position, n_columns)
             _raise_not_finite(name, values[row, column], start + row, column)
+        release_pages(X)
+
+
+def release_pages(X):
+    """Let go of the pages of a memory map that have been read; the file and its cache stay.
+
+    They would count as resident memory of the process until others need the memory. Pages of a
+    private map ("c") may have been written to, and are kept.
+    """
+    while not isinstance(X, np.memmap):
+        X = getattr(X, "base", None)
+        if X is None:
+            return
+    if X.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        X._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _first_not_finite(values):
@@ -187,11 +205,18 @@ class Rows:
             if isinstance(index, torch.Tensor):
                 index = index.to(self.X.device)
             rows = self.X[index]
-        else:
+        elif sp.issparse(self.X):
             rows = self.X[index.numpy() if isinstance(index, torch.Tensor) else index]
-            if sp.issparse(rows):
-                rows = rows.toarray()
-            rows = from_numpy(rows)
+            rows = from_numpy(rows.toarray())
+        elif isinstance(index, torch.Tensor):
+            rows = torch.empty(len(index), self.shape[1], dtype=self.dtype)
+            for i in range(0, len(index), ROWS_TO_MAP):
+                part = index[i : i + ROWS_TO_MAP].numpy()
+                rows[i : i + ROWS_TO_MAP] = from_numpy(self.X[part])
+                release_pages(self.X)
+        else:
+            rows = from_numpy(self.X[index])
+            release_pages(self.X)
         return rows.to(device=self.device, dtype=self.dtype)
 
     def blocks(self, n_columns=0):

@@ -45,22 +45,15 @@ def matryoshka(x, dictionary, pre, intercept):
     return sum(errors) / 3
 
 
-def jumprelu(x, dictionary, pre, intercept, log_threshold, target=None):
+def jumprelu(x, dictionary, pre, intercept, log_threshold, log_price):
     threshold = log_threshold.exp()
     on = (pre > threshold).double()
     near = ((pre - threshold).abs() < JumpReLU.BANDWIDTH / 2).double()
     # zero, with the derivative that stands for that of the step
     step = -(threshold - threshold.detach()) * near.detach() / JumpReLU.BANDWIDTH
     codes = pre * on + threshold.detach() * step
-    penalty = 0.5 * ALPHA**2 * (on + step).sum()
-    if target is not None:
-        l0 = (on + step).sum() / B
-        penalty = B * 10 * ALPHA**2 * target * (l0 / target - 1) ** 2
+    penalty = 0.5 * ALPHA**2 * (log_price.detach().exp() * (on + step)).sum()
     return 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum() + penalty
-
-
-def jumprelu_with_target(x, dictionary, pre, intercept, log_threshold):
-    return jumprelu(x, dictionary, pre, intercept, log_threshold, K)
 
 
 def gated(x, dictionary, pre, intercept, log_gain, shift):
@@ -73,19 +66,16 @@ def gated(x, dictionary, pre, intercept, log_gain, shift):
 
 REFERENCES = {
     function.__name__: function
-    for function in (relu, topk, batch_topk, matryoshka, jumprelu, jumprelu_with_target, gated)
+    for function in (relu, topk, batch_topk, matryoshka, jumprelu, gated)
 }
 # architectures learn nothing besides by these names, or a threshold without a gradient
-EXTRA = dict.fromkeys(("jumprelu", "jumprelu_with_target"), ("log_threshold",)) | {
-    "gated": ("log_gain", "shift")
-}
+EXTRA = {"jumprelu": ("log_threshold", "log_price"), "gated": ("log_gain", "shift")}
 
 
 def make(name, bias=0.0):
     """An autoencoder in float64 with random tensors, all of them requiring a gradient."""
-    cls = ARCHITECTURES[name.removesuffix("_with_target")]
-    takes_k = "n_nonzero_coefs" in cls.parameters and name != "jumprelu"
-    architecture = cls(**({"n_nonzero_coefs": K} if takes_k else {}))
+    cls = ARCHITECTURES[name]
+    architecture = cls(**({"n_nonzero_coefs": K} if "n_nonzero_coefs" in cls.parameters else {}))
     extra = architecture.initial(torch.zeros(N, dtype=torch.float64))
     for i, key in enumerate(EXTRA.get(name, ())):
         extra[key] += 0.3 * draw(N, seed=10 + i)
@@ -97,7 +87,7 @@ def make(name, bias=0.0):
 
 
 def test_every_architecture_has_a_reference():
-    assert REFERENCES.keys() - {"jumprelu_with_target"} == ARCHITECTURES.keys()
+    assert REFERENCES.keys() == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize("path", ["sparse", "dense"])
@@ -127,7 +117,7 @@ def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path)
         expected_in.tensors,
         strict=True,
     ):
-        if tensor == "threshold":  # is observed
+        if tensor in ARCHITECTURES[name].observed:
             continue
         want = torch.zeros_like(want) if want.grad is None else want.grad
         torch.testing.assert_close(
@@ -176,7 +166,7 @@ def test_batch_topk_threshold_follows_the_smallest_code():
         support = autoencoder.select(x)
         with torch.no_grad():
             _, values, _ = autoencoder.objective(x, 0.0, support)
-            autoencoder.architecture.observe(values, autoencoder.extra)
+            autoencoder.architecture.observe(values, autoencoder.extra, B)
         assert torch.count_nonzero(values) == K * B
         looked_at.append(len(values))
     # a few too many, but for the batches in which there were too few above the threshold
@@ -200,3 +190,13 @@ def test_prefixes_reconstruct_by_themselves():
             start, end = fine.indptr[3 * row + group], fine.indptr[3 * row + group + 1]
             inside = fine.indices[start:end]
             assert ((bounds[group] <= inside) & (inside < bounds[group + 1])).all()
+
+
+def test_price_of_jumprelu_follows_the_target():
+    autoencoder = make("jumprelu")
+    for n_active, direction in ((K * B + 5, 1), (K * B - 5, -1), (K * B, 0)):
+        before = autoencoder.extra["log_price"].detach().clone()
+        with torch.no_grad():
+            autoencoder.architecture.observe(torch.ones(n_active), autoencoder.extra, B)
+        change = autoencoder.extra["log_price"].detach() - before
+        assert torch.equal(change.sign(), torch.full_like(change, direction))
