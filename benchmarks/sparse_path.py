@@ -31,17 +31,17 @@ def main():
     atoms = torch.randn(arguments.n_components, arguments.n_features, generator=generator)
     atoms /= torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
     autoencoder = Autoencoder.from_dictionary(atoms, ARCHITECTURES["relu"](), encoder_scale=1.0)
-    for parameter in autoencoder.parameters:
-        parameter.requires_grad_(True)
+    for tensor in autoencoder.tensors:
+        tensor.requires_grad_(True)
     pre_activations = (x @ atoms.T).flatten()[:: max(1, len(x) // 50)]
 
     def step(sparse):
         start = time.perf_counter()
         support = autoencoder.select(x) if sparse else None
-        objective, values = autoencoder.objective(x, 0.1, support)
+        objective, values, _ = autoencoder.objective(x, 0.1, support)
         objective.backward()
-        for parameter in autoencoder.parameters:
-            parameter.grad = None
+        for tensor in autoencoder.tensors:
+            tensor.grad = None
         return time.perf_counter() - start, torch.count_nonzero(values).item()
 
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(arguments)}")
