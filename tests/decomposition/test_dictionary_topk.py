@@ -43,7 +43,7 @@ def test_number_of_non_zeros(planted, topk):
     assert default.n_nonzero_coefs_ == 4  # a tenth of 48 features
     assert make_estimator(architecture="topk", max_iter=1).fit(planted).n_nonzero_coefs_ == 1
     all_of_them = make_estimator(architecture="topk", n_nonzero_coefs=32, max_iter=1).fit(planted)
-    assert mean_l0(all_of_them.transform(planted)) > 3  # as far as positive
+    assert mean_l0(all_of_them.transform(planted)) > 1.5  # as far as positive
     relu = make_estimator(max_iter=1).fit(planted)
     assert not hasattr(relu, "n_nonzero_coefs_")
     assert not hasattr(
