@@ -47,12 +47,26 @@ class Autoencoder:
 
     @property
     def of_components(self):
-        """The tensors with a row, or an entry, for each component."""
-        return [self.dictionary, self.encoder_weight, self.encoder_bias, *self.extra.values()]
+        """What gradients change, with a row, or an entry, for each component."""
+        observed = self.architecture.observed
+        extra = [tensor for name, tensor in self.extra.items() if name not in observed]
+        return [self.dictionary, self.encoder_weight, self.encoder_bias, *extra]
+
+    @property
+    def parameters(self):
+        """All that gradients change."""
+        return [*self.of_components, self.intercept]
 
     @property
     def tensors(self):
-        return [*self.of_components, self.intercept]
+        """All state, what the architecture observes included."""
+        return [
+            self.dictionary,
+            self.encoder_weight,
+            self.encoder_bias,
+            *self.extra.values(),
+            self.intercept,
+        ]
 
     @torch.no_grad()
     def select(self, centred):

@@ -23,13 +23,13 @@ class UnitNormAdam:
     def __init__(self, autoencoder, max_norm=1.0):
         self.autoencoder = autoencoder
         self.max_norm = max_norm
-        self._adam = torch.optim.Adam(autoencoder.tensors, lr=0.0, fused=True)
+        self._adam = torch.optim.Adam(autoencoder.parameters, lr=0.0, fused=True)
 
     def step(self, learning_rate):
         dictionary = self.autoencoder.dictionary
         with torch.no_grad():
             remove_along_(dictionary.grad, dictionary)
-        torch.nn.utils.clip_grad_norm_(self.autoencoder.tensors, self.max_norm)
+        torch.nn.utils.clip_grad_norm_(self.autoencoder.parameters, self.max_norm)
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)

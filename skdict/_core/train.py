@@ -107,8 +107,8 @@ class Training:
     def __init__(self, autoencoder, generator, *, fit_intercept=True, density=1.0):
         self.autoencoder = autoencoder
         self.generator = generator
-        for tensor in autoencoder.tensors:
-            tensor.requires_grad_(True)
+        for parameter in autoencoder.parameters:
+            parameter.requires_grad_(True)
         autoencoder.intercept.requires_grad_(fit_intercept)
         self.optimizer = UnitNormAdam(autoencoder)
         self.n_steps = 0

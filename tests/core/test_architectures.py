@@ -5,6 +5,7 @@ import torch
 
 from skdict._core.architectures import ARCHITECTURES, JumpReLU, Matryoshka
 from skdict._core.autoencoder import Autoencoder
+from skdict._core.train import Schedule, Training
 
 B, D, N, K = 23, 7, 32, 4
 ALPHA = 0.3
@@ -81,8 +82,8 @@ def make(name, bias=0.0):
         extra[key] += 0.3 * draw(N, seed=10 + i)
     tensors = draw(N, D), draw(N, D, seed=1), draw(N, seed=2) + bias, draw(D, seed=3)
     autoencoder = Autoencoder(*tensors, architecture, extra)
-    for tensor in autoencoder.tensors:
-        tensor.requires_grad_()
+    for parameter in autoencoder.parameters:
+        parameter.requires_grad_()
     return autoencoder
 
 
@@ -118,6 +119,7 @@ def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path)
         strict=True,
     ):
         if tensor in ARCHITECTURES[name].observed:
+            assert got.grad is None
             continue
         want = torch.zeros_like(want) if want.grad is None else want.grad
         torch.testing.assert_close(
@@ -190,6 +192,19 @@ def test_prefixes_reconstruct_by_themselves():
             start, end = fine.indptr[3 * row + group], fine.indptr[3 * row + group + 1]
             inside = fine.indices[start:end]
             assert ((bounds[group] <= inside) & (inside < bounds[group + 1])).all()
+
+
+@pytest.mark.parametrize("name", ["batch_topk", "matryoshka", "jumprelu"])
+def test_what_is_observed_is_not_changed_by_the_optimiser(name, monkeypatch):
+    autoencoder = make(name)
+    observed = [autoencoder.extra[key] for key in autoencoder.architecture.observed]
+    before = [tensor.clone() for tensor in observed]
+    monkeypatch.setattr(type(autoencoder.architecture), "observe", lambda *_: None)
+    training = Training(autoencoder, torch.Generator().manual_seed(0))
+    training.step(draw(B, D, seed=4), Schedule(alpha=ALPHA, learning_rate=0.1, from_scratch=False))
+    assert observed
+    for tensor, start in zip(observed, before, strict=True):
+        assert torch.equal(tensor, start)
 
 
 def test_price_of_jumprelu_follows_the_target():
