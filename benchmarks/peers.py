@@ -1,8 +1,21 @@
-"""SAELens as a peer: its training step and its inference, on batches that the caller gives."""
+"""Training steps of skdict and of SAELens, on batches that the caller gives."""
 
 import tempfile
 
 import torch
+
+from skdict.decomposition._autoencoder_fit import AutoencoderFit, initial_atoms
+from skdict.utils._arrays import Rows
+
+
+def skdict(x, architecture, n_components):
+    """A `Training` as `fit` starts it on x (n_samples, n_features), centred and scaled."""
+    generator = torch.Generator().manual_seed(0)
+    rows, mean = Rows(x, x.device), torch.zeros(x.shape[1])
+    atoms = initial_atoms(rows, mean, 1.0, n_components, generator)
+    return AutoencoderFit.from_atoms(
+        atoms, architecture, rows, mean, 1.0, generator, fit_intercept=True
+    ).training
 
 
 def saelens(

@@ -17,12 +17,10 @@ import warnings
 
 import torch
 from activations import collect, draw, load_extractor
-from peers import saelens, saelens_inference
+from peers import saelens, saelens_inference, skdict
 
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.train import Schedule
-from skdict.decomposition._autoencoder_fit import AutoencoderFit, initial_atoms
-from skdict.utils._arrays import Rows
 
 # skdict's name, SAELens' name, their parameters
 PAIRS = {
@@ -83,23 +81,13 @@ def run_saelens(name, parameters, x, test, arguments):
 def run_skdict(name, x, test, arguments, *, alpha=ALPHA, k=None):
     cls = ARCHITECTURES[name]
     architecture = cls(k) if "n_nonzero_coefs" in cls.parameters else cls()
-    generator = torch.Generator().manual_seed(0)
-    rows, mean = Rows(x, x.device), torch.zeros(x.shape[1])
-    run = AutoencoderFit.from_atoms(
-        initial_atoms(rows, mean, 1.0, arguments.n_components, generator),
-        architecture,
-        rows,
-        mean,
-        1.0,
-        generator,
-        fit_intercept=True,
-    )
+    training = skdict(x, architecture, arguments.n_components)
     schedule = Schedule(
         alpha=alpha, learning_rate=0.1 / x.shape[1] ** 0.5, n_steps=arguments.n_steps
     )
     for batch in batches_of(x, arguments.n_steps, arguments.batch_size):
-        run.training.step(batch, schedule)
-    trained = run.training.autoencoder
+        training.step(batch, schedule)
+    trained = training.autoencoder
     return measure(trained.infer, trained.dictionary.detach(), trained.intercept.detach(), test)
 
 

@@ -20,14 +20,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from activations import collect, draw, load_extractor
-from peers import saelens
+from peers import saelens, skdict
 
 from skdict._core import autoencoder as autoencoder_module
 from skdict._core import sparse, train
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.train import Schedule
-from skdict.decomposition._autoencoder_fit import AutoencoderFit, initial_atoms
-from skdict.utils._arrays import Rows
 
 
 def activations(n_tokens):
@@ -39,18 +37,8 @@ def activations(n_tokens):
 
 
 def skdict_stepper(x, architecture, n_components, **schedule):
-    generator = torch.Generator().manual_seed(0)
-    rows, mean = Rows(x, x.device), torch.zeros(x.shape[1])
-    run = AutoencoderFit.from_atoms(
-        initial_atoms(rows, mean, 1.0, n_components, generator),
-        architecture,
-        rows,
-        mean,
-        1.0,
-        generator,
-        fit_intercept=True,
-    )
-    return run.training, partial(run.training.step, schedule=Schedule(**schedule))
+    training = skdict(x, architecture, n_components)
+    return training, partial(training.step, schedule=Schedule(**schedule))
 
 
 def floor(x, n_components):

@@ -223,6 +223,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
 
 def _scores_of_path(estimator, alphas, rows, y, train, test, scorer):
     """Score on one fold for each alpha, from the smallest to the largest."""
+    train, test = np.sort(train), np.sort(test)  # of an iterable of folds, lists are allowed too
     training, held_out = (
         Rows(rows.X, rows.device, torch.from_numpy(index)) for index in (train, test)
     )

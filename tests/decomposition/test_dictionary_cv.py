@@ -56,6 +56,10 @@ def test_grid_and_folds(X):
     np.testing.assert_array_equal(given.alphas_, [0.1, 0.5])
     assert given.scores_.shape == (2, 3)
     assert make_cv(alphas=[0.2]).fit(X).alpha_ == 0.2
+    lists = [(list(range(3999, -1, -1)), list(range(4000, 6000)))]
+    arrays = [(np.arange(4000), np.arange(4000, 6000))]
+    scores = [make_cv(alphas=2, cv=folds).fit(X).scores_ for folds in (lists, arrays)]
+    np.testing.assert_array_equal(*scores)
 
 
 @pytest.mark.parametrize("solver", ["dictionary_learning", "lasso"])
