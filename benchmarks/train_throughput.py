@@ -1,7 +1,7 @@
 """Training throughput: skdict's step beside the step of SAELens, and beside its own floor.
 
 Everything on the same activations, the 512 MLP neurons of the embedded transformer, in the same
-process, alternating step by step.
+process, a few steps of each in turn.
 
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/train_throughput.py
@@ -54,14 +54,19 @@ def floor(x, n_components):
     return scan
 
 
-def alternate(steps, batches):
-    """Seconds of each step on each batch: a dict of lists."""
+def alternate(steps, batches, n_in_a_row=1):
+    """Seconds of each step on each batch: a dict of lists.
+
+    Of several in a row the first is not counted: it finds the caches as another left them.
+    """
     seconds = {name: [] for name in steps}
-    for batch in batches:
+    for first in range(0, len(batches), n_in_a_row):
         for name, step in steps.items():
-            start = time.perf_counter()
-            step(batch)
-            seconds[name].append(time.perf_counter() - start)
+            for i, batch in enumerate(batches[first : first + n_in_a_row]):
+                start = time.perf_counter()
+                step(batch)
+                if i > 0 or n_in_a_row == 1:
+                    seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
@@ -117,11 +122,20 @@ def row(name, non_zeros, mine, peer, lowest, arguments):
 
 def sparse_steps(x, batches, arguments):
     """topk and the other architectures that keep few, beside SAELens' topk and the floor."""
-    k, options = arguments.k, {"alpha": 2.0, "learning_rate": 1e-3, "from_scratch": False}
-    steps = {}
+    k, steps = arguments.k, {}
+    n_timed = 100  # with the steps of `phases`, some of the second half of a short run
     for name in ("topk", "batch_topk", "matryoshka"):
         architecture = ARCHITECTURES[name](k)
-        _, steps[name] = skdict_stepper(x, architecture, arguments.n_components, **options)
+        _, steps[name] = skdict_stepper(
+            x,
+            architecture,
+            arguments.n_components,
+            alpha=0.1 * x.shape[1] ** 0.5,
+            learning_rate=0.1 / x.shape[1] ** 0.5,
+            n_steps=2 * n_timed,
+        )
+        for _ in range(n_timed):
+            steps[name](next(batches))
     sizes = x.shape[1], arguments.n_components
     for name, autocast in (("SAELens topk float32", False), ("SAELens topk bfloat16", True)):
         _, steps[name] = saelens(
@@ -131,7 +145,9 @@ def sparse_steps(x, batches, arguments):
     for step in steps.values():  # compiled, allocated, threads started
         for _ in range(3):
             step(next(batches))
-    repeats = [alternate(steps, [next(batches) for _ in range(10)]) for _ in range(3)]
+    repeats = [
+        alternate(steps, [next(batches) for _ in range(12)], n_in_a_row=6) for _ in range(3)
+    ]
     medians = {name: [np.median(seconds[name]) for seconds in repeats] for name in steps}
     print(f"\nMilliseconds a step, medians of ten, three times; k = {k}")
     for name, seconds in medians.items():

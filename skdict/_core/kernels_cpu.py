@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from numba import njit
 from threadpoolctl import threadpool_limits
 
-# Pre-activations of a block: 2 MiB in bfloat16.
+# Pre-activations of a block: 2 MiB in bfloat16, 4 MiB in int32.
 BLOCK_ELEMENTS = 1 << 20
 # Loops over so many neighbours become vector instructions.
 LANES = 128
-VECTOR = 32
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+# Rounding to 8 bits may change entries of x and of the weight by this fraction of their mean size.
+MAX_NOISE = 0.06
 
 
 def select_rows(x, weight, bias, k):
@@ -34,28 +36,70 @@ def select_rows(x, weight, bias, k):
     counts : tensor of shape (B,), int64
     indices : tensor of shape (nnz,), int64
     """
-    n_threads = torch.get_num_threads()
-    step = max(1, min(BLOCK_ELEMENTS // len(weight), -(-len(x) // n_threads)))
 
-    def search(start):
-        keys = F.linear(x[start : start + step], weight, bias)
+    def search(block):
+        keys = F.linear(block, weight, bias)
         keys = keys.view(INTEGERS[keys.element_size()]).numpy()
         counts = np.empty(len(keys), np.int64)
-        if k is not None:
-            indices = np.empty((len(keys), k), np.int64)
-            _find_largest(keys, indices, counts)
-            if counts.min() < k:
-                indices = indices[np.arange(k) < counts[:, None]]
-            return torch.from_numpy(counts), torch.from_numpy(indices).view(-1)
-        _count_positive(keys, counts)
-        # the search may write one entry past the last
-        indices = np.empty(counts.sum() + 1, np.int64)
-        _find_positive(keys, indices, counts)
-        return torch.from_numpy(counts), torch.from_numpy(indices[:-1])
+        if k is None:
+            _count_positive(keys, counts)
+            indices = np.empty(counts.sum(), np.int64)
+            _find_positive(keys, indices)
+            return counts, indices
+        indices = np.empty((len(keys), k), np.int64)
+        _find_largest(keys, indices, counts)
+        return counts, _without_gaps(indices, counts)
 
-    blocks = _threads(os.getpid(), n_threads).map(search, range(0, len(x), step))
-    counts, indices = zip(*blocks, strict=True)
-    return torch.cat(counts), torch.cat(indices)
+    return _search_blocks(search, len(weight), x)
+
+
+def select_largest_in_8_bits(x, weight, bias, k):
+    """`select_rows` on rounded x and weight; None where 8 bits are too few.
+
+    Every row of x and of the weight is rounded to multiples of its largest entry / 127. Sums of
+    products of integers are exact.
+    """
+    x, x_scale, x_noise = _in_8_bits(x)
+    weight, weight_scale, weight_noise = _in_8_bits(weight)
+    if not x_noise**2 + weight_noise**2 <= MAX_NOISE**2:  # NaNs neither
+        return None
+    weight_scale, bias = weight_scale.numpy(), bias.detach().numpy()
+
+    def search(block, scale):
+        products = torch._int_mm(block, weight.T).numpy()
+        counts, indices = np.empty(len(block), np.int64), np.empty((len(block), k), np.int64)
+        _find_largest_scaled(products, scale.numpy(), weight_scale, bias, indices, counts)
+        return counts, _without_gaps(indices, counts)
+
+    return _search_blocks(search, len(weight), x, x_scale)
+
+
+def _in_8_bits(rows):
+    """Rows (m, d) as int8; what to multiply them by (m,); how much that changes them.
+
+    Rounding to multiples of s changes an entry by s / √12 in root mean square. The mean over rows
+    of that, over the row's mean |entry|: a row with one peak would lose all else.
+    """
+    size = rows.abs()
+    scale = size.amax(dim=1).div_(127).clamp_min_(torch.finfo(rows.dtype).tiny)
+    noise = (scale / 12**0.5 / size.mean(dim=1).clamp_min_(1e-30)).mean()
+    return torch.div(rows, scale[:, None], out=size).round_().to(torch.int8), scale, noise
+
+
+def _search_blocks(search, n_columns, *of_rows):
+    """counts and indices that search(*blocks) finds in blocks of rows, joined."""
+    n_threads = torch.get_num_threads()
+    step = max(1, min(BLOCK_ELEMENTS // n_columns, -(-len(of_rows[0]) // n_threads)))
+    blocks = zip(*(tensor.split(step) for tensor in of_rows), strict=True)
+    found = _threads(os.getpid(), n_threads).map(lambda block: search(*block), blocks)
+    counts, indices = zip(*found, strict=True)
+    return torch.from_numpy(np.concatenate(counts)), torch.from_numpy(np.concatenate(indices))
+
+
+def _without_gaps(indices, counts):
+    """The first counts[i] of indices[i], one row after the other."""
+    k = indices.shape[1]
+    return indices.ravel() if counts.min() == k else indices[np.arange(k) < counts[:, None]]
 
 
 def transpose(indptr, indices, n_columns):
@@ -81,102 +125,122 @@ def _use_one_core():
 @njit(nogil=True, cache=True)
 def _count_positive(keys, counts):
     for i in range(len(keys)):
-        count = 0
-        for j in range(keys.shape[1]):
-            count += keys[i, j] > 0
-        counts[i] = count
+        counts[i] = _n_at_least(keys[i], keys.dtype.type(1))
 
 
 @njit(nogil=True, cache=True)
-def _find_positive(keys, indices, counts):
-    end = 0
-    for i in range(len(keys)):
-        end = _append_from(keys[i], keys.dtype.type(1), indices, end, end + counts[i])
-
-
-@njit(nogil=True, cache=True)
-def _append_from(row, bound, indices, end, stop):
-    """Append the positions of entries >= bound to indices from ``end``; ends at ``stop``.
-
-    Writes before it knows whether the entry counts, which is faster than to branch.
-    """
-    whole = len(row) // VECTOR * VECTOR
-    for start in range(0, whole, VECTOR):
-        if end == stop:
-            return end
-        found = False
-        for lane in range(VECTOR):
-            found |= row[start + lane] >= bound
-        if found:
-            for lane in range(VECTOR):
-                indices[end] = start + lane
-                end += row[start + lane] >= bound
-                if end == stop:
-                    return end
-    for j in range(whole, len(row)):
-        if end == stop:
-            return end
-        indices[end] = j
-        end += row[j] >= bound
-    return end
-
-
-@njit(nogil=True, cache=True)
-def _at_least(keys, bound):
-    count = 0
+def _n_at_least(keys, bound):
+    count = np.int32(0)  # in few bytes: as many fit into a vector register
     for key in keys:
-        count += key >= bound
+        count += np.int32(key >= bound)
     return count
 
 
 @njit(nogil=True, cache=True)
-def _largest_bound(keys, k, low, high):
-    """The largest bound in [low, high) with at least k keys >= it, or low where there is none."""
+def _find_positive(keys, indices):
+    end = 0
+    for i in range(len(keys)):
+        end = _append_from(keys[i], keys.dtype.type(1), indices, end)
+
+
+# The position of a uint64's only bit b: b times a de Bruijn sequence, shifted, is in this table.
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+BIT_POSITION = np.empty(64, np.int64)
+for _position in range(64):
+    BIT_POSITION[(int(DE_BRUIJN) << _position & 0xFFFFFFFFFFFFFFFF) >> 58] = _position
+
+
+@njit(nogil=True, cache=True)
+def _append_from(row, bound, indices, end):
+    """Append the positions of entries >= bound to indices from ``end``; where they end."""
+    whole = len(row) // 64 * 64
+    for start in range(0, whole, 64):
+        bits = np.uint64(0)
+        for lane in range(64):
+            bits |= np.uint64(row[start + lane] >= bound) << np.uint64(lane)
+        while bits:
+            lowest = bits & (~bits + np.uint64(1))
+            indices[end] = start + BIT_POSITION[(lowest * DE_BRUIJN) >> np.uint64(58)]
+            end += 1
+            bits ^= lowest
+    for j in range(whole, len(row)):
+        if row[j] >= bound:
+            indices[end] = j
+            end += 1
+    return end
+
+
+@njit(nogil=True, cache=True)
+def _bound_of_largest(keys, k, spare, low, high):
+    """A bound in [low, high) with k to k + spare keys >= it, or the largest with at least k.
+
+    Low where no other has k.
+    """
     while high - low > 1:
         middle = low + (high - low) // 2
-        if _at_least(keys, keys.dtype.type(middle)) >= k:
-            low = middle
-        else:
+        count = _n_at_least(keys, keys.dtype.type(middle))
+        if count < k:
             high = middle
+        else:
+            low = middle
+            if count <= k + spare:
+                break
     return low
 
 
 @njit(nogil=True, cache=True)
-def _find_largest(keys, indices, counts):
-    n, k = keys.shape[1], indices.shape[1]
-    lanes = np.empty(LANES, keys.dtype)
-    candidates = np.empty(n + 1, np.int64)
-    values = np.empty(n, keys.dtype)
+def _largest_of_row(row, found, candidates, values):
+    """Write the positions of the largest positive entries to ``found``; how many there are."""
+    n, k = len(row), len(found)
+    lanes = np.zeros(LANES, row.dtype)
     whole = n // LANES * LANES
+    for start in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] = max(lanes[lane], row[start + lane])
+    for j in range(whole, n):
+        lanes[j - whole] = max(lanes[j - whole], row[j])
+    top = np.int64(lanes.max())
+    bound = np.int64(1)
+    if k <= LANES:  # k of the maxima over lanes are entries, so the k-th largest is no smaller
+        bound = _bound_of_largest(lanes, k, k // 8, max(bound, np.int64(lanes.min())), top + 1)
+    n_candidates = _append_from(row, row.dtype.type(bound), candidates, 0)
+    for j in range(n_candidates):
+        values[j] = row[candidates[j]]
+    if n_candidates > k:
+        bound = _bound_of_largest(values[:n_candidates], k, 0, bound, top + 1)
+    smallest = row.dtype.type(bound)
+    n_ties = k  # of the entries that equal the bound, the first n_ties are taken
+    for j in range(n_candidates):
+        n_ties -= values[j] > smallest
+    count = 0
+    for j in range(n_candidates):
+        tie = values[j] == smallest
+        if values[j] > smallest or (tie and n_ties > 0):
+            found[count] = candidates[j]
+            count += 1
+            n_ties -= tie
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _find_largest(keys, indices, counts):
+    n = keys.shape[1]
+    candidates, values = np.empty(n, np.int64), np.empty(n, keys.dtype)
     for i in range(len(keys)):
-        row = keys[i]
-        lanes[:] = 0
-        for start in range(0, whole, LANES):
-            for lane in range(LANES):
-                lanes[lane] = max(lanes[lane], row[start + lane])
-        for j in range(whole, n):
-            lanes[j - whole] = max(lanes[j - whole], row[j])
-        top = np.int64(lanes.max())
-        # k of the maxima over the lanes are entries, so the k-th largest entry is no smaller
-        low = _largest_bound(lanes, k, 1, top + 1) if k <= LANES else np.int64(1)
-        n_candidates = _append_from(row, keys.dtype.type(low), candidates, 0, n + 1)
-        for j in range(n_candidates):
-            values[j] = row[candidates[j]]
-        bound = low
-        if n_candidates > k:
-            bound = _largest_bound(values[:n_candidates], k, low, top + 1)
-        bound = keys.dtype.type(bound)
-        n_ties = k
-        for j in range(n_candidates):
-            n_ties -= values[j] > bound
-        count = 0
-        for j in range(n_candidates):
-            tie = values[j] == bound
-            if values[j] > bound or (tie and n_ties > 0):
-                indices[i, count] = candidates[j]
-                count += 1
-                n_ties -= tie
-        counts[i] = count
+        counts[i] = _largest_of_row(keys[i], indices[i], candidates, values)
+
+
+@njit(nogil=True, cache=True)
+def _find_largest_scaled(products, row_scale, column_scale, bias, indices, counts):
+    n = products.shape[1]
+    row = np.empty(n, np.float32)
+    keys = row.view(np.int32)
+    candidates, values = np.empty(n, np.int64), np.empty(n, np.int32)
+    for i in range(len(products)):
+        scale = row_scale[i]
+        for j in range(n):
+            row[j] = np.float32(products[i, j]) * (scale * column_scale[j]) + bias[j]
+        counts[i] = _largest_of_row(keys, indices[i], candidates, values)
 
 
 @njit(nogil=True, cache=True)

@@ -84,10 +84,11 @@ class Support:
 def select(x, weight, bias, k=None):
     """Find where the codes of x can be non-zero.
 
-    Where the processor multiplies in bfloat16 several times faster than in float32, the scan
-    does so. Without k the bias is then raised by a bound on the rounding error: the support has
-    a few entries too many, whose pre-activation is not positive, and never one too few. With k
-    it is that of the rounded pre-activations; gradients are exact for it.
+    float32 is scanned in fewer bits where the device multiplies these several times faster.
+    Without k that is bfloat16, with the bias raised by a bound on the rounding error: the support
+    has a few entries too many, whose pre-activation is not positive, and never one too few. With
+    k the support is that of rounded pre-activations: from 8-bit integers where these are precise
+    enough (`kernels_cpu.MAX_NOISE`), else from bfloat16; gradients are exact for it.
 
     Parameters
     ----------
@@ -101,18 +102,23 @@ def select(x, weight, bias, k=None):
     -------
     support : Support
     """
-    has_bfloat16 = x.device.type == "cuda" or cpu_has_bfloat16()
-    if x.dtype == torch.float32 and has_bfloat16:
-        if k is None:
-            largest = torch.linalg.vector_norm(x, dim=1).max()
-            norms = torch.linalg.vector_norm(weight, dim=1)
-            bias = bias + BFLOAT16_ERROR * (largest * norms + bias.abs())
-        x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
     if x.device.type == "cpu":
-        from .kernels_cpu import select_rows  # Numba takes a moment to import
+        from . import kernels_cpu  # Numba takes a moment to import
+
+        select_rows = kernels_cpu.select_rows
     else:
         select_rows = select_rows_plainly
-    counts, indices = select_rows(x, weight, bias, k)
+    found = None
+    if x.dtype == torch.float32:
+        if k is not None and x.device.type == "cpu" and torch.cpu._is_vnni_supported():
+            found = kernels_cpu.select_largest_in_8_bits(x, weight, bias, k)
+        if found is None and (x.device.type == "cuda" or cpu_has_bfloat16()):
+            if k is None:
+                largest = torch.linalg.vector_norm(x, dim=1).max()
+                norms = torch.linalg.vector_norm(weight, dim=1)
+                bias = bias + BFLOAT16_ERROR * (largest * norms + bias.abs())
+            x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
+    counts, indices = found or select_rows(x, weight, bias, k)
     return Support(F.pad(counts.cumsum(0), (1, 0)), indices, len(weight))
 
 

@@ -121,6 +121,52 @@ def test_search_does_not_hide_what_is_not_a_number():
         assert counts.tolist() == [4 if k is None else 1, 4 if k is None else 1, 0]
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (33, 5), (1000, 32), (1000, 300), (40, 40)])
+def test_search_in_8_bits_finds_the_largest_of_the_rounded(n, k, n_threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    monkeypatch.setattr(kernels_cpu, "BLOCK_ELEMENTS", 20 * n)
+    x, weight, bias = (tensor.float() for tensor in tensors((131, 64), (n, 64), (n,)))
+    x[7] = 0
+    weight[0] = 0
+    counts, indices = kernels_cpu.select_largest_in_8_bits(x, weight, bias - 0.5, k)
+    rounded = []
+    for rows in (x.double(), weight.double()):
+        scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-30)
+        rounded.append((rows / scale).round() * scale)
+    pre = torch.nn.functional.linear(*rounded, bias.double() - 0.5)
+    found = indices.tensor_split(counts.cumsum(0)[:-1])
+    for row, positions in zip(pre, found, strict=True):
+        assert len(positions.unique()) == len(positions)
+        largest = row.topk(k).values
+        torch.testing.assert_close(
+            row[positions].sort(descending=True).values,
+            largest[: len(positions)],
+            rtol=1e-6,
+            atol=1e-6,
+        )
+        assert (largest[len(positions) :] < 1e-6).all()
+
+
+def test_search_in_8_bits_declines_what_they_cannot_hold():
+    x, weight, bias = (tensor.float() for tensor in tensors((50, 64), (20, 64), (20,)))
+    assert kernels_cpu.select_largest_in_8_bits(x, weight, bias, 3) is not None
+    for entry in (1e3, torch.nan, torch.inf):
+        peaked = x.clone()
+        peaked[:, 0] = entry
+        assert kernels_cpu.select_largest_in_8_bits(peaked, weight, bias, 3) is None
+        assert select(peaked, weight, bias, 3).shape == (50, 20)  # by other means
+
+
+def test_search_in_8_bits_finds_nearly_what_an_exact_one_finds(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    x, weight, bias = (tensor.float() for tensor in tensors((200, 512), (1000, 512), (1000,)))
+    largest = torch.nn.functional.linear(x, weight, bias).topk(32).indices
+    found = select(x, weight, bias, 32).indices.view(200, 32)
+    shared = sum(torch.isin(*rows).sum() for rows in zip(found, largest, strict=True))
+    assert shared > 0.97 * largest.numel()
+
+
 def test_threads_that_search_leave_the_number_of_threads_alone():
     before = torch.get_num_threads()
     kernels_cpu.select_rows(torch.ones(100, 2), torch.ones(3, 2), torch.zeros(3), None)
