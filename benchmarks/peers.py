@@ -1,5 +1,6 @@
-"""Training steps of skdict and of SAELens, on batches that the caller gives."""
+"""Training steps of skdict and of other libraries, on batches that the caller gives."""
 
+import itertools
 import tempfile
 
 import torch
@@ -11,7 +12,7 @@ from skdict.utils._arrays import Rows
 def skdict(x, architecture, n_components):
     """A `Training` as `fit` starts it on x (n_samples, n_features), centred and scaled."""
     generator = torch.Generator().manual_seed(0)
-    rows, mean = Rows(x, x.device), torch.zeros(x.shape[1])
+    rows, mean = Rows(x, x.device), torch.zeros(x.shape[1], device=x.device)
     atoms = initial_atoms(rows, mean, 1.0, n_components, generator)
     return AutoencoderFit.from_atoms(
         atoms, architecture, rows, mean, 1.0, generator, fit_intercept=True
@@ -30,6 +31,7 @@ def saelens(
     l0_coefficient=1.0,
     k=32,
     autocast=False,
+    device="cpu",
 ):
     """A training SAE of SAELens and a function that takes one step on a batch.
 
@@ -58,7 +60,7 @@ def saelens(
         ),
     }[architecture]
     config = getattr(sae_lens, f"{name}TrainingSAEConfig")(
-        d_in=n_features, d_sae=n_components, dtype="float32", device="cpu", **parameters
+        d_in=n_features, d_sae=n_components, dtype="float32", device=device, **parameters
     )
     torch.manual_seed(0)  # their initialisation draws from the global generator
     sae = getattr(sae_lens, f"{name}TrainingSAE")(config)
@@ -71,6 +73,7 @@ def saelens(
             lr_warm_up_steps=n_steps // 20,
             lr_decay_steps=n_steps // 5,
             autocast=autocast,
+            device=device,
         ),
         sae=sae,
         data_provider=iter(()),
@@ -92,3 +95,48 @@ def saelens_inference(sae):
         sae.save_inference_model(folder)
         saved = SAE.load_from_disk(folder)
     return saved.encode, saved.W_dec.detach(), saved.b_dec.detach()
+
+
+def sparsify(n_features, n_components, *, k, device="cpu"):
+    """A function that takes one step of EleutherAI's sparsify, with its default optimiser.
+
+    In bfloat16 autocast on a GPU, in float32 on the CPU, as it does by itself.
+    """
+    from schedulefree import ScheduleFreeWrapper
+    from sparsify import SparseCoder, SparseCoderConfig
+    from sparsify.sign_sgd import SignSGD
+
+    torch.manual_seed(0)
+    coder = SparseCoder(n_features, SparseCoderConfig(num_latents=n_components, k=k), device)
+    learning_rate = 5e-3 / (n_components / 2**14) ** 0.5
+    optimizer = ScheduleFreeWrapper(SignSGD(coder.parameters(), lr=learning_rate), momentum=0.95)
+    optimizer.train()
+
+    def step(batch):
+        # what `Trainer.fit` does with a batch, its logging left out
+        coder.set_decoder_norm_to_unit_norm()
+        coder(batch).fvu.backward()
+        coder.remove_gradient_parallel_to_decoder_directions()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def dictionary_learning(n_features, n_components, *, n_steps, k, device="cpu"):
+    """A function that takes one step of the TopKTrainer of dictionary_learning, in float32."""
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainer = TopKTrainer(
+        steps=n_steps,
+        activation_dim=n_features,
+        dict_size=n_components,
+        k=k,
+        layer=0,
+        lm_name="",
+        warmup_steps=n_steps // 20,
+        seed=0,
+        device=device,
+    )
+    counter = itertools.count(1)  # at 0 it looks for a geometric median first
+    return lambda batch: trainer.update(next(counter), batch)

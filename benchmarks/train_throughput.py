@@ -4,6 +4,7 @@ Everything on the same activations, the 512 MLP neurons of the embedded transfor
 process, a few steps of each in turn.
 
     pip install -c constraints.txt -e ".[bench]"
+    pip install --no-deps dictionary-learning==0.1.0
     python benchmarks/train_throughput.py
 
 prints three tables: whole runs of "relu" under the L1 penalty from initialisation, in stretches;
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from activations import collect, draw, load_extractor
-from peers import saelens, skdict
+from peers import dictionary_learning, saelens, skdict, sparsify
 
 from skdict._core import autoencoder as autoencoder_module
 from skdict._core import sparse, train
@@ -123,7 +124,8 @@ def row(name, non_zeros, mine, peer, lowest, arguments):
 def sparse_steps(x, batches, arguments):
     """topk and the other architectures that keep few, beside SAELens' topk and the floor."""
     k, steps = arguments.k, {}
-    n_timed = 100  # with the steps of `phases`, some of the second half of a short run
+    # A short run, of which the steps after the last renewal are timed.
+    n_steps, n_first = 300, 230
     for name in ("topk", "batch_topk", "matryoshka"):
         architecture = ARCHITECTURES[name](k)
         _, steps[name] = skdict_stepper(
@@ -132,15 +134,17 @@ def sparse_steps(x, batches, arguments):
             arguments.n_components,
             alpha=0.1 * x.shape[1] ** 0.5,
             learning_rate=0.1 / x.shape[1] ** 0.5,
-            n_steps=2 * n_timed,
+            n_steps=n_steps,
         )
-        for _ in range(n_timed):
+        for _ in range(n_first):
             steps[name](next(batches))
     sizes = x.shape[1], arguments.n_components
     for name, autocast in (("SAELens topk float32", False), ("SAELens topk bfloat16", True)):
         _, steps[name] = saelens(
             "topk", *sizes, n_steps=1000, batch_size=arguments.batch_size, k=k, autocast=autocast
         )
+    steps["sparsify"] = sparsify(*sizes, k=k)
+    steps["dictionary_learning"] = dictionary_learning(*sizes, n_steps=1000, k=k)
     steps["floor: the scan"] = floor(next(batches), arguments.n_components)
     for step in steps.values():  # compiled, allocated, threads started
         for _ in range(3):

@@ -127,12 +127,14 @@ def select_rows_plainly(x, weight, bias, k):
     counts, indices = [], []
     for block in x.split(max(1, BLOCK_ELEMENTS // len(weight))):
         pre_activations = F.linear(block, weight, bias)
-        mask = pre_activations > 0
-        if k is not None:
-            largest = pre_activations.topk(k, dim=1, sorted=False).indices
-            mask &= torch.zeros_like(mask).scatter_(1, largest, True)
-        counts.append(mask.sum(dim=1))
-        indices.append(mask.nonzero()[:, 1])
+        if k is None:
+            columns = torch.arange(len(weight), device=x.device).expand_as(pre_activations)
+        else:
+            columns = pre_activations.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+            pre_activations = pre_activations.gather(1, columns)
+        positive = pre_activations > 0
+        counts.append(positive.sum(dim=1))
+        indices.append(columns[positive])
     return torch.cat(counts), torch.cat(indices)
 
 
