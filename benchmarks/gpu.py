@@ -4,9 +4,9 @@
     python benchmarks/gpu.py
 
 compares the operations on the device with dense products in float64, then times a training step
-of "topk" with 2,304 features, 65,536 atoms, batch 8,192, k = 64 beside SAELens and sparsify, on the
-same batches, and beside the floor, the product of the encoder's scan in bfloat16; then prints what
-a step spends its time on. ``--device cpu`` with small sizes tries the command itself.
+of "topk" with 2,304 features, 65,536 atoms, batch 8,192 and k = 64 beside SAELens and sparsify, on
+the same batches, and beside the floor, the product of the encoder's scan in bfloat16; then prints
+what a step spends its time on. ``--device cpu`` with small sizes tries the command itself.
 """
 
 import argparse
