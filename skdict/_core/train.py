@@ -132,16 +132,17 @@ class Training:
         architecture = self.autoencoder.architecture.during(progress)
         autoencoder = replace(self.autoencoder, architecture=architecture)
         centred = x - self.autoencoder.intercept.detach()
-        total, n_active = 0.0, 0
+        total, n_active, codes = 0.0, 0, []
         for piece in centred.split(self._rows_at_a_time()):
             dense = self._density > DENSE_ABOVE and piece.shape[0] * self._width <= DENSE_ELEMENTS
             support = None if dense else autoencoder.select(piece)
             objective, values, _ = autoencoder.objective(piece, alpha, support)
             (objective / len(x)).backward()
             total = total + objective.detach()
-            with torch.no_grad():
-                architecture.observe(values, autoencoder.extra, len(piece))
             n_active = n_active + self._count(values, support)
+            codes.append(values.flatten())
+        with torch.no_grad():
+            architecture.observe(torch.cat(codes), autoencoder.extra, len(x))
         self._density = n_active.item() / (len(x) * self._width)  # sync
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)

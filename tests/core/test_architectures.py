@@ -207,6 +207,25 @@ def test_what_is_observed_is_not_changed_by_the_optimiser(name, monkeypatch):
         assert torch.equal(tensor, start)
 
 
+@pytest.mark.parametrize("name", ["relu", "topk", "jumprelu", "gated"])
+def test_batches_in_pieces_train_alike(name, monkeypatch):
+    """Where samples do not share a budget of non-zeros the pieces' gradients add up to one."""
+    results = []
+    for max_entries in (1 << 22, 3 * N):
+        monkeypatch.setattr("skdict._core.train.MAX_ENTRIES", max_entries)
+        autoencoder = make(name)
+        training = Training(autoencoder, torch.Generator().manual_seed(0))
+        schedule = Schedule(alpha=ALPHA, learning_rate=0.01, from_scratch=False)
+        n_pieces = []
+        for seed in range(4):
+            n_pieces.append(-(-B // training._rows_at_a_time()))
+            objective = training.step(draw(B, D, seed=seed), schedule)
+        assert (max(n_pieces) > 1) == (max_entries == 3 * N)
+        results.append([objective, *(tensor.detach() for tensor in autoencoder.tensors)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 def test_price_of_jumprelu_follows_the_target():
     autoencoder = make("jumprelu")
     for n_active, direction in ((K * B + 5, 1), (K * B - 5, -1), (K * B, 0)):
