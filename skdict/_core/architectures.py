@@ -63,7 +63,7 @@ class Architecture:
         return objective, values.detach(), residual
 
     def observe(self, values, extra, n_rows):
-        """Take note of the codes of a training step."""
+        """Take note of the positive codes (nnz,) of a training step, if `observed` names any."""
 
     def fold(self, weight, bias, extra):
         """Encoder and threshold for use: weight, bias, threshold (n_components,) or None."""

@@ -15,11 +15,15 @@ ROWS_TO_COMPARE = 4096
 N_NEAREST = 8
 # An atom is split only where so many samples of a batch say in which direction.
 MIN_SAMPLES_TO_SPLIT = 10
+# No more than this fraction of all features, or this number, are revived or split at a time: many
+# that are new are active together.
+MAX_RENEWED = 0.05
+MAX_RENEWED_OF_FEW = 100
 POWER_ITERATIONS = 8
 
 
 @torch.no_grad()
-def revive(autoencoder, optimizer, dead, x, error, generator):
+def revive(autoencoder, optimizer, dead, x, residual, generator):
     """Point dead features at samples that are badly reconstructed.
 
     As in "Towards Monosemanticity": samples are drawn with probability proportional to their
@@ -27,35 +31,49 @@ def revive(autoencoder, optimizer, dead, x, error, generator):
     the encoder row the same direction at 0.2 times the mean norm of the rows that are alive, the
     bias zero, and Adam's state of the feature is forgotten.
 
+    Several may be pointed at the same samples, and would add several times what is missing. So
+    no more than `MAX_RENEWED` of all are revived at a time, drawn at random, and their encoders
+    are scaled down together to what fits the residual best, in the sense of least squares.
+
     Parameters
     ----------
     dead : tensor of shape (n_components,), bool
     x : tensor of shape (n_samples, n_features)
         Samples to draw from.
-    error : tensor of shape (n_samples,)
-        Their squared error.
+    residual : tensor of shape (n_samples, n_features)
+        Their x - x̂.
     generator : torch.Generator
         On the CPU, so that the draw does not depend on the device.
     """
     rows = dead.nonzero()[:, 0]
     if len(rows) == 0:
         return
-    weights = error.double().square().cpu()
+    weights = residual.double().square().sum(dim=1).square().cpu()
     if not weights.sum() > 0:
         return
+    n_revived = min(len(rows), _most_renewed(len(dead)))
+    rows = rows[torch.randperm(len(rows), generator=generator)[:n_revived].to(rows.device)]
     with_replacement = len(rows) > int((weights > 0).sum())
     drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
-    directions = normalize_(x[drawn.to(x.device)] - autoencoder.intercept)
+    centred = x - autoencoder.intercept
+    directions = normalize_(centred[drawn.to(x.device)])
     norms = torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1)
     alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
+    weight = 0.2 * alive_norm * directions
+    added = torch.relu(centred @ weight.T) @ directions
+    fit = (added * residual).sum() / added.square().sum()
     autoencoder.dictionary[rows] = directions
-    autoencoder.encoder_weight[rows] = 0.2 * alive_norm * directions
+    autoencoder.encoder_weight[rows] = fit.clamp(0.0, 1.0) * weight
     autoencoder.encoder_bias[rows] = 0
     architecture = autoencoder.architecture
     initial = architecture.initial(torch.zeros_like(autoencoder.encoder_bias))
     for name in initial.keys() - set(architecture.observed):
         autoencoder.extra[name][rows] = initial[name][rows]
     optimizer.reset_rows(rows)
+
+
+def _most_renewed(n_components):
+    return max(MAX_RENEWED_OF_FEW, math.ceil(MAX_RENEWED * n_components))
 
 
 @torch.no_grad()
@@ -166,20 +184,27 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
 
     energy = per_feature(along.square())
     energy[free | keep | (per_feature(active.to(along)) < MIN_SAMPLES_TO_SPLIT)] = 0
-    parents = energy.topk(min(len(rows), int(torch.count_nonzero(energy)))).indices
+    n_splits = min(len(rows), int(torch.count_nonzero(energy)), _most_renewed(len(atoms)))
+    parents = energy.topk(n_splits).indices
     left = free.clone()
     left[rows[: len(parents)]] = False
     rows = rows[: len(parents)]
 
-    norms = torch.linalg.vector_norm(autoencoder.encoder_weight[parents], dim=1, keepdim=True)
-    old = atoms[parents].clone()
+    # As long as the halves have not parted both are active where the atom was: each with half of
+    # its code, or they would add it twice, be merged into one twice as large, and so on.
+    weight, bias = autoencoder.encoder_weight, autoencoder.encoder_bias
+    weight[parents] *= 0.5
+    bias[parents] *= 0.5
+    old_atoms, old_weight = atoms[parents].clone(), weight[parents].clone()
+    norms = torch.linalg.vector_norm(old_weight, dim=1, keepdim=True)
     for half, side in ((rows, along > 0), (parents, along < 0)):
         slope = per_feature(along * values * side) / per_feature(values.square() * side).clamp_min(
             torch.finfo(values.dtype).tiny
         )
-        atoms[half] = normalize_(old + slope[parents, None] * direction[parents])
-        autoencoder.encoder_weight[half] = norms * atoms[half]
-        for tensor in (autoencoder.encoder_bias, *autoencoder.extra.values()):
+        turn = slope[parents, None] * direction[parents]
+        atoms[half] = normalize_(old_atoms + turn)
+        weight[half] = norms * normalize_(old_weight + norms * turn)
+        for tensor in (bias, *autoencoder.extra.values()):
             tensor[half] = tensor[parents]
         optimizer.reset_rows(half)
     return left

@@ -13,10 +13,10 @@ from .renewal import merge_duplicates, revive, split
 # on two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
 DENSE_ABOVE = 0.1
 # And never for more pre-activations than these, of which several copies would be held.
-DENSE_ELEMENTS = 1 << 25
+DENSE_ELEMENTS = 1 << 24
 # With more non-zero entries a batch is taken in pieces, whose gradients are added up: an entry
 # takes some 50 bytes at a time.
-MAX_ENTRIES = 1 << 22
+MAX_ENTRIES = 1 << 21
 # No feature is called dead on the word of fewer samples.
 MIN_WATCHED = 1000
 
@@ -140,9 +140,11 @@ class Training:
             (objective / len(x)).backward()
             total = total + objective.detach()
             n_active = n_active + self._count(values, support)
-            codes.append(values.flatten())
-        with torch.no_grad():
-            architecture.observe(torch.cat(codes), autoencoder.extra, len(x))
+            if architecture.observed:
+                codes.append(values[values > 0])
+        if codes:
+            with torch.no_grad():
+                architecture.observe(torch.cat(codes), autoencoder.extra, len(x))
         self._density = n_active.item() / (len(x) * self._width)  # sync
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)
@@ -180,8 +182,7 @@ class Training:
         left = split(
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )
-        error = residual.square().sum(dim=1)
-        revive(self.autoencoder, self.optimizer, dead | left, x, error, self.generator)
+        revive(self.autoencoder, self.optimizer, dead | left, x, residual, self.generator)
         self.has_fired.zero_()
         self.n_watched = 0
 

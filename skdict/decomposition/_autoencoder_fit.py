@@ -6,6 +6,7 @@ import torch
 
 from .._core.autoencoder import Autoencoder
 from .._core.optim import normalize_
+from .._core.sparse import decode
 from .._core.train import Schedule, Training, train
 from ..utils._arrays import from_numpy
 
@@ -15,6 +16,10 @@ ENCODER_INIT_SCALE = 0.5
 # Active features of a sample at the start, but no more than a twentieth of all.
 INITIAL_L0 = 200
 N_CALIBRATION_SAMPLES = 4096
+# Codes of atoms that resemble each other would add up to many times the sample. The encoder is
+# scaled down to what fits best, but no further than to this fraction: from very small codes it
+# takes many steps to sparse ones.
+MIN_FIT = 0.3
 
 
 class AutoencoderFit:
@@ -44,7 +49,8 @@ class AutoencoderFit:
         """Start from unit-norm atoms (n_components, n_features) and an encoder tied to them.
 
         Biases are such that every feature is active on a small fraction of the samples: codes are
-        sparse from the first step, which therefore is a fast one.
+        sparse from the first step, which therefore is a fast one. The encoder is scaled so that
+        these codes do not overshoot.
         """
         autoencoder = Autoencoder.from_dictionary(
             atoms, architecture, encoder_scale=ENCODER_INIT_SCALE
@@ -59,6 +65,12 @@ class AutoencoderFit:
                 pre_activations.topk(min(n_active + 1, len(x)), dim=1).values[:, -2:].T
             )
             autoencoder.encoder_bias[chunk] = -0.5 * (last + next_one)
+        support = autoencoder.select(x)
+        values = torch.relu(autoencoder.pre_activations(x, support))
+        decoded = decode(values, support, autoencoder.dictionary)
+        fit = ((x * decoded).sum() / decoded.square().sum()).nan_to_num(1.0).clamp(MIN_FIT, 1.0)
+        autoencoder.encoder_weight *= fit
+        autoencoder.encoder_bias *= fit
         training = Training(autoencoder, generator, fit_intercept=fit_intercept, density=density)
         return cls(training, mean, scale, from_scratch=True)
 

@@ -211,7 +211,7 @@ def test_what_is_observed_is_not_changed_by_the_optimiser(name, monkeypatch):
 def test_batches_in_pieces_train_alike(name, monkeypatch):
     """Where samples do not share a budget of non-zeros the pieces' gradients add up to one."""
     results = []
-    for max_entries in (1 << 22, 3 * N):
+    for max_entries in (1 << 21, 3 * N):
         monkeypatch.setattr("skdict._core.train.MAX_ENTRIES", max_entries)
         autoencoder = make(name)
         training = Training(autoencoder, torch.Generator().manual_seed(0))

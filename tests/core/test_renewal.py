@@ -29,11 +29,11 @@ def test_revive_points_dead_features_at_badly_reconstructed_samples():
     training.step(x, Schedule(alpha=0.1, learning_rate=1e-3, n_steps=10))
     dead = torch.zeros(12, dtype=torch.bool)
     dead[[2, 7]] = True
-    error = torch.zeros(50)
-    error[[10, 20]] = 1.0  # only these two can be drawn
+    residual = torch.zeros(50, 5)
+    residual[[10, 20]] = 3 * x[[10, 20]]  # only these two can be drawn
     untouched = autoencoder.dictionary[~dead].detach().clone()
     alive_norm = autoencoder.encoder_weight[~dead].norm(dim=1).mean()
-    revive(autoencoder, training.optimizer, dead, x, error, torch.Generator().manual_seed(0))
+    revive(autoencoder, training.optimizer, dead, x, residual, torch.Generator().manual_seed(0))
 
     expected = normalize_((x - autoencoder.intercept.detach())[[10, 20]])
     cosines = autoencoder.dictionary[dead].detach() @ expected.T
@@ -49,6 +49,20 @@ def test_revive_points_dead_features_at_badly_reconstructed_samples():
             moment = training.optimizer._adam.state[parameter][name]
             assert not moment[dead].any()
             assert moment[~dead].any()
+
+
+def test_revived_features_do_not_add_more_than_is_missing():
+    """Two hundred point at four samples; no more than a hundred come back, and scaled down."""
+    generator = torch.Generator().manual_seed(0)
+    autoencoder = make_autoencoder(n=300, d=6)
+    x = torch.randn(4, 6, generator=generator).repeat(10, 1)
+    dead = torch.arange(300) >= 100
+    autoencoder.encoder_bias[dead] = -100.0
+    before = x - autoencoder.infer(x) @ autoencoder.dictionary
+    revive(autoencoder, UnitNormAdam(autoencoder), dead, x, before, generator)
+    assert int((autoencoder.encoder_bias == 0).sum() - 100) == 100
+    after = x - autoencoder.infer(x) @ autoencoder.dictionary
+    assert after.square().sum() <= before.square().sum()
 
 
 def test_revival_brings_silenced_features_back():
@@ -148,7 +162,8 @@ def test_an_atom_for_two_directions_is_split_into_them():
     cosines = halves @ axes.T
     assert sorted(cosines.argmax(dim=1).tolist()) == [2, 3]
     assert cosines.max(dim=1).values.min() > 0.95  # codes are shrunk by the bias
-    torch.testing.assert_close(autoencoder.encoder_weight[[2, 5]], halves)
+    # halves of the encoder too, which where they have not parted add up to the whole
+    torch.testing.assert_close(autoencoder.encoder_weight[[2, 5]], 0.5 * halves)
     assert torch.equal(autoencoder.dictionary[[0, 1, 3, 4]], atoms[[0, 1, 3, 4]])
 
 
