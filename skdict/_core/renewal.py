@@ -193,17 +193,15 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
     # As long as the halves have not parted both are active where the atom was: each with half of
     # its code, or they would add it twice, be merged into one twice as large, and so on.
     weight, bias = autoencoder.encoder_weight, autoencoder.encoder_bias
-    weight[parents] *= 0.5
+    norms = 0.5 * torch.linalg.vector_norm(weight[parents], dim=1, keepdim=True)
     bias[parents] *= 0.5
-    old_atoms, old_weight = atoms[parents].clone(), weight[parents].clone()
-    norms = torch.linalg.vector_norm(old_weight, dim=1, keepdim=True)
+    old = atoms[parents].clone()
     for half, side in ((rows, along > 0), (parents, along < 0)):
         slope = per_feature(along * values * side) / per_feature(values.square() * side).clamp_min(
             torch.finfo(values.dtype).tiny
         )
-        turn = slope[parents, None] * direction[parents]
-        atoms[half] = normalize_(old_atoms + turn)
-        weight[half] = norms * normalize_(old_weight + norms * turn)
+        atoms[half] = normalize_(old + slope[parents, None] * direction[parents])
+        weight[half] = norms * atoms[half]
         for tensor in (bias, *autoencoder.extra.values()):
             tensor[half] = tensor[parents]
         optimizer.reset_rows(half)
