@@ -61,7 +61,7 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
     weight = 0.2 * alive_norm * directions
     added = torch.relu(centred @ weight.T) @ directions
-    fit = (added * residual).sum() / added.square().sum()
+    fit = ((added * residual).sum() / added.square().sum()).nan_to_num(1.0)  # nothing added: 0 / 0
     autoencoder.dictionary[rows] = directions
     autoencoder.encoder_weight[rows] = fit.clamp(0.0, 1.0) * weight
     autoencoder.encoder_bias[rows] = 0
