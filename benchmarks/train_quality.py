@@ -2,12 +2,16 @@
 
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/train_quality.py
+    python benchmarks/train_quality.py --superposition
 
 trains each on the 512 MLP neurons of the embedded transformer (centred, E‖x‖² = 512): SAELens at
 the learning rate of its comparisons, 1e-3, with its warm-ups and decay; skdict with its defaults.
 skdict's L0 is brought to within 5 % of theirs, by ``n_nonzero_coefs`` where there is one, else by
 a search over alpha. Printed are explained variance, alive features and, for "relu", the objective
 at equal alpha, all on held-out files.
+
+The second does so on `make_superposition`, 512 atoms in 128 dimensions of which 8 are on, and
+prints besides how well these are recovered (`dictionary_recovery`).
 """
 
 import argparse
@@ -15,23 +19,24 @@ import math
 import time
 import warnings
 
+import numpy as np
 import torch
 from activations import collect, draw, load_extractor
 from peers import saelens, saelens_inference, skdict
 
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.train import Schedule
+from skdict.datasets import make_superposition
+from skdict.metrics import dictionary_recovery
 
-# skdict's name, SAELens' name, their parameters
 PAIRS = {
-    "relu": ("standard", {"l1_coefficient": 5.0}),
-    "topk": ("topk", {}),
-    "batch_topk": ("batchtopk", {}),
-    "matryoshka": ("matryoshka", {}),
-    "jumprelu": ("jumprelu", {"l0_coefficient": 30.0}),
-    "gated": ("gated", {"l1_coefficient": 5.0}),
+    "relu": "standard",
+    "topk": "topk",
+    "batch_topk": "batchtopk",
+    "matryoshka": "matryoshka",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
 }
-ALPHA = 2.5  # half of their l1_coefficient: their loss is twice ours
 
 
 def batches_of(x, n_steps, batch_size):
@@ -40,8 +45,29 @@ def batches_of(x, n_steps, batch_size):
         yield x[order[step * batch_size : (step + 1) * batch_size].sort().values].float()
 
 
-def measure(encode, atoms, intercept, test):
-    """L0, explained variance, alive fraction, objective at `ALPHA` per sample."""
+def neurons(arguments):
+    """Training and held-out activations of the embedded transformer, and no true atoms."""
+    n_samples = arguments.n_steps * arguments.batch_size
+    _, extractor = load_extractor()
+    x, test = (
+        torch.from_numpy(collect(extractor, draw(subset, 0)[0], n_tokens, "float16"))
+        for subset, n_tokens in (("train", n_samples), ("test", 100_000))
+    )
+    return x, test, None
+
+
+def superposition(arguments):
+    """Training and held-out samples of 512 true atoms in 128 dimensions, and these atoms."""
+    n_samples, n_test = arguments.n_steps * arguments.batch_size, 50_000
+    x, atoms = make_superposition(
+        n_samples + n_test, 128, 512, l0=8.0, sparse_output=True, random_state=0
+    )[:2]
+    x = torch.from_numpy(np.asarray(x, np.float16))
+    return x[n_test:], x[:n_test], atoms
+
+
+def measure(encode, atoms, intercept, test, arguments):
+    """L0, explained variance, alive fraction, objective per sample, recovery of true atoms."""
     error = l0 = l1 = 0.0
     alive = torch.zeros(len(atoms), dtype=torch.bool)
     norms = torch.linalg.vector_norm(atoms, dim=1)
@@ -59,11 +85,14 @@ def measure(encode, atoms, intercept, test):
         "L0": l0 / len(test),
         "EV": 1 - error / total,
         "alive": float(alive.double().mean()),
-        "objective": (0.5 * error + ALPHA * l1) / len(test),
+        "objective": (0.5 * error + arguments.alpha * l1) / len(test),
+        "recovery": dictionary_recovery(atoms.numpy(), arguments.truth)
+        if arguments.superposition
+        else math.nan,
     }
 
 
-def run_saelens(name, parameters, x, test, arguments):
+def run_saelens(name, x, test, arguments):
     sae, step = saelens(
         name,
         x.shape[1],
@@ -71,14 +100,15 @@ def run_saelens(name, parameters, x, test, arguments):
         n_steps=arguments.n_steps,
         batch_size=arguments.batch_size,
         k=arguments.k,
-        **parameters,
+        l1_coefficient=2 * arguments.alpha,  # their loss is twice ours
+        l0_coefficient=arguments.l0_coefficient,
     )
     for batch in batches_of(x, arguments.n_steps, arguments.batch_size):
         step(batch)
-    return measure(*saelens_inference(sae), test)
+    return measure(*saelens_inference(sae), test, arguments)
 
 
-def run_skdict(name, x, test, arguments, *, alpha=ALPHA, k=None):
+def run_skdict(name, x, test, arguments, *, alpha, k=None):
     cls = ARCHITECTURES[name]
     architecture = cls(k) if "n_nonzero_coefs" in cls.parameters else cls()
     training = skdict(x, architecture, arguments.n_components)
@@ -88,12 +118,13 @@ def run_skdict(name, x, test, arguments, *, alpha=ALPHA, k=None):
     for batch in batches_of(x, arguments.n_steps, arguments.batch_size):
         training.step(batch, schedule)
     trained = training.autoencoder
-    return measure(trained.infer, trained.dictionary.detach(), trained.intercept.detach(), test)
+    atoms, intercept = trained.dictionary.detach(), trained.intercept.detach()
+    return measure(trained.infer, atoms, intercept, test, arguments)
 
 
 def at_l0(name, target, x, test, arguments):
     """Search alpha until L0 is within 5 % of the target, along a power law."""
-    alpha, tried = ALPHA, []
+    alpha, tried = arguments.alpha, []
     for _ in range(5):
         result = run_skdict(name, x, test, arguments, alpha=alpha)
         tried.append((math.log(alpha), math.log(result["L0"])))
@@ -110,7 +141,7 @@ def at_l0(name, target, x, test, arguments):
 def show(label, result, seconds):
     print(
         f"{label:32} {result['L0']:7.2f} {result['EV']:7.4f} {result['alive']:7.1%} "
-        f"{result['objective']:9.2f} {seconds:7.0f}",
+        f"{result['objective']:9.2f} {result['recovery']:9.4f} {seconds:7.0f}",
         flush=True,
     )
 
@@ -118,40 +149,45 @@ def show(label, result, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", nargs="+", choices=list(PAIRS), default=list(PAIRS))
-    parser.add_argument("--n-components", type=int, default=2048)
+    parser.add_argument("--superposition", action="store_true")
+    parser.add_argument("--n-components", type=int)
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--n-steps", type=int, default=1000)
-    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--k", type=int)
+    parser.add_argument("--l0-coefficient", type=float, default=30.0)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
 
-    n_samples = arguments.n_steps * arguments.batch_size
-    _, extractor = load_extractor()
-    x, test = (
-        torch.from_numpy(collect(extractor, draw(subset, 0)[0], n_tokens, "float16"))
-        for subset, n_tokens in (("train", n_samples), ("test", 100_000))
+    n_components, k, data = (
+        (512, 8, superposition) if arguments.superposition else (2048, 32, neurons)
     )
+    arguments.n_components = arguments.n_components or n_components
+    arguments.k = arguments.k or k
+    x, test, arguments.truth = data(arguments)
     mean = x[::10].float().mean(dim=0)
     scale = ((x[::10].float() - mean).square().sum(dim=1).mean() / x.shape[1]).sqrt()
     x, test = (((part.float() - mean) / scale).half() for part in (x, test))
+    arguments.alpha = 2.5 * (x.shape[1] / 512) ** 0.5
 
     print(
         f"torch {torch.__version__}, {x.shape[1]} features, {arguments.n_components} atoms, "
-        f"{arguments.n_steps} steps of {arguments.batch_size}, alpha {ALPHA}"
+        f"{arguments.n_steps} steps of {arguments.batch_size}, alpha {arguments.alpha}"
     )
-    print(f"{'':32} {'L0':>7} {'EV':>7} {'alive':>7} {'objective':>9} {'seconds':>7}")
+    print(
+        f"{'':32} {'L0':>7} {'EV':>7} {'alive':>7} {'objective':>9} {'recovery':>9} {'seconds':>7}"
+    )
     for name in arguments.architecture:
-        peer, parameters = PAIRS[name]
         start = time.perf_counter()
-        theirs = run_saelens(peer, parameters, x, test, arguments)
-        show(f"SAELens {peer}", theirs, time.perf_counter() - start)
+        theirs = run_saelens(PAIRS[name], x, test, arguments)
+        show(f"SAELens {PAIRS[name]}", theirs, time.perf_counter() - start)
         start = time.perf_counter()
         if name == "relu":
-            ours = run_skdict(name, x, test, arguments)
+            ours = run_skdict(name, x, test, arguments, alpha=arguments.alpha)
             show("skdict relu, equal alpha", ours, time.perf_counter() - start)
             start = time.perf_counter()
         if "n_nonzero_coefs" in ARCHITECTURES[name].parameters:
-            ours = run_skdict(name, x, test, arguments, k=round(theirs["L0"]))
+            k = round(theirs["L0"])
+            ours = run_skdict(name, x, test, arguments, alpha=arguments.alpha, k=k)
             show(f"skdict {name}", ours, time.perf_counter() - start)
         else:
             ours = at_l0(name, theirs["L0"], x, test, arguments)

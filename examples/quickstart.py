@@ -29,6 +29,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed, parallel_config
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -54,6 +55,7 @@ from skdict.metrics import (
 )
 
 LAYER = "transformer.h.0.mlp.act"
+N_JOBS = 2  # dictionaries of this size are trained faster two at a time than each on two cores
 
 
 def parse_arguments():
@@ -114,6 +116,7 @@ def search_alpha(extractor, texts, alphas, sizes):
         scoring=DictionaryScorer(),
         refit="score",
         cv=sizes.cv,
+        n_jobs=N_JOBS,
     )
     try:
         from sklearn.callback import ProgressBar
@@ -339,16 +342,14 @@ def main():
         search = search_alpha(extractor, train_texts, alphas, sizes)
 
     chosen = search.best_estimator_["dictionary"]
-    estimators = {
-        alpha: chosen if alpha == chosen.alpha_ else clone(chosen).set_params(alpha=alpha)
-        for alpha in alphas
-    }
-    for estimator in estimators.values():
-        if estimator is not chosen:
-            estimator.fit(X_train)
+    others = [clone(chosen).set_params(alpha=alpha) for alpha in alphas if alpha != chosen.alpha_]
+    others = Parallel(n_jobs=N_JOBS)(delayed(other.fit)(X_train) for other in others)
+    fitted = {estimator.alpha_: estimator for estimator in [chosen, *others]}
+    estimators = {alpha: fitted[alpha] for alpha in alphas}
     print_alpha_table(search, estimators, model, tokenizer, X_test, test_texts)
 
-    points = compare(chosen, search.refit_time_, X_train, X_test, sizes)
+    with parallel_config("threading", n_jobs=N_JOBS):  # for the Lasso of scikit-learn
+        points = compare(chosen, search.refit_time_, X_train, X_test, sizes)
     pareto = ParetoDisplay.from_estimators(
         {"sparse autoencoder, over alpha": list(estimators.values())}, X_test
     )

@@ -143,7 +143,7 @@ class BatchTopK(Architecture):
     parameters = ("n_nonzero_coefs",)
     observed = ("threshold",)
     # Rate of the moving average of the threshold.
-    RATE = 0.01
+    RATE = 0.1
     # The scan looks for pre-activations above this fraction of the threshold, which are a few
     # more than those that will be kept.
     MARGIN = 0.9
@@ -173,10 +173,9 @@ class BatchTopK(Architecture):
 
     def observe(self, values, extra, n_rows):
         threshold = extra["threshold"]
-        smallest = torch.where(values > 0, values, torch.inf).min()
-        if torch.isfinite(smallest):
+        if len(values) > 0:
             rate = torch.where(threshold > 0, self.RATE, 1.0)
-            threshold += rate * (smallest - threshold)
+            threshold += rate * (values.min() - threshold)
 
     def fold(self, weight, bias, extra):
         return weight, bias, extra["threshold"]
@@ -279,8 +278,8 @@ class JumpReLU(Architecture):
 
     def observe(self, values, extra, n_rows):
         if self.n_nonzero_coefs is not None:
-            excess = torch.count_nonzero(values) / (n_rows * self.n_nonzero_coefs) - 1
-            extra["log_price"] += self.PRICE_RATE * excess.clamp_max(1.0)
+            excess = len(values) / (n_rows * self.n_nonzero_coefs) - 1
+            extra["log_price"] += self.PRICE_RATE * min(excess, 1.0)
 
     def fold(self, weight, bias, extra):
         return weight, bias, extra["log_threshold"].exp()

@@ -66,3 +66,11 @@ def normalize_(dictionary):
     """Give every row unit norm, in place; a zero row stays zero."""
     norm = torch.linalg.vector_norm(dictionary, dim=1, keepdim=True)
     return dictionary.div_(norm.clamp_min_(torch.finfo(dictionary.dtype).tiny))
+
+
+def fitting_scale(estimate, target):
+    """The factor of estimate, both (B, n_features), that fits target best: least squares.
+
+    1 where the estimate is zero.
+    """
+    return ((estimate * target).sum() / estimate.square().sum()).nan_to_num(1.0)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .optim import normalize_, remove_along_
+from .optim import fitting_scale, normalize_, remove_along_
 from .sparse import sampled_product, select, transposed_product
 
 # Two features whose atoms and whose encoders both have a cosine above this are one.
@@ -61,9 +61,8 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
     weight = 0.2 * alive_norm * directions
     added = torch.relu(centred @ weight.T) @ directions
-    fit = ((added * residual).sum() / added.square().sum()).nan_to_num(1.0)  # nothing added: 0 / 0
     autoencoder.dictionary[rows] = directions
-    autoencoder.encoder_weight[rows] = fit.clamp(0.0, 1.0) * weight
+    autoencoder.encoder_weight[rows] = fitting_scale(added, residual).clamp(0.0, 1.0) * weight
     autoencoder.encoder_bias[rows] = 0
     architecture = autoencoder.architecture
     initial = architecture.initial(torch.zeros_like(autoencoder.encoder_bias))

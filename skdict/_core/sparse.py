@@ -10,17 +10,13 @@ Shapes: x (B, d), weight W_enc (n, d), bias (n,), dictionary D (n, d).
 
 import importlib.util
 import warnings
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import torch
 import torch.nn.functional as F
 
 # Pre-activations are formed for so many entries at a time.
 BLOCK_ELEMENTS = 1 << 24
-
-# Bound on what rounding to bfloat16 (unit roundoff 2⁻⁸) changes in x·w + b, as a fraction of
-# ‖x‖‖w‖ + |b|: once for each operand and once for the product.
-BFLOAT16_ERROR = 3 * 2.0**-8
 
 
 class Support:
@@ -102,24 +98,37 @@ def select(x, weight, bias, k=None):
     -------
     support : Support
     """
-    if x.device.type == "cpu":
+    on_cpu = x.device.type == "cpu"
+    if on_cpu:
         from . import kernels_cpu  # Numba takes a moment to import
-
-        select_rows = kernels_cpu.select_rows
-    else:
-        select_rows = select_rows_plainly
     found = None
     if x.dtype == torch.float32:
-        if k is not None and x.device.type == "cpu" and torch.cpu._is_vnni_supported():
+        if on_cpu and k is not None and torch.cpu._is_vnni_supported():
             found = kernels_cpu.select_largest_in_8_bits(x, weight, bias, k)
         if found is None and (x.device.type == "cuda" or cpu_has_bfloat16()):
-            if k is None:
-                largest = torch.linalg.vector_norm(x, dim=1).max()
-                norms = torch.linalg.vector_norm(weight, dim=1)
-                bias = bias + BFLOAT16_ERROR * (largest * norms + bias.abs())
-            x, weight, bias = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
-    counts, indices = found or select_rows(x, weight, bias, k)
+            x, weight, bias = _in_bfloat16(x, weight, bias, raised=k is None)
+    if found is None:
+        select_rows = kernels_cpu.select_rows if on_cpu else select_rows_plainly
+        found = select_rows(x, weight, bias, k)
+    counts, indices = found
     return Support(F.pad(counts.cumsum(0), (1, 0)), indices, len(weight))
+
+
+def _in_bfloat16(x, weight, bias, *, raised):
+    """Operands of the scan, rounded; the bias raised, if so asked, by a bound on what that does.
+
+    By Cauchy and Schwarz |x·w - x̃·w̃| <= ‖x - x̃‖ ‖w‖ + ‖x̃‖ ‖w - w̃‖, and summing d products in
+    float32 adds at most d 2⁻²³ ‖x‖ ‖w‖ to that. Rounding the result does not change its sign.
+    """
+    low_x, low_weight = x.bfloat16(), weight.bfloat16()
+    if raised:
+        norm = partial(torch.linalg.vector_norm, dim=1)
+        size, size_of_weight = norm(x).max(), norm(weight)
+        error = (norm(x - low_x).max() + x.shape[1] * 2.0**-23 * size) * size_of_weight
+        error += (1 + 2.0**-8) * size * norm(weight - low_weight)
+        bias = bias + error
+        bias += 2.0**-7 * bias.abs()  # what rounding it can take away
+    return low_x, low_weight, bias.bfloat16()
 
 
 def select_rows_plainly(x, weight, bias, k):

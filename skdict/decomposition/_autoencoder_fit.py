@@ -5,7 +5,7 @@ import math
 import torch
 
 from .._core.autoencoder import Autoencoder
-from .._core.optim import normalize_
+from .._core.optim import fitting_scale, normalize_
 from .._core.sparse import decode
 from .._core.train import Schedule, Training, train
 from ..utils._arrays import from_numpy
@@ -68,7 +68,7 @@ class AutoencoderFit:
         support = autoencoder.select(x)
         values = torch.relu(autoencoder.pre_activations(x, support))
         decoded = decode(values, support, autoencoder.dictionary)
-        fit = ((x * decoded).sum() / decoded.square().sum()).nan_to_num(1.0).clamp(MIN_FIT, 1.0)
+        fit = fitting_scale(decoded, x).clamp(MIN_FIT, 1.0)
         autoencoder.encoder_weight *= fit
         autoencoder.encoder_bias *= fit
         training = Training(autoencoder, generator, fit_intercept=fit_intercept, density=density)

@@ -137,7 +137,7 @@ def release_pages(X):
     They would count as resident memory of the process until others need the memory. Pages of a
     private map ("c") may have been written to, and are kept.
     """
-    while not isinstance(X, np.memmap):
+    while getattr(X, "_mmap", None) is None:  # what is computed from a memory map has none
         X = getattr(X, "base", None)
         if X is None:
             return

@@ -168,7 +168,7 @@ def test_batch_topk_threshold_follows_the_smallest_code():
         support = autoencoder.select(x)
         with torch.no_grad():
             _, values, _ = autoencoder.objective(x, 0.0, support)
-            autoencoder.architecture.observe(values, autoencoder.extra, B)
+            autoencoder.architecture.observe(values[values > 0], autoencoder.extra, B)
         assert torch.count_nonzero(values) == K * B
         looked_at.append(len(values))
     # a few too many, but for the batches in which there were too few above the threshold

@@ -90,6 +90,14 @@ def test_nothing_is_copied_whole():
     assert check_activations(None, tensor).data_ptr() == tensor.data_ptr()
 
 
+def test_what_is_computed_from_a_memory_map_is_no_longer_one(tmp_path):
+    """NumPy gives it the type of a memory map, without the file."""
+    np.save(tmp_path / "x.npy", X.astype(np.float16))
+    widened = np.load(tmp_path / "x.npy", mmap_mode="r").astype(np.float32)
+    assert isinstance(widened, np.memmap)
+    np.testing.assert_array_equal(Rows(check_activations(None, widened), CPU)[:], X)
+
+
 def test_from_numpy_shares_only_what_it_may():
     array = X.copy()
     assert from_numpy(array).numpy().base is not None
