@@ -65,6 +65,9 @@ class Architecture:
     def observe(self, values, extra, n_rows):
         """Take note of the positive codes (nnz,) of a training step, if `observed` names any."""
 
+    def rescale(self, extra, rows, factor):
+        """Let ``extra`` follow pre-activations of some components that grew by a factor (m,)."""
+
     def fold(self, weight, bias, extra):
         """Encoder and threshold for use: weight, bias, threshold (n_components,) or None."""
         return weight, bias, None
@@ -281,6 +284,9 @@ class JumpReLU(Architecture):
             excess = len(values) / (n_rows * self.n_nonzero_coefs) - 1
             extra["log_price"] += self.PRICE_RATE * min(excess, 1.0)
 
+    def rescale(self, extra, rows, factor):
+        extra["log_threshold"][rows] += factor.log()
+
     def fold(self, weight, bias, extra):
         return weight, bias, extra["log_threshold"].exp()
 
@@ -353,6 +359,9 @@ class Gated(Architecture):
         dictionary, intercept = autoencoder.dictionary.detach(), autoencoder.intercept.detach()
         error_of_gate, _ = reconstruction_error(gate, support, dictionary, centred, intercept)
         return error + error_of_gate + alpha * gate.sum(), values.detach(), residual
+
+    def rescale(self, extra, rows, factor):
+        extra["shift"][rows] *= factor
 
     def fold(self, weight, bias, extra):
         gain = extra["log_gain"].exp()

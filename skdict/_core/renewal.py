@@ -114,10 +114,13 @@ def merge_duplicates(autoencoder, alive):
         first, root = root, root[root]
     rows = (root < torch.arange(n_components, device=atoms.device)).nonzero()[:, 0]
     rows = rows[_alike(atoms, encoder, rows, root[rows])]  # of a chain a ~ b ~ c only b goes
-    first = root
+    merged = root[rows].unique()
+    norms = torch.linalg.vector_norm(weight, dim=1)
     for parameter in (weight, bias):
-        parameter.index_add_(0, first[rows], parameter[rows])
+        parameter.index_add_(0, root[rows], parameter[rows])
         parameter[rows] = 0
+    growth = torch.linalg.vector_norm(weight[merged], dim=1) / norms[merged]
+    autoencoder.architecture.rescale(autoencoder.extra, merged, growth)
     free = torch.zeros_like(alive)
     free[rows] = True
     return free
@@ -194,6 +197,7 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
     weight, bias = autoencoder.encoder_weight, autoencoder.encoder_bias
     norms = 0.5 * torch.linalg.vector_norm(weight[parents], dim=1, keepdim=True)
     bias[parents] *= 0.5
+    autoencoder.architecture.rescale(autoencoder.extra, parents, bias.new_full((n_splits,), 0.5))
     old = atoms[parents].clone()
     for half, side in ((rows, along > 0), (parents, along < 0)):
         slope = per_feature(along * values * side) / per_feature(values.square() * side).clamp_min(

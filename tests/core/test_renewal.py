@@ -1,5 +1,6 @@
 """Dead features are revived, duplicates merged, atoms that stand for two directions split."""
 
+import pytest
 import torch
 
 from skdict._core.architectures import ARCHITECTURES
@@ -104,6 +105,35 @@ def test_duplicates_are_merged_without_changing_the_reconstruction():
     codes = autoencoder.infer(x)
     assert not codes[:, free].any()
     torch.testing.assert_close(codes @ autoencoder.dictionary, before)
+
+
+@pytest.mark.parametrize("architecture", ["jumprelu", "gated"])
+def test_thresholds_follow_what_is_merged_and_split(architecture):
+    """Features 0 and 3 are one; another stands for two directions that hardly part."""
+    axes = torch.eye(6, dtype=torch.float64)
+    autoencoder = orthogonal_autoencoder(axes[[0, 1, 2, 0]])
+    autoencoder.architecture = ARCHITECTURES[architecture]()
+    start = torch.zeros(4, dtype=torch.float64)
+    autoencoder.extra = autoencoder.architecture.initial(start)
+    if architecture == "gated":
+        autoencoder.extra["shift"] += 0.4
+    sides = 1e-6 * torch.tensor([[1.0], [-1.0]]).double() * axes[3]
+    x = torch.linspace(0.3, 2, 50)[:, None, None] * (axes[:3, None] + sides).view(1, 6, 6)
+    x = x.view(-1, 6)
+    optimizer = UnitNormAdam(autoencoder)
+
+    def decoded():
+        support = autoencoder.select(x)
+        _, values, residual = autoencoder.objective(x, 0.0, support)
+        return x - residual, support, values, residual
+
+    before = decoded()[0]
+    free = merge_duplicates(autoencoder, torch.ones(4, dtype=torch.bool))
+    merged, *observed = decoded()
+    torch.testing.assert_close(merged, before)
+    none = torch.zeros_like(free)
+    assert not split(autoencoder, optimizer, free, none, *observed, torch.Generator()).any()
+    torch.testing.assert_close(decoded()[0], before, rtol=1e-4, atol=1e-4)
 
 
 def test_only_what_is_alike_in_both_atom_and_encoder_is_a_duplicate():
