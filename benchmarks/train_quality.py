@@ -3,15 +3,17 @@
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/train_quality.py
     python benchmarks/train_quality.py --superposition
+    python benchmarks/train_quality.py --effect-of-renewal
 
-trains each on the 512 MLP neurons of the embedded transformer (centred, E‖x‖² = 512): SAELens at
-the learning rate of its comparisons, 1e-3, with its warm-ups and decay; skdict with its defaults.
-skdict's L0 is brought to within 5 % of theirs, by ``n_nonzero_coefs`` where there is one, else by
-a search over alpha. Printed are explained variance, alive features and, for "relu", the objective
-at equal alpha, all on held-out files.
+The first trains each on the 512 MLP neurons of the embedded transformer (centred, E‖x‖² = 512):
+SAELens at the learning rate of its comparisons, 1e-3, with its warm-ups and decay; skdict with
+its defaults. skdict's L0 is brought to within 5 % of theirs, by ``n_nonzero_coefs`` where there is
+one, else by a search over alpha. Printed are explained variance, alive features and, for "relu",
+the objective at equal alpha, all on held-out files.
 
 The second does so on `make_superposition`, 512 atoms in 128 dimensions of which 8 are on, and
-prints besides how well these are recovered (`dictionary_recovery`).
+prints besides how well these are recovered (`dictionary_recovery`). The third trains skdict's with
+and without the renewal of dead and duplicate features, at alpha 2.5 or k = 32.
 """
 
 import argparse
@@ -39,15 +41,25 @@ PAIRS = {
 }
 
 
+def standardise(x, test):
+    """Both centred, and scaled to E‖x‖² = n_features, in half precision."""
+    mean = x[::10].float().mean(dim=0)
+    scale = ((x[::10].float() - mean).square().sum(dim=1).mean() / x.shape[1]).sqrt()
+    return (((part.float() - mean) / scale).half() for part in (x, test))
+
+
 def batches_of(x, n_steps, batch_size):
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
     for step in range(n_steps):
         yield x[order[step * batch_size : (step + 1) * batch_size].sort().values].float()
 
 
-def neurons(arguments):
+class ScheduleWithoutRenewal(Schedule):
+    RENEWALS = ()
+
+
+def neurons(n_samples):
     """Training and held-out activations of the embedded transformer, and no true atoms."""
-    n_samples = arguments.n_steps * arguments.batch_size
     _, extractor = load_extractor()
     x, test = (
         torch.from_numpy(collect(extractor, draw(subset, 0)[0], n_tokens, "float16"))
@@ -56,9 +68,9 @@ def neurons(arguments):
     return x, test, None
 
 
-def superposition(arguments):
+def superposition(n_samples):
     """Training and held-out samples of 512 true atoms in 128 dimensions, and these atoms."""
-    n_samples, n_test = arguments.n_steps * arguments.batch_size, 50_000
+    n_test = 50_000
     x, atoms = make_superposition(
         n_samples + n_test, 128, 512, l0=8.0, sparse_output=True, random_state=0
     )[:2]
@@ -87,7 +99,7 @@ def measure(encode, atoms, intercept, test, arguments):
         "alive": float(alive.double().mean()),
         "objective": (0.5 * error + arguments.alpha * l1) / len(test),
         "recovery": dictionary_recovery(atoms.numpy(), arguments.truth)
-        if arguments.superposition
+        if arguments.truth is not None
         else math.nan,
     }
 
@@ -108,11 +120,11 @@ def run_saelens(name, x, test, arguments):
     return measure(*saelens_inference(sae), test, arguments)
 
 
-def run_skdict(name, x, test, arguments, *, alpha, k=None):
+def run_skdict(name, x, test, arguments, *, alpha, k=None, schedule=Schedule):
     cls = ARCHITECTURES[name]
     architecture = cls(k) if "n_nonzero_coefs" in cls.parameters else cls()
     training = skdict(x, architecture, arguments.n_components)
-    schedule = Schedule(
+    schedule = schedule(
         alpha=alpha, learning_rate=0.1 / x.shape[1] ** 0.5, n_steps=arguments.n_steps
     )
     for batch in batches_of(x, arguments.n_steps, arguments.batch_size):
@@ -150,6 +162,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     parser.add_argument("--superposition", action="store_true")
+    parser.add_argument("--effect-of-renewal", action="store_true")
     parser.add_argument("--n-components", type=int)
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--n-steps", type=int, default=1000)
@@ -163,10 +176,8 @@ def main():
     )
     arguments.n_components = arguments.n_components or n_components
     arguments.k = arguments.k or k
-    x, test, arguments.truth = data(arguments)
-    mean = x[::10].float().mean(dim=0)
-    scale = ((x[::10].float() - mean).square().sum(dim=1).mean() / x.shape[1]).sqrt()
-    x, test = (((part.float() - mean) / scale).half() for part in (x, test))
+    x, test, arguments.truth = data(arguments.n_steps * arguments.batch_size)
+    x, test = standardise(x, test)
     arguments.alpha = 2.5 * (x.shape[1] / 512) ** 0.5
 
     print(
@@ -176,6 +187,13 @@ def main():
     print(
         f"{'':32} {'L0':>7} {'EV':>7} {'alive':>7} {'objective':>9} {'recovery':>9} {'seconds':>7}"
     )
+    if arguments.effect_of_renewal:
+        for name in arguments.architecture:
+            for label, schedule in (("", Schedule), (", no renewal", ScheduleWithoutRenewal)):
+                start, options = time.perf_counter(), {"alpha": arguments.alpha, "k": arguments.k}
+                ours = run_skdict(name, x, test, arguments, schedule=schedule, **options)
+                show(name + label, ours, time.perf_counter() - start)
+        return
     for name in arguments.architecture:
         start = time.perf_counter()
         theirs = run_saelens(PAIRS[name], x, test, arguments)

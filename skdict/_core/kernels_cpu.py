@@ -20,6 +20,8 @@ BLOCK_ELEMENTS = 1 << 20
 LANES = 128
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+SMALLEST = np.finfo(np.float32).tiny
+
 # Rounding to 8 bits may change entries of x and of the weight by this fraction of their mean size.
 MAX_NOISE = 0.06
 
@@ -80,10 +82,12 @@ def _in_8_bits(rows):
     Rounding to multiples of s changes an entry by s / √12 in root mean square. The mean over rows
     of that, over the row's mean |entry|: a row with one peak would lose all else.
     """
-    size = rows.abs()
-    scale = size.amax(dim=1).div_(127).clamp_min_(torch.finfo(rows.dtype).tiny)
-    noise = (scale / 12**0.5 / size.mean(dim=1).clamp_min_(1e-30)).mean()
-    return torch.div(rows, scale[:, None], out=size).round_().to(torch.int8), scale, noise
+    rows = rows.detach().contiguous()
+    rounded = torch.empty(rows.shape, dtype=torch.int8)
+    scale, size = torch.empty(len(rows)), torch.empty(len(rows))
+    arrays = rows, rows.view(torch.int32), rounded, scale, size
+    _round_rows(*(array.numpy() for array in arrays))
+    return rounded, scale, (scale / 12**0.5 / size.clamp_min_(1e-30)).mean()
 
 
 def _search_blocks(search, n_columns, *of_rows):
@@ -120,6 +124,32 @@ def _threads(process, n_threads):
 def _use_one_core():
     torch.get_num_threads()  # makes torch set the number for this thread, once and for all
     threadpool_limits(1)  # OpenMP's number is one of the thread, not of the process
+
+
+@njit(nogil=True, cache=True)
+def _round_rows(rows, bits, rounded, scale, size):
+    """Multiples of each row's largest |entry| / 127, which is its scale; size is its mean |entry|.
+
+    ``bits`` are the rows as int32: of |entry| in the same order, and a NaN the largest.
+    """
+    n = rows.shape[1]
+    top = np.zeros(1, np.int32)
+    for i in range(len(rows)):
+        top[0], total = _largest_and_sum(bits[i], rows[i])
+        scale[i] = max(top.view(np.float32)[0] / np.float32(127), SMALLEST)
+        size[i] = total / np.float32(n)
+        inverse = np.float32(1) / scale[i]
+        for j in range(n):
+            rounded[i, j] = np.int8(np.rint(rows[i, j] * inverse))
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc"})  # in any order, else one after the other
+def _largest_and_sum(bits, row):
+    top, total = np.int32(0), np.float32(0)
+    for j in range(len(row)):
+        top = max(top, bits[j] & np.int32(0x7FFFFFFF))
+        total += abs(row[j])
+    return top, total
 
 
 @njit(nogil=True, cache=True)

@@ -163,12 +163,13 @@ class Training:
 
     def _count(self, values, support):
         """Take note of the features that fired; the number of non-zero entries."""
-        active = values > 0
         if support is None:
-            self.has_fired |= active.any(dim=0)
+            largest = values.amax(dim=0)
         else:
-            self.has_fired[support.indices[active]] = True
-        return torch.count_nonzero(active)
+            largest = values.new_zeros(self._width)
+            largest.scatter_reduce_(0, support.indices, values, "amax")
+        self.has_fired |= largest > 0
+        return torch.count_nonzero(values)
 
     @torch.no_grad()
     def _renew(self, autoencoder, x):
