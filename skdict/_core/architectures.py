@@ -237,8 +237,8 @@ class JumpReLU(Architecture):
 
     z = p where p > θ_j, else 0; penalty (α²/2) ‖z‖₀. A feature with unit atom lowers the error by
     z²/2, so that the penalty asks, as the L1 penalty does, for a correlation of at least α with
-    the residual. With a target k the penalty is multiplied by a price, which rises while there
-    are more than k non-zeros on average and falls while there are fewer.
+    the residual. With a target k the penalty is multiplied by a price, and while there are more
+    than k non-zeros on average the price and all thresholds rise, while there are fewer they fall.
 
     Thresholds get straight-through gradients from the pre-activations that are within half a
     bandwidth of them. Begins as a `ReLU` while alpha rises.
@@ -255,8 +255,11 @@ class JumpReLU(Architecture):
     # Both in the units of training, where E‖x‖² is the number of features.
     BANDWIDTH = 0.5
     INITIAL_THRESHOLD = 0.5
-    # Change of the price's logarithm in a step, by the relative excess of non-zeros.
-    PRICE_RATE = 0.1
+    # Change of logarithms in a step, by the relative excess of non-zeros. Thresholds follow the
+    # price so slowly, and not at all when the learning rate has decayed, that a price alone swings
+    # about the target for the whole run.
+    PRICE_RATE = 0.02
+    THRESHOLD_RATE = 0.02
 
     def __init__(self, n_nonzero_coefs=None):
         self.n_nonzero_coefs = n_nonzero_coefs
@@ -281,8 +284,9 @@ class JumpReLU(Architecture):
 
     def observe(self, values, extra, n_rows):
         if self.n_nonzero_coefs is not None:
-            excess = len(values) / (n_rows * self.n_nonzero_coefs) - 1
-            extra["log_price"] += self.PRICE_RATE * min(excess, 1.0)
+            excess = min(len(values) / (n_rows * self.n_nonzero_coefs) - 1, 1.0)
+            extra["log_price"] += self.PRICE_RATE * excess
+            extra["log_threshold"] += self.THRESHOLD_RATE * excess
 
     def rescale(self, extra, rows, factor):
         extra["log_threshold"][rows] += factor.log()
