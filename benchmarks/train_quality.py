@@ -135,19 +135,18 @@ def run_skdict(name, x, test, arguments, *, alpha, k=None, schedule=Schedule):
 
 
 def at_l0(name, target, x, test, arguments):
-    """Search alpha until L0 is within 5 % of the target, along a power law."""
-    alpha, tried = arguments.alpha, []
-    for _ in range(5):
-        result = run_skdict(name, x, test, arguments, alpha=alpha)
-        tried.append((math.log(alpha), math.log(result["L0"])))
-        if abs(result["L0"] / target - 1) < 0.05:
+    """Search alpha until L0 is within 5 % of the target: along a power law, or bisecting."""
+    alpha, low, high = arguments.alpha, 0.0, math.inf
+    for _ in range(8):
+        result = run_skdict(name, x, test, arguments, alpha=alpha) | {"alpha": alpha}
+        ratio = result["L0"] / target
+        if abs(ratio - 1) < 0.05:
             break
-        slope = -1.0
-        if len(tried) > 1:
-            (a0, l0), (a1, l1) = tried[-2:]
-            slope = min(-0.2, (l1 - l0) / (a1 - a0))
-        alpha = math.exp(tried[-1][0] + (math.log(target) - tried[-1][1]) / slope)
-    return result | {"alpha": math.exp(tried[-1][0])}
+        low, high = (alpha, high) if ratio > 1 else (low, alpha)
+        alpha *= ratio
+        if not low < alpha < high:
+            alpha = math.sqrt(low * high)
+    return result
 
 
 def show(label, result, seconds):
