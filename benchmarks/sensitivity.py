@@ -9,11 +9,7 @@ multiples of the default learning rate.
 
 import argparse
 
-from peers import skdict
-from train_quality import batches_of, measure, neurons, standardise
-
-from skdict._core.architectures import ReLU
-from skdict._core.train import Schedule
+from train_quality import neurons, run_skdict, standardise
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -27,20 +23,15 @@ def main():
     x, test, arguments.truth = neurons(arguments.n_samples)
     x, test = standardise(x, test[:50_000])
     arguments.alpha = 2.5
+    n_components, batch_size = arguments.n_components, arguments.batch_size
     print(f"{'atoms':>6} {'batch':>6} {'steps':>6}  objective at {FACTORS} x the learning rate")
-    for n_components in arguments.n_components:
-        for batch_size in arguments.batch_size:
-            n_steps = arguments.n_samples // batch_size
-            print(f"{n_components:6,} {batch_size:6,} {n_steps:6,}", end=" ", flush=True)
+    for arguments.n_components in n_components:
+        for arguments.batch_size in batch_size:
+            arguments.n_steps = arguments.n_samples // arguments.batch_size
+            sizes = arguments.n_components, arguments.batch_size, arguments.n_steps
+            print("{:6,} {:6,} {:6,}".format(*sizes), end=" ", flush=True)
             for factor in FACTORS:
-                training = skdict(x, ReLU(), n_components)
-                learning_rate = factor * 0.1 / x.shape[1] ** 0.5
-                schedule = Schedule(arguments.alpha, learning_rate, n_steps)
-                for batch in batches_of(x, n_steps, batch_size):
-                    training.step(batch, schedule)
-                trained = training.autoencoder
-                atoms, intercept = trained.dictionary.detach(), trained.intercept.detach()
-                result = measure(trained.infer, atoms, intercept, test, arguments)
+                result = run_skdict("relu", x, test, arguments, alpha=2.5, faster=factor)
                 print(f" {result['objective']:7.2f} (L0 {result['L0']:5.1f})", end="", flush=True)
             print()
 

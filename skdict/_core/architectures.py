@@ -133,7 +133,7 @@ class BatchTopK(Architecture):
     """The k B largest pre-activations of a batch of B samples (Bussmann et al. 2024).
 
     z = p where p > 0 is among the k B largest of the batch, else 0; no penalty. The smallest code
-    of a batch, averaged over the last part of training, is the threshold for single samples.
+    of a batch, averaged over about the last ten, is the threshold for single samples.
 
     Begins as a `ReLU`, as `TopK` does.
 
@@ -260,6 +260,8 @@ class JumpReLU(Architecture):
     # about the target for the whole run.
     PRICE_RATE = 0.02
     THRESHOLD_RATE = 0.02
+    # A target out of reach would drive them on and on.
+    MAX_LOG = 10.0
 
     def __init__(self, n_nonzero_coefs=None):
         self.n_nonzero_coefs = n_nonzero_coefs
@@ -285,8 +287,11 @@ class JumpReLU(Architecture):
     def observe(self, values, extra, n_rows):
         if self.n_nonzero_coefs is not None:
             excess = min(len(values) / (n_rows * self.n_nonzero_coefs) - 1, 1.0)
-            extra["log_price"] += self.PRICE_RATE * excess
-            extra["log_threshold"] += self.THRESHOLD_RATE * excess
+            for name, rate in (
+                ("log_price", self.PRICE_RATE),
+                ("log_threshold", self.THRESHOLD_RATE),
+            ):
+                extra[name].add_(rate * excess).clamp_(-self.MAX_LOG, self.MAX_LOG)
 
     def rescale(self, extra, rows, factor):
         extra["log_threshold"][rows] += factor.log()

@@ -20,6 +20,7 @@ BLOCK_ELEMENTS = 1 << 20
 LANES = 128
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+# The scale of a row of zeros, by which something can be divided.
 SMALLEST = np.finfo(np.float32).tiny
 
 # Rounding to 8 bits may change entries of x and of the weight by this fraction of their mean size.
@@ -84,7 +85,7 @@ def _in_8_bits(rows):
     """
     rows = rows.detach().contiguous()
     rounded = torch.empty(rows.shape, dtype=torch.int8)
-    scale, size = torch.empty(len(rows)), torch.empty(len(rows))
+    scale, size = rows.new_empty(2, len(rows))
     arrays = rows, rows.view(torch.int32), rounded, scale, size
     _round_rows(*(array.numpy() for array in arrays))
     return rounded, scale, (scale / 12**0.5 / size.clamp_min_(1e-30)).mean()

@@ -102,11 +102,11 @@ def merge_duplicates(autoencoder, alive):
     candidates = atoms[index]
     # the first feature that each is like, itself where there is none before
     first = torch.arange(n_components, device=atoms.device)
-    for rows in torch.arange(len(index)).split(ROWS_TO_COMPARE):
-        end = int(rows[-1]) + 1
+    for start in range(0, len(index), ROWS_TO_COMPARE):
+        end = min(start + ROWS_TO_COMPARE, len(index))
         bias_to_find = candidates.new_full((end,), -DUPLICATE_COSINE)
-        pairs = select(candidates[rows], candidates[:end], bias_to_find, min(N_NEAREST, end))
-        later, earlier = index[pairs.rows + rows[0]], index[pairs.indices]
+        pairs = select(candidates[start:end], candidates[:end], bias_to_find, min(N_NEAREST, end))
+        later, earlier = index[pairs.rows + start], index[pairs.indices]
         found = (earlier < later) & _alike(atoms, encoder, later, earlier)
         first.scatter_reduce_(0, later[found], earlier[found], "amin")
     root = first[first]

@@ -82,9 +82,11 @@ def select(x, weight, bias, k=None):
 
     float32 is scanned in fewer bits where the device multiplies these several times faster.
     Without k that is bfloat16, with the bias raised by a bound on the rounding error: the support
-    has a few entries too many, whose pre-activation is not positive, and never one too few. With
-    k the support is that of rounded pre-activations: from 8-bit integers where these are precise
-    enough (`kernels_cpu.MAX_NOISE`), else from bfloat16; gradients are exact for it.
+    has a few entries too many, whose pre-activation is not positive, and never one too few (as
+    long as products are summed in float32, as on the CPU; torch lets CUDA sum parts of them in
+    bfloat16, where a pre-activation just above zero may be missed). With k the support is that of
+    rounded pre-activations: from 8-bit integers where these are precise enough
+    (`kernels_cpu.MAX_NOISE`), else from bfloat16; gradients are exact for it.
 
     Parameters
     ----------

@@ -14,8 +14,8 @@ from .renewal import merge_duplicates, revive, split
 DENSE_ABOVE = 0.1
 # And never for more pre-activations than these, of which several copies would be held.
 DENSE_ELEMENTS = 1 << 24
-# With more non-zero entries a batch is taken in pieces, whose gradients are added up: an entry
-# takes some 50 bytes at a time.
+# With more entries in its support a batch is taken in pieces, whose gradients are added up: an
+# entry takes some 50 bytes at a time.
 MAX_ENTRIES = 1 << 21
 # No feature is called dead on the word of fewer samples.
 MIN_WATCHED = 1000
@@ -132,20 +132,21 @@ class Training:
         architecture = self.autoencoder.architecture.during(progress)
         autoencoder = replace(self.autoencoder, architecture=architecture)
         centred = x - self.autoencoder.intercept.detach()
-        total, n_active, codes = 0.0, 0, []
+        total, n_entries, codes = 0.0, 0, []
         for piece in centred.split(self._rows_at_a_time()):
             dense = self._density > DENSE_ABOVE and piece.shape[0] * self._width <= DENSE_ELEMENTS
             support = None if dense else autoencoder.select(piece)
             objective, values, _ = autoencoder.objective(piece, alpha, support)
             (objective / len(x)).backward()
             total = total + objective.detach()
-            n_active = n_active + self._count(values, support)
+            self._note_fired(values, support)
+            n_entries = n_entries + (torch.count_nonzero(values) if dense else len(values))
             if architecture.observed:
                 codes.append(values[values > 0])
         if codes:
             with torch.no_grad():
                 architecture.observe(torch.cat(codes), autoencoder.extra, len(x))
-        self._density = n_active.item() / (len(x) * self._width)  # sync
+        self._density = float(n_entries) / (len(x) * self._width)  # sync, after dense products
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)
         if schedule.renews_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
@@ -158,18 +159,16 @@ class Training:
         return len(self.has_fired)
 
     def _rows_at_a_time(self):
-        """How many rows are expected to have no more than `MAX_ENTRIES` non-zero entries."""
+        """How many rows are expected to have no more than `MAX_ENTRIES` entries."""
         return max(1, int(MAX_ENTRIES / max(self._density * self._width, 1)))
 
-    def _count(self, values, support):
-        """Take note of the features that fired; the number of non-zero entries."""
+    def _note_fired(self, values, support):
         if support is None:
             largest = values.amax(dim=0)
         else:
             largest = values.new_zeros(self._width)
             largest.scatter_reduce_(0, support.indices, values, "amax")
         self.has_fired |= largest > 0
-        return torch.count_nonzero(values)
 
     @torch.no_grad()
     def _renew(self, autoencoder, x):

@@ -226,11 +226,13 @@ def test_batches_in_pieces_train_alike(name, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def test_price_of_jumprelu_follows_the_target():
+def test_price_and_thresholds_of_jumprelu_follow_the_target():
     autoencoder = make("jumprelu")
+    names = "log_price", "log_threshold"
     for n_active, direction in ((K * B + 5, 1), (K * B - 5, -1), (K * B, 0)):
-        before = autoencoder.extra["log_price"].detach().clone()
+        before = [autoencoder.extra[name].detach().clone() for name in names]
         with torch.no_grad():
             autoencoder.architecture.observe(torch.ones(n_active), autoencoder.extra, B)
-        change = autoencoder.extra["log_price"].detach() - before
-        assert torch.equal(change.sign(), torch.full_like(change, direction))
+        for name, old in zip(names, before, strict=True):
+            change = autoencoder.extra[name].detach() - old
+            assert torch.equal(change.sign(), torch.full_like(change, direction))

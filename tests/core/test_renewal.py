@@ -141,6 +141,7 @@ def test_only_what_is_alike_in_both_atom_and_encoder_is_a_duplicate():
     autoencoder = make_autoencoder(n=40, d=20)
     alive = torch.ones(40, dtype=torch.bool)
     assert not merge_duplicates(autoencoder, alive).any()
+    assert not merge_duplicates(autoencoder, ~alive).any()
     autoencoder.dictionary[3] = autoencoder.dictionary[1]  # one direction, found in two ways
     autoencoder.encoder_weight[7] = autoencoder.encoder_weight[5]  # found together, written apart
     assert not merge_duplicates(autoencoder, alive).any()

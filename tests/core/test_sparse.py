@@ -213,11 +213,13 @@ def test_low_precision_scan_misses_nothing_where_all_is_rounded_the_same_way(mon
     """Every entry of x and of the weight loses almost half a unit in its last place."""
     monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda: True)
     lost = 1 + 0.99 * 2.0**-8
-    x, weight = torch.full((3, 64), lost), torch.full((4, 64), lost)
-    bias = torch.full((4,), -64 * lost**2 + 1e-3)
-    assert (x @ weight.T + bias > 0).all()
+    one = torch.ones(32)
+    x, weight = torch.cat([lost * one, one]), torch.cat([lost * one, -one])
+    x, weight = x.repeat(3, 1), weight.repeat(4, 1)
+    bias = torch.full((4,), -32 * (lost**2 - 1) + 1e-3)  # small: its own rounding is
+    assert (x.double() @ weight.double().T + bias > 0).all()
     assert len(select(x, weight, bias).indices) == 12
-    assert len(select(x, weight, bias - 1.5).indices) == 0
+    assert len(select(x, weight, bias - 0.5).indices) == 0
 
 
 def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch):
