@@ -4,7 +4,7 @@
 
 trains "relu" on as many activations of the embedded transformer's 512 MLP neurons each time
 (centred, E‖x‖² = 512) and prints the objective at alpha 2.5 on held-out files, at fractions and
-multiples of the default learning rate.
+multiples of a learning rate of 0.1/√d.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main():
     x, test = standardise(x, test[:50_000])
     arguments.alpha = 2.5
     n_components, batch_size = arguments.n_components, arguments.batch_size
-    print(f"{'atoms':>6} {'batch':>6} {'steps':>6}  objective at {FACTORS} x the learning rate")
+    print(f"{'atoms':>6} {'batch':>6} {'steps':>6}  objective at {FACTORS} x 0.1/√d")
     for arguments.n_components in n_components:
         for arguments.batch_size in batch_size:
             arguments.n_steps = arguments.n_samples // arguments.batch_size

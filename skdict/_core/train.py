@@ -49,8 +49,12 @@ class Schedule:
     ALPHA_WARMUP = 0.3
     DECAY = 0.3
     # Dead and duplicate features are renewed at these fractions of the run; a renewed feature
-    # needs the rest of it to find its place.
+    # needs the rest of it to find its place. In a short run only at every so many-th of them:
+    # of a wide dictionary hundreds are renewed at a time, and before these have settled more
+    # would only add to the disorder.
     RENEWALS = tuple(percent / 100 for percent in range(10, 80, 5))
+    RENEWAL_INTERVAL = 0.05
+    MIN_STEPS_BETWEEN_RENEWALS = 20
     STREAM_WARMUP_STEPS = 100
     STREAM_RENEWAL_STEPS = 1000
 
@@ -87,7 +91,9 @@ class Schedule:
             return (step + 1) % self.STREAM_RENEWAL_STEPS == 0
         if not self.from_scratch or step + 1 == self.n_steps:
             return False
-        return step + 1 in {round(f * self.n_steps) for f in self.RENEWALS}
+        interval = self.RENEWAL_INTERVAL * self.n_steps
+        every = max(1, math.ceil(self.MIN_STEPS_BETWEEN_RENEWALS / interval))
+        return step + 1 in {round(f * self.n_steps) for f in self.RENEWALS[every - 1 :: every]}
 
 
 class Training:

@@ -1,5 +1,7 @@
 """Dead features are revived, duplicates merged, atoms that stand for two directions split."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -216,11 +218,17 @@ def test_no_feature_is_dead_after_few_samples_or_at_the_end():
         assert not schedule.renews_at(n_steps - 1)
         goes_on = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps, from_scratch=False)
         assert not any(goes_on.renews_at(step) for step in range(n_steps))
+    for n_steps in (30, 60, 100, 300, 1000):
+        schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps)
+        steps = [step for step in range(n_steps) if schedule.renews_at(step)]
+        assert min(b - a for a, b in itertools.pairwise([-1, *steps])) >= 20
+    assert len(steps) == 14
     x = torch.randn(990, 5, generator=torch.Generator().manual_seed(0))
     autoencoder = make_autoencoder()
     autoencoder.encoder_bias[:6] = -100.0
     training = Training(autoencoder, torch.Generator().manual_seed(0))
     schedule = Schedule(alpha=0.1, learning_rate=1e-6, n_steps=20)
+    object.__setattr__(schedule, "MIN_STEPS_BETWEEN_RENEWALS", 1)
     for batch in x.split(99):
         training.step(batch, schedule)
     assert (autoencoder.encoder_bias[:6] < -99).all()
