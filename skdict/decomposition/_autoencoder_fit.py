@@ -20,6 +20,12 @@ N_CALIBRATION_SAMPLES = 4096
 # scaled down to what fits best, but no further than to this fraction: from very small codes it
 # takes many steps to sparse ones.
 MIN_FIT = 0.3
+# learning_rate_init="auto" (measured by benchmarks/sensitivity.py): as a fraction of an atom's
+# root mean square entry, 1/sqrt(n_features); the ratio of components to samples of a batch from
+# which on it is lower; and how far an entry can get in a whole run at least, in the same unit.
+LEARNING_RATE_PER_ENTRY = 0.1
+WIDE = 4
+LEAST_TRAVEL = 10
 
 
 class AutoencoderFit:
@@ -98,13 +104,22 @@ class AutoencoderFit:
         training = Training(autoencoder, generator, fit_intercept=estimator.fit_intercept)
         return cls(training, mean, scale, from_scratch=False)
 
-    def schedule(self, alpha, learning_rate, *, n_steps=None):
+    def schedule(self, alpha, learning_rate, batch_size, *, n_steps=None):
+        if learning_rate == "auto":
+            learning_rate = self._learning_rate(batch_size, n_steps)
         return Schedule(
             alpha=alpha / self.scale,
             learning_rate=learning_rate,
             n_steps=n_steps,
             from_scratch=self.from_scratch,
         )
+
+    def _learning_rate(self, batch_size, n_steps):
+        n_components, n_features = self.training.autoencoder.dictionary.shape
+        factor = math.sqrt(WIDE * batch_size / n_components)
+        if self.from_scratch and n_steps is not None:  # trained atoms need not travel
+            factor = max(factor, LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps))
+        return min(1.0, factor) * LEARNING_RATE_PER_ENTRY / math.sqrt(n_features)
 
     def passes(self, rows, index, schedule, *, n_passes, batch_size, shuffle):
         """Train on the rows named by ``index``; yield each pass's objective, in data units."""
@@ -125,7 +140,7 @@ class AutoencoderFit:
         passes = self.passes(
             rows,
             torch.arange(len(rows)),
-            self.schedule(alpha, learning_rate),
+            self.schedule(alpha, learning_rate, batch_size),
             n_passes=1,
             batch_size=batch_size,
             shuffle=shuffle,

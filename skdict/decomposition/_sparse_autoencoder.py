@@ -40,12 +40,6 @@ N_SPARSE_CODED_SAMPLES = 2000
 # and float64: in float32 rounding keeps the duality gap above the tolerance, so that many samples
 # sweep to the limit (ten times slower on planted data) and warn.
 SPARSE_CODING_MAX_ITER = 2000
-# learning_rate_init="auto" (see there; measured by benchmarks/sensitivity.py): as a fraction of an
-# atom's root mean square entry, 1/sqrt(n_features); the ratio n_components / batch_size from which
-# on it is lower; and how far an entry can get in a whole fit at least, in the same unit.
-LEARNING_RATE_PER_ENTRY = 0.1
-WIDE = 4
-LEAST_TRAVEL = 10
 # partial_fit remembers the statistics of about so many samples.
 STREAM_MEMORY = 100_000
 # What a fit with other parameters leaves behind.
@@ -448,9 +442,8 @@ class SparseAutoencoderDictionary(
             units, alpha = {}, self.alpha_
             rows.dtype = from_numpy(self.components_).dtype
             run = run.to(rows.device)
-        batch_size = self._batch_size(len(rows))
         loss_curve, n_steps = run.partial_fit(
-            rows, alpha, self._learning_rate(run, batch_size), batch_size, self.shuffle
+            rows, alpha, self.learning_rate_init, self._batch_size(len(rows)), self.shuffle
         )
         before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
         attributes = {
@@ -546,16 +539,6 @@ class SparseAutoencoderDictionary(
             return self.batch_size
         return min(1024, max(64, n_samples // 64))
 
-    def _learning_rate(self, run, batch_size, n_steps=math.inf):
-        """For a run of so many steps from the beginning, or on and on."""
-        if self.learning_rate_init != "auto" or self.solver != "autoencoder":
-            return self.learning_rate_init
-        n_components = len(run.training.autoencoder.dictionary)
-        lower = math.sqrt(WIDE * batch_size / n_components)
-        least = LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps)
-        factor = min(1.0, max(lower, least))
-        return factor * LEARNING_RATE_PER_ENTRY / math.sqrt(self.n_features_in_)
-
     def _initial_atoms(self, rows, previous):
         """Unit-norm atoms given by a previous fit or by dict_init, else None."""
         given = self.dict_init if previous is None else previous.components_
@@ -588,11 +571,12 @@ class SparseAutoencoderDictionary(
         if self.early_stopping:
             index, held_out = run.split(len(rows), self.validation_fraction)
         batch_size = self._batch_size(len(index))
-        n_steps = self.max_iter * math.ceil(len(index) / batch_size)
-        learning_rate = self._learning_rate(
-            run, batch_size, n_steps if run.from_scratch else math.inf
+        schedule = run.schedule(
+            alpha,
+            self.learning_rate_init,
+            batch_size,
+            n_steps=self.max_iter * math.ceil(len(index) / batch_size),
         )
-        schedule = run.schedule(alpha, learning_rate, n_steps=n_steps)
         passes = run.passes(
             rows,
             index,

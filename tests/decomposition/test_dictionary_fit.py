@@ -17,6 +17,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.metrics import DictionaryScorer, explained_variance_scorer
 
 # Lasso on a handful of coherent atoms.
@@ -411,3 +412,19 @@ def test_a_fitted_estimator_with_callbacks_pickles(planted):
     restored = pickle.load(io.BytesIO(pickle.dumps(estimator)))
     np.testing.assert_array_equal(restored.transform(planted), estimator.transform(planted))
     assert clone(estimator).get_params() == estimator.get_params()
+
+
+@pytest.mark.parametrize(
+    ("n_components", "n_samples", "factor"),
+    [
+        (64, 3000, 1.0),  # no more than four times the batch
+        (256, 3000, 0.5),  # sqrt(4 * 16 / 256)
+        (256, 640, 1.0),  # in 80 steps an entry would not get far
+    ],
+)
+def test_automatic_learning_rate(n_components, n_samples, factor):
+    X = np.random.default_rng(0).normal(size=(n_samples, 16))
+    options = {"batch_size": 16, "max_iter": 2, "random_state": 0}
+    automatic = SparseAutoencoderDictionary(n_components, **options).fit(X)
+    given = clone(automatic).set_params(learning_rate_init=factor * 0.1 / 4).fit(X)
+    np.testing.assert_array_equal(automatic.components_, given.components_)
