@@ -10,7 +10,8 @@ from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderD
 
 # "auto" is "encoder" for the autoencoder and "lasso" for the others.
 WAYS = {
-    "autoencoder": ("auto", "lasso", "omp"),
+    "autoencoder": ("auto", "lasso", "omp", "threshold"),
+    "alternating": ("auto", "omp", "threshold"),
     "dictionary_learning": ("auto", "omp"),
     "lasso": ("auto", "omp"),
 }

@@ -4,15 +4,12 @@ A block of pre-activations is searched right after its product, while it is in t
 core. The search is compiled by Numba when first used, and kept on disk.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numba import njit
-from threadpoolctl import threadpool_limits
+
+from .threads_cpu import map_on_cores
 
 # Pre-activations of a block: 2 MiB in bfloat16, 4 MiB in int32.
 BLOCK_ELEMENTS = 1 << 20
@@ -96,8 +93,7 @@ def _search_blocks(search, n_columns, *of_rows):
     n_threads = torch.get_num_threads()
     step = max(1, min(BLOCK_ELEMENTS // n_columns, -(-len(of_rows[0]) // n_threads)))
     blocks = zip(*(tensor.split(step) for tensor in of_rows), strict=True)
-    found = _threads(os.getpid(), n_threads).map(lambda block: search(*block), blocks)
-    counts, indices = zip(*found, strict=True)
+    counts, indices = zip(*map_on_cores(lambda block: search(*block), blocks), strict=True)
     return torch.from_numpy(np.concatenate(counts)), torch.from_numpy(np.concatenate(indices))
 
 
@@ -114,17 +110,6 @@ def transpose(indptr, indices, n_columns):
     rows, order = np.empty(nnz, np.int64), np.empty(nnz, np.int64)
     _transpose(indptr.numpy(), indices.numpy(), new_indptr, rows, order)
     return tuple(torch.from_numpy(array) for array in (new_indptr, rows, order))
-
-
-@cache
-def _threads(process, n_threads):
-    """Threads of this process (a fork has none of its parent's) in which torch uses one each."""
-    return ThreadPoolExecutor(n_threads, "skdict-select", _use_one_core)
-
-
-def _use_one_core():
-    torch.get_num_threads()  # makes torch set the number for this thread, once and for all
-    threadpool_limits(1)  # OpenMP's number is one of the thread, not of the process
 
 
 @njit(nogil=True, cache=True)

@@ -238,7 +238,6 @@ def train(training, schedule, rows, n_rows, *, n_passes, batch_size, shuffle):
         Sorted row numbers (tensor, int64) to the rows (B, n_features), scaled, on the device.
     n_rows : int
     n_passes, batch_size : int
-        Batches differ by one row at most in size; none has more than ``batch_size`` rows.
     shuffle : bool
 
     Yields
@@ -246,13 +245,21 @@ def train(training, schedule, rows, n_rows, *, n_passes, batch_size, shuffle):
     objective : float
         Mean over the rows of the pass, each at the parameters of its step.
     """
-    n_batches = math.ceil(n_rows / batch_size)
     for _ in range(n_passes):
-        if shuffle:
-            order = torch.randperm(n_rows, generator=training.generator)
-        else:
-            order = torch.arange(n_rows)
         total = 0.0
-        for batch in order.tensor_split(n_batches):
-            total = total + training.step(rows(batch.sort().values), schedule)
+        for batch in batches(n_rows, batch_size, training.generator if shuffle else None):
+            total = total + training.step(rows(batch), schedule)
         yield float(total) / n_rows
+
+
+def batches(n_rows, batch_size, generator=None):
+    """Sorted row numbers of the batches of one pass, shuffled if there is a generator.
+
+    Batches differ by one row at most in size; none has more than ``batch_size`` rows.
+    """
+    if generator is None:
+        order = torch.arange(n_rows)
+    else:
+        order = torch.randperm(n_rows, generator=generator)
+    for batch in order.tensor_split(math.ceil(n_rows / batch_size)):
+        yield batch.sort().values

@@ -121,6 +121,19 @@ class AutoencoderFit:
             factor = max(factor, LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps))
         return min(1.0, factor) * LEARNING_RATE_PER_ENTRY / math.sqrt(n_features)
 
+    @property
+    def generator(self):
+        return self.training.generator
+
+    @property
+    def n_steps(self):
+        return self.training.n_steps
+
+    def is_settled(self, schedule):
+        """Whether the last step was on the objective that the run ends with."""
+        architecture = self.training.autoencoder.architecture
+        return schedule.settled_at(self.training.n_steps - 1, architecture)
+
     def passes(self, rows, index, schedule, *, n_passes, batch_size, shuffle):
         """Train on the rows named by ``index``; yield each pass's objective, in data units."""
         for objective in train(
@@ -133,25 +146,6 @@ class AutoencoderFit:
             shuffle=shuffle,
         ):
             yield objective * self.scale**2
-
-    def partial_fit(self, rows, alpha, learning_rate, batch_size, shuffle):
-        """One pass over the rows; returns its objective in a list and its number of steps."""
-        before = self.training.n_steps
-        passes = self.passes(
-            rows,
-            torch.arange(len(rows)),
-            self.schedule(alpha, learning_rate, batch_size),
-            n_passes=1,
-            batch_size=batch_size,
-            shuffle=shuffle,
-        )
-        return list(passes), self.training.n_steps - before
-
-    def split(self, n_rows, validation_fraction):
-        """Draw held-out rows: sorted indices for training and for validation."""
-        order = torch.randperm(n_rows, generator=self.training.generator)
-        n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
-        return order[n_held_out:].sort().values, order[:n_held_out].sort().values
 
     @torch.no_grad()
     def objective(self, rows, index, alpha):

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import torch
-from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn import decomposition
 from sklearn.utils import check_random_state
 
 
-class OnlineDictionaryLearning:
-    """scikit-learn's MiniBatchDictionaryLearning on centred data, with non-negative codes.
+class MiniBatchDictionaryLearning:
+    """scikit-learn's estimator of this name on centred data, with non-negative codes.
 
     It sees (x - mean) / scale, so that its initial atoms and thresholds suit data of any scale, in
     float64: in float32 its coordinate descent seldom reaches the tolerance, sweeps to its limit
@@ -37,7 +37,7 @@ class OnlineDictionaryLearning:
         early = estimator.early_stopping
         self.mean = mean.cpu().numpy()
         self.scale = scale
-        self.learner = MiniBatchDictionaryLearning(
+        self.learner = decomposition.MiniBatchDictionaryLearning(
             n_components=n_components,
             alpha=alpha / scale,
             max_iter=estimator.max_iter,
@@ -60,9 +60,8 @@ class OnlineDictionaryLearning:
         counters = {"n_iter_": math.ceil(self.learner.n_iter_), "n_steps_": self.learner.n_steps_}
         return {**counters, "loss_curve_": [], **self.attributes()}
 
-    def partial_fit(self, rows, alpha, learning_rate, batch_size, shuffle):
+    def partial_fit(self, rows):
         self.learner.partial_fit(self._scaled(rows))
-        return [], 1
 
     def attributes(self):
         components = self.learner.components_

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
-from sklearn.decomposition import sparse_encode
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.architectures import ARCHITECTURES
 from .._core.autoencoder import infer
+from .._core.dict_learning import OnlineDictionaryLearning
 from .._core.optim import normalize_
 from ..utils._arrays import (
     Rows,
@@ -27,19 +27,20 @@ from ..utils._arrays import (
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._alpha import ALPHA_FRACTION, location_and_scale
+from ._alternating_fit import AlternatingFit
 from ._autoencoder_fit import AutoencoderFit, initial_atoms
-from ._baselines import FixedAtoms, OnlineDictionaryLearning, draw_exemplars
+from ._baselines import FixedAtoms, MiniBatchDictionaryLearning, draw_exemplars
 from ._likelihood import RESOLUTION, CodeStatistics, log_likelihood
+from ._sparse_coding import ALGORITHMS, make_coder, warn_of_gaps
 
+# Solvers that pass over the data in batches.
+TRAINED_IN_PASSES = ("autoencoder", "alternating")
 # The statistics of the codes are estimated on about so many training samples, evenly spread:
-# coding all of millions by the encoder would take as long as another pass over them, coding more
-# than a few thousand by sparse coding longer than the fit.
+# coding all of millions would take as long as another pass over them.
 N_ENCODED_SAMPLES = 100_000
-N_SPARSE_CODED_SAMPLES = 2000
-# Coordinate descent on strongly coherent atoms needs more sweeps than sklearn's default of 1,000,
-# and float64: in float32 rounding keeps the duality gap above the tolerance, so that many samples
-# sweep to the limit (ten times slower on planted data) and warn.
-SPARSE_CODING_MAX_ITER = 2000
+N_SPARSE_CODED_SAMPLES = 20_000
+# Largest duality gap of Lasso codes, as a fraction of a sample's objective.
+LASSO_TOL = 1e-4
 # partial_fit remembers the statistics of about so many samples.
 STREAM_MEMORY = 100_000
 # What a fit with other parameters leaves behind.
@@ -58,7 +59,7 @@ def _learns_from_streams(estimator):
     if estimator.solver == "lasso":
         raise AttributeError(
             "partial_fit is not available with solver='lasso': exemplar atoms are drawn, not "
-            "learned. Use fit, or solver='autoencoder' or 'dictionary_learning'."
+            "learned. Use fit, or solver='autoencoder', 'alternating' or 'dictionary_learning'."
         )
     return True
 
@@ -119,21 +120,24 @@ class SparseAutoencoderDictionary(
         with "batch_topk" and "matryoshka"; None takes a tenth of the features, as
         ``transform_n_nonzero_coefs`` does. With "jumprelu" the average to aim at; None takes
         the penalty by ``alpha``.
-    solver : {"autoencoder", "dictionary_learning", "lasso"}, default="autoencoder"
+    solver : str, default="autoencoder"
         How the dictionary is found.
 
         - "autoencoder": a sparse autoencoder, trained with Adam on mini-batches.
+        - "alternating": online dictionary learning [7]_: Lasso codes of a mini-batch, then one
+          round of block coordinate descent on the atoms and the intercept, given the codes so
+          far. No encoder; the codes of `transform` are Lasso codes.
         - "dictionary_learning": scikit-learn's
           :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with non-negative codes,
           on the centred data, which it needs in memory, in float64. Some hundred samples per
           second.
         - "lasso": atoms are ``dict_init`` or samples drawn at random, and are not learned.
-    transform_algorithm : {"auto", "encoder", "lasso", "omp"}, default="auto"
-        How `transform` finds codes: by the trained encoder, or by scikit-learn's
-        :func:`~sklearn.decomposition.sparse_encode` on the atoms. "auto" takes the encoder
-        where there is one, else "lasso". Codes of "omp" may be negative.
+    transform_algorithm : {"auto", "encoder", "lasso", "omp", "threshold"}, default="auto"
+        How `transform` finds codes: by the trained encoder, or by :func:`sparse_encode` on the
+        atoms. "auto" takes the encoder where there is one, else "lasso". Codes of "omp" may be
+        negative.
     transform_alpha : float, default=None
-        L1 coefficient of ``transform_algorithm="lasso"``; None takes ``alpha_``.
+        L1 coefficient of ``transform_algorithm="lasso"`` and "threshold"; None takes ``alpha_``.
     transform_n_nonzero_coefs : int, default=None
         Number of non-zero entries with ``transform_algorithm="omp"``; None takes a tenth of
         the features.
@@ -166,7 +170,8 @@ class SparseAutoencoderDictionary(
         Passes without improvement before ``early_stopping`` stops.
     warm_start : bool, default=False
         Whether `fit` starts from the atoms, encoder and intercept of the previous fit. Used by
-        ``solver="autoencoder"``, and for the atoms by "dictionary_learning".
+        ``solver="autoencoder"``, for atoms and intercept by "alternating" and for the atoms by
+        "dictionary_learning".
     dict_init : array-like of shape (n_components, n_features), default=None
         Initial atoms; scaled to unit norm.
     shuffle : bool, default=True
@@ -226,7 +231,7 @@ class SparseAutoencoderDictionary(
         do not count for `score`. It does not depend on ``alpha``.
     n_samples_seen_ : int
         Number of samples behind densities, magnitudes and noise: the training samples, or at
-        most 100,000 of them, evenly spread (2,000 where codes come from sparse coding), or the
+        most 100,000 of them, evenly spread (20,000 where codes come from sparse coding), or the
         most recent 100,000 after `partial_fit`.
     n_features_in_ : int
         Number of features seen during fit.
@@ -242,11 +247,13 @@ class SparseAutoencoderDictionary(
     Notes
     -----
     The computation runs in float32 if X is in single or half precision, which is widened block
-    by block, else in float64, and returns that dtype; scikit-learn's sparse coding always runs in
-    float64. Training removes from the dictionary's gradient its component along each atom and
-    renormalises atoms after each step, clips the gradient norm, and revives features that were
-    silent between two checks, as in [1]_; of two features that have become the same one is freed
-    to take half of an atom that stands for two directions.
+    by block, else in float64, and returns that dtype; Lasso codes have a duality gap of at most
+    1e-4 of each sample's objective. Training of an autoencoder removes from the dictionary's
+    gradient its component along each atom and renormalises atoms after each step, clips the
+    gradient norm, and revives features that were silent between two checks, as in [1]_; of two
+    features that have become the same one is freed to take half of an atom that stands for two
+    directions. "alternating" points atoms that are hardly used at samples that are badly
+    explained.
 
     References
     ----------
@@ -260,6 +267,8 @@ class SparseAutoencoderDictionary(
        Sparse Autoencoders", 2024.
     .. [6] Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse Autoencoders",
        NeurIPS 2024.
+    .. [7] Mairal, Bach, Ponce and Sapiro, "Online dictionary learning for sparse coding", ICML
+       2009.
 
     Examples
     --------
@@ -281,8 +290,8 @@ class SparseAutoencoderDictionary(
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "architecture": [StrOptions(set(ARCHITECTURES))],
         "n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
-        "solver": [StrOptions({"autoencoder", "dictionary_learning", "lasso"})],
-        "transform_algorithm": [StrOptions({"auto", "encoder", "lasso", "omp"})],
+        "solver": [StrOptions({"autoencoder", "alternating", "dictionary_learning", "lasso"})],
+        "transform_algorithm": [StrOptions({"auto", "encoder", *ALGORITHMS})],
         "transform_alpha": [None, Interval(Real, 0, None, closed="left")],
         "transform_n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "fit_intercept": ["boolean"],
@@ -384,14 +393,14 @@ class SparseAutoencoderDictionary(
         units = self._units(rms, alpha)
         alpha = units["alpha_"]
         context = self._init_callback_context(
-            max_subtasks=self.max_iter if self.solver == "autoencoder" else 0
+            max_subtasks=self.max_iter if self.solver in TRAINED_IN_PASSES else 0
         )
         # Callbacks want a target; that of a reconstruction is X.
         data = {"estimator": self, "X": X, "y": X if y is None else y}
         context.call_on_fit_task_begin(**data)
 
         run = self._begin(rows, mean, rms, alpha, previous)
-        if self.solver == "autoencoder":
+        if self.solver in TRAINED_IN_PASSES:
             attributes = self._train(run, rows, units, context, data)
         else:
             attributes = units | run.fit(rows)
@@ -442,9 +451,7 @@ class SparseAutoencoderDictionary(
             units, alpha = {}, self.alpha_
             rows.dtype = from_numpy(self.components_).dtype
             run = run.to(rows.device)
-        loss_curve, n_steps = run.partial_fit(
-            rows, alpha, self.learning_rate_init, self._batch_size(len(rows)), self.shuffle
-        )
+        loss_curve, n_steps = self._one_pass(run, rows, alpha)
         before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
         attributes = {
             **units,
@@ -461,6 +468,22 @@ class SparseAutoencoderDictionary(
             self._statistics.update(codes, residual)
         vars(self).update(self._statistics.attributes(self.n_features_in_))
         return self
+
+    def _one_pass(self, run, rows, alpha):
+        """One pass over a portion of a stream: its objective, in a list, and number of steps."""
+        if self.solver == "dictionary_learning":
+            run.partial_fit(rows)
+            return [], 1
+        batch_size, before = self._batch_size(len(rows)), run.n_steps
+        passes = run.passes(
+            rows,
+            torch.arange(len(rows)),
+            run.schedule(alpha, self.learning_rate_init, batch_size),
+            n_passes=1,
+            batch_size=batch_size,
+            shuffle=self.shuffle,
+        )
+        return list(passes), run.n_steps - before
 
     def _kind_of_stream(self):
         """What must not change for training to go on with its optimiser's state."""
@@ -498,10 +521,20 @@ class SparseAutoencoderDictionary(
         scale = rms / math.sqrt(n_features)
         if self.solver == "dictionary_learning":
             batch_size = self._batch_size(len(rows))
-            return OnlineDictionaryLearning(
+            return MiniBatchDictionaryLearning(
                 self, n_components, alpha, batch_size, atoms, mean, scale, random_state
             )
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+        if self.solver == "alternating":
+            if atoms is None:
+                atoms = initial_atoms(rows, mean, scale, n_components, generator)
+            intercept = torch.zeros_like(mean)
+            if previous is not None and self.fit_intercept:
+                intercept = (from_numpy(previous.intercept_).to(mean) - mean) / scale
+            learner = OnlineDictionaryLearning(
+                atoms.to(mean), intercept, generator, fit_intercept=self.fit_intercept
+            )
+            return AlternatingFit(learner, mean, scale)
         architecture = self._make_architecture(n_components)
         if previous is not None and hasattr(previous, "encoder_coef_"):
             return AutoencoderFit.from_attributes(previous, architecture, mean, scale, generator)
@@ -569,7 +602,7 @@ class SparseAutoencoderDictionary(
         alpha = units["alpha_"]
         index, held_out = torch.arange(len(rows)), None
         if self.early_stopping:
-            index, held_out = run.split(len(rows), self.validation_fraction)
+            index, held_out = _split(len(rows), self.validation_fraction, run.generator)
         batch_size = self._batch_size(len(index))
         schedule = run.schedule(
             alpha,
@@ -593,15 +626,14 @@ class SparseAutoencoderDictionary(
             loss_curve.append(next(passes))
             counters = {
                 "n_iter_": len(loss_curve),
-                "n_steps_": run.training.n_steps,
+                "n_steps_": run.n_steps,
                 "loss_curve_": list(loss_curve),
             }
             if held_out is not None:
                 validation_curve.append(run.objective(rows, held_out, alpha))
                 counters["validation_loss_curve_"] = list(validation_curve)
                 # until alpha and architecture are the final ones, no pass can be the best
-                architecture = run.training.autoencoder.architecture
-                if not schedule.settled_at(run.training.n_steps - 1, architecture):
+                if not run.is_settled(schedule):
                     n_unsettled = len(validation_curve)
                 settled = validation_curve[n_unsettled:]
                 if settled and settled[-1] == min(settled):
@@ -740,8 +772,8 @@ class SparseAutoencoderDictionary(
         if self.transform_algorithm == "encoder" and not has_encoder:
             raise ValueError(
                 f"transform_algorithm='encoder' needs an encoder, which solver={self.solver!r} "
-                "does not train. Use transform_algorithm='auto', 'lasso' or 'omp', or "
-                "solver='autoencoder'."
+                "does not train. Use transform_algorithm='auto', 'lasso', 'omp' or "
+                "'threshold', or solver='autoencoder'."
             )
 
     def _encoder(self, rows):
@@ -751,19 +783,25 @@ class SparseAutoencoderDictionary(
             names = "encoder_coef_", "encoder_intercept_", "threshold_", "intercept_"
             tensors = self._tensors(rows.dtype, rows.device, *names)
             return lambda x: infer(x, *tensors, self._architecture)
-        components = self.components_.astype(np.float64)
-        options = {"dictionary": components, "gram": components @ components.T}
-        if self.transform_algorithm == "omp":
-            n_nonzero = self._n_nonzero(self.transform_n_nonzero_coefs, len(components))
-            options |= {"algorithm": "omp", "n_nonzero_coefs": min(n_nonzero, *components.shape)}
-        else:
-            alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
-            options |= {"algorithm": "lasso_cd", "alpha": alpha, "positive": True}
+        components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
+        algorithm = self.transform_algorithm
+        algorithm = "lasso" if algorithm == "auto" else algorithm
+        alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
+        n_nonzero = self._n_nonzero(self.transform_n_nonzero_coefs, len(components))
+        code = make_coder(
+            algorithm,
+            components,
+            alpha=alpha,
+            n_nonzero_coefs=n_nonzero,
+            positive=algorithm != "omp",
+            tol=LASSO_TOL,
+        )
 
         def encode(x):
-            centred = x.cpu().double().numpy() - self.intercept_
-            codes = sparse_encode(centred, max_iter=SPARSE_CODING_MAX_ITER, **options)
-            return torch.from_numpy(codes).to(x)
+            codes, gaps = code(x - intercept)
+            if gaps is not None:
+                warn_of_gaps(gaps, LASSO_TOL)
+            return codes
 
         return encode
 
@@ -823,6 +861,13 @@ def _publish(estimator, attributes):
         vars(estimator).pop(name, None)
     vars(estimator).update(attributes)
     return estimator
+
+
+def _split(n_rows, validation_fraction, generator):
+    """Draw held-out rows: sorted indices for training and for validation."""
+    order = torch.randperm(n_rows, generator=generator)
+    n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
+    return order[n_held_out:].sort().values, order[:n_held_out].sort().values
 
 
 def _no_improvement(curve, tol, n_iter_no_change):

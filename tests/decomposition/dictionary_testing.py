@@ -5,7 +5,7 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skdict.decomposition import SparseAutoencoderDictionary
 
-SOLVERS = ("autoencoder", "dictionary_learning", "lasso")
+SOLVERS = ("autoencoder", "alternating", "dictionary_learning", "lasso")
 
 
 def make_estimator(**params):

@@ -167,12 +167,13 @@ def test_cuda_where_there_is_none(planted, fitted):
             make_estimator(device=device).fit(planted)
 
 
-@pytest.mark.parametrize("solver", ["dictionary_learning", "lasso"])
+@pytest.mark.parametrize("solver", ["alternating", "dictionary_learning", "lasso"])
 def test_an_encoder_that_the_solver_does_not_train(planted, solver):
     estimator = make_estimator(solver=solver, transform_algorithm="encoder")
     message = (
         f"transform_algorithm='encoder' needs an encoder, which solver='{solver}' does not "
-        "train. Use transform_algorithm='auto', 'lasso' or 'omp', or solver='autoencoder'."
+        "train. Use transform_algorithm='auto', 'lasso', 'omp' or 'threshold', or "
+        "solver='autoencoder'."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         estimator.fit(planted)

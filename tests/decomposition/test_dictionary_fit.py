@@ -351,7 +351,7 @@ def test_scoring_monitor(planted, solver):
     monitor = ScoringMonitor(scoring=DictionaryScorer(("score", "l0")))
     estimator = make_estimator(solver=solver, max_iter=3).set_callbacks(monitor).fit(planted)
     logs = monitor.get_logs().data
-    n_passes = 3 if solver == "autoencoder" else 0
+    n_passes = 3 if solver in ("autoencoder", "alternating") else 0
     assert [log["task_name"] for log in logs] == ["fit"] + ["pass"] * n_passes
     assert logs[0]["score"] == pytest.approx(estimator.score(planted))
     l0 = np.count_nonzero(estimator.transform(planted)) / 600

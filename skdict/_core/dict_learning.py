@@ -1,0 +1,157 @@
+"""Online dictionary learning (Mairal, Bach, Ponce and Sapiro 2009) with an intercept.
+
+Alternates between Lasso codes of a batch with the dictionary held fixed, and one round of block
+coordinate descent on the atoms with all codes so far held fixed. Those enter through sums that
+are small, A = Σ z̃ᵀz̃ and B = Σ z̃ᵀx with z̃ = (z, 1): the last component is the intercept, always
+on, not penalised and of any norm.
+"""
+
+import torch
+
+from .lasso import Lasso
+from .optim import normalize_
+from .sparse import decode, transposed_product
+
+# Of each sample's Lasso objective. Atoms hardly change with more accurate codes.
+TOL = 1e-3
+# An atom is unused whose mean square code is less, with data of E‖x‖² = n_features.
+UNUSED = 1e-6
+# Atoms that are updated after one matrix product, one after the other.
+BLOCK = 64
+
+
+class OnlineDictionaryLearning:
+    """A dictionary in training, and all that it remembers of the samples that it has seen.
+
+    Parameters
+    ----------
+    dictionary : tensor of shape (n_components, n_features)
+        Unit rows.
+    intercept : tensor of shape (n_features,)
+    generator : torch.Generator
+        On the CPU.
+    fit_intercept : bool
+    """
+
+    def __init__(self, dictionary, intercept, generator, *, fit_intercept=True):
+        n_components, n_features = dictionary.shape
+        self.dictionary = dictionary.clone()
+        self.intercept = intercept.clone()
+        self.generator = generator
+        self.fit_intercept = fit_intercept
+        self.code_code = dictionary.new_zeros(n_components + 1, n_components + 1)
+        self.code_sample = dictionary.new_zeros(n_components + 1, n_features)
+        self.n_steps = 0
+
+    @torch.no_grad()
+    def step(self, x, alpha):
+        """Code the rows of x (B, n_features) and update the atoms; their objective, summed."""
+        centred = x - self.intercept
+        support, values, _ = Lasso(self.dictionary, alpha, tol=TOL)(centred)
+        residual = centred - decode(values, support, self.dictionary)
+        objective = 0.5 * residual.square().sum() + alpha * values.sum()
+        self._remember(support, values, x)
+        self._update_atoms()
+        self._replace_unused(centred, residual)
+        self.n_steps += 1
+        return objective
+
+    def _remember(self, support, values, x):
+        """Add the sums of a batch; the older a batch the less it counts, as in sklearn's."""
+        n, size = len(self.dictionary), len(x)
+        seen = (self.n_steps + 1) * size
+        if self.n_steps >= size - 1:
+            seen = size**2 + self.n_steps + 1 - size
+        keep = (seen + 1 - size) / (seen + 1)
+        self.code_code *= keep
+        self.code_sample *= keep
+        add_outer_products(self.code_code, support, values, 1 / size)
+        total = values.new_zeros(n).index_add_(0, support.indices, values) / size
+        self.code_code[n, :n] += total
+        self.code_code[:n, n] += total
+        self.code_code[n, n] += 1
+        self.code_sample[:n] += transposed_product(values / size, support, x)
+        self.code_sample[n] += x.mean(dim=0)
+
+    def _update_atoms(self):
+        """Minimise over each atom in turn: D_j ← D_j + (B_j - A_j D) / A_jj, then of norm 1."""
+        n = len(self.dictionary)
+        table = torch.cat([self.dictionary, self.intercept[None]])
+        used = self.code_code.diagonal()[:n] > UNUSED
+        for start in range(0, n, BLOCK):
+            rows = slice(start, min(start + BLOCK, n))
+            missing = self.code_sample[rows] - self.code_code[rows] @ table
+            update_in_turn(table[rows], missing, self.code_code[rows, rows], used[rows])
+        self.dictionary = table[:n]
+        if self.fit_intercept:
+            explained = self.code_code[n, :n] @ self.dictionary
+            self.intercept = (self.code_sample[n] - explained) / self.code_code[n, n]
+
+    def _replace_unused(self, centred, residual):
+        """Point atoms that have not been used for long at samples that are badly explained."""
+        n = len(self.dictionary)
+        rows = (self.code_code.diagonal()[:n] <= UNUSED).nonzero()[:, 0]
+        weights = residual.double().square().sum(dim=1).cpu()
+        rows = rows[: int((weights > 0).sum())]
+        if len(rows) == 0:
+            return
+        drawn = torch.multinomial(weights, len(rows), generator=self.generator)
+        self.dictionary[rows] = normalize_(centred[drawn.to(centred.device)])
+        self.code_code[rows] = 0
+        self.code_code[:, rows] = 0
+        self.code_sample[rows] = 0
+
+    def to(self, device):
+        """The same, on another device."""
+        moved = object.__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(moved, name, value.to(device) if isinstance(value, torch.Tensor) else value)
+        return moved
+
+
+def add_outer_products(matrix, support, values, weight):
+    """matrix[:n, :n] += weight · zᵀz for codes z by their values at the support, in place."""
+    if matrix.device.type != "cpu":
+        add_products_densely(matrix, support, values, weight)
+        return
+    from .dict_learning_cpu import add_outer_products as add  # Numba takes a moment to import
+
+    tensors = matrix, support.indptr, support.indices, values
+    add(*(tensor.numpy() for tensor in tensors), weight)
+
+
+def add_products_densely(matrix, support, values, weight):
+    """`add_outer_products` in torch's operators, for any device."""
+    codes = values.new_zeros(support.shape)
+    codes[support.rows, support.indices] = values
+    n = codes.shape[1]
+    matrix[:n, :n].addmm_(codes.T, codes, alpha=weight)
+
+
+def update_in_turn(atoms, missing, code_code, used):
+    """Update a block of atoms, each with those before it as they have become; in place.
+
+    Parameters
+    ----------
+    atoms : tensor of shape (m, d)
+    missing : tensor of shape (m, d)
+        Rows of B - A D; overwritten.
+    code_code : tensor of shape (m, m)
+        A, of these atoms.
+    used : tensor of shape (m,), bool
+        Others stay as they are.
+    """
+    if atoms.device.type != "cpu":
+        update_in_turn_plainly(atoms, missing, code_code, used)
+        return
+    from .dict_learning_cpu import update_in_turn as update  # Numba takes a moment to import
+
+    update(*(tensor.numpy() for tensor in (atoms, missing, code_code, used)))
+
+
+def update_in_turn_plainly(atoms, missing, code_code, used):
+    """`update_in_turn` in torch's operators, for any device."""
+    for j in used.nonzero()[:, 0].tolist():  # sync
+        new = normalize_((atoms[j] + missing[j] / code_code[j, j])[None])[0]
+        missing -= code_code[:, j, None] * (new - atoms[j])
+        atoms[j] = new

@@ -1,0 +1,37 @@
+"""Loops of dictionary learning on the CPU, in Numba: see `dict_learning`."""
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def add_outer_products(matrix, indptr, indices, values, weight):
+    for i in range(len(indptr) - 1):
+        for entry in range(indptr[i], indptr[i + 1]):
+            row, value = matrix[indices[entry]], values[entry] * values.dtype.type(weight)
+            for other in range(indptr[i], indptr[i + 1]):
+                row[indices[other]] += value * values[other]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def update_in_turn(atoms, missing, code_code, used):
+    n, d = atoms.shape
+    new = np.empty(d, atoms.dtype)
+    for j in range(n):
+        if not used[j]:
+            continue
+        square = 0.0
+        for i in range(d):
+            new[i] = atoms[j, i] + missing[j, i] / code_code[j, j]
+            square += np.float64(new[i]) * new[i]
+        if square == 0:
+            continue
+        scale = atoms.dtype.type(1 / np.sqrt(square))
+        for i in range(d):
+            new[i] *= scale
+        for k in range(j + 1, n):
+            weight = code_code[k, j]
+            if weight != 0:
+                for i in range(d):
+                    missing[k, i] -= weight * (new[i] - atoms[j, i])
+        atoms[j] = new

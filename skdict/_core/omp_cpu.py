@@ -1,0 +1,115 @@
+"""Orthogonal matching pursuit on the CPU: one sample after the other on the Gram matrix."""
+
+import numpy as np
+from numba import njit
+
+from .kernels_cpu import _append_from
+from .lasso import SMALLEST_ALPHA
+from .lasso_cpu import (
+    _dot,
+    _factorise,
+    _integers,
+    _residual_correlations,
+    _solve,
+    _top,
+    smallest_pivot,
+    solve_working_set,
+)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positive, rounding):
+    """Codes of some samples, as `omp.OrthogonalMatchingPursuit` has them.
+
+    Parameters
+    ----------
+    samples : array of shape (B, d)
+    first : array of shape (B, n)
+        ``samples @ dictionary.T``.
+    dictionary : array of shape (n, d)
+    gram : array of shape (n, n)
+    n_nonzero : int
+    square_tol : float
+    positive : bool
+    rounding : float
+        A correlation that is smaller, as a fraction of ‖x‖, is rounding.
+
+    Returns
+    -------
+    counts : array of shape (B,), int64
+    indices : array of shape (nnz,), int64
+    values : array of shape (nnz,)
+    """
+    n_samples, n = len(samples), first.shape[1]
+    room = min(n_nonzero + 1, n)
+    counts = np.zeros(n_samples, np.int64)
+    out_indices = np.empty((n_samples, room), np.int64)
+    out_values = np.empty((n_samples, room), samples.dtype)
+    q = np.empty(n, first.dtype)
+    keys = q.view(_integers(q))
+    found = np.empty(n, np.int64)
+    atoms, codes = np.empty(room, np.int64), np.zeros(room)
+    first_at_set, at_set = np.empty(room), np.empty(room)
+    sub_gram, work = np.empty((room, room)), np.empty((room + 4, room))
+    least = smallest_pivot(np.finfo(gram.dtype).eps)
+    factor, support = np.empty((room, room)), np.arange(room)
+    for i in range(n_samples):
+        x, c = samples[i], first[i]
+        square_x = _dot(x, x)
+        smallest = rounding * np.sqrt(square_x)
+        n_atoms, square = 0, square_x
+        # where codes must not be negative atoms may leave again
+        for _ in range(2 * n_nonzero if positive else n_nonzero):
+            if n_atoms >= n_nonzero or square <= square_tol:
+                break
+            _residual_correlations(q, c, gram, atoms, codes, n_atoms)
+            if not positive:
+                for j in range(n):
+                    q[j] = abs(q[j])
+            for j in range(n_atoms):
+                q[atoms[j]] = -1
+            top = _top(keys)
+            _append_from(keys, max(top, keys.dtype.type(1)), found, 0)
+            if top == 0 or q[found[0]] <= smallest:
+                break
+            atoms[n_atoms], codes[n_atoms] = found[0], 0.0
+            first_at_set[n_atoms] = _dot(x, dictionary[found[0]])
+            row = gram[found[0]]
+            for k in range(n_atoms + 1):
+                sub_gram[n_atoms, k] = sub_gram[k, n_atoms] = row[atoms[k]]
+            if _factorise(sub_gram, support, n_atoms, n_atoms + 1, least, factor):
+                break
+            n_atoms += 1
+            _solve(factor, n_atoms, first_at_set, codes)
+            if positive and codes[:n_atoms].min() <= 0:
+                codes[:n_atoms] = 0.0
+                alpha = SMALLEST_ALPHA * np.abs(first_at_set[:n_atoms]).max()
+                solve_working_set(
+                    sub_gram, first_at_set, codes, at_set, n_atoms, alpha, True, least, work
+                )
+                n_kept = 0
+                for j in range(n_atoms):
+                    if codes[j] > 0:
+                        atoms[n_kept], codes[n_kept] = atoms[j], codes[j]
+                        first_at_set[n_kept] = first_at_set[j]
+                        n_kept += 1
+                n_atoms = n_kept
+                for j in range(n_atoms):
+                    for k in range(j + 1):
+                        sub_gram[j, k] = sub_gram[k, j] = gram[atoms[j], atoms[k]]
+                _factorise(sub_gram, support, 0, n_atoms, least, factor)
+                at_set[:n_atoms] = codes[:n_atoms]
+                _solve(factor, n_atoms, first_at_set, codes)
+                if codes[:n_atoms].min() <= 0:
+                    codes[:n_atoms] = at_set[:n_atoms]
+            square = square_x - _dot(codes[:n_atoms], first_at_set[:n_atoms])
+        counts[i] = n_atoms
+        out_indices[i, :n_atoms] = atoms[:n_atoms]
+        out_values[i, :n_atoms] = codes[:n_atoms]
+    indices, values = np.empty(counts.sum(), np.int64), np.empty(counts.sum(), samples.dtype)
+    end = 0
+    for i in range(n_samples):
+        indices[end : end + counts[i]] = out_indices[i, : counts[i]]
+        values[end : end + counts[i]] = out_values[i, : counts[i]]
+        end += counts[i]
+    return counts, indices, values

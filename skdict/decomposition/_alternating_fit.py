@@ -1,0 +1,87 @@
+"""Online dictionary learning on data brought to a common scale, and back to the data's units."""
+
+import torch
+
+from .._core.dict_learning import OnlineDictionaryLearning
+from .._core.lasso import Lasso
+from .._core.sparse import decode
+from .._core.train import batches
+
+
+class AlternatingFit:
+    """`OnlineDictionaryLearning` on (x - mean) / scale; the surface is that of `AutoencoderFit`.
+
+    Parameters
+    ----------
+    learner : OnlineDictionaryLearning
+    mean : tensor of shape (n_features,)
+    scale : float
+        Brings the data to E‖x‖² = n_features.
+    """
+
+    def __init__(self, learner, mean, scale):
+        self.learner = learner
+        self.mean = mean
+        self.scale = scale
+
+    @property
+    def generator(self):
+        return self.learner.generator
+
+    @property
+    def n_steps(self):
+        return self.learner.n_steps
+
+    def schedule(self, alpha, learning_rate, batch_size, *, n_steps=None):
+        return alpha / self.scale
+
+    def is_settled(self, schedule):
+        return True
+
+    def passes(self, rows, index, schedule, *, n_passes, batch_size, shuffle):
+        """Learn from the rows named by ``index``; yield each pass's objective, in data units."""
+        for _ in range(n_passes):
+            total = 0.0
+            for batch in batches(len(index), batch_size, self.generator if shuffle else None):
+                total += float(self.learner.step(self._scaled(rows[index[batch]]), schedule))
+            yield total * self.scale**2 / len(index)
+
+    def objective(self, rows, index, alpha):
+        """Mean objective of the rows named by ``index``, in data units."""
+        total, alpha = 0.0, alpha / self.scale
+        dictionary = self.learner.dictionary
+        coder = Lasso(dictionary, alpha)
+        for chunk in index.split(4096):
+            x = self._scaled(rows[chunk]) - self.learner.intercept
+            support, values, _ = coder(x)
+            residual = x - decode(values, support, dictionary)
+            total += float(0.5 * residual.square().sum() + alpha * values.sum())
+        return total * self.scale**2 / len(index)
+
+    def attributes(self):
+        """Fitted attributes in the units of the data, arrays as new ndarrays."""
+        learner = self.learner
+        return {
+            "components_": learner.dictionary.cpu().numpy().copy(),
+            "intercept_": (self.mean + self.scale * learner.intercept).cpu().numpy(),
+        }
+
+    def to(self, device):
+        """The same, on another device."""
+        return AlternatingFit(self.learner.to(device), self.mean.to(device), self.scale)
+
+    def __getstate__(self):
+        """Everything on the CPU: what was learned on a GPU loads without one."""
+        on_cpu = self.to(torch.device("cpu"))
+        learner = dict(vars(on_cpu.learner), generator=self.generator.get_state())
+        return vars(on_cpu) | {"learner": learner}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self.learner = object.__new__(OnlineDictionaryLearning)
+        generator = torch.Generator()
+        generator.set_state(state["learner"]["generator"])
+        vars(self.learner).update(state["learner"], generator=generator)
+
+    def _scaled(self, x):
+        return (x - self.mean) / self.scale

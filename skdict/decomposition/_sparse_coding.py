@@ -1,0 +1,246 @@
+"""Codes in a dictionary that is given: sparse_encode, and the coders of the estimators."""
+
+import warnings
+from numbers import Integral, Real
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_scalar
+
+from .._core.lasso import Lasso
+from .._core.omp import OrthogonalMatchingPursuit
+from .._core.sparse import Support
+from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
+from ..utils._device import resolve_device
+
+ALGORITHMS = ("lasso", "omp", "threshold")
+
+
+def sparse_encode(
+    X,
+    dictionary,
+    *,
+    algorithm="lasso",
+    alpha=None,
+    n_nonzero_coefs=None,
+    positive=True,
+    tol=1e-4,
+    max_iter=1000,
+    init=None,
+    sparse_output=False,
+    return_gap=False,
+    device="auto",
+):
+    r"""Sparse codes of activations in a given dictionary.
+
+    As :func:`sklearn.decomposition.sparse_encode`, some ten to a hundred times faster, on many
+    samples at a time, with non-negative codes by default and with a certificate.
+
+    Parameters
+    ----------
+    X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+        Activations; an intercept, if there is one, already subtracted.
+    dictionary : array-like or torch.Tensor of shape (n_components, n_features)
+        Atoms, of any norm.
+    algorithm : {"lasso", "omp", "threshold"}, default="lasso"
+        - "lasso": the codes that minimise :math:`\tfrac12 \lVert x - z D \rVert_2^2 + \alpha
+          \lVert z \rVert_1`, by a working set for each sample: the atoms that violate optimality
+          most enter it, and its problem is solved exactly [1]_.
+        - "omp": orthogonal matching pursuit [2]_.
+        - "threshold": :math:`z = \max(0, D x - \alpha)`, the Lasso codes if atoms were
+          orthonormal; :math:`\operatorname{sign}(D x) \max(0, |D x| - \alpha)` if signed.
+    alpha : float, default=None
+        L1 coefficient of "lasso" and "threshold"; None takes 1, as scikit-learn does. With "omp"
+        the squared norm of the residual at which to end, where ``n_nonzero_coefs`` is None.
+    n_nonzero_coefs : int, default=None
+        Non-zero entries of a code of "omp", at most; None takes a tenth of the features.
+    positive : bool, default=True
+        Whether codes must not be negative.
+    tol : float, default=1e-4
+        Duality gap of every sample, as a fraction of its objective, at which "lasso" ends: no
+        codes have an objective lower by more.
+    max_iter : int, default=1000
+        How often atoms may enter the working set of a sample.
+    init : ndarray, CSR matrix or torch.Tensor of shape (n_samples, n_components), default=None
+        Codes from which "lasso" starts.
+    sparse_output : bool, default=False
+        Whether to return a CSR matrix (a sparse CSR tensor for tensors).
+    return_gap : bool, default=False
+        Whether to return the certificate as well. Only with "lasso".
+    device : str, default="auto"
+        "auto" (CUDA if there is one, else the CPU) or a device name of torch.
+
+    Returns
+    -------
+    codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
+        Float32 if X and dictionary are in single or half precision, else float64.
+    gap : ndarray of shape (n_samples,), float64
+        Only with ``return_gap=True``. The duality gap
+
+        .. math::
+
+            1 - \frac1{P(z)} \max_s \left( s\, x \cdot r - \tfrac{s^2}2 \lVert r \rVert^2 \right),
+            \qquad r = x - z D, \quad 0 \le s \le \alpha / \max_j D_j \cdot r
+
+        (:math:`|D_j \cdot r|` if signed) of the codes as they are returned, in float64.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or X and dictionary differ in their number of features.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the gap of some samples stays above ``tol``. In float32 the rounding of the codes
+        limits it to some 1e-5 where alpha is small; with ``alpha=0`` there is no bound, and the
+        least-squares codes are found without one.
+
+    See Also
+    --------
+    sklearn.decomposition.sparse_encode : The same problems, one sample after the other.
+
+    References
+    ----------
+    .. [1] Massias, Gramfort and Salmon, "Celer: a fast solver for the Lasso with dual
+       extrapolation", ICML 2018, for working sets and the certificate; Lee et al., "Efficient
+       sparse coding algorithms", NIPS 2006, for exact solutions at the support.
+    .. [2] Pati, Rezaiifar and Krishnaprasad, "Orthogonal matching pursuit", Asilomar 1993.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdict.decomposition import sparse_encode
+    >>> X = np.array([[3.0, 1.0], [0.0, -2.0]])
+    >>> sparse_encode(X, np.eye(2), alpha=0.5)
+    array([[2.5, 0.5],
+           [0. , 0. ]])
+    >>> codes, gap = sparse_encode(X, np.eye(2), alpha=0.5, positive=False, return_gap=True)
+    >>> codes
+    array([[ 2.5,  0.5],
+           [ 0. , -1.5]])
+    >>> bool((gap < 1e-4).all())
+    True
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm={algorithm!r}: give one of {', '.join(ALGORITHMS)}.")
+    check_scalar(tol, "tol", Real, min_val=0, include_boundaries="neither")
+    check_scalar(max_iter, "max_iter", Integral, min_val=1)
+    if alpha is not None:
+        check_scalar(alpha, "alpha", Real, min_val=0)
+    if n_nonzero_coefs is not None:
+        check_scalar(n_nonzero_coefs, "n_nonzero_coefs", Integral, min_val=1)
+    for given, name in ((return_gap, "return_gap"), (init is not None, "init")):
+        if given and algorithm != "lasso":
+            raise ValueError(f"{name} is for algorithm='lasso', but algorithm={algorithm!r}.")
+    X = check_activations(None, X)
+    dictionary = check_activations(None, dictionary, name="dictionary")
+    if X.shape[1] != dictionary.shape[1]:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but the atoms of the dictionary have "
+            f"{dictionary.shape[1]}. Give both in the same space: X of shape (n_samples, "
+            "n_features), dictionary of shape (n_components, n_features)."
+        )
+    device = X.device if isinstance(X, torch.Tensor) else resolve_device(device)
+    rows, atoms = Rows(X, device), Rows(dictionary, device)
+    rows.dtype = atoms.dtype = torch.promote_types(rows.dtype, atoms.dtype)
+    atoms = atoms[:]
+    n_components = len(atoms)
+    code = make_coder(
+        algorithm,
+        atoms,
+        alpha=alpha,
+        n_nonzero_coefs=n_nonzero_coefs,
+        positive=positive,
+        tol=tol,
+        max_iter=max_iter,
+    )
+    if init is not None:
+        init = Rows(check_activations(None, init, name="init"), device)
+        if init.shape != (len(rows), n_components):
+            raise ValueError(
+                f"init has shape {init.shape}, but (n_samples, n_components) is "
+                f"{(len(rows), n_components)}."
+            )
+        init.dtype = rows.dtype
+    gaps = []
+
+    def coded():
+        for block, x in rows.blocks(n_components):
+            codes, gap = code(x) if init is None else code(x, init[block])
+            gaps.append(gap)
+            yield block, codes
+
+    collect = collect_sparse if sparse_output else collect_dense
+    codes = collect(coded(), len(rows), n_components, rows)
+    if algorithm != "lasso":
+        return codes
+    gap = torch.cat(gaps).cpu().numpy()
+    warn_of_gaps(gap, tol)
+    return (codes, gap) if return_gap else codes
+
+
+def make_coder(
+    algorithm, dictionary, *, alpha, n_nonzero_coefs, positive, tol=1e-4, max_iter=1000
+):
+    """Function that codes rows by one of `ALGORITHMS`, parameters as `sparse_encode`'s.
+
+    Parameters
+    ----------
+    dictionary : tensor of shape (n_components, n_features)
+
+    Returns
+    -------
+    code : callable
+        Rows (B, n_features), and with "lasso" codes to start from (B, n_components) or None, to
+        codes (B, n_components) and duality gaps (B,), float64, or None.
+    """
+    n_components, n_features = dictionary.shape
+    if algorithm == "omp":
+        by_error = n_nonzero_coefs is None and alpha is not None
+        n_nonzero = n_components if by_error else n_nonzero_coefs or max(n_features // 10, 1)
+        square_tol = float(alpha) if by_error else 0.0
+        omp = OrthogonalMatchingPursuit(
+            dictionary, n_nonzero, square_tol=square_tol, positive=positive
+        )
+        return lambda x: (_dense(*omp(x)), None)
+    alpha = 1.0 if alpha is None else float(alpha)
+    if algorithm == "threshold":
+        shrink = torch.nn.functional.softshrink
+
+        def threshold(x):
+            correlations = x @ dictionary.T
+            return torch.relu(correlations - alpha) if positive else shrink(correlations, alpha)
+
+        return lambda x: (threshold(x), None)
+    lasso = Lasso(dictionary, alpha, positive=positive, tol=tol, max_iter=max_iter)
+
+    def code(x, start=None):
+        if start is not None:
+            active = start > 0 if positive else start != 0
+            indptr = torch.nn.functional.pad(active.sum(dim=1).cumsum(0), (1, 0))
+            indices = active.nonzero()[:, 1]
+            start = Support(indptr, indices, n_components), start[active]
+        support, values, gaps = lasso(x, start)
+        return _dense(support, values), gaps
+
+    return code
+
+
+def _dense(support, values):
+    codes = values.new_zeros(support.shape)
+    codes[support.rows, support.indices] = values
+    return codes
+
+
+def warn_of_gaps(gaps, tol):
+    """Warn where the duality gap of some samples (n,) has stayed above ``tol``."""
+    n_above = int((gaps > tol).sum())
+    if n_above:
+        warnings.warn(
+            f"The Lasso codes of {n_above} of {len(gaps)} samples have a duality gap above "
+            f"tol={tol:g} (at most {float(gaps.max()):.1e} of the objective). Use float64, raise "
+            "alpha, tol or max_iter.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

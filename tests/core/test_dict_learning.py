@@ -1,0 +1,124 @@
+"""Online dictionary learning: its sums and its updates against plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from skdict._core import dict_learning
+from skdict._core.dict_learning import OnlineDictionaryLearning
+from skdict._core.optim import normalize_
+from skdict._core.sparse import Support
+
+
+def make_learner(n=12, d=6, seed=0, **options):
+    generator = torch.Generator().manual_seed(seed)
+    atoms = normalize_(torch.randn(n, d, generator=generator, dtype=torch.float64))
+    x = torch.randn(50, d, generator=generator, dtype=torch.float64)
+    return OnlineDictionaryLearning(atoms, torch.zeros(d).double(), generator, **options), x
+
+
+def random_codes(n_rows, n, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.rand(n_rows, n, generator=generator).double()
+    codes[codes < 0.7] = 0
+    return codes
+
+
+def as_support(codes):
+    active = codes != 0
+    indptr = torch.nn.functional.pad(active.sum(dim=1).cumsum(0), (1, 0))
+    return Support(indptr, active.nonzero()[:, 1], codes.shape[1]), codes[active]
+
+
+def test_sums_of_batches():
+    learner, x = make_learner()
+    totals = 0.0, 0.0
+    for step, batch in enumerate(x.split(10)):
+        codes = random_codes(10, 12, seed=step)
+        learner._remember(*as_support(codes), batch)
+        learner.n_steps += 1
+        # Mairal et al. 2009, section 3.4.2, as scikit-learn has it
+        theta = (step + 1) * 10 if step < 9 else 100 + step + 1 - 10
+        beta = (theta + 1 - 10) / (theta + 1)
+        augmented = torch.cat([codes, torch.ones(10, 1)], dim=1)
+        totals = (
+            beta * totals[0] + augmented.T @ augmented / 10,
+            beta * totals[1] + augmented.T @ batch / 10,
+        )
+    torch.testing.assert_close(learner.code_code, totals[0])
+    torch.testing.assert_close(learner.code_sample, totals[1])
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("block", [1, 5, 64])
+def test_atoms_are_updated_in_turn(block, fit_intercept, monkeypatch):
+    monkeypatch.setattr(dict_learning, "BLOCK", block)
+    learner, x = make_learner(fit_intercept=fit_intercept)
+    codes = random_codes(50, 12)
+    codes[:, 4] = 0  # unused
+    learner._remember(*as_support(codes), x)
+    table = torch.cat([learner.dictionary, learner.intercept[None]]).numpy().copy()
+    a, b = learner.code_code.numpy(), learner.code_sample.numpy()
+    for j in range(12):
+        if j != 4:
+            table[j] += (b[j] - a[j] @ table) / a[j, j]
+            table[j] /= np.linalg.norm(table[j])
+    if fit_intercept:
+        table[12] = (b[12] - a[12, :12] @ table[:12]) / a[12, 12]
+    learner._update_atoms()
+    np.testing.assert_allclose(learner.dictionary, table[:12], atol=1e-12)
+    np.testing.assert_allclose(learner.intercept, table[12], atol=1e-12)
+
+
+def test_torchs_operators_do_what_the_loops_do():
+    """What runs on CUDA, here on the CPU."""
+    codes = random_codes(20, 12)
+    support, values = as_support(codes)
+    expected = torch.zeros(13, 13).double()
+    expected[:12, :12] = 0.5 * codes.T @ codes
+    matrix = torch.zeros(13, 13).double()
+    dict_learning.add_outer_products(matrix, support, values, 0.5)
+    torch.testing.assert_close(matrix, expected)
+    matrix.zero_()
+    dict_learning.add_products_densely(matrix, support, values, 0.5)
+    torch.testing.assert_close(matrix, expected)
+
+    generator = torch.Generator().manual_seed(0)
+    atoms = normalize_(torch.randn(7, 5, generator=generator).double())
+    missing = torch.randn(7, 5, generator=generator).double()
+    a = torch.rand(7, 7, generator=generator).double() + torch.eye(7)
+    used = torch.arange(7) != 3
+    plain, fast = (atoms.clone(), missing.clone()), (atoms.clone(), missing.clone())
+    dict_learning.update_in_turn_plainly(*plain, a, used)
+    dict_learning.update_in_turn(*fast, a, used)
+    torch.testing.assert_close(fast[0], plain[0])
+
+
+def test_each_update_lowers_the_error_of_the_codes():
+    learner, x = make_learner()
+    codes = random_codes(50, 12)
+    learner._remember(*as_support(codes), x)
+
+    def error():
+        return float((x - codes @ learner.dictionary - learner.intercept).square().sum())
+
+    errors = [error()]
+    for _ in range(4):
+        learner._update_atoms()
+        errors.append(error())
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_unused_atoms_are_replaced():
+    learner, x = make_learner()
+    learner.dictionary[7] = -learner.dictionary[:7].sum(dim=0)  # of no use to any sample
+    normalize_(learner.dictionary)
+    x = x.abs() @ learner.dictionary[:6, :].abs()
+    learner.step(x, 0.1)
+    unused = learner.code_code.diagonal()[:12] == 0
+    centred = normalize_(x.clone())
+    for atom in learner.dictionary[unused]:
+        assert (centred @ atom).max() == pytest.approx(1)
+    torch.testing.assert_close(
+        torch.linalg.vector_norm(learner.dictionary, dim=1), torch.ones(12).double()
+    )

@@ -1,0 +1,87 @@
+"""Orthogonal matching pursuit against scikit-learn and non-negative least squares."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import nnls
+from sklearn.linear_model import orthogonal_mp
+from test_lasso import dense, make_problem
+
+from skdict._core import lasso
+from skdict._core.omp import OrthogonalMatchingPursuit
+
+pytestmark = pytest.mark.usefixtures("way")
+
+
+@pytest.fixture(params=["one by one", "together"])
+def way(request, monkeypatch):
+    if request.param == "together":
+        monkeypatch.setattr(lasso, "GRAM_BYTES", 0)
+
+
+@pytest.mark.parametrize("k", [1, 4, 25])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_signed_codes_are_sklearns(dtype, k):
+    x, atoms = make_problem(dtype)
+    codes = dense(*OrthogonalMatchingPursuit(atoms, k, positive=False)(x))
+    expected = orthogonal_mp(atoms.double().numpy().T, x.double().numpy().T, n_nonzero_coefs=k).T
+    if dtype == torch.float64:
+        np.testing.assert_allclose(codes, expected, atol=1e-9)
+    assert (np.count_nonzero(codes, axis=1) == k).all()
+    error, least = (((x.numpy() - z @ atoms.numpy()) ** 2).sum(axis=1) for z in (codes, expected))
+    np.testing.assert_allclose(error, least, rtol=1e-2 if k == 25 else 1e-4, atol=1e-5)
+
+
+def plain_non_negative(sample, atoms, k):
+    """As it is defined: the atom of the largest correlation joins, non-negative least squares."""
+    support, code = [], np.zeros(len(atoms))
+    for _ in range(2 * k):
+        correlation = atoms @ (sample - code @ atoms)
+        correlation[support] = -1
+        if len(support) == k or correlation.max() <= 1e-12:
+            break
+        support.append(int(correlation.argmax()))
+        code[:] = 0
+        code[support] = nnls(atoms[support].T, sample)[0]
+        support = [j for j in support if code[j] > 0]
+    return code
+
+
+@pytest.mark.parametrize("k", [1, 4, 25])
+def test_non_negative_codes(k):
+    x, atoms = make_problem()
+    codes = dense(*OrthogonalMatchingPursuit(atoms, k)(x))
+    expected = [plain_non_negative(sample, atoms.numpy(), k) for sample in x.numpy()]
+    np.testing.assert_allclose(codes, expected, atol=1e-9)
+    assert (codes >= 0).all()
+    assert np.count_nonzero(codes, axis=1).max() <= k
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_ends_at_an_error(positive):
+    x, atoms = make_problem()
+    pursuit = OrthogonalMatchingPursuit(atoms, 40, square_tol=0.8, positive=positive)
+    codes = dense(*pursuit(x))
+    error = ((x.numpy() - codes @ atoms.numpy()) ** 2).sum(axis=1)
+    assert error.max() <= 0.8
+    fewer = OrthogonalMatchingPursuit(atoms, 40, square_tol=1.6, positive=positive)
+    assert np.count_nonzero(codes) > np.count_nonzero(dense(*fewer(x)))
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_degenerate_samples_and_atoms(positive):
+    """More atoms than the rank allows: it ends, with what least squares can do."""
+    x, atoms = make_problem(n=12)
+    x[3] = 0
+    atoms = torch.cat([atoms[:6], atoms[:6], 0 * atoms[:3], 2 * atoms[:6]])
+    codes = dense(*OrthogonalMatchingPursuit(atoms, 21, positive=positive)(x))
+    assert np.isfinite(codes).all()
+    assert not codes[3].any()
+    assert np.count_nonzero(codes, axis=1).max() <= 6
+    for sample, code in zip(x.numpy(), codes, strict=True):
+        error = np.linalg.norm(sample - code @ atoms.numpy())
+        if positive:
+            assert error == pytest.approx(nnls(atoms.T.numpy(), sample)[1], rel=1e-6)
+        else:
+            weights = np.linalg.lstsq(atoms.T.numpy(), sample)[0]
+            assert error == pytest.approx(np.linalg.norm(sample - weights @ atoms.numpy()))
