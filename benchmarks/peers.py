@@ -29,6 +29,7 @@ def saelens(
     learning_rate=1e-3,
     l1_coefficient=5.0,
     l0_coefficient=1.0,
+    jumprelu_threshold=0.01,
     k=32,
     autocast=False,
     device="cpu",
@@ -36,7 +37,8 @@ def saelens(
     """A training SAE of SAELens and a function that takes one step on a batch.
 
     Their loss is ‖x - x̂‖² + λ‖z‖₁, twice skdict's objective at λ = 2 alpha. Warm-ups and decay
-    are those of their tutorials: the coefficient over a twentieth, the decay over a fifth.
+    are those of their tutorials: the coefficient over a twentieth, the decay over a fifth. The
+    bandwidth of "jumprelu" is the initial threshold, but no less than their default of 0.05.
     """
     import sae_lens
     from sae_lens.config import SAETrainerConfig
@@ -50,7 +52,12 @@ def saelens(
         "gated": ("Gated", {"l1_coefficient": l1_coefficient, "l1_warm_up_steps": n_steps // 20}),
         "jumprelu": (
             "JumpReLU",
-            {"l0_coefficient": l0_coefficient, "l0_warm_up_steps": n_steps // 20},
+            {
+                "l0_coefficient": l0_coefficient,
+                "l0_warm_up_steps": n_steps // 20,
+                "jumprelu_init_threshold": jumprelu_threshold,
+                "jumprelu_bandwidth": max(jumprelu_threshold, 0.05),
+            },
         ),
         "topk": ("TopK", {"k": k}),
         "batchtopk": ("BatchTopK", {"k": k}),
