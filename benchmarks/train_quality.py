@@ -6,14 +6,14 @@
     python benchmarks/train_quality.py --effect-of-renewal
 
 The first trains each on the 512 MLP neurons of the embedded transformer (centred, E‖x‖² = 512):
-SAELens at the learning rate of its comparisons, 1e-3, with its warm-ups and decay; skdict with
-its defaults. skdict's L0 is brought to within 5 % of theirs, by ``n_nonzero_coefs`` where there is
-one (jumprelu falls short of a target far above what the data need), else by a search over alpha.
+SAELens at the learning rate of its comparisons, 1e-3, with its warm-ups and decay; skdict with its
+defaults. skdict's L0 is brought to within 5 % of theirs, by ``n_nonzero_coefs`` where there is one
+(jumprelu falls short of a target far above what the data need), else by a search over alpha.
 SAELens' jumprelu has the objective and the start of skdict's: l0_coefficient alpha², thresholds
-and bandwidth 0.5; with its own thresholds of 0.01 (``--jumprelu-threshold 0.01 --l0-coefficient 30``)
-these hardly act in so many steps, and it remains a ReLU autoencoder without penalty. Printed are
-explained variance, alive features and, for "relu", the objective at equal alpha, all on the whole
-of the held-out files: features for rare things do not fire in every hundred thousand tokens.
+and bandwidth 0.5; with its own thresholds of 0.01 (``--jumprelu-threshold 0.01 --l0-coefficient
+30``) these hardly act in so many steps, and it remains a ReLU autoencoder without penalty. Printed
+are explained variance, alive features and, for "relu", the objective at equal alpha, all on the
+whole of the held-out files: features for rare things do not fire in every hundred thousand tokens.
 
 The second does so on `make_superposition`, 512 atoms in 128 dimensions of which 8 are on, and
 prints besides how well these are recovered (`dictionary_recovery`). The third trains skdict's with

@@ -26,7 +26,7 @@ class OrthogonalMatchingPursuit:
     ----------
     dictionary : tensor of shape (n, d), float32 or float64
     n_nonzero : int
-        Atoms of a sample, at most.
+        Atoms of a sample, at most, where a call does not say.
     square_tol : float
         Ends where ‖x - z D‖² is no more.
     positive : bool
@@ -44,20 +44,28 @@ class OrthogonalMatchingPursuit:
             self.gram = dictionary @ dictionary.T
 
     @torch.no_grad()
-    def __call__(self, x):
+    def __call__(self, x, n_nonzero=None):
         """Code the rows of x (B, d).
+
+        Parameters
+        ----------
+        n_nonzero : tensor of shape (B,), int64, or None
+            Atoms of each sample, at most.
 
         Returns
         -------
         support : Support
         values : tensor of shape (nnz,)
         """
+        if n_nonzero is None:
+            n_nonzero = torch.full((len(x),), self.n_nonzero, device=x.device)
+        n_nonzero = n_nonzero.clamp_max(min(self.dictionary.shape))
         code = self._code_one_by_one if self.one_by_one else self._code_together
-        counts, indices, values = code(x)
+        counts, indices, values = code(x, n_nonzero)
         indptr = F.pad(counts.cumsum(0), (1, 0))
         return Support(indptr, indices, len(self.dictionary)), values
 
-    def _code_one_by_one(self, x):
+    def _code_one_by_one(self, x, n_nonzero):
         from .omp_cpu import pursue_rows  # Numba takes a moment to import
 
         atoms, gram = self.dictionary.numpy(), self.gram.numpy()
@@ -70,7 +78,7 @@ class OrthogonalMatchingPursuit:
                 first.numpy(),
                 atoms,
                 gram,
-                self.n_nonzero,
+                n_nonzero[block].numpy(),
                 self.square_tol,
                 self.positive,
                 self.least,
@@ -79,12 +87,13 @@ class OrthogonalMatchingPursuit:
         found = zip(*map_on_cores(code, pieces_of(len(x), len(atoms))), strict=True)
         return tuple(torch.from_numpy(np.concatenate(part)) for part in found)
 
-    def _code_together(self, x):
-        width = max(len(self.dictionary), self.n_nonzero * self.dictionary.shape[1])
-        blocks = x.split(max(1, BATCH_ELEMENTS // width))
-        return tuple(torch.cat(part) for part in zip(*map(self._code_block, blocks), strict=True))
+    def _code_together(self, x, n_nonzero):
+        most = int(n_nonzero.max())
+        step = max(1, BATCH_ELEMENTS // max(len(self.dictionary), most * x.shape[1]))
+        blocks = map(self._code_block, x.split(step), n_nonzero.split(step))
+        return tuple(torch.cat(part) for part in zip(*blocks, strict=True))
 
-    def _code_block(self, x):
+    def _code_block(self, x, n_nonzero):
         n_components = len(self.dictionary)
         dictionary = F.pad(self.dictionary, (0, 0, 0, 1))  # a last atom, of zeros, fills up
         sample = x.double()
@@ -92,9 +101,9 @@ class OrthogonalMatchingPursuit:
         atoms = torch.full((len(x), 0), n_components, device=x.device)
         codes, residual = sample.new_zeros(len(x), 0), sample
         going = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        for _ in range(2 * self.n_nonzero if self.positive else self.n_nonzero):
+        for _ in range((2 if self.positive else 1) * int(n_nonzero.max())):
             going &= residual.square().sum(dim=1) > self.square_tol
-            going &= (codes != 0).sum(dim=1) < self.n_nonzero
+            going &= (codes != 0).sum(dim=1) < n_nonzero
             score = residual.to(x.dtype) @ dictionary.T
             score = (score if self.positive else score.abs()).scatter_(1, atoms, -1)
             score, atom = score.max(dim=1)

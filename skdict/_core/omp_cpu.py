@@ -28,7 +28,7 @@ def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positiv
         ``samples @ dictionary.T``.
     dictionary : array of shape (n, d)
     gram : array of shape (n, n)
-    n_nonzero : int
+    n_nonzero : array of shape (B,), int64
     square_tol : float
     positive : bool
     rounding : float
@@ -41,7 +41,7 @@ def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positiv
     values : array of shape (nnz,)
     """
     n_samples, n = len(samples), first.shape[1]
-    room = min(n_nonzero + 1, n)
+    room = min(n_nonzero.max() + 1, n)
     counts = np.zeros(n_samples, np.int64)
     out_indices = np.empty((n_samples, room), np.int64)
     out_values = np.empty((n_samples, room), samples.dtype)
@@ -59,8 +59,8 @@ def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positiv
         smallest = rounding * np.sqrt(square_x)
         n_atoms, square = 0, square_x
         # where codes must not be negative atoms may leave again
-        for _ in range(2 * n_nonzero if positive else n_nonzero):
-            if n_atoms >= n_nonzero or square <= square_tol:
+        for _ in range((2 if positive else 1) * n_nonzero[i]):
+            if n_atoms >= n_nonzero[i] or square <= square_tol:
                 break
             _residual_correlations(q, c, gram, atoms, codes, n_atoms)
             if not positive:

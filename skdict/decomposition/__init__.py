@@ -1,13 +1,16 @@
 """Estimators that learn dictionaries."""
 
 from ._alpha import alpha_grid
+from ._amortisation import AmortisationGapDisplay, amortisation_gap
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
 from ._sparse_coding import sparse_encode
 
 __all__ = [
+    "AmortisationGapDisplay",
     "SparseAutoencoderDictionary",
     "SparseAutoencoderDictionaryCV",
     "alpha_grid",
+    "amortisation_gap",
     "sparse_encode",
 ]

@@ -780,9 +780,7 @@ class SparseAutoencoderDictionary(
         """Function from rows (B, n_features) to codes (B, n_components), on their device."""
         self._check_transform_algorithm(hasattr(self, "encoder_coef_"))
         if self._codes_by_encoder():
-            names = "encoder_coef_", "encoder_intercept_", "threshold_", "intercept_"
-            tensors = self._tensors(rows.dtype, rows.device, *names)
-            return lambda x: infer(x, *tensors, self._architecture)
+            return self._trained_encoder(rows)
         components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
         algorithm = self.transform_algorithm
         algorithm = "lasso" if algorithm == "auto" else algorithm
@@ -804,6 +802,11 @@ class SparseAutoencoderDictionary(
             return codes
 
         return encode
+
+    def _trained_encoder(self, rows):
+        names = "encoder_coef_", "encoder_intercept_", "threshold_", "intercept_"
+        tensors = self._tensors(rows.dtype, rows.device, *names)
+        return lambda x: infer(x, *tensors, self._architecture)
 
     def _codes_by_encoder(self):
         return hasattr(self, "encoder_coef_") and self.transform_algorithm in ("auto", "encoder")

@@ -192,8 +192,9 @@ def make_coder(
     Returns
     -------
     code : callable
-        Rows (B, n_features), and with "lasso" codes to start from (B, n_components) or None, to
-        codes (B, n_components) and duality gaps (B,), float64, or None.
+        Rows (B, n_features) to codes (B, n_components) and duality gaps (B,), float64, or None.
+        As a second argument "lasso" takes codes to start from (B, n_components), "omp" numbers of
+        non-zero entries (B,), int64.
     """
     n_components, n_features = dictionary.shape
     if algorithm == "omp":
@@ -203,7 +204,7 @@ def make_coder(
         omp = OrthogonalMatchingPursuit(
             dictionary, n_nonzero, square_tol=square_tol, positive=positive
         )
-        return lambda x: (_dense(*omp(x)), None)
+        return lambda x, n_nonzero=None: (_dense(*omp(x, n_nonzero)), None)
     alpha = 1.0 if alpha is None else float(alpha)
     if algorithm == "threshold":
         shrink = torch.nn.functional.softshrink

@@ -58,6 +58,18 @@ def test_non_negative_codes(k):
 
 
 @pytest.mark.parametrize("positive", [True, False])
+def test_a_number_for_each_sample(positive):
+    x, atoms = make_problem()
+    numbers = torch.arange(40) % 6
+    pursuit = OrthogonalMatchingPursuit(atoms, 6, positive=positive)
+    codes = dense(*pursuit(x, numbers))
+    for k in range(6):
+        expected = dense(*pursuit(x[numbers == k], torch.full((int((numbers == k).sum()),), k)))
+        np.testing.assert_allclose(codes[numbers == k], expected, atol=1e-12)
+        assert np.count_nonzero(expected, axis=1).max() <= k
+
+
+@pytest.mark.parametrize("positive", [True, False])
 def test_ends_at_an_error(positive):
     x, atoms = make_problem()
     pursuit = OrthogonalMatchingPursuit(atoms, 40, square_tol=0.8, positive=positive)
