@@ -61,7 +61,7 @@ class Lasso:
         self.max_iter = max_iter
         self.one_by_one = gram_fits(dictionary)
         if self.one_by_one:
-            self.gram = dictionary @ dictionary.T
+            self.gram = product(dictionary, dictionary)
             self.correlations = _Correlations(dictionary)
         else:  # a last atom, of zeros, fills up the working sets
             self.padded = F.pad(dictionary, (0, 0, 0, 1))
@@ -139,6 +139,7 @@ class Lasso:
     def _code_block(self, x, atoms, codes):
         """Code some rows together, from working sets atoms and codes (B, m), float64."""
         dictionary, tol = self.padded, self.tol
+        in_double = dictionary.double()
         nothing = len(dictionary) - 1
         size = _same if self.positive else torch.abs
         largest = size(x @ dictionary.T).amax(dim=1)
@@ -172,7 +173,7 @@ class Lasso:
             before = primal
             check = ((gap <= 2 * tol * primal) | (score[:, 0] <= at) | last).nonzero()[:, 0]
             exact = residual[check]
-            largest = size(exact @ dictionary.double().T).amax(dim=1)
+            largest = size(exact @ in_double.T).amax(dim=1)
             gap[check] = _gap(sample[check], exact, codes[check], at[check], largest)[1]
             done = last.clone()
             done[check] |= gap[check] <= tol * primal[check]
@@ -197,6 +198,13 @@ class Lasso:
         counts = torch.bincount(samples, minlength=len(x))
         order = samples.argsort(stable=True)
         return counts, atoms[order], codes[order].to(x.dtype), gaps
+
+
+def product(left, right):
+    """left @ right.T in their precision, even where torch has been told that less will do."""
+    if torch.get_float32_matmul_precision() == "highest":
+        return left @ right.T
+    return (left.double() @ right.double().T).to(left.dtype)
 
 
 def gram_fits(dictionary):

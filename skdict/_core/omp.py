@@ -4,7 +4,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .lasso import BATCH_ELEMENTS, SMALLEST_ALPHA, gram_fits, pieces_of, solve_working_sets
+from .lasso import (
+    BATCH_ELEMENTS,
+    SMALLEST_ALPHA,
+    gram_fits,
+    pieces_of,
+    product,
+    solve_working_sets,
+)
 from .sparse import Support
 from .threads_cpu import map_on_cores
 
@@ -41,7 +48,7 @@ class OrthogonalMatchingPursuit:
         self.least *= float(torch.linalg.vector_norm(dictionary, dim=1).max())
         self.one_by_one = gram_fits(dictionary)
         if self.one_by_one:
-            self.gram = dictionary @ dictionary.T
+            self.gram = product(dictionary, dictionary)
 
     @torch.no_grad()
     def __call__(self, x, n_nonzero=None):
@@ -72,7 +79,7 @@ class OrthogonalMatchingPursuit:
 
         def code(block):
             piece = x[block]
-            first = F.linear(piece, self.dictionary)
+            first = product(piece, self.dictionary)
             return pursue_rows(
                 piece.numpy(),
                 first.numpy(),
