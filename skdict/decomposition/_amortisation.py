@@ -75,9 +75,10 @@ def amortisation_gap(estimator, X, *, alpha=None):
         for array in (estimator.components_, estimator.intercept_)
     )
     encode = estimator._trained_encoder(rows)
-    options = {"alpha": alpha, "n_nonzero_coefs": None, "positive": True}
-    lasso = make_coder("lasso", components, **options)
-    omp = make_coder("omp", components, **options)
+    lasso, omp = (
+        make_coder(name, components, alpha=penalty, n_nonzero_coefs=None, positive=True)
+        for name, penalty in (("lasso", alpha), ("omp", None))
+    )
     parts = {name: [] for name in CODERS}
     gaps = []
     for _, x in rows.blocks(len(components)):

@@ -43,7 +43,7 @@ def test_lasso_is_the_optimum(planted, fitted, result):
 def test_pursuit_has_as_many_nonzeros_as_the_encoder(planted, fitted, result):
     estimator = fitted["autoencoder"]
     assert (result.omp.l0 <= result.encoder.l0).all()
-    assert result.omp.l0.mean() > 0.8 * result.encoder.l0.mean()  # some are explained by fewer
+    assert result.omp.l0.mean() > 0.95 * result.encoder.l0.mean()  # few need fewer
     assert result.omp.explained_variance > result.encoder.explained_variance
     rows = np.flatnonzero(result.encoder.l0 == 3)
     codes = sparse_encode(
