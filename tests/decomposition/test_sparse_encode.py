@@ -8,7 +8,8 @@ import torch
 from sklearn import decomposition
 from sklearn.exceptions import ConvergenceWarning
 
-from skdict.decomposition import sparse_encode
+from skdict.datasets import make_superposition
+from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,54 @@ def test_bad_input_is_named(problem, options, message):
     given = {"X": X, "dictionary": dictionary, **options}
     with pytest.raises(ValueError, match=message):
         sparse_encode(given.pop("X"), given.pop("dictionary"), **given)
+
+
+@pytest.fixture(scope="module")
+def dictionaries():
+    """500 samples, and unit-norm atoms of three kinds; exemplars are strongly coherent."""
+    X = make_superposition(3500, 48, 160, l0=4.0, noise=0.05, random_state=0)[0]
+    X, train = X[:500] + 0.5, X[500:] + 0.5
+    rng = np.random.default_rng(0)
+    learned = SparseAutoencoderDictionary(
+        160, solver="alternating", max_iter=2, fit_intercept=False, random_state=0
+    ).fit(train)
+    atoms = {
+        "random": rng.normal(size=(160, 48)),
+        "learned": learned.components_,
+        "exemplars": train[:160],
+    }
+    return X, {name: a / np.linalg.norm(a, axis=1, keepdims=True) for name, a in atoms.items()}
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("multiple", [0.05, 0.2, 0.6])
+@pytest.mark.parametrize("kind", ["random", "learned", "exemplars"])
+def test_objective_is_that_of_lars(dictionaries, kind, multiple, positive):
+    X, dictionary = dictionaries[0], dictionaries[1][kind]
+    if kind == "exemplars":
+        assert np.triu(dictionary @ dictionary.T, 1).max() > 0.9
+    alpha = multiple * np.median(np.abs(X @ dictionary.T).max(axis=1))
+
+    def objective_and_gap(codes):
+        residual = X - codes @ dictionary
+        square, along = (residual**2).sum(axis=1), (X * residual).sum(axis=1)
+        objective = 0.5 * square + alpha * np.abs(codes).sum(axis=1)
+        correlation = residual @ dictionary.T
+        largest = (correlation if positive else np.abs(correlation)).max(axis=1)
+        scale = np.minimum(np.maximum(along / square, 0), alpha / largest)
+        return objective, 1 - (scale * along - 0.5 * scale**2 * square) / objective
+
+    options = {"alpha": alpha, "positive": positive}
+    codes, gap = sparse_encode(X, dictionary, tol=1e-6, return_gap=True, **options)
+    objective, certificate = objective_and_gap(codes)
+    assert certificate.max() <= 1e-6
+    np.testing.assert_allclose(gap, certificate, atol=1e-12)
+
+    expected = decomposition.sparse_encode(
+        X, dictionary, algorithm="lasso_lars", max_iter=2000, **options
+    )
+    lars, gap_of_lars = objective_and_gap(expected)
+    assert (objective <= lars * (1 + 1e-6)).all()
+    right = gap_of_lars <= 1e-6  # on coherent atoms it misses the optimum for some samples
+    assert right.mean() > 0.9 and (kind == "exemplars" or right.all())
+    np.testing.assert_allclose(objective[right], lars[right], rtol=1e-6)
