@@ -68,8 +68,8 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
 
     Notes
     -----
-    Other solvers than "autoencoder" go along the same path: "dictionary_learning" from the atoms
-    of the neighbour, "lasso" without any training.
+    Other solvers than "autoencoder" go along the same path: "alternating" and
+    "dictionary_learning" from the atoms of the neighbour, "lasso" without any training.
 
     References
     ----------

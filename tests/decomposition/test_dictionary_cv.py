@@ -62,7 +62,7 @@ def test_grid_and_folds(X):
     np.testing.assert_array_equal(*scores)
 
 
-@pytest.mark.parametrize("solver", ["dictionary_learning", "lasso"])
+@pytest.mark.parametrize("solver", ["alternating", "dictionary_learning", "lasso"])
 def test_other_solvers(solver):
     X = make_superposition(300, 16, 32, l0=2.0, random_state=0)[0]
     selected = make_cv(solver=solver, alphas=2, max_iter=1).fit(X)

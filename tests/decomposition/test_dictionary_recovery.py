@@ -8,10 +8,11 @@ from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.metrics import dictionary_recovery, explained_variance, mean_max_cosine
 
 
-def test_planted_atoms_are_found():
+@pytest.mark.parametrize("params", [{}, {"solver": "alternating", "max_iter": 4}])
+def test_planted_atoms_are_found(params):
     X, dictionary, codes = make_superposition(50_000, 64, 256, l0=3.0, random_state=0)
     X = X.astype(np.float32)
-    estimator = SparseAutoencoderDictionary(256, device="cpu", random_state=0).fit(X)
+    estimator = SparseAutoencoderDictionary(256, device="cpu", random_state=0, **params).fit(X)
     assert mean_max_cosine(estimator.components_, dictionary) >= 0.98
     assert dictionary_recovery(estimator.components_, dictionary) >= 0.98  # one to one
     assert np.mean(estimator.feature_density_ > 0) >= 0.98
