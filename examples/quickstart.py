@@ -73,8 +73,7 @@ def parse_arguments():
         "cv": 2,
         # tokens that the dictionaries are compared on: their dense codes take time
         "n_coded": 200 if arguments.quick else 500,
-        # tokens for scikit-learn's solver, which learns from some hundred a second
-        "n_sklearn": 1000 if arguments.quick else 4000,
+        "n_classical": 1000 if arguments.quick else 2000,
     }
     return arguments.output, argparse.Namespace(**sizes)
 
@@ -183,24 +182,23 @@ def compare(chosen, fit_seconds, X_train, X, sizes):
     X = X[np.linspace(0, len(X) - 1, sizes.n_coded).astype(int)]
     l0 = mean_l0(chosen.transform(X))
     random_atoms = np.random.default_rng(0).normal(size=chosen.components_.shape)
-    few = X_train[np.linspace(0, len(X_train) - 1, sizes.n_sklearn).astype(int)]
-    exemplars = X_train[:: max(1, len(X_train) // 10_000)]
+    few = X_train[np.linspace(0, len(X_train) - 1, sizes.n_classical).astype(int)]
     candidates = {
         "SAE atoms, Lasso codes": ({"transform_algorithm": "lasso"}, None),
         "SAE atoms, matching pursuit": (
             {"transform_algorithm": "omp", "transform_n_nonzero_coefs": max(1, round(l0))},
             None,
         ),
-        f"classical dictionary ({len(exemplars):,} tokens), Lasso codes": (
-            {"solver": "alternating", "max_iter": 1, "batch_size": 1024},
-            exemplars,
+        f"classical dictionary ({len(few):,} tokens), Lasso codes": (
+            {"solver": "alternating", "max_iter": 2, "batch_size": 512},
+            few,
         ),
         f"sklearn MiniBatchDictionaryLearning ({len(few):,} tokens)": (
             {"solver": "dictionary_learning", "max_iter": 2, "batch_size": 128},
             few,
         ),
-        "data exemplars, Lasso codes": ({"solver": "lasso"}, exemplars),
-        "random atoms, Lasso codes": ({"solver": "lasso", "dict_init": random_atoms}, exemplars),
+        "data exemplars, Lasso codes": ({"solver": "lasso"}, few),
+        "random atoms, Lasso codes": ({"solver": "lasso", "dict_init": random_atoms}, few),
     }
     print(f"\nAt equal L0, on {len(X)} held-out tokens:")
     print(f"{'dictionary':50} {'L0':>6} {'expl. var.':>10} {'fit, s':>7} {'codes/s':>8}")
