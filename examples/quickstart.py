@@ -9,8 +9,8 @@ trained on the Python standard library, and looks at what it found:
 1. texts → activations → dictionary, as a scikit-learn Pipeline;
 2. the L1 coefficient chosen by GridSearchCV, without labels, on folds of documents;
 3. explained variance, L0, dead features and loss recovered for each coefficient;
-4. the dictionary against a top-k autoencoder, classical dictionary learning, exemplars, PCA and
-   random atoms at equal L0;
+4. the dictionary against a top-k autoencoder, classical dictionary learning, exemplars and PCA at
+   equal L0;
 5. the features that best detect a ground-truth label (comment, keyword, number, ...), beside the
    best single neuron, and what activates them.
 
@@ -181,7 +181,6 @@ def compare(chosen, fit_seconds, X_train, X, sizes):
     """Table of solvers at the L0 of the chosen dictionary; returns (l0, explained variance)."""
     X = X[np.linspace(0, len(X) - 1, sizes.n_coded).astype(int)]
     l0 = mean_l0(chosen.transform(X))
-    random_atoms = np.random.default_rng(0).normal(size=chosen.components_.shape)
     few = X_train[np.linspace(0, len(X_train) - 1, sizes.n_classical).astype(int)]
     candidates = {
         "SAE atoms, Lasso codes": ({"transform_algorithm": "lasso"}, None),
@@ -198,7 +197,6 @@ def compare(chosen, fit_seconds, X_train, X, sizes):
             few,
         ),
         "data exemplars, Lasso codes": ({"solver": "lasso"}, few),
-        "random atoms, Lasso codes": ({"solver": "lasso", "dict_init": random_atoms}, few),
     }
     print(f"\nAt equal L0, on {len(X)} held-out tokens:")
     print(f"{'dictionary':50} {'L0':>6} {'expl. var.':>10} {'fit, s':>7} {'codes/s':>8}")
