@@ -122,8 +122,7 @@ def add_outer_products(matrix, support, values, weight):
 
 def add_products_densely(matrix, support, values, weight):
     """`add_outer_products` in torch's operators, for any device."""
-    codes = values.new_zeros(support.shape)
-    codes[support.rows, support.indices] = values
+    codes = support.dense(values)
     n = codes.shape[1]
     matrix[:n, :n].addmm_(codes.T, codes, alpha=weight)
 

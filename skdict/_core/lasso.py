@@ -21,7 +21,7 @@ PIECE_ELEMENTS = 1 << 18
 GRAM_BYTES = 1 << 30
 # Correlations, or features of working sets, that are held at a time on a GPU.
 BATCH_ELEMENTS = 1 << 24
-# Atoms that enter a sample's working set at a time.
+# Atoms that enter a sample's working set at a time (one by one: or half of its support, if more).
 N_ENTRANTS = 16
 # Of a sample's largest correlation. SLACK times that has to be well above rounding.
 SMALLEST_ALPHA = 1e-6
@@ -30,11 +30,13 @@ SLACK = 1e-8
 # An objective that falls by less, as a fraction of ‖x‖², falls no more: codes or correlations are
 # rounded so far that there is no better one in sight.
 STALLED = 1e-15
-# In `solve_working_sets`: what counts as zero; what is added to the diagonal; and how often, per
-# atom, the support may change.
+# A pivot that is smaller, as a fraction of the diagonal: the atom depends on those before.
+MIN_PIVOT = 1e-8
+# How often the support may change in a working set, per atom.
+MAX_EXCHANGES = 5
+# In `solve_working_sets`: what counts as zero, and what is added to the diagonal.
 ROUNDING = 1e-14
 JITTER = 1e-12
-MAX_EXCHANGES = 5
 
 
 class Lasso:

@@ -16,18 +16,13 @@ from numba import njit, types
 from numba.extending import overload
 
 from .kernels_cpu import _append_from, _bound_of_largest
-from .lasso import SLACK, SMALLEST_ALPHA, STALLED
+from .lasso import MAX_EXCHANGES, MIN_PIVOT, N_ENTRANTS, SLACK, SMALLEST_ALPHA, STALLED
 
-# Atoms that enter the working set at a time, at least; else half of the support.
-MIN_ENTRANTS = 16
 # Sweeps of coordinate descent, at most, before the system at the support is solved exactly.
 N_SWEEPS = 10
-# Rounds of this; then atoms enter the support one by one, so often for each atom at most.
+# Rounds of this; then atoms enter the support one by one.
 N_ROUNDS = 3
-MAX_EXCHANGES = 5
-# A pivot that is smaller, as a fraction of the diagonal: the atom depends on those before. And in
-# units of rounding of the Gram matrix.
-MIN_PIVOT = 1e-8
+# The smallest pivot is also no less than so many units of rounding of the Gram matrix.
 MIN_PIVOT_UNITS = 64
 
 # reassociation lets sums run in vector registers
@@ -416,7 +411,7 @@ def code_rows(
                 q[atoms[j]] = -1
             largest = alpha
             while n_atoms == n_known:
-                n_found = _find_largest(q, alpha, max(MIN_ENTRANTS, n_support // 2), found, spare)
+                n_found = _find_largest(q, alpha, max(N_ENTRANTS, n_support // 2), found, spare)
                 if n_found == 0:
                     break
                 for j in found[:n_found]:

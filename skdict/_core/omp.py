@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from .lasso import (
     BATCH_ELEMENTS,
+    MIN_PIVOT,
     SMALLEST_ALPHA,
     gram_fits,
     pieces_of,
@@ -18,8 +19,6 @@ from .threads_cpu import map_on_cores
 # A correlation that is smaller, as a fraction of the sample's norm times units of rounding, is
 # none: the atom has been taken, or depends on those that have.
 NO_CORRELATION = 16
-# A pivot of Cholesky's method that is smaller: the atom depends on those before.
-MIN_PIVOT = 1e-8
 
 
 class OrthogonalMatchingPursuit:

@@ -64,6 +64,12 @@ class Support:
         counts = torch.bincount(self.rows * n_groups + group, minlength=n_rows * n_groups)
         return Support(F.pad(counts.cumsum(0), (1, 0)), self.indices, self.n_components)
 
+    def dense(self, values):
+        """The codes with these values (nnz,) at the support: (B, n_components)."""
+        codes = values.new_zeros(self.shape)
+        codes[self.rows, self.indices] = values
+        return codes
+
     @cached_property
     def transposed(self):
         """CSC order, shared by the gradients of both weights: indptr (n + 1,), rows, order."""

@@ -7,7 +7,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..utils._arrays import Rows, check_activations
 from ..utils._device import resolve_device
-from ._sparse_coding import make_coder
+from ._alpha import location_and_scale
+from ._sparse_coding import check_alpha, make_coder
 
 CODERS = ("encoder", "lasso", "omp")
 COLORS = {"encoder": "#0072B2", "lasso": "#D55E00", "omp": "#009E73"}
@@ -43,7 +44,7 @@ def amortisation_gap(estimator, X, *, alpha=None):
     Raises
     ------
     ValueError
-        If the estimator has no encoder, or X does not fit it.
+        If the estimator has no encoder, X does not fit it or is constant, or alpha is negative.
 
     See Also
     --------
@@ -69,7 +70,9 @@ def amortisation_gap(estimator, X, *, alpha=None):
             "nothing to compare with sparse coding. Fit it with solver='autoencoder'."
         )
     rows = Rows(check_activations(estimator, X), resolve_device(estimator.device))
-    alpha = float(estimator.alpha_ if alpha is None else alpha)
+    alpha = estimator.alpha_ if alpha is None else alpha
+    check_alpha(alpha)
+    alpha = float(alpha)
     components, intercept = (
         torch.tensor(array, dtype=rows.dtype, device=rows.device)
         for array in (estimator.components_, estimator.intercept_)
@@ -92,7 +95,8 @@ def amortisation_gap(estimator, X, *, alpha=None):
             objective = 0.5 * error + alpha * z.double().sum(dim=1)
             l0 = (z != 0).sum(dim=1).double()
             parts[name].append(torch.stack([objective, error, l0]).cpu())
-    total = _total_variance(rows)
+    _, rms = location_and_scale(rows)
+    total = len(rows) * rms**2
     result = Bunch(alpha=alpha)
     for name, blocks in parts.items():
         objective, error, l0 = torch.cat(blocks, dim=1).numpy()
@@ -104,12 +108,6 @@ def amortisation_gap(estimator, X, *, alpha=None):
         )
     result.lasso.gap = torch.cat(gaps).cpu().numpy()
     return result
-
-
-def _total_variance(rows):
-    """Squared distances of the rows to their mean, summed."""
-    mean = sum(x.double().sum(dim=0) for _, x in rows.blocks()) / len(rows)
-    return float(sum((x - mean).square().sum() for _, x in rows.blocks()))
 
 
 class AmortisationGapDisplay:

@@ -109,6 +109,7 @@ def test_one_sample_and_one_atom(problem):
     [
         ({"algorithm": "lars"}, "algorithm='lars': give one of lasso, omp, threshold"),
         ({"alpha": -1.0}, "alpha == -1.0, must be >= 0"),
+        ({"alpha": np.nan}, "alpha == nan, must be finite"),
         ({"tol": 0.0}, "tol == 0.0, must be > 0"),
         ({"max_iter": 0}, "max_iter == 0, must be >= 1"),
         ({"n_nonzero_coefs": 0}, "n_nonzero_coefs == 0, must be >= 1"),
