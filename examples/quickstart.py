@@ -9,8 +9,8 @@ trained on the Python standard library, and looks at what it found:
 1. texts → activations → dictionary, as a scikit-learn Pipeline;
 2. the L1 coefficient chosen by GridSearchCV, without labels, on folds of documents;
 3. explained variance, L0, dead features and loss recovered for each coefficient;
-4. the dictionary against a top-k autoencoder, classical dictionary learning, exemplars and PCA at
-   equal L0;
+4. the dictionary against a top-k autoencoder, classical dictionary learning, exemplars, the
+   neurons themselves and PCA at equal L0, with several ways to find codes;
 5. the features that best detect a ground-truth label (comment, keyword, number, ...), beside the
    best single neuron, and what activates them.
 
@@ -37,7 +37,11 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from skdict.datasets import load_one_layer_transformer, load_python_corpus, python_token_labels
-from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
+from skdict.decomposition import (
+    SparseAutoencoderDictionary,
+    alpha_grid,
+    compare_dictionaries,
+)
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     context_snippets,
@@ -55,6 +59,7 @@ from skdict.metrics import (
 )
 
 LAYER = "transformer.h.0.mlp.act"
+MARKERS = "*sv^DPXhp<>8dH+x"
 N_JOBS = 2  # dictionaries of this size are trained faster two at a time than each on two cores
 
 
@@ -159,83 +164,63 @@ def print_alpha_table(search, estimators, model, tokenizer, X, texts):
 # --------------------------------------------------
 
 
-def match_l0(estimator, X, l0):
-    """Bisect the alpha of Lasso coding until the codes of X have the wanted L0."""
-    low, high = estimator.alpha_ / 100, estimator.alpha_ * 30
-    for _ in range(8):
-        alpha = np.sqrt(low * high)
-        estimator.set_params(transform_alpha=alpha)
-        if mean_l0(estimator.transform(X)) > l0:
-            low = alpha
-        else:
-            high = alpha
-    return estimator
-
-
 # scikit-learn's coordinate descent warns of single samples whose duality gap stays above its
 # tolerance; that changes none of the digits printed here.
 warnings.filterwarnings("ignore", category=ConvergenceWarning)
 
 
-def compare(chosen, fit_seconds, X_train, X, sizes):
-    """Table of solvers at the L0 of the chosen dictionary; returns (l0, explained variance)."""
+def compare(chosen, X_train, X, sizes):
+    """Dictionaries at the L0 of the chosen one: {name: (L0, explained variance)}."""
     X = X[np.linspace(0, len(X) - 1, sizes.n_coded).astype(int)]
-    l0 = mean_l0(chosen.transform(X))
     few = X_train[np.linspace(0, len(X_train) - 1, sizes.n_classical).astype(int)]
-    candidates = {
-        "SAE atoms, Lasso codes": ({"transform_algorithm": "lasso"}, None),
-        "SAE atoms, matching pursuit": (
-            {"transform_algorithm": "omp", "transform_n_nonzero_coefs": max(1, round(l0))},
-            None,
-        ),
-        f"classical dictionary ({len(few):,} tokens), Lasso codes": (
-            {"solver": "alternating", "max_iter": 2, "batch_size": 512},
-            few,
-        ),
-        f"sklearn MiniBatchDictionaryLearning ({len(few):,} tokens)": (
-            {"solver": "dictionary_learning", "max_iter": 2, "batch_size": 128},
-            few,
-        ),
-        "data exemplars, Lasso codes": ({"solver": "lasso"}, few),
+    l0 = mean_l0(chosen.transform(X))
+
+    def like(**params):
+        return clone(chosen).set_params(**params)
+
+    of_all = {
+        "sparse autoencoder": chosen,
+        "topk autoencoder": like(architecture="topk", n_nonzero_coefs=max(1, round(l0))),
     }
-    print(f"\nAt equal L0, on {len(X)} held-out tokens:")
-    print(f"{'dictionary':50} {'L0':>6} {'expl. var.':>10} {'fit, s':>7} {'codes/s':>8}")
+    of_few = {
+        "classical": like(solver="alternating", max_iter=2, batch_size=512),
+        "scikit-learn's": like(solver="dictionary_learning", max_iter=1, batch_size=128),
+        "exemplars": like(solver="lasso"),
+        "neurons": like(solver="lasso", dict_init="identity", n_components="auto"),
+        "PCA": PCA(round(l0), random_state=0),
+    }
+    columns = (
+        "dictionary",
+        "transform_algorithm",
+        "l0",
+        "explained_variance",
+        "score",
+        "fit_seconds",
+        "transform_seconds",
+    )
+    print(f"\nAt equal L0, on {len(X)} held-out tokens, from {len(few):,} tokens where marked *:")
+    print(
+        f"{'dictionary':20} {'codes':9} {'L0':>6} {'expl. var.':>10} {'score':>7} {'fit, s':>7} "
+        f"{'codes/s':>9}"
+    )
     points = {}
-
-    def row(name, codes, reconstruction, fit_seconds, code_seconds):
-        points[name] = mean_l0(codes), explained_variance(X, reconstruction)
-        print(
-            f"{name:50} {points[name][0]:6.1f} {points[name][1]:10.3f} {fit_seconds:7.1f} "
-            f"{len(X) / code_seconds:8,.0f}",
-            flush=True,
+    for dictionaries, data, mark in ((of_all, X_train, ""), (of_few, few, " *")):
+        table = compare_dictionaries(
+            dictionaries,
+            data,
+            X,
+            transform_algorithms=("encoder", "lasso", "omp"),
+            budgets=[l0],
         )
-
-    def timed(function, *args):
-        start = time.perf_counter()
-        return function(*args), time.perf_counter() - start
-
-    codes, code_seconds = timed(chosen.transform, X)
-    row("sparse autoencoder", codes, chosen.inverse_transform(codes), fit_seconds, code_seconds)
-    topk = clone(chosen).set_params(architecture="topk", n_nonzero_coefs=max(1, round(l0)))
-    _, fit_seconds = timed(topk.fit, X_train)
-    codes, code_seconds = timed(topk.transform, X)
-    name = f"sparse autoencoder, topk, k = {topk.n_nonzero_coefs_}"
-    row(name, codes, topk.inverse_transform(codes), fit_seconds, code_seconds)
-    for name, (params, data) in candidates.items():
-        estimator = clone(chosen).set_params(**params)
-        if data is None:  # the chosen one's atoms, nothing to fit
-            vars(estimator).update({k: v for k, v in vars(chosen).items() if k.endswith("_")})
-            fit_seconds = 0.0
-        else:
-            _, fit_seconds = timed(estimator.fit, data)
-        if estimator.transform_algorithm != "omp":
-            match_l0(estimator, X, l0)
-        codes, code_seconds = timed(estimator.transform, X)
-        row(name, codes, estimator.inverse_transform(codes), fit_seconds, code_seconds)
-    pca, fit_seconds = timed(PCA(round(l0), random_state=0).fit, X_train)
-    codes, code_seconds = timed(pca.transform, X)
-    name = f"PCA, {pca.n_components_} components"
-    row(name, codes, pca.inverse_transform(codes), fit_seconds, code_seconds)
+        for name, how, *numbers in zip(*(table[column] for column in columns), strict=True):
+            found, variance, score, fit_seconds, code_seconds = numbers
+            fit_seconds = "before" if np.isnan(fit_seconds) else f"{fit_seconds:.1f}"
+            points[f"{name}, {how}"] = found, variance
+            print(
+                f"{name + mark:20} {how:9} {found:6.1f} {variance:10.3f} {score:7.1f} "
+                f"{fit_seconds:>7} {len(X) / code_seconds:9,.0f}",
+                flush=True,
+            )
     return points
 
 
@@ -353,11 +338,12 @@ def main():
     estimators = {alpha: fitted[alpha] for alpha in alphas}
     print_alpha_table(search, estimators, model, tokenizer, X_test, test_texts)
 
-    points = compare(chosen, search.refit_time_, X_train, X_test, sizes)
+    points = compare(chosen, X_train, X_test, sizes)
     pareto = ParetoDisplay.from_estimators(
         {"sparse autoencoder, over alpha": list(estimators.values())}, X_test
     )
-    for marker, (name, (l0, variance)) in zip("*sv^DPXhp", list(points.items())[1:], strict=False):
+    del points["sparse autoencoder, encoder"]  # it is on the line
+    for marker, (name, (l0, variance)) in zip(MARKERS, points.items(), strict=False):
         pareto.ax_.plot(l0, variance, marker, color="0.35", label=name)
     pareto.ax_.legend(fontsize="small", loc="upper left")
     pareto.ax_.set_title("One-layer transformer, 512 neurons, held-out files")

@@ -7,12 +7,14 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skdict._core.architectures import ARCHITECTURES
 from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
+from skdict.decomposition._atoms import ATOMS
 
 # "auto" is "encoder" for the autoencoder and "lasso" for the others.
 WAYS = {
     "autoencoder": ("auto", "lasso", "omp", "threshold"),
     "alternating": ("auto", "omp", "threshold"),
     "dictionary_learning": ("auto", "omp"),
+    "kmeans": ("auto", "lasso"),
     "lasso": ("auto", "omp"),
 }
 PARAMETERS = [
@@ -23,6 +25,12 @@ PARAMETERS = [
 PARAMETERS += [
     *({"architecture": name, "n_nonzero_coefs": 1} for name in ARCHITECTURES if name != "relu"),
     {"architecture": "jumprelu"},
+    *(
+        {"solver": "lasso", "dict_init": name}
+        for name in ATOMS
+        if name not in ("exemplars", "nmf")
+    ),
+    {"solver": "lasso", "dict_init": "nmf", "fit_intercept": False},
     {"sparse_output": True},
     {"early_stopping": True, "fit_intercept": False, "shuffle": False},
 ]

@@ -2,6 +2,7 @@
 
 from ._alpha import alpha_grid
 from ._amortisation import AmortisationGapDisplay, amortisation_gap
+from ._comparison import compare_dictionaries
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
 from ._sparse_coding import sparse_encode
@@ -12,5 +13,6 @@ __all__ = [
     "SparseAutoencoderDictionaryCV",
     "alpha_grid",
     "amortisation_gap",
+    "compare_dictionaries",
     "sparse_encode",
 ]

@@ -1,11 +1,9 @@
-"""Classical solvers behind the estimator's surface: scikit-learn's own, and data exemplars."""
+"""Solvers that are scikit-learn's own, and atoms as they are given."""
 
 import math
 
 import numpy as np
-import torch
 from sklearn import decomposition
-from sklearn.utils import check_random_state
 
 
 class MiniBatchDictionaryLearning:
@@ -99,35 +97,3 @@ class FixedAtoms:
             "n_steps_": 0,
             "loss_curve_": [],
         }
-
-
-def draw_exemplars(rows, mean, n_components, random_state):
-    """Unit-norm, centred samples drawn without replacement, as atoms.
-
-    Parameters
-    ----------
-    rows : Rows
-    mean : tensor of shape (n_features,)
-        Subtracted before scaling to unit norm; a sample equal to it, up to rounding, is never
-        drawn.
-    n_components : int
-
-    Returns
-    -------
-    atoms : tensor of shape (n_components, n_features), float64
-    """
-    rounding = 10 * torch.finfo(mean.dtype).eps * float(torch.linalg.vector_norm(mean.double()))
-    order = torch.from_numpy(check_random_state(random_state).permutation(len(rows)))
-    atoms = []
-    for chunk in order.split(n_components):
-        candidates = rows[chunk].double() - mean
-        norms = torch.linalg.vector_norm(candidates, dim=1, keepdim=True)
-        keep = norms[:, 0] > rounding
-        atoms.append(candidates[keep] / norms[keep])
-        if sum(map(len, atoms)) >= n_components:
-            return torch.cat(atoms)[:n_components]
-    found = sum(map(len, atoms))
-    raise ValueError(
-        f"n_components={n_components} exemplars asked for, but X has only {found} samples that "
-        "differ from its mean. Use fewer components or more samples."
-    )

@@ -28,13 +28,17 @@ from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._alternating_fit import AlternatingFit
+from ._atoms import ATOMS, default_n_components, make_atoms
 from ._autoencoder_fit import AutoencoderFit, initial_atoms
-from ._baselines import FixedAtoms, MiniBatchDictionaryLearning, draw_exemplars
+from ._baselines import FixedAtoms, MiniBatchDictionaryLearning
+from ._codebook import Codebooks, quantise
 from ._likelihood import RESOLUTION, CodeStatistics, log_likelihood
 from ._sparse_coding import ALGORITHMS, make_coder, warn_of_gaps
 
 # Solvers that pass over the data in batches.
 TRAINED_IN_PASSES = ("autoencoder", "alternating")
+# Those that come with a way to find codes.
+WITH_ENCODER = ("autoencoder", "kmeans")
 # The statistics of the codes are estimated on about so many training samples, evenly spread:
 # coding all of millions would take as long as another pass over them.
 N_ENCODED_SAMPLES = 100_000
@@ -50,16 +54,19 @@ NOT_OF_EVERY_FIT = (
     "encoder_coef_",
     "encoder_intercept_",
     "threshold_",
+    "codeword_norms_",
+    "codebook_sizes_",
     "n_nonzero_coefs_",
     "validation_loss_curve_",
 )
 
 
 def _learns_from_streams(estimator):
-    if estimator.solver == "lasso":
+    if estimator.solver in ("lasso", "kmeans"):
         raise AttributeError(
-            "partial_fit is not available with solver='lasso': exemplar atoms are drawn, not "
-            "learned. Use fit, or solver='autoencoder', 'alternating' or 'dictionary_learning'."
+            f"partial_fit is not available with solver={estimator.solver!r}: its atoms are not "
+            "learned from a stream. Use fit, or solver='autoencoder', 'alternating' or "
+            "'dictionary_learning'."
         )
     return True
 
@@ -81,7 +88,8 @@ class SparseAutoencoderDictionary(
     the atoms, :math:`z = \max(0, (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc})` [1]_ (or the
     largest entries of it, see ``architecture``); the other solvers find them by sparse coding.
     ``alpha``, the objective and the codes of all solvers are therefore comparable (but for
-    "topk", which has no penalty), and ``solver`` can be searched over like any other parameter.
+    "topk" and "kmeans", which have no penalty), and ``solver`` can be searched over like any other
+    parameter.
 
     Parameters
     ----------
@@ -119,7 +127,7 @@ class SparseAutoencoderDictionary(
         Number of non-zero entries of a code: at most with ``architecture="topk"``, on average
         with "batch_topk" and "matryoshka"; None takes a tenth of the features, as
         ``transform_n_nonzero_coefs`` does. With "jumprelu" the average to aim at; None takes
-        the penalty by ``alpha``.
+        the penalty by ``alpha``. With ``solver="kmeans"`` the number of codebooks; None takes 1.
     solver : str, default="autoencoder"
         How the dictionary is found.
 
@@ -131,11 +139,14 @@ class SparseAutoencoderDictionary(
           :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with non-negative codes,
           on the centred data, which it needs in memory, in float64. Some hundred samples per
           second.
-        - "lasso": atoms are ``dict_init`` or samples drawn at random, and are not learned.
+        - "kmeans": codebooks of :class:`~sklearn.cluster.KMeans`, ``n_nonzero_coefs`` of
+          them, each for what those before it leave over [8]_. A sample is the sum of one codeword
+          of each. Needs the data in memory.
+        - "lasso": atoms are ``dict_init``, or else samples drawn at random, and are not learned.
     transform_algorithm : {"auto", "encoder", "lasso", "omp", "threshold"}, default="auto"
-        How `transform` finds codes: by the trained encoder, or by :func:`sparse_encode` on the
-        atoms. "auto" takes the encoder where there is one, else "lasso". Codes of "omp" may be
-        negative.
+        How `transform` finds codes: by the trained encoder (of "kmeans": by the nearest
+        codewords), or by :func:`sparse_encode` on the atoms. "auto" takes the encoder where there
+        is one, else "lasso". Codes of "omp" may be negative.
     transform_alpha : float, default=None
         L1 coefficient of ``transform_algorithm="lasso"`` and "threshold"; None takes ``alpha_``.
     transform_n_nonzero_coefs : int, default=None
@@ -172,8 +183,20 @@ class SparseAutoencoderDictionary(
         Whether `fit` starts from the atoms, encoder and intercept of the previous fit. Used by
         ``solver="autoencoder"``, for atoms and intercept by "alternating" and for the atoms by
         "dictionary_learning".
-    dict_init : array-like of shape (n_components, n_features), default=None
-        Initial atoms; scaled to unit norm.
+    dict_init : array-like of shape (n_components, n_features) or str, default=None
+        Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. Not used by
+        "kmeans". None leaves it to the solver. By name:
+
+        - "exemplars": samples drawn at random, centred.
+        - "random": directions drawn evenly from the sphere.
+        - "pca", "ica": principal directions, and those along which the sources of
+          :class:`~sklearn.decomposition.FastICA` act, each with both signs, as codes are
+          non-negative: at most two for each feature, which is what ``n_components="auto"`` takes.
+        - "identity": the features (neurons) themselves, likewise.
+        - "nmf": atoms of :class:`~sklearn.decomposition.MiniBatchNMF`, for non-negative
+          activations and ``fit_intercept=False``; "auto" takes one for each feature.
+
+        "pca", "ica" and "nmf" need the data in memory.
     shuffle : bool, default=True
         Whether to shuffle the samples before each pass.
     sparse_output : bool, default=False
@@ -207,6 +230,11 @@ class SparseAutoencoderDictionary(
     n_nonzero_coefs_ : int or None
         The number of non-zero entries used. Only with ``architecture`` "topk", "batch_topk",
         "matryoshka" and "jumprelu".
+    codeword_norms_ : ndarray of shape (n_components,)
+        Norm of each codeword, the code of its atom where it is the nearest. Only with
+        ``solver="kmeans"``.
+    codebook_sizes_ : ndarray of shape (n_codebooks,)
+        Number of codewords of each codebook, in their order. Only with ``solver="kmeans"``.
     n_iter_ : int
         Passes over the data.
     n_steps_ : int
@@ -269,6 +297,8 @@ class SparseAutoencoderDictionary(
        NeurIPS 2024.
     .. [7] Mairal, Bach, Ponce and Sapiro, "Online dictionary learning for sparse coding", ICML
        2009.
+    .. [8] Tamkin, Taufeeque and Goodman, "Codebook Features: Sparse and Discrete
+       Interpretability for Neural Networks", ICML 2024, for codebooks of activations.
 
     Examples
     --------
@@ -290,7 +320,9 @@ class SparseAutoencoderDictionary(
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "architecture": [StrOptions(set(ARCHITECTURES))],
         "n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
-        "solver": [StrOptions({"autoencoder", "alternating", "dictionary_learning", "lasso"})],
+        "solver": [
+            StrOptions({"autoencoder", "alternating", "dictionary_learning", "kmeans", "lasso"})
+        ],
         "transform_algorithm": [StrOptions({"auto", "encoder", *ALGORITHMS})],
         "transform_alpha": [None, Interval(Real, 0, None, closed="left")],
         "transform_n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
@@ -303,7 +335,7 @@ class SparseAutoencoderDictionary(
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "dict_init": ["array-like", None],
+        "dict_init": ["array-like", StrOptions(set(ATOMS)), None],
         "shuffle": ["boolean"],
         "sparse_output": ["boolean"],
         "device": [str],
@@ -383,7 +415,7 @@ class SparseAutoencoderDictionary(
             If a parameter is out of range, or X is constant, not finite, or too small.
         """
         previous = self if self.warm_start and hasattr(self, "components_") else None
-        self._check_transform_algorithm(self.solver == "autoencoder")
+        self._check_transform_algorithm(self.solver in WITH_ENCODER)
         rows = self._rows(X, reset=previous is None, min_samples=2)
         return self._fit(rows, self.alpha, previous, X, y)
 
@@ -438,7 +470,7 @@ class SparseAutoencoderDictionary(
         kind = self._kind_of_stream()
         kind_before, run = getattr(self, "_stream", (None, None))
         begins = kind != kind_before
-        self._check_transform_algorithm(self.solver == "autoencoder")
+        self._check_transform_algorithm(self.solver in WITH_ENCODER)
         rows = self._rows(X, reset=first, min_samples=2 if begins else 1)
         if begins:
             mean, rms = location_and_scale(rows)
@@ -511,14 +543,14 @@ class SparseAutoencoderDictionary(
         if not self.fit_intercept:
             rms = math.hypot(rms, float(torch.linalg.vector_norm(mean)))
             mean = torch.zeros_like(mean)
+        scale = rms / math.sqrt(n_features)
         random_state = check_random_state(self.random_state)
-        atoms = self._initial_atoms(rows, previous)
+        if self.solver == "kmeans":
+            return self._codebooks(rows, mean, scale, random_state)
+        atoms = self._initial_atoms(rows, mean, scale, previous, random_state)
         n_components = len(atoms) if atoms is not None else self._n_components(rows)
         if self.solver == "lasso":
-            if atoms is None:
-                atoms = draw_exemplars(rows, mean, n_components, random_state)
             return FixedAtoms(atoms, mean)
-        scale = rms / math.sqrt(n_features)
         if self.solver == "dictionary_learning":
             batch_size = self._batch_size(len(rows))
             return MiniBatchDictionaryLearning(
@@ -572,9 +604,42 @@ class SparseAutoencoderDictionary(
             return self.batch_size
         return min(1024, max(64, n_samples // 64))
 
-    def _initial_atoms(self, rows, previous):
+    def _codebooks(self, rows, mean, scale, random_state):
+        n_components, n_books = self._n_components(rows), self.n_nonzero_coefs or 1
+        if n_books > n_components:
+            raise ValueError(
+                f"n_nonzero_coefs={n_books} codebooks asked for, but n_components={n_components}, "
+                "which is less than a codeword for each. Use fewer, or raise n_components."
+            )
+        sizes = [len(part) for part in np.array_split(np.arange(n_components), n_books)]
+        if sizes[0] > len(rows):
+            raise ValueError(
+                f"n_components={n_components} in {n_books} codebooks are {sizes[0]} codewords of "
+                f"the first, but X has only {len(rows)} samples. Use fewer components or more "
+                "samples."
+            )
+        return Codebooks(sizes, mean, scale, max_iter=self.max_iter, random_state=random_state)
+
+    def _initial_atoms(self, rows, mean, scale, previous, random_state):
         """Unit-norm atoms given by a previous fit or by dict_init, else None."""
         given = self.dict_init if previous is None else previous.components_
+        if given is None and self.solver == "lasso":
+            given = "exemplars"
+        if isinstance(given, str):
+            if given == "nmf" and self.fit_intercept:
+                raise ValueError(
+                    "dict_init='nmf' decomposes activations as they are, without an intercept. "
+                    "Set fit_intercept=False."
+                )
+            return make_atoms(
+                given,
+                rows,
+                mean,
+                scale,
+                self._n_components(rows),
+                max_iter=self.max_iter,
+                random_state=random_state,
+            )
         if given is None:
             return None
         name = "dict_init" if previous is None else "components_ of the previous fit (warm_start)"
@@ -592,10 +657,13 @@ class SparseAutoencoderDictionary(
         return normalize_(torch.from_numpy(given))
 
     def _n_components(self, rows):
-        n_samples, n_features = rows.shape
         if self.n_components != "auto":
             return self.n_components
-        return 4 * n_features if self.solver == "autoencoder" else min(4 * n_features, n_samples)
+        if isinstance(self.dict_init, str) and self.solver != "kmeans":
+            return default_n_components(self.dict_init, *rows.shape)
+        return default_n_components(
+            "random" if self.solver == "autoencoder" else "exemplars", *rows.shape
+        )
 
     def _train(self, run, rows, units, context, data):
         """Passes over the data until one of max_iter, a callback, early stopping ends them."""
@@ -734,14 +802,7 @@ class SparseAutoencoderDictionary(
         """
         check_is_fitted(self)
         rows = self._rows(X, reset=False)
-        model = {
-            "density": from_numpy(self.feature_density_).to(rows.device),
-            "magnitude": from_numpy(self.feature_magnitude_).to(rows.device),
-            "noise_variance": self.noise_variance_,
-            "resolution_variance": self.resolution_variance_,
-            "n_samples": self.n_samples_seen_,
-            "signed": self.transform_algorithm == "omp",
-        }
+        model = self._likelihood_model(rows.device)
         return np.concatenate(
             [
                 log_likelihood(codes, residual, **model).cpu().numpy()
@@ -773,12 +834,12 @@ class SparseAutoencoderDictionary(
             raise ValueError(
                 f"transform_algorithm='encoder' needs an encoder, which solver={self.solver!r} "
                 "does not train. Use transform_algorithm='auto', 'lasso', 'omp' or "
-                "'threshold', or solver='autoencoder'."
+                "'threshold', or solver='autoencoder' or 'kmeans'."
             )
 
     def _encoder(self, rows):
         """Function from rows (B, n_features) to codes (B, n_components), on their device."""
-        self._check_transform_algorithm(hasattr(self, "encoder_coef_"))
+        self._check_transform_algorithm(self._has_encoder())
         if self._codes_by_encoder():
             return self._trained_encoder(rows)
         components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
@@ -804,12 +865,20 @@ class SparseAutoencoderDictionary(
         return encode
 
     def _trained_encoder(self, rows):
+        if hasattr(self, "codeword_norms_"):
+            names = "components_", "codeword_norms_", "intercept_"
+            atoms, norms, intercept = self._tensors(rows.dtype, rows.device, *names)
+            sizes = self.codebook_sizes_.tolist()
+            return lambda x: quantise(x - intercept, atoms, norms, sizes)
         names = "encoder_coef_", "encoder_intercept_", "threshold_", "intercept_"
         tensors = self._tensors(rows.dtype, rows.device, *names)
         return lambda x: infer(x, *tensors, self._architecture)
 
+    def _has_encoder(self):
+        return hasattr(self, "encoder_coef_") or hasattr(self, "codeword_norms_")
+
     def _codes_by_encoder(self):
-        return hasattr(self, "encoder_coef_") and self.transform_algorithm in ("auto", "encoder")
+        return self._has_encoder() and self.transform_algorithm in ("auto", "encoder")
 
     def _tensors(self, dtype, device, *names):
         """Fitted attributes as tensors; None for one that this fit has not."""
@@ -819,30 +888,43 @@ class SparseAutoencoderDictionary(
             for array in arrays
         ]
 
+    def _residual_of(self, rows):
+        """Function from rows (B, n_features) and their codes to the residual."""
+        components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
+        return lambda x, codes: x - intercept - codes @ components
+
     def _coded(self, rows, blocks):
         """Yield (codes, residual) of blocks of rows."""
-        encode = self._encoder(rows)
-        components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
+        encode, residual_of = self._encoder(rows), self._residual_of(rows)
         for _, x in blocks:
             codes = encode(x)
-            yield codes, x - intercept - codes @ components
+            yield codes, residual_of(x, codes)
+
+    def _likelihood_model(self, device):
+        """What `log_likelihood` wants to know beside codes and residual."""
+        return {
+            "density": from_numpy(self.feature_density_).to(device),
+            "magnitude": from_numpy(self.feature_magnitude_).to(device),
+            "noise_variance": self.noise_variance_,
+            "resolution_variance": self.resolution_variance_,
+            "n_samples": self.n_samples_seen_,
+            "signed": self.transform_algorithm == "omp",
+        }
 
     def _with_statistics(self, attributes, rows):
         """Fitted attributes together with the statistics of the codes that they give."""
         fitted = _publish(copy.copy(self), attributes)
-        n_components = len(fitted.components_)
-        statistics = CodeStatistics.empty(n_components)
-        by_encoder = fitted._codes_by_encoder()
-        n_samples = N_ENCODED_SAMPLES if by_encoder else N_SPARSE_CODED_SAMPLES
+        return {**attributes, **fitted._statistics_of_codes(rows)}
+
+    def _statistics_of_codes(self, rows):
+        """Attributes that `score` depends on, from the codes of samples, evenly spread."""
+        statistics = CodeStatistics.empty(len(self.components_))
+        n_samples = N_ENCODED_SAMPLES if self._codes_by_encoder() else N_SPARSE_CODED_SAMPLES
         index = torch.arange(0, len(rows), math.ceil(len(rows) / n_samples))
         blocks = ((chunk, rows[chunk]) for chunk in index.split(256))
-        for codes, residual in fitted._coded(rows, blocks):
+        for codes, residual in self._coded(rows, blocks):
             statistics.update(codes, residual)
-        return {
-            **attributes,
-            **statistics.attributes(rows.shape[1]),
-            "_statistics": statistics,
-        }
+        return {**statistics.attributes(rows.shape[1]), "_statistics": statistics}
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "components_")
@@ -854,6 +936,7 @@ class SparseAutoencoderDictionary(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.positive_only = isinstance(self.dict_init, str) and self.dict_init == "nmf"
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 

@@ -14,7 +14,7 @@ from sklearn.utils import check_array
 from ..utils._arrays import Rows, take_rows
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._alpha import alpha_grid
-from ._sparse_autoencoder import SparseAutoencoderDictionary
+from ._sparse_autoencoder import WITH_ENCODER, SparseAutoencoderDictionary
 
 # Passes over the data for every alpha but the first of a path, as a fraction of max_iter: they
 # go on from a trained dictionary.
@@ -177,7 +177,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         ValueError
             If a parameter is out of range, or X is constant, not finite, or too small.
         """
-        self._check_transform_algorithm(self.solver == "autoencoder")
+        self._check_transform_algorithm(self.solver in WITH_ENCODER)
         rows = self._rows(X, reset=True, min_samples=2)
         alphas = self._grid(rows.X)
         estimator = SparseAutoencoderDictionary(

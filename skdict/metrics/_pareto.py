@@ -17,7 +17,8 @@ class ParetoDisplay:
 
     Dictionaries are comparable only at equal sparsity; a better one lies higher (it explains
     more) or further to the left (with fewer active features). It is recommended to use
-    `from_estimators` or `from_cv_results`, which store their results as attributes.
+    `from_estimators`, `from_cv_results` or `from_comparison`, which store their results as
+    attributes.
 
     Parameters
     ----------
@@ -164,6 +165,50 @@ class ParetoDisplay:
                 columns.append(results[f"mean_test_{metric}"])
             points.extend((*point, name) for point in zip(*columns, strict=True))
         return cls(*zip(*points, strict=True)).plot(ax=ax)
+
+    @classmethod
+    def from_comparison(cls, comparison, *, ax=None):
+        """Draw a table of :func:`skdict.decomposition.compare_dictionaries`.
+
+        Parameters
+        ----------
+        comparison : DataFrame, or dict of str to ndarray
+            The table. Each pair of a dictionary and a way to find codes makes a line.
+
+        ax : matplotlib Axes, default=None
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        display : ParetoDisplay
+            The drawn display.
+
+        Examples
+        --------
+        >>> from skdict.metrics import ParetoDisplay
+        >>> table = {
+        ...     "dictionary": ["SAE", "SAE", "SAE"],
+        ...     "transform_algorithm": ["encoder", "omp", "omp"],
+        ...     "l0": [10.0, 5.0, 10.0],
+        ...     "explained_variance": [0.7, 0.6, 0.8],
+        ... }
+        >>> list(ParetoDisplay.from_comparison(table).lines_)
+        ['SAE, encoder', 'SAE, omp']
+        """
+        needed = ("dictionary", "transform_algorithm", "l0", "explained_variance")
+        missing = [name for name in needed if name not in comparison]
+        if missing:
+            raise ValueError(
+                f"comparison has no {' and no '.join(missing)}. Pass the table that "
+                "compare_dictionaries returned."
+            )
+        dictionaries, algorithms, l0, variance = (comparison[name] for name in needed)
+        # the own transform of another library's estimator has no name
+        group = [
+            dictionary if algorithm == "transform" else f"{dictionary}, {algorithm}"
+            for dictionary, algorithm in zip(dictionaries, algorithms, strict=True)
+        ]
+        return cls(l0, variance, group).plot(ax=ax)
 
     def plot(self, ax=None):
         """Draw the lines.

@@ -5,7 +5,8 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skdict.decomposition import SparseAutoencoderDictionary
 
-SOLVERS = ("autoencoder", "alternating", "dictionary_learning", "lasso")
+SOLVERS = ("autoencoder", "alternating", "dictionary_learning", "kmeans", "lasso")
+LEARN_FROM_STREAMS = SOLVERS[:3]
 
 
 def make_estimator(**params):

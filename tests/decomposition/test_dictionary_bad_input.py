@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from dictionary_testing import SOLVERS, make_estimator
+from dictionary_testing import LEARN_FROM_STREAMS, SOLVERS, make_estimator
 from sklearn.exceptions import NotFittedError
 
 from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
@@ -84,7 +84,7 @@ def test_data_without_a_dictionary(solver, as_kind, X, message):
     estimator = make_estimator(solver=solver)
     with pytest.raises(ValueError, match=message):
         estimator.fit(as_kind(X))
-    if solver != "lasso":
+    if solver in LEARN_FROM_STREAMS:
         with pytest.raises(ValueError, match=message):
             estimator.partial_fit(as_kind(X))
     with pytest.raises(NotFittedError):  # a failed fit is no fit
@@ -173,7 +173,7 @@ def test_an_encoder_that_the_solver_does_not_train(planted, solver):
     message = (
         f"transform_algorithm='encoder' needs an encoder, which solver='{solver}' does not "
         "train. Use transform_algorithm='auto', 'lasso', 'omp' or 'threshold', or "
-        "solver='autoencoder'."
+        "solver='autoencoder' or 'kmeans'."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         estimator.fit(planted)
@@ -183,12 +183,13 @@ def test_an_encoder_that_the_solver_does_not_train(planted, solver):
             method(planted)
 
 
-def test_exemplars_do_not_learn_from_streams(planted):
-    estimator = make_estimator(solver="lasso")
+@pytest.mark.parametrize("solver", ["lasso", "kmeans"])
+def test_solvers_that_do_not_learn_from_streams(planted, solver):
+    estimator = make_estimator(solver=solver)
     assert not hasattr(estimator, "partial_fit")
     with pytest.raises(AttributeError, match="has no attribute 'partial_fit'") as raised:
         estimator.partial_fit(planted)
-    reason = "not available with solver='lasso': exemplar atoms .* Use fit, or solver="
+    reason = f"not available with solver='{solver}': its atoms .* Use fit, or solver="
     assert re.search(reason, str(raised.value.__cause__))
     assert hasattr(estimator.set_params(solver="autoencoder"), "partial_fit")
 

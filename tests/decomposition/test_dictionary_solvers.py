@@ -147,7 +147,8 @@ def test_statistics_are_those_of_the_training_codes(planted, fitted, solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_statistics_come_from_a_part_of_many_samples(planted, solver, monkeypatch):
-    limit = "N_ENCODED_SAMPLES" if solver == "autoencoder" else "N_SPARSE_CODED_SAMPLES"
+    by_encoder = solver in ("autoencoder", "kmeans")
+    limit = "N_ENCODED_SAMPLES" if by_encoder else "N_SPARSE_CODED_SAMPLES"
     monkeypatch.setattr(f"skdict.decomposition._sparse_autoencoder.{limit}", 150)
     estimator = make_estimator(solver=solver, max_iter=1).fit(planted)
     assert estimator.n_samples_seen_ == 150

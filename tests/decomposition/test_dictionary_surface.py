@@ -11,7 +11,12 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from dictionary_testing import SOLVERS, fitted_attributes, make_estimator
+from dictionary_testing import (
+    LEARN_FROM_STREAMS,
+    SOLVERS,
+    fitted_attributes,
+    make_estimator,
+)
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -134,7 +139,7 @@ def test_html_repr(fitted):
 @pytest.mark.parametrize("stream", [False, True])
 def test_nothing_of_a_former_fit_remains(planted, first, then, stream):
     estimator = make_estimator(solver=first, early_stopping=True).fit(pd.DataFrame(planted))
-    if stream and first != "lasso":
+    if stream and first in LEARN_FROM_STREAMS:
         estimator.partial_fit(pd.DataFrame(planted))
     estimator.set_params(solver=then, early_stopping=False, n_components=20).fit(planted)
     fresh = make_estimator(solver=then, n_components=20).fit(planted)

@@ -1,0 +1,126 @@
+"""Dictionaries that nobody trained: the atoms that ``dict_init`` can name."""
+
+import warnings
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_non_negative
+
+ATOMS = ("exemplars", "random", "pca", "ica", "nmf", "identity")
+# Those that are directions: an atom for each of their two signs.
+TWO_SIDED = ("pca", "ica", "identity")
+
+
+def default_n_components(name, n_samples, n_features):
+    """What n_components="auto" takes, with atoms of this name."""
+    if name == "identity":
+        return 2 * n_features
+    if name in TWO_SIDED:
+        return 2 * min(n_samples, n_features)
+    if name == "nmf":
+        return min(n_samples, n_features)
+    return 4 * n_features if name == "random" else min(4 * n_features, n_samples)
+
+
+def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state):
+    """Unit-norm atoms by name.
+
+    Parameters
+    ----------
+    name : one of `ATOMS`
+    rows : Rows
+        Activations. All but "exemplars", "random" and "identity" need them in memory.
+    mean : tensor of shape (n_features,)
+        Intercept: what exemplars are relative to.
+    scale : float
+        Brings the data to about E‖x‖² = n_features.
+    n_components : int
+    max_iter : int
+        Passes of "nmf".
+    random_state : RandomState
+
+    Returns
+    -------
+    atoms : tensor of shape (n_components, n_features), float64
+    """
+    n_samples, n_features = rows.shape
+    if name == "exemplars":
+        return draw_exemplars(rows, mean, n_components, random_state)
+    if name in TWO_SIDED:
+        most = default_n_components(name, n_samples, n_features)
+        if n_components > most:
+            raise ValueError(
+                f"dict_init={name!r} gives at most {most} atoms of {n_samples} samples with "
+                f"{n_features} features, two for each direction, but n_components="
+                f"{n_components}. Use fewer, or n_components='auto'."
+            )
+    if name == "random":
+        atoms = random_state.standard_normal((n_components, n_features))
+    elif name == "nmf":
+        atoms = _nmf(rows, scale, n_components, max_iter, random_state)
+    else:
+        n_directions = (n_components + 1) // 2
+        if name == "identity":
+            directions = np.eye(n_features)[:n_directions]
+        elif name == "pca":
+            pca = PCA(n_directions, random_state=random_state)
+            directions = pca.fit(((rows[:] - mean) / scale).cpu().numpy()).components_
+        else:
+            directions = _ica(rows, mean, scale, n_directions, random_state)
+        # +v_1, -v_1, +v_2, ...: codes are non-negative
+        atoms = np.stack([directions, -directions], axis=1).reshape(-1, n_features)[:n_components]
+    atoms = torch.from_numpy(np.array(atoms, dtype=np.float64))
+    return torch.nn.functional.normalize(atoms)
+
+
+def _ica(rows, mean, scale, n_directions, random_state):
+    """Directions along which independent sources act on the data: columns of the mixing matrix."""
+    ica = FastICA(n_directions, whiten="unit-variance", random_state=random_state)
+    with warnings.catch_warnings():
+        # the noise among so many sources never comes to rest
+        warnings.filterwarnings("ignore", "FastICA did not converge", ConvergenceWarning)
+        return ica.fit(((rows[:] - mean) / scale).cpu().double().numpy()).mixing_.T
+
+
+def _nmf(rows, scale, n_components, max_iter, random_state):
+    X = (rows[:] / scale).cpu().numpy()
+    check_non_negative(X, "SparseAutoencoderDictionary with dict_init='nmf'")
+    nmf = MiniBatchNMF(
+        n_components, max_iter=max_iter, init="nndsvda", random_state=random_state, tol=0
+    )
+    return nmf.fit(X).components_
+
+
+def draw_exemplars(rows, mean, n_components, random_state):
+    """Unit-norm, centred samples drawn without replacement, as atoms.
+
+    Parameters
+    ----------
+    rows : Rows
+    mean : tensor of shape (n_features,)
+        Subtracted before scaling to unit norm; a sample equal to it, up to rounding, is never
+        drawn.
+    n_components : int
+    random_state : RandomState
+
+    Returns
+    -------
+    atoms : tensor of shape (n_components, n_features), float64
+    """
+    rounding = 10 * torch.finfo(mean.dtype).eps * float(torch.linalg.vector_norm(mean.double()))
+    order = torch.from_numpy(random_state.permutation(len(rows)))
+    atoms = []
+    for chunk in order.split(n_components):
+        candidates = rows[chunk].double() - mean
+        norms = torch.linalg.vector_norm(candidates, dim=1, keepdim=True)
+        keep = norms[:, 0] > rounding
+        atoms.append(candidates[keep] / norms[keep])
+        if sum(map(len, atoms)) >= n_components:
+            return torch.cat(atoms)[:n_components]
+    found = sum(map(len, atoms))
+    raise ValueError(
+        f"n_components={n_components} exemplars asked for, but X has only {found} samples that "
+        "differ from its mean. Use fewer components or more samples."
+    )

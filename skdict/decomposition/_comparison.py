@@ -1,0 +1,381 @@
+"""Dictionaries side by side: each with every way to find codes, at equal L0."""
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from ..metrics import loss_recovered
+from ..utils._arrays import Rows, check_activations, from_numpy
+from ..utils._device import resolve_device
+from ._alpha import ALPHA_FRACTION, location_and_scale
+from ._likelihood import log_likelihood
+from ._sparse_autoencoder import SparseAutoencoderDictionary
+from ._sparse_coding import ALGORITHMS, check_alpha
+
+TRANSFORM_ALGORITHMS = ("auto", "encoder", *ALGORITHMS)
+COLUMNS = (
+    "dictionary",
+    "transform_algorithm",
+    "n_components",
+    "budget",
+    "transform_alpha",
+    "l0",
+    "explained_variance",
+    "objective",
+    "score",
+    "fit_seconds",
+    "transform_seconds",
+)
+LOSS_COLUMNS = ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entropy")
+# On about so many samples alpha is bisected until the L0 is right, to this fraction.
+N_MATCHED_SAMPLES = 2000
+L0_TOL = 0.01
+# Smallest alpha that is tried, as a fraction of the largest correlation.
+SMALLEST_ALPHA = 1e-4
+# Samples that are coded before the clock runs: the kernels are compiled at their first use.
+N_WARM_UP = 8
+
+
+def compare_dictionaries(
+    estimators,
+    X_train,
+    X_test,
+    *,
+    transform_algorithms=("auto",),
+    budgets=None,
+    alpha=None,
+    loss_recovered_params=None,
+):
+    r"""Fit dictionaries, code held-out activations in several ways, and put it all in a table.
+
+    Dictionaries can only be compared at equal sparsity, and a dictionary is one thing, the way to
+    find codes in it another: a better code in worse atoms can beat a worse code in better atoms.
+    Therefore each dictionary is coded by each of ``transform_algorithms``, with as many active
+    features as each of ``budgets`` says.
+
+    Parameters
+    ----------
+    estimators : dict of str to estimator, or to list of estimators
+        Those that are not fitted are cloned and fitted on ``X_train``; fitted ones are taken as
+        they are. Besides :class:`SparseAutoencoderDictionary`, all of whose solvers and named
+        atoms (``dict_init``) can be compared, anything with `fit`, `transform` and
+        `inverse_transform`. The estimators of a list, such as one for each alpha of a grid, share
+        a name.
+    X_train : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+        Activations to learn from. Also for fitted estimators: statistics of their codes, which
+        ``score`` depends on, are taken from it wherever the way to find codes is another than in
+        their fit.
+    X_test : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+        Activations to compare on.
+    transform_algorithms : sequence of str, default=("auto",)
+        Any of "auto", "encoder", "lasso", "omp" and "threshold", as the parameter
+        ``transform_algorithm`` of :class:`SparseAutoencoderDictionary`. "encoder" is left out for
+        solvers without one. Other estimators are coded by their own `transform` only.
+    budgets : sequence of float, default=None
+        Numbers of active features per activation. The L1 coefficient of "lasso" and "threshold"
+        is bisected until the L0 on ``X_test`` is each of them, "omp" takes the nearest whole
+        number of atoms. An encoder has the L0 that it was trained for. By default all are left
+        as the estimator has them.
+    alpha : float, default=None
+        L1 coefficient of the column "objective"; None takes that of ``alpha="auto"``. It is the
+        same for all, so that the objectives can be compared.
+    loss_recovered_params : dict, default=None
+        The language model to put the dictionaries into: parameters of
+        :func:`skdict.metrics.loss_recovered`, without ``dictionary``.
+
+    Returns
+    -------
+    table : DataFrame, or dict of str to ndarray where pandas is not installed
+        A row for each dictionary, way to find codes and budget, with the columns
+
+        - dictionary: the name;
+        - transform_algorithm: "encoder", "lasso", "omp" or "threshold"; "transform" for
+          estimators that are not skdict's;
+        - n_components: the number of atoms;
+        - budget: nan where there is none;
+        - transform_alpha: L1 coefficient of "lasso" and "threshold", else nan;
+        - l0, explained_variance: as in :mod:`skdict.metrics`;
+        - objective: mean of :math:`\tfrac12 \lVert x - \hat x \rVert^2 + \alpha \lVert z \rVert_1`
+          with unit-norm atoms;
+        - score: log-likelihood in nats, see `SparseAutoencoderDictionary.score`; nan for
+          other estimators;
+        - fit_seconds: nan where the estimator was fitted before;
+        - transform_seconds: for all of ``X_test``;
+        - with ``loss_recovered_params`` also loss_recovered_zero, loss_recovered_mean and
+          delta_cross_entropy.
+
+    Raises
+    ------
+    TypeError
+        If an estimator cannot be compared.
+    ValueError
+        If a parameter is out of range, or activations do not fit.
+
+    Warns
+    -----
+    UserWarning
+        If a budget is out of a dictionary's reach; the row is left out.
+
+    See Also
+    --------
+    skdict.metrics.ParetoDisplay.from_comparison : The table as a picture.
+    amortisation_gap : What an encoder loses, sample by sample.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary, compare_dictionaries
+    >>> X = make_superposition(n_samples=4000, n_features=16, n_components=32, random_state=0)[0]
+    >>> sae = SparseAutoencoderDictionary(32, random_state=0)
+    >>> exemplars = SparseAutoencoderDictionary(32, solver="lasso", random_state=0)
+    >>> table = compare_dictionaries(
+    ...     {"SAE": sae, "exemplars": exemplars},
+    ...     X[:3000],
+    ...     X[3000:],
+    ...     transform_algorithms=("encoder", "omp"),
+    ...     budgets=[3],
+    ... )
+    >>> list(table["dictionary"])
+    ['SAE', 'SAE', 'exemplars']
+    >>> list(table["transform_algorithm"])
+    ['encoder', 'omp', 'omp']
+    """
+    algorithms, budgets = _check_ways(transform_algorithms, budgets)
+    X_train = check_activations(None, X_train, name="X_train", min_samples=2)
+    X_test = check_activations(None, X_test, name="X_test", min_samples=2)
+    if X_train.shape[1] != X_test.shape[1]:
+        raise ValueError(
+            f"X_train has {X_train.shape[1]} features, but X_test has {X_test.shape[1]}. Take "
+            "both from the same layer."
+        )
+    if alpha is None:
+        alpha = ALPHA_FRACTION * location_and_scale(Rows(X_train, resolve_device("cpu")))[1]
+    check_alpha(alpha)
+    table, coded = [], {}
+    for name, estimator in _named(estimators):
+        fitted, fit_seconds = _fit(name, estimator, X_train)
+        for budget, way in _ways(name, fitted, algorithms, budgets, X_test):
+            coder = _set_way(fitted, way, X_train)
+            coded[len(table)] = coder
+            table.append(
+                {
+                    "dictionary": name,
+                    "transform_algorithm": way.get("transform_algorithm", "transform"),
+                    "budget": budget,
+                    "transform_alpha": way.get("transform_alpha", np.nan),
+                    **_measure(coder, X_test, float(alpha)),
+                    "fit_seconds": fit_seconds,
+                }
+            )
+    names = COLUMNS
+    if loss_recovered_params is not None:
+        names += LOSS_COLUMNS
+        results = loss_recovered(dictionary=coded, **loss_recovered_params)
+        for i, row in enumerate(table):
+            row.update({column: results[i][column] for column in LOSS_COLUMNS})
+    columns = {name: np.array([row[name] for row in table]) for name in names}
+    try:
+        import pandas as pd
+    except ImportError:
+        return columns
+    return pd.DataFrame(columns)
+
+
+def _check_ways(transform_algorithms, budgets):
+    if isinstance(transform_algorithms, str):
+        transform_algorithms = (transform_algorithms,)
+    unknown = [name for name in transform_algorithms if name not in TRANSFORM_ALGORITHMS]
+    if unknown or not transform_algorithms:
+        raise ValueError(
+            f"transform_algorithms={transform_algorithms!r}: give one or more of "
+            f"{', '.join(TRANSFORM_ALGORITHMS)}."
+        )
+    if budgets is None:
+        return transform_algorithms, None
+    budgets = np.asarray(budgets, dtype=np.float64)
+    if budgets.ndim != 1 or len(budgets) == 0 or not (budgets > 0).all():
+        raise ValueError(
+            f"budgets={budgets.tolist()}: give a sequence of numbers of active features, each "
+            "greater than 0."
+        )
+    return transform_algorithms, budgets.tolist()
+
+
+def _named(estimators):
+    """Pairs of a name and an estimator."""
+    if not isinstance(estimators, Mapping) or not estimators:
+        raise TypeError(
+            "estimators must be a dict whose keys name the dictionaries, with one at least, but "
+            f"is {estimators!r}."
+        )
+    for name, members in estimators.items():
+        for estimator in members if isinstance(members, list | tuple) else [members]:
+            missing = [
+                method
+                for method in ("fit", "transform", "inverse_transform")
+                if not hasattr(estimator, method)
+            ]
+            if missing:
+                raise TypeError(
+                    f"estimators[{name!r}] is a {type(estimator).__name__} without "
+                    f"{' and '.join(missing)}. Give estimators of dictionaries, on activations."
+                )
+            yield str(name), estimator
+
+
+def _fit(name, estimator, X_train):
+    """The fitted estimator and the time that took; nan if it was fitted before."""
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        start = time.perf_counter()
+        return clone(estimator).fit(X_train), time.perf_counter() - start
+    n_features = getattr(estimator, "n_features_in_", X_train.shape[1])
+    if n_features != X_train.shape[1]:
+        raise ValueError(
+            f"estimators[{name!r}] was fitted on {n_features} features, but X_train has "
+            f"{X_train.shape[1]}."
+        )
+    return estimator, np.nan
+
+
+def _algorithm(fitted, algorithm):
+    """The way to find codes that "auto" means."""
+    native = "encoder" if fitted._has_encoder() else "lasso"
+    return native if algorithm == "auto" else algorithm
+
+
+def _way(fitted, algorithm):
+    """The parameters that `fitted` is coded with, by one algorithm, spelt out."""
+    way = {"transform_algorithm": algorithm}
+    if algorithm in ("lasso", "threshold"):
+        given = fitted.transform_alpha
+        way["transform_alpha"] = fitted.alpha_ if given is None else given
+    elif algorithm == "omp":
+        given = fitted.transform_n_nonzero_coefs
+        way["transform_n_nonzero_coefs"] = fitted._n_nonzero(given, len(fitted.components_))
+    return way
+
+
+def _ways(name, fitted, algorithms, budgets, X_test):
+    """Yield a budget, or nan, and the parameters of `transform`, for one dictionary."""
+    if not isinstance(fitted, SparseAutoencoderDictionary):
+        yield np.nan, {}
+        return
+    for algorithm in dict.fromkeys(_algorithm(fitted, given) for given in algorithms):
+        way = _way(fitted, algorithm)
+        if algorithm == "encoder" and not fitted._has_encoder():
+            continue
+        if algorithm == "encoder" or budgets is None:
+            yield np.nan, way
+            continue
+        for budget in budgets:
+            if algorithm == "omp":
+                yield budget, {**way, "transform_n_nonzero_coefs": max(1, round(budget))}
+                continue
+            alpha = _match_l0(name, fitted, algorithm, budget, X_test)
+            if alpha is not None:
+                yield budget, {**way, "transform_alpha": alpha}
+
+
+def _match_l0(name, fitted, algorithm, budget, X_test):
+    """L1 coefficient at which codes of X_test have the L0 wanted, or None."""
+    rows = Rows(X_test, resolve_device(fitted.device))
+    x = rows[torch.arange(0, len(rows), math.ceil(len(rows) / N_MATCHED_SAMPLES))]
+    components, intercept = (
+        from_numpy(array).to(x) for array in (fitted.components_, fitted.intercept_)
+    )
+    largest = float(((x - intercept) @ components.T).max())
+    coder = copy.copy(fitted)
+
+    @cache
+    def excess(log_alpha):
+        coder.set_params(transform_algorithm=algorithm, transform_alpha=math.exp(log_alpha))
+        codes = coder._encoder(rows)(x)
+        # one active feature more, so that the logarithm is finite
+        return math.log((float((codes != 0).sum()) + 1) / (budget * len(x)))
+
+    if largest <= 0:
+        log_alpha = None
+    else:
+        # from above: dense codes, which take their time, are not looked for in vain
+        log_alpha, end = math.log(largest), math.log(largest * SMALLEST_ALPHA)
+        while log_alpha > end and excess(log_alpha) < 0:
+            log_alpha -= 0.5
+    if log_alpha is None or excess(log_alpha) < 0:
+        found = 0.0 if log_alpha is None else budget * math.exp(excess(log_alpha))
+        warnings.warn(
+            f"budget={budget:g} is out of reach of {name!r} with {algorithm!r}: its L0 is at most "
+            f"about {found:.3g}. The row is left out.",
+            stacklevel=5,
+        )
+        return None
+    if excess(log_alpha) > 0:
+        log_alpha = brentq(
+            excess, log_alpha, min(log_alpha + 0.5, math.log(largest) + 0.5), xtol=L0_TOL / 2
+        )
+    return math.exp(log_alpha)
+
+
+def _set_way(fitted, way, X_train):
+    """The fitted estimator with these parameters of `transform`, and with what `score` needs."""
+    if not way:
+        return fitted
+    coder = copy.copy(fitted).set_params(**way)
+    if way != _way(fitted, _algorithm(fitted, fitted.transform_algorithm)):
+        rows = Rows(X_train, resolve_device(fitted.device))
+        vars(coder).update(coder._statistics_of_codes(rows))
+    return coder
+
+
+def _measure(coder, X_test, alpha):
+    """What one fitted estimator does on X_test, in one pass over it."""
+    if isinstance(coder, SparseAutoencoderDictionary):
+        rows = Rows(X_test, resolve_device(coder.device))
+        encode, residual_of = coder._encoder(rows), coder._residual_of(rows)
+        model = coder._likelihood_model(rows.device)
+        size, score = torch.ones(len(coder.components_), dtype=rows.dtype), 0.0
+        size = size.to(rows.device)
+    else:
+        rows, score = Rows(X_test, resolve_device("cpu")), np.nan
+        # the L1 norm of a code is that of unit-norm atoms
+        size = np.linalg.norm(coder.components_, axis=1) if hasattr(coder, "components_") else 1
+
+        def encode(x):
+            return coder.transform(x.numpy())
+
+        def residual_of(x, codes):
+            return x - torch.as_tensor(np.asarray(coder.inverse_transform(codes)))
+
+    n_components = encode(rows[:N_WARM_UP]).shape[1]
+    n_active = l1 = error = seconds = 0.0
+    for _, x in rows.blocks(n_components):
+        start = time.perf_counter()
+        codes = encode(x)
+        n_active += float((codes != 0).sum())  # waits for a GPU
+        seconds += time.perf_counter() - start
+        residual = residual_of(x, codes)
+        l1 += float((abs(codes) * size).sum())
+        error += float(residual.double().square().sum())
+        if not np.isnan(score):
+            score += float(log_likelihood(codes, residual, **model).sum())
+    _, rms = location_and_scale(rows)
+    n = len(rows)
+    return {
+        "n_components": n_components,
+        "l0": n_active / n,
+        "explained_variance": 1 - error / (n * rms**2),
+        "objective": (0.5 * error + alpha * l1) / n,
+        "score": score / n,
+        "transform_seconds": seconds,
+    }
