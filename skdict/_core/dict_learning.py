@@ -49,10 +49,11 @@ class OnlineDictionaryLearning:
         centred = x - self.intercept
         support, values, _ = Lasso(self.dictionary, alpha, tol=TOL)(centred)
         residual = centred - decode(values, support, self.dictionary)
-        objective = 0.5 * residual.square().sum() + alpha * values.sum()
+        squares = torch.linalg.vector_norm(residual, dim=1).square()
+        objective = 0.5 * squares.sum() + alpha * values.sum()
         self._remember(support, values, x)
         self._update_atoms()
-        self._replace_unused(centred, residual)
+        self._replace_unused(centred, squares)
         self.n_steps += 1
         return objective
 
@@ -87,11 +88,13 @@ class OnlineDictionaryLearning:
             explained = self.code_code[n, :n] @ self.dictionary
             self.intercept = (self.code_sample[n] - explained) / self.code_code[n, n]
 
-    def _replace_unused(self, centred, residual):
+    def _replace_unused(self, centred, squares):
         """Point atoms that have not been used for long at samples that are badly explained."""
         n = len(self.dictionary)
         rows = (self.code_code.diagonal()[:n] <= UNUSED).nonzero()[:, 0]
-        weights = residual.double().square().sum(dim=1).cpu()
+        if len(rows) == 0:
+            return
+        weights = squares.double().cpu()
         rows = rows[: int((weights > 0).sum())]
         if len(rows) == 0:
             return
