@@ -25,14 +25,12 @@ reduced size that shows the same in under a minute.
 import argparse
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
@@ -59,7 +57,6 @@ from skdict.metrics import (
 )
 
 LAYER = "transformer.h.0.mlp.act"
-MARKERS = "*sv^DPXhp<>8dH+x"
 N_JOBS = 2  # dictionaries of this size are trained faster two at a time than each on two cores
 
 
@@ -133,7 +130,10 @@ def search_alpha(extractor, texts, alphas, sizes):
 
 
 def print_alpha_table(search, estimators, model, tokenizer, X, texts):
-    """Cross-validated score beside what each dictionary does on held-out files."""
+    """Cross-validated score beside what each dictionary does on held-out files.
+
+    Returns (L0, explained variance) of each.
+    """
     results = loss_recovered(model, LAYER, estimators, texts, tokenizer=tokenizer)
     any_result = next(iter(results.values()))
     print(
@@ -146,17 +146,20 @@ def print_alpha_table(search, estimators, model, tokenizer, X, texts):
         f"{'alpha':>8} {'score':>8} {'expl. var.':>10} {'L0':>7} {'dead':>6} "
         f"{'recovered (zero)':>16} {'(mean)':>7} {'ΔCE, nats':>10}"
     )
+    points = []
     for score, (alpha, estimator) in zip(
         search.cv_results_["mean_test_score"], estimators.items(), strict=True
     ):
         codes, r = estimator.transform(X), results[alpha]
+        points.append((mean_l0(codes), explained_variance(X, estimator.inverse_transform(codes))))
+        l0, variance = points[-1]
         chosen = "  ← chosen" if alpha == search.best_params_["dictionary__alpha"] else ""
         print(
-            f"{alpha:8.3f} {score:8.1f} "
-            f"{explained_variance(X, estimator.inverse_transform(codes)):10.3f} "
-            f"{mean_l0(codes):7.1f} {dead_fraction(codes):6.1%} {r.loss_recovered_zero:16.3f} "
-            f"{r.loss_recovered_mean:7.3f} {r.delta_cross_entropy:10.3f}{chosen}"
+            f"{alpha:8.3f} {score:8.1f} {variance:10.3f} {l0:7.1f} {dead_fraction(codes):6.1%} "
+            f"{r.loss_recovered_zero:16.3f} {r.loss_recovered_mean:7.3f} "
+            f"{r.delta_cross_entropy:10.3f}{chosen}"
         )
+    return points
 
 
 # %%
@@ -164,13 +167,8 @@ def print_alpha_table(search, estimators, model, tokenizer, X, texts):
 # --------------------------------------------------
 
 
-# scikit-learn's coordinate descent warns of single samples whose duality gap stays above its
-# tolerance; that changes none of the digits printed here.
-warnings.filterwarnings("ignore", category=ConvergenceWarning)
-
-
 def compare(chosen, X_train, X, sizes):
-    """Dictionaries at the L0 of the chosen one: {name: (L0, explained variance)}."""
+    """Dictionaries and ways to find codes, at equal L0: rows of a table."""
     X = X[np.linspace(0, len(X) - 1, sizes.n_coded).astype(int)]
     few = X_train[np.linspace(0, len(X_train) - 1, sizes.n_classical).astype(int)]
     l0 = mean_l0(chosen.transform(X))
@@ -183,45 +181,55 @@ def compare(chosen, X_train, X, sizes):
         "topk autoencoder": like(architecture="topk", n_nonzero_coefs=max(1, round(l0))),
     }
     of_few = {
-        "classical": like(solver="alternating", max_iter=2, batch_size=512),
-        "scikit-learn's": like(solver="dictionary_learning", max_iter=1, batch_size=128),
+        "classical": like(solver="alternating", max_iter=4, batch_size=256),
         "exemplars": like(solver="lasso"),
         "neurons": like(solver="lasso", dict_init="identity", n_components="auto"),
-        "PCA": PCA(round(l0), random_state=0),
+        "PCA": [PCA(k, random_state=0) for k in (5, 20, round(l0))],
     }
-    columns = (
-        "dictionary",
-        "transform_algorithm",
-        "l0",
-        "explained_variance",
-        "score",
-        "fit_seconds",
-        "transform_seconds",
-    )
     print(f"\nAt equal L0, on {len(X)} held-out tokens, from {len(few):,} tokens where marked *:")
     print(
         f"{'dictionary':20} {'codes':9} {'L0':>6} {'expl. var.':>10} {'score':>7} {'fit, s':>7} "
         f"{'codes/s':>9}"
     )
-    points = {}
+    rows = []
     for dictionaries, data, mark in ((of_all, X_train, ""), (of_few, few, " *")):
         table = compare_dictionaries(
             dictionaries,
             data,
             X,
             transform_algorithms=("encoder", "lasso", "omp"),
-            budgets=[l0],
+            budgets=[5, 20, l0],
         )
-        for name, how, *numbers in zip(*(table[column] for column in columns), strict=True):
-            found, variance, score, fit_seconds, code_seconds = numbers
-            fit_seconds = "before" if np.isnan(fit_seconds) else f"{fit_seconds:.1f}"
-            points[f"{name}, {how}"] = found, variance
+        for values in zip(*(table[name] for name in table), strict=True):
+            row = dict(zip(table, values, strict=True))
+            rows.append(row)
+            fit = "before" if np.isnan(row["fit_seconds"]) else f"{row['fit_seconds']:.1f}"
             print(
-                f"{name + mark:20} {how:9} {found:6.1f} {variance:10.3f} {score:7.1f} "
-                f"{fit_seconds:>7} {len(X) / code_seconds:9,.0f}",
-                flush=True,
+                f"{row['dictionary'] + mark:20} {row['transform_algorithm']:9} {row['l0']:6.1f} "
+                f"{row['explained_variance']:10.3f} {row['score']:7.1f} {fit:>7} "
+                f"{len(X) / row['transform_seconds']:9,.0f}"
             )
-    return points
+    return rows
+
+
+def draw(over_alpha, rows, path):
+    """Explained variance against L0: Lasso codes on the left, matching pursuit on the right."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
+    for ax, algorithm, title in zip(
+        axes, ("lasso", "omp"), ("Lasso codes", "matching pursuit"), strict=True
+    ):
+        points = [(*point, "autoencoder, over alpha") for point in over_alpha] + [
+            (row["l0"], row["explained_variance"], f"{row['dictionary']}, {how}")
+            for row in rows
+            if (how := row["transform_algorithm"]) in (algorithm, "transform")
+        ]
+        ParetoDisplay(*zip(*points, strict=True)).plot(ax=ax)
+        ax.set_title(f"{title}, beside the encoder")
+        ax.legend(fontsize="small")
+    figure.suptitle("One-layer transformer, 512 neurons, held-out files")
+    figure.savefig(path, dpi=120)
 
 
 # %%
@@ -336,18 +344,10 @@ def main():
     others = Parallel(n_jobs=N_JOBS)(delayed(other.fit)(X_train) for other in others)
     fitted = {estimator.alpha_: estimator for estimator in [chosen, *others]}
     estimators = {alpha: fitted[alpha] for alpha in alphas}
-    print_alpha_table(search, estimators, model, tokenizer, X_test, test_texts)
+    over_alpha = print_alpha_table(search, estimators, model, tokenizer, X_test, test_texts)
 
-    points = compare(chosen, X_train, X_test, sizes)
-    pareto = ParetoDisplay.from_estimators(
-        {"sparse autoencoder, over alpha": list(estimators.values())}, X_test
-    )
-    del points["sparse autoencoder, encoder"]  # it is on the line
-    for marker, (name, (l0, variance)) in zip(MARKERS, points.items(), strict=False):
-        pareto.ax_.plot(l0, variance, marker, color="0.35", label=name)
-    pareto.ax_.legend(fontsize="small", loc="upper left")
-    pareto.ax_.set_title("One-layer transformer, 512 neurons, held-out files")
-    pareto.figure_.savefig(output / "pareto.png", dpi=150, bbox_inches="tight")
+    rows = compare(chosen, X_train, X_test, sizes)
+    draw(over_alpha, rows, output / "pareto.png")
 
     features = find_features(chosen, splits["train"], splits["test"])
     print_features(features)

@@ -56,7 +56,7 @@ class Lasso:
     """
 
     def __init__(self, dictionary, alpha, *, positive=True, tol=1e-4, max_iter=1000):
-        self.dictionary = dictionary
+        self.dictionary = dictionary = dictionary.contiguous()  # atoms are read one by one
         self.alpha = alpha
         self.positive = positive
         self.tol = tol

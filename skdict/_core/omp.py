@@ -39,7 +39,7 @@ class OrthogonalMatchingPursuit:
     """
 
     def __init__(self, dictionary, n_nonzero, *, square_tol=0.0, positive=True):
-        self.dictionary = dictionary
+        self.dictionary = dictionary = dictionary.contiguous()  # atoms are read one by one
         self.n_nonzero = min(n_nonzero, *dictionary.shape)
         self.square_tol = square_tol
         self.positive = positive

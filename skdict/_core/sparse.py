@@ -37,6 +37,13 @@ class Support:
         self.indices = indices
         self.n_components = n_components
 
+    @classmethod
+    def of(cls, codes):
+        """The support of dense codes (B, n) and their values there (nnz,)."""
+        active = codes != 0
+        indptr = F.pad(active.sum(dim=1).cumsum(0), (1, 0))
+        return cls(indptr, active.nonzero()[:, 1], codes.shape[1]), codes[active]
+
     @property
     def shape(self):
         return len(self.indptr) - 1, self.n_components

@@ -87,8 +87,10 @@ def amortisation_gap(estimator, X, *, alpha=None):
     for _, x in rows.blocks(len(components)):
         centred = x - intercept
         codes = {"encoder": encode(x)}
-        codes["lasso"], gap = lasso(centred, codes["encoder"])
-        codes["omp"], _ = omp(centred, (codes["encoder"] != 0).sum(dim=1))
+        support, values, gap = lasso(centred, codes["encoder"])
+        codes["lasso"] = support.dense(values)
+        support, values, _ = omp(centred, (codes["encoder"] != 0).sum(dim=1))
+        codes["omp"] = support.dense(values)
         gaps.append(gap)
         for name, z in codes.items():
             error = (centred - z @ components).double().square().sum(dim=1)

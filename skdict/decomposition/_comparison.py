@@ -40,8 +40,10 @@ LOSS_COLUMNS = ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entro
 # On about so many samples alpha is bisected until the L0 is right, to this fraction.
 N_MATCHED_SAMPLES = 2000
 L0_TOL = 0.01
-# Smallest alpha that is tried, as a fraction of the largest correlation.
+# Smallest alpha that is tried, as a fraction of the largest correlation, and the steps down to it,
+# in the logarithm.
 SMALLEST_ALPHA = 1e-4
+STEP = 0.5
 # Samples that are coded before the clock runs: the kernels are compiled at their first use.
 N_WARM_UP = 8
 
@@ -180,7 +182,7 @@ def compare_dictionaries(
     names = COLUMNS
     if loss_recovered_params is not None:
         names += LOSS_COLUMNS
-        results = loss_recovered(dictionary=coded, **loss_recovered_params)
+        results = loss_recovered(dictionary=coded, **loss_recovered_params) if coded else {}
         for i, row in enumerate(table):
             row.update({column: results[i][column] for column in LOSS_COLUMNS})
     columns = {name: np.array([row[name] for row in table]) for name in names}
@@ -296,6 +298,7 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
         from_numpy(array).to(x) for array in (fitted.components_, fitted.intercept_)
     )
     largest = float(((x - intercept) @ components.T).max())
+    top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
     coder = copy.copy(fitted)
 
     @cache
@@ -305,25 +308,19 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
         # one active feature more, so that the logarithm is finite
         return math.log((float((codes != 0).sum()) + 1) / (budget * len(x)))
 
-    if largest <= 0:
-        log_alpha = None
-    else:
-        # from above: dense codes, which take their time, are not looked for in vain
-        log_alpha, end = math.log(largest), math.log(largest * SMALLEST_ALPHA)
-        while log_alpha > end and excess(log_alpha) < 0:
-            log_alpha -= 0.5
-    if log_alpha is None or excess(log_alpha) < 0:
-        found = 0.0 if log_alpha is None else budget * math.exp(excess(log_alpha))
+    # from above: dense codes, which take their time, are not looked for in vain
+    log_alpha = top
+    while log_alpha > top + math.log(SMALLEST_ALPHA) and excess(log_alpha) < 0:
+        log_alpha -= STEP
+    if excess(log_alpha) < 0:
         warnings.warn(
             f"budget={budget:g} is out of reach of {name!r} with {algorithm!r}: its L0 is at most "
-            f"about {found:.3g}. The row is left out.",
-            stacklevel=5,
+            f"about {budget * math.exp(excess(log_alpha)):.3g}. The row is left out.",
+            stacklevel=4,
         )
         return None
-    if excess(log_alpha) > 0:
-        log_alpha = brentq(
-            excess, log_alpha, min(log_alpha + 0.5, math.log(largest) + 0.5), xtol=L0_TOL / 2
-        )
+    if log_alpha < top:
+        log_alpha = brentq(excess, log_alpha, log_alpha + STEP, xtol=L0_TOL / 2)
     return math.exp(log_alpha)
 
 

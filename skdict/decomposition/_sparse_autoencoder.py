@@ -857,10 +857,10 @@ class SparseAutoencoderDictionary(
         )
 
         def encode(x):
-            codes, gaps = code(x - intercept)
+            support, values, gaps = code(x - intercept)
             if gaps is not None:
                 warn_of_gaps(gaps, LASSO_TOL)
-            return codes
+            return support.dense(values)
 
         return encode
 

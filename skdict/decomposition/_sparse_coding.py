@@ -169,9 +169,12 @@ def sparse_encode(
 
     def coded():
         for block, x in rows.blocks(n_components):
-            codes, gap = code(x) if init is None else code(x, init[block])
+            support, values, gap = code(x) if init is None else code(x, init[block])
             gaps.append(gap)
-            yield block, codes
+            if sparse_output:
+                yield block, (support.indptr.diff(), support.indices, values)
+            else:
+                yield block, support.dense(values)
 
     collect = collect_sparse if sparse_output else collect_dense
     codes = collect(coded(), len(rows), n_components, rows)
@@ -200,9 +203,9 @@ def make_coder(
     Returns
     -------
     code : callable
-        Rows (B, n_features) to codes (B, n_components) and duality gaps (B,), float64, or None.
-        As a second argument "lasso" takes codes to start from (B, n_components), "omp" numbers of
-        non-zero entries (B,), int64.
+        Rows (B, n_features) to the Support of their codes, the values (nnz,) and duality gaps
+        (B,), float64, or None. As a second argument "lasso" takes codes to start from
+        (B, n_components), "omp" numbers of non-zero entries (B,), int64.
     """
     n_components, n_features = dictionary.shape
     if algorithm == "omp":
@@ -213,30 +216,23 @@ def make_coder(
             dictionary, n_nonzero, square_tol=square_tol, positive=positive
         )
 
-        def pursue(x, n_nonzero=None):
-            support, values = omp(x, n_nonzero)
-            return support.dense(values), None
-
-        return pursue
+        return lambda x, n_nonzero=None: (*omp(x, n_nonzero), None)
     alpha = 1.0 if alpha is None else float(alpha)
     if algorithm == "threshold":
         shrink = torch.nn.functional.softshrink
 
         def threshold(x):
             correlations = x @ dictionary.T
-            return torch.relu(correlations - alpha) if positive else shrink(correlations, alpha)
+            codes = torch.relu(correlations - alpha) if positive else shrink(correlations, alpha)
+            return *Support.of(codes), None
 
-        return lambda x: (threshold(x), None)
+        return threshold
     lasso = Lasso(dictionary, alpha, positive=positive, tol=tol, max_iter=max_iter)
 
     def code(x, start=None):
         if start is not None:
-            active = start > 0 if positive else start != 0
-            indptr = torch.nn.functional.pad(active.sum(dim=1).cumsum(0), (1, 0))
-            indices = active.nonzero()[:, 1]
-            start = Support(indptr, indices, n_components), start[active]
-        support, values, gaps = lasso(x, start)
-        return support.dense(values), gaps
+            start = Support.of(start.clamp_min(0) if positive else start)
+        return lasso(x, start)
 
     return code
 

@@ -188,6 +188,10 @@ def test_a_budget_out_of_reach_is_left_out(train, test):
             {"few": few}, train, test, transform_algorithms=("lasso",), budgets=[1, 3]
         )
     assert list(table.budget) == [1]
+    tiny = compare_dictionaries(
+        {"few": few}, train, test, transform_algorithms=("lasso",), budgets=[1e-6]
+    )
+    assert tiny.l0[0] < 0.01
     against = SparseAutoencoderDictionary(solver="lasso", dict_init=-np.ones((1, 16)))
     with pytest.warns(UserWarning, match="out of reach"):
         compare_dictionaries(

@@ -65,15 +65,39 @@ def test_kinds_of_input(problem, algorithm):
     assert sparse_encode(X.astype(np.float32), dictionary, **options).dtype == np.float64
 
 
-def test_sparse_output(problem):
+@pytest.mark.parametrize("algorithm", ["lasso", "omp", "threshold"])
+def test_sparse_output(problem, algorithm):
     X, dictionary = problem
-    dense = sparse_encode(X, dictionary, alpha=0.3)
-    codes = sparse_encode(X, dictionary, alpha=0.3, sparse_output=True)
+    options = {"algorithm": algorithm, "alpha": 0.3, "positive": algorithm != "omp"}
+    dense = sparse_encode(X, dictionary, **options)
+    codes = sparse_encode(X, dictionary, sparse_output=True, **options)
     assert sp.issparse(codes) and codes.format == "csr" and codes.nnz == np.count_nonzero(dense)
+    assert codes.has_canonical_format
     np.testing.assert_allclose(codes.toarray(), dense)
-    codes = sparse_encode(torch.tensor(X), dictionary, alpha=0.3, sparse_output=True)
+    codes = sparse_encode(torch.tensor(X), dictionary, sparse_output=True, **options)
     assert codes.layout == torch.sparse_csr
+    torch.sparse_csr_tensor(
+        codes.crow_indices(),
+        codes.col_indices(),
+        codes.values(),
+        codes.shape,
+        check_invariants=True,
+    )
     np.testing.assert_allclose(codes.to_dense(), dense)
+
+
+@pytest.mark.parametrize("algorithm", ["lasso", "omp", "threshold"])
+def test_arrays_in_any_order_of_their_entries(problem, algorithm):
+    X, dictionary = problem
+    options = {"algorithm": algorithm, "alpha": 0.3}
+    expected = sparse_encode(X, dictionary, **options)
+    for order in (
+        np.asfortranarray,
+        lambda array: array[::-1][::-1],
+        lambda array: array.T.copy().T,
+    ):
+        found = sparse_encode(order(X), order(dictionary), **options)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sp.csr_array, torch.tensor])
