@@ -181,10 +181,10 @@ def compare(chosen, X_train, X, sizes):
         "topk autoencoder": like(architecture="topk", n_nonzero_coefs=max(1, round(l0))),
     }
     of_few = {
-        "classical": like(solver="alternating", max_iter=4, batch_size=256),
+        "classical": like(solver="alternating", max_iter=2, batch_size=512),
         "exemplars": like(solver="lasso"),
         "neurons": like(solver="lasso", dict_init="identity", n_components="auto"),
-        "PCA": [PCA(k, random_state=0) for k in (5, 20, round(l0))],
+        "PCA": [PCA(max(1, k), random_state=0) for k in (round(l0 / 4), round(l0))],
     }
     print(f"\nAt equal L0, on {len(X)} held-out tokens, from {len(few):,} tokens where marked *:")
     print(
@@ -198,7 +198,7 @@ def compare(chosen, X_train, X, sizes):
             data,
             X,
             transform_algorithms=("encoder", "lasso", "omp"),
-            budgets=[5, 20, l0],
+            budgets=[l0 / 4, l0],
         )
         for values in zip(*(table[name] for name in table), strict=True):
             row = dict(zip(table, values, strict=True))
