@@ -9,7 +9,8 @@ activations) and samples (exemplars: strongly coherent); alpha as a multiple of 
 rates are those of `sparse_encode` to each gap, relative to each sample's objective; scikit-learn's
 those of `sparse_encode` with n_jobs=2, which has no parameter for it (coordinate descent ends at a
 gap of 1e-8 ‖x‖²; a warm-up call starts its processes). The ratio is skdict's rate at 1e-4 over the
-faster of scikit-learn's two. Both in turn, medians over the repeats.
+faster of scikit-learn's two. SPAMS (LARS and matching pursuit in C++, two threads, in float32)
+takes part where spams-bin is installed. All in turn, medians over the repeats.
 """
 
 import argparse
@@ -21,6 +22,11 @@ import sklearn
 import torch
 from activations import collect, draw, load_extractor
 from sklearn import decomposition
+
+try:
+    import spams
+except ImportError:
+    spams = None
 
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
 from skdict.decomposition._alpha import ALPHA_FRACTION
@@ -57,6 +63,16 @@ def sklearns(atoms, **options):
     )
 
 
+def spams_rates(atoms, alpha, k):
+    """By name, functions of X (n_samples, n_features) that code it with SPAMS."""
+    columns = np.asfortranarray(atoms.T)
+    options = {"lambda1": alpha, "mode": 2, "pos": True, "numThreads": 2}
+    return {
+        "spams": lambda X: spams.lasso(np.asfortranarray(X.T), D=columns, **options),
+        "spams omp": lambda X: spams.omp(np.asfortranarray(X.T), D=columns, L=k, numThreads=2),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-atoms", type=int, nargs="+", default=[256, 1024, 4096, 16384])
@@ -86,8 +102,8 @@ def main():
     print(
         f"{'atoms':>16} {'alpha':>6} {'L0':>6} "
         + " ".join(f"{f'gap {gap:.0e}':>9}" for gap in GAPS)
-        + f" {'worst gap':>10} {'lars':>7} {'cd':>7} {'ratio':>6}"
-        f"   omp: {'skdict':>7} {'sklearn':>7} {'ratio':>6}"
+        + f" {'worst gap':>10} {'lars':>7} {'cd':>7} {'ratio':>6} {'spams':>7}"
+        f"   omp: {'skdict':>7} {'sklearn':>7} {'ratio':>6} {'spams':>7}"
     )
     rates_of = {}
     for kind in arguments.kind:
@@ -102,8 +118,10 @@ def main():
                     f"{kind:>10} {n_atoms:5d} {multiple:6.3g} {line['l0']:6.1f} "
                     + " ".join(f"{r:9,.0f}" for r in line["ours"])
                     + f" {line['gap']:10.1e} {line['lars']:7,.0f} {line['cd']:7,.0f} "
-                    f"{line['ratio']:6.1f}        {line['omp']:7,.0f} {line['sklearn omp']:7,.0f} "
-                    f"{line['omp'] / line['sklearn omp']:6.1f}",
+                    f"{line['ratio']:6.1f} {line.get('spams', np.nan):7,.0f}        "
+                    f"{line['omp']:7,.0f} {line['sklearn omp']:7,.0f} "
+                    f"{line['omp'] / line['sklearn omp']:6.1f} "
+                    f"{line.get('spams omp', np.nan):7,.0f}",
                     flush=True,
                 )
     print("\nTime of a sample at gap 1e-4 goes as atoms to the power of")
@@ -123,6 +141,8 @@ def measure(X, atoms, alpha, arguments):
     )
     omp = sklearns(atoms, algorithm="omp", n_nonzero_coefs=k)
     theirs = {"lars": lars, "cd": cd, "sklearn omp": omp}
+    if spams is not None:
+        theirs |= spams_rates(atoms, alpha, k)
     found = {name: [] for name in theirs} | {"omp": []}
     ours = [[] for _ in GAPS]
     sizes = {}
