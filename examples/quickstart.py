@@ -226,13 +226,13 @@ def draw(over_alpha, rows, path):
     for ax, algorithm, title in zip(
         axes, ("lasso", "omp"), ("Lasso codes", "matching pursuit"), strict=True
     ):
-        points = [(*point, "autoencoder, over alpha") for point in over_alpha] + [
+        points = [(*point, "autoencoders of the folds, encoder") for point in over_alpha] + [
             (row["l0"], row["explained_variance"], f"{row['dictionary']}, {how}")
             for row in rows
-            if (how := row["transform_algorithm"]) in (algorithm, "transform")
+            if (how := row["transform_algorithm"]) in ("encoder", algorithm, "transform")
         ]
         ParetoDisplay(*zip(*points, strict=True)).plot(ax=ax)
-        ax.set_title(f"{title}, beside the encoder")
+        ax.set_title(f"{title}, beside encoders")
         ax.legend(fontsize="small")
     figure.suptitle("One-layer transformer, 512 neurons, held-out files")
     figure.savefig(path, dpi=120)
