@@ -234,7 +234,7 @@ def draw(over_alpha, rows, path):
         ParetoDisplay(*zip(*points, strict=True)).plot(ax=ax)
         ax.set_title(f"{title}, beside encoders")
         ax.legend(fontsize="small")
-    figure.suptitle("One-layer transformer, 512 neurons, held-out files")
+    figure.suptitle("One-layer transformer, 512 neurons; but for the folds, held-out files")
     figure.savefig(path, dpi=120)
 
 

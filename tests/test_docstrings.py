@@ -103,6 +103,7 @@ def fit_dictionaries():
         yield dictionary(5, solver=solver, early_stopping=True, max_iter=2).fit(X)
     for architecture in ("topk", "jumprelu"):
         yield dictionary(5, architecture=architecture, max_iter=2).fit(X)
+    yield dictionary(5, solver="kmeans").fit(X)
 
 
 def fit_selected_dictionaries():
@@ -110,6 +111,7 @@ def fit_selected_dictionaries():
     selected = OBJECTS["skdict.decomposition.SparseAutoencoderDictionaryCV"]
     options = {"early_stopping": True, "max_iter": 2, "alphas": 2, "cv": 2}
     yield selected(5, architecture="jumprelu", **options).fit(X)
+    yield selected(5, solver="kmeans", transform_algorithm="lasso", **options).fit(X)
 
 
 def fit_extractors():

@@ -10,7 +10,7 @@ from ..utils._arrays import Rows, check_activations
 ALPHA_FRACTION = 0.1
 
 
-def location_and_scale(rows):
+def location_and_scale(rows, *, name="X"):
     """Mean of the rows and their centred RMS norm, accumulated in float64.
 
     Parameters
@@ -39,7 +39,7 @@ def location_and_scale(rows):
     rounding = 10 * torch.finfo(rows.dtype).eps * float(torch.linalg.vector_norm(mean))
     if rms <= rounding:
         raise ValueError(
-            f"X has zero variance: all {len(rows)} samples are equal (norm "
+            f"{name} has zero variance: all {len(rows)} samples are equal (norm "
             f"{float(torch.linalg.vector_norm(mean)):.3g}). A dictionary needs samples that "
             "differ."
         )

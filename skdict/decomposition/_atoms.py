@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_non_negative
+
+from .._core.optim import normalize_
 
 ATOMS = ("exemplars", "random", "pca", "ica", "nmf", "identity")
 # Those that are directions: an atom for each of their two signs.
@@ -36,7 +37,7 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
         Intercept: what exemplars are relative to.
     scale : float
         Brings the data to about E‖x‖² = n_features.
-    n_components : int
+    n_components : int or "auto"
     max_iter : int
         Passes of "nmf".
     random_state : RandomState
@@ -46,16 +47,20 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
     atoms : tensor of shape (n_components, n_features), float64
     """
     n_samples, n_features = rows.shape
+    most = default_n_components(name, n_samples, n_features)
+    if name == "ica":
+        basis, projections = _principal_basis(rows, mean, scale)
+        most = 2 * len(basis)
+    if n_components == "auto":
+        n_components = most
     if name == "exemplars":
         return draw_exemplars(rows, mean, n_components, random_state)
-    if name in TWO_SIDED:
-        most = default_n_components(name, n_samples, n_features)
-        if n_components > most:
-            raise ValueError(
-                f"dict_init={name!r} gives at most {most} atoms of {n_samples} samples with "
-                f"{n_features} features, two for each direction, but n_components="
-                f"{n_components}. Use fewer, or n_components='auto'."
-            )
+    if name != "random" and n_components > most:
+        raise ValueError(
+            f"dict_init={name!r} gives at most {most} atoms of these {n_samples} samples with "
+            f"{n_features} features, but n_components={n_components}. Use fewer, or "
+            "n_components='auto'."
+        )
     if name == "random":
         atoms = random_state.standard_normal((n_components, n_features))
     elif name == "nmf":
@@ -68,25 +73,43 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
             pca = PCA(n_directions, random_state=random_state)
             directions = pca.fit(((rows[:] - mean) / scale).cpu().numpy()).components_
         else:
-            directions = _ica(rows, mean, scale, n_directions, random_state)
+            directions = _ica(projections, n_directions, random_state) @ basis
         # +v_1, -v_1, +v_2, ...: codes are non-negative
         atoms = np.stack([directions, -directions], axis=1).reshape(-1, n_features)[:n_components]
     atoms = torch.from_numpy(np.array(atoms, dtype=np.float64))
-    return torch.nn.functional.normalize(atoms)
+    return normalize_(atoms)
 
 
-def _ica(rows, mean, scale, n_directions, random_state):
+def _principal_basis(rows, mean, scale):
+    """Directions in which the data vary at all (rank, n_features), and the data in them.
+
+    A neuron that is dead, or the double of another, leaves a direction without variance, which
+    would be all that is left of the data when each direction is divided by its variance.
+    """
+    X = ((rows[:] - mean) / scale).cpu().double().numpy()
+    X -= X.mean(axis=0)
+    pca = PCA(svd_solver="full").fit(X)  # from the covariance, small values would be rounding
+    sizes = pca.singular_values_
+    basis = pca.components_[sizes > max(X.shape) * torch.finfo(rows.dtype).eps * sizes[0]]
+    return basis, X @ basis.T
+
+
+def _ica(X, n_directions, random_state):
     """Directions along which independent sources act on the data: columns of the mixing matrix."""
     ica = FastICA(n_directions, whiten="unit-variance", random_state=random_state)
     with warnings.catch_warnings():
         # the noise among so many sources never comes to rest
         warnings.filterwarnings("ignore", "FastICA did not converge", ConvergenceWarning)
-        return ica.fit(((rows[:] - mean) / scale).cpu().double().numpy()).mixing_.T
+        return ica.fit(X).mixing_.T
 
 
 def _nmf(rows, scale, n_components, max_iter, random_state):
     X = (rows[:] / scale).cpu().numpy()
-    check_non_negative(X, "SparseAutoencoderDictionary with dict_init='nmf'")
+    if X.min() < 0:
+        raise ValueError(
+            "Negative values in data passed to SparseAutoencoderDictionary with dict_init='nmf', "
+            "which is for activations that are not negative. Use 'pca' or 'ica' for others."
+        )
     nmf = MiniBatchNMF(
         n_components, max_iter=max_iter, init="nndsvda", random_state=random_state, tol=0
     )

@@ -43,7 +43,7 @@ class MiniBatchDictionaryLearning:
             positive_code=True,
             batch_size=batch_size,
             shuffle=estimator.shuffle,
-            dict_init=None if atoms is None else atoms.numpy(),
+            dict_init=None if atoms is None else atoms.cpu().numpy(),
             tol=estimator.tol if early else 0.0,
             max_no_improvement=estimator.n_iter_no_change if early else None,
             random_state=random_state,

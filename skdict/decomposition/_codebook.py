@@ -56,7 +56,7 @@ class Codebooks:
             "codeword_norms_": self.scale * norms,
             "codebook_sizes_": np.array(self.sizes),
             "intercept_": self.mean.cpu().numpy(),
-            "n_iter_": max(n_iter),
+            "n_iter_": sum(n_iter),
             "n_steps_": sum(n_iter),
             "loss_curve_": [],
         }

@@ -1,6 +1,7 @@
 """Dictionaries side by side: each with every way to find codes, at equal L0."""
 
 import copy
+import inspect
 import math
 import time
 import warnings
@@ -10,6 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 from scipy.optimize import brentq
+from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
@@ -74,20 +76,21 @@ def compare_dictionaries(
         `inverse_transform`. The estimators of a list, such as one for each alpha of a grid, share
         a name.
     X_train : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
-        Activations to learn from. Also for fitted estimators: statistics of their codes, which
-        ``score`` depends on, are taken from it wherever the way to find codes is another than in
-        their fit.
+        Activations to learn from. Also for fitted estimators: the statistics of their codes, which
+        ``score`` depends on, are taken from it.
     X_test : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
         Activations to compare on.
     transform_algorithms : sequence of str, default=("auto",)
         Any of "auto", "encoder", "lasso", "omp" and "threshold", as the parameter
-        ``transform_algorithm`` of :class:`SparseAutoencoderDictionary`. "encoder" is left out for
-        solvers without one. Other estimators are coded by their own `transform` only.
+        ``transform_algorithm`` of :class:`SparseAutoencoderDictionary`; "auto" is the estimator's
+        own. "encoder" is left out for solvers without one. Other estimators are coded by their own
+        `transform` only.
     budgets : sequence of float, default=None
-        Numbers of active features per activation. The L1 coefficient of "lasso" and "threshold"
-        is bisected until the L0 on ``X_test`` is each of them, "omp" takes the nearest whole
-        number of atoms. An encoder has the L0 that it was trained for. By default all are left
-        as the estimator has them.
+        Numbers of active features per activation. For the L1 coefficient of "lasso" and
+        "threshold" that is searched at which the L0 of ``X_test`` is each of them, to about a per
+        cent on 2,000 samples, evenly spread; "omp" takes the nearest whole number of atoms. An
+        encoder has the L0 that it was trained for. By default all are left as the estimator has
+        them.
     alpha : float, default=None
         L1 coefficient of the column "objective"; None takes that of ``alpha="auto"``. It is the
         same for all, so that the objectives can be compared.
@@ -111,7 +114,8 @@ def compare_dictionaries(
           with unit-norm atoms;
         - score: log-likelihood in nats, see `SparseAutoencoderDictionary.score`; nan for
           other estimators;
-        - fit_seconds: nan where the estimator was fitted before;
+        - fit_seconds: with the coding of training samples for ``score``; nan where the estimator
+          was fitted before;
         - transform_seconds: for all of ``X_test``;
         - with ``loss_recovered_params`` also loss_recovered_zero, loss_recovered_mean and
           delta_cross_entropy.
@@ -155,6 +159,9 @@ def compare_dictionaries(
     algorithms, budgets = _check_ways(transform_algorithms, budgets)
     X_train = check_activations(None, X_train, name="X_train", min_samples=2)
     X_test = check_activations(None, X_test, name="X_test", min_samples=2)
+    estimators = list(_named(estimators, X_train.shape[1]))
+    if loss_recovered_params is not None:  # a TypeError now rather than after all fits
+        inspect.signature(loss_recovered).bind(dictionary=None, **loss_recovered_params)
     if X_train.shape[1] != X_test.shape[1]:
         raise ValueError(
             f"X_train has {X_train.shape[1]} features, but X_test has {X_test.shape[1]}. Take "
@@ -163,11 +170,12 @@ def compare_dictionaries(
     if alpha is None:
         alpha = ALPHA_FRACTION * location_and_scale(Rows(X_train, resolve_device("cpu")))[1]
     check_alpha(alpha)
+    _, rms = location_and_scale(Rows(X_test, resolve_device("cpu")), name="X_test")
     table, coded = [], {}
-    for name, estimator in _named(estimators):
-        fitted, fit_seconds = _fit(name, estimator, X_train)
+    for name, estimator in estimators:
+        fitted, fit_seconds = _fit(estimator, X_train)
         for budget, way in _ways(name, fitted, algorithms, budgets, X_test):
-            coder = _set_way(fitted, way, X_train)
+            coder = _set_way(fitted, way, X_train, fitted_before=np.isnan(fit_seconds))
             coded[len(table)] = coder
             table.append(
                 {
@@ -175,14 +183,19 @@ def compare_dictionaries(
                     "transform_algorithm": way.get("transform_algorithm", "transform"),
                     "budget": budget,
                     "transform_alpha": way.get("transform_alpha", np.nan),
-                    **_measure(coder, X_test, float(alpha)),
+                    **_measure(coder, X_test, float(alpha), rms),
                     "fit_seconds": fit_seconds,
                 }
             )
+    if not table:
+        raise ValueError(
+            f"There is nothing to compare: none of transform_algorithms={algorithms} and budgets="
+            f"{budgets} applies to any of the estimators."
+        )
     names = COLUMNS
     if loss_recovered_params is not None:
         names += LOSS_COLUMNS
-        results = loss_recovered(dictionary=coded, **loss_recovered_params) if coded else {}
+        results = loss_recovered(dictionary=coded, **loss_recovered_params)
         for i, row in enumerate(table):
             row.update({column: results[i][column] for column in LOSS_COLUMNS})
     columns = {name: np.array([row[name] for row in table]) for name in names}
@@ -194,8 +207,9 @@ def compare_dictionaries(
 
 
 def _check_ways(transform_algorithms, budgets):
-    if isinstance(transform_algorithms, str):
+    if isinstance(transform_algorithms, str) or transform_algorithms is None:
         transform_algorithms = (transform_algorithms,)
+    transform_algorithms = tuple(transform_algorithms)
     unknown = [name for name in transform_algorithms if name not in TRANSFORM_ALGORITHMS]
     if unknown or not transform_algorithms:
         raise ValueError(
@@ -204,24 +218,28 @@ def _check_ways(transform_algorithms, budgets):
         )
     if budgets is None:
         return transform_algorithms, None
-    budgets = np.asarray(budgets, dtype=np.float64)
-    if budgets.ndim != 1 or len(budgets) == 0 or not (budgets > 0).all():
+    given = np.asarray(budgets)
+    if given.dtype.kind not in "iuf" or given.ndim != 1 or not len(given):
+        raise ValueError(f"budgets={budgets!r}: give a sequence of numbers of active features.")
+    if not ((given > 0) & np.isfinite(given)).all():
         raise ValueError(
-            f"budgets={budgets.tolist()}: give a sequence of numbers of active features, each "
-            "greater than 0."
+            f"budgets={budgets!r}: numbers of active features must be finite and greater than 0."
         )
-    return transform_algorithms, budgets.tolist()
+    return transform_algorithms, given.astype(np.float64).tolist()
 
 
-def _named(estimators):
-    """Pairs of a name and an estimator."""
+def _named(estimators, n_features):
+    """Pairs of a name and an estimator, checked."""
     if not isinstance(estimators, Mapping) or not estimators:
         raise TypeError(
             "estimators must be a dict whose keys name the dictionaries, with one at least, but "
             f"is {estimators!r}."
         )
     for name, members in estimators.items():
-        for estimator in members if isinstance(members, list | tuple) else [members]:
+        members = members if isinstance(members, list | tuple) else [members]
+        if not members:
+            raise ValueError(f"estimators[{name!r}] is empty. Give at least one estimator.")
+        for estimator in members:
             missing = [
                 method
                 for method in ("fit", "transform", "inverse_transform")
@@ -232,29 +250,42 @@ def _named(estimators):
                     f"estimators[{name!r}] is a {type(estimator).__name__} without "
                     f"{' and '.join(missing)}. Give estimators of dictionaries, on activations."
                 )
+            before = getattr(estimator, "n_features_in_", n_features)
+            if before != n_features and _is_fitted(estimator):
+                raise ValueError(
+                    f"estimators[{name!r}] was fitted on {before} features, but X_train has "
+                    f"{n_features}. Take X_train from the same layer, or give it unfitted."
+                )
             yield str(name), estimator
 
 
-def _fit(name, estimator, X_train):
-    """The fitted estimator and the time that took; nan if it was fitted before."""
+def _is_fitted(estimator):
     try:
         check_is_fitted(estimator)
     except NotFittedError:
-        start = time.perf_counter()
-        return clone(estimator).fit(X_train), time.perf_counter() - start
-    n_features = getattr(estimator, "n_features_in_", X_train.shape[1])
-    if n_features != X_train.shape[1]:
-        raise ValueError(
-            f"estimators[{name!r}] was fitted on {n_features} features, but X_train has "
-            f"{X_train.shape[1]}."
-        )
-    return estimator, np.nan
+        return False
+    return True
+
+
+def _fit(estimator, X_train):
+    """The fitted estimator and the time that took; nan if it was fitted before."""
+    if _is_fitted(estimator):
+        return estimator, np.nan
+    if isinstance(X_train, torch.Tensor) and not isinstance(
+        estimator, SparseAutoencoderDictionary
+    ):
+        X_train = Rows(X_train, resolve_device("cpu"))[:].numpy()
+    start = time.perf_counter()
+    return clone(estimator).fit(X_train), time.perf_counter() - start
 
 
 def _algorithm(fitted, algorithm):
-    """The way to find codes that "auto" means."""
-    native = "encoder" if fitted._has_encoder() else "lasso"
-    return native if algorithm == "auto" else algorithm
+    """The way to find codes that "auto" means: the estimator's own."""
+    if algorithm == "auto":
+        algorithm = fitted.transform_algorithm
+    if algorithm == "auto":
+        return "encoder" if fitted._has_encoder() else "lasso"
+    return algorithm
 
 
 def _way(fitted, algorithm):
@@ -283,7 +314,12 @@ def _ways(name, fitted, algorithms, budgets, X_test):
             continue
         for budget in budgets:
             if algorithm == "omp":
-                yield budget, {**way, "transform_n_nonzero_coefs": max(1, round(budget))}
+                n_nonzero = round(budget)
+                if 0 < n_nonzero <= min(fitted.components_.shape):
+                    yield budget, {**way, "transform_n_nonzero_coefs": n_nonzero}
+                else:
+                    most = min(fitted.components_.shape)
+                    _warn_of_budget(name, budget, algorithm, f"between 1 and {most}")
                 continue
             alpha = _match_l0(name, fitted, algorithm, budget, X_test)
             if alpha is not None:
@@ -305,38 +341,47 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
     def excess(log_alpha):
         coder.set_params(transform_algorithm=algorithm, transform_alpha=math.exp(log_alpha))
         codes = coder._encoder(rows)(x)
-        # one active feature more, so that the logarithm is finite
-        return math.log((float((codes != 0).sum()) + 1) / (budget * len(x)))
+        n_active = max(float((codes != 0).sum()), 0.5)  # the logarithm has to be finite
+        return math.log(n_active / (budget * len(x)))
 
     # from above: dense codes, which take their time, are not looked for in vain
     log_alpha = top
     while log_alpha > top + math.log(SMALLEST_ALPHA) and excess(log_alpha) < 0:
         log_alpha -= STEP
     if excess(log_alpha) < 0:
-        warnings.warn(
-            f"budget={budget:g} is out of reach of {name!r} with {algorithm!r}: its L0 is at most "
-            f"about {budget * math.exp(excess(log_alpha)):.3g}. The row is left out.",
-            stacklevel=4,
-        )
+        most = budget * math.exp(excess(log_alpha))
+        _warn_of_budget(name, budget, algorithm, f"at most about {most:.3g}")
         return None
     if log_alpha < top:
         log_alpha = brentq(excess, log_alpha, log_alpha + STEP, xtol=L0_TOL / 2)
     return math.exp(log_alpha)
 
 
-def _set_way(fitted, way, X_train):
+def _warn_of_budget(name, budget, algorithm, l0):
+    warnings.warn(
+        f"budget={budget:g} is out of reach of {name!r} with {algorithm!r}: its L0 is {l0}. The "
+        "row is left out.",
+        stacklevel=5,
+    )
+
+
+def _set_way(fitted, way, X_train, *, fitted_before):
     """The fitted estimator with these parameters of `transform`, and with what `score` needs."""
     if not way:
         return fitted
     coder = copy.copy(fitted).set_params(**way)
-    if way != _way(fitted, _algorithm(fitted, fitted.transform_algorithm)):
+    # parameters of an estimator that was fitted before may be others than in its fit
+    if fitted_before or way != _way(fitted, _algorithm(fitted, "auto")):
         rows = Rows(X_train, resolve_device(fitted.device))
         vars(coder).update(coder._statistics_of_codes(rows))
     return coder
 
 
-def _measure(coder, X_test, alpha):
-    """What one fitted estimator does on X_test, in one pass over it."""
+def _measure(coder, X_test, alpha, rms):
+    """What one fitted estimator does on X_test, in one pass over it.
+
+    ``rms`` is the centred RMS norm of X_test.
+    """
     if isinstance(coder, SparseAutoencoderDictionary):
         rows = Rows(X_test, resolve_device(coder.device))
         encode, residual_of = coder._encoder(rows), coder._residual_of(rows)
@@ -345,14 +390,22 @@ def _measure(coder, X_test, alpha):
         size = size.to(rows.device)
     else:
         rows, score = Rows(X_test, resolve_device("cpu")), np.nan
-        # the L1 norm of a code is that of unit-norm atoms
-        size = np.linalg.norm(coder.components_, axis=1) if hasattr(coder, "components_") else 1
 
         def encode(x):
-            return coder.transform(x.numpy())
+            codes = coder.transform(x.numpy())
+            return codes if issparse(codes) else np.asarray(codes)
+
+        def decode(codes):
+            return np.asarray(coder.inverse_transform(codes))
 
         def residual_of(x, codes):
-            return x - torch.as_tensor(np.asarray(coder.inverse_transform(codes)))
+            return x - torch.as_tensor(decode(codes))
+
+        # the L1 norm of a code is that with unit-norm atoms
+        n_components = encode(rows[:1]).shape[1]
+        size = np.linalg.norm(
+            decode(np.eye(n_components)) - decode(np.zeros((1, n_components))), axis=1
+        )
 
     n_components = encode(rows[:N_WARM_UP]).shape[1]
     n_active = l1 = error = seconds = 0.0
@@ -366,7 +419,6 @@ def _measure(coder, X_test, alpha):
         error += float(residual.double().square().sum())
         if not np.isnan(score):
             score += float(log_likelihood(codes, residual, **model).sum())
-    _, rms = location_and_scale(rows)
     n = len(rows)
     return {
         "n_components": n_components,

@@ -182,7 +182,7 @@ class SparseAutoencoderDictionary(
     warm_start : bool, default=False
         Whether `fit` starts from the atoms, encoder and intercept of the previous fit. Used by
         ``solver="autoencoder"``, for atoms and intercept by "alternating" and for the atoms by
-        "dictionary_learning".
+        "dictionary_learning" and "lasso", whatever ``dict_init`` says.
     dict_init : array-like of shape (n_components, n_features) or str, default=None
         Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. Not used by
         "kmeans". None leaves it to the solver. By name:
@@ -191,7 +191,8 @@ class SparseAutoencoderDictionary(
         - "random": directions drawn evenly from the sphere.
         - "pca", "ica": principal directions, and those along which the sources of
           :class:`~sklearn.decomposition.FastICA` act, each with both signs, as codes are
-          non-negative: at most two for each feature, which is what ``n_components="auto"`` takes.
+          non-negative: at most two for each feature (of "ica": for each dimension of the data),
+          which is what ``n_components="auto"`` takes.
         - "identity": the features (neurons) themselves, likewise.
         - "nmf": atoms of :class:`~sklearn.decomposition.MiniBatchNMF`, for non-negative
           activations and ``fit_intercept=False``; "auto" takes one for each feature.
@@ -636,7 +637,7 @@ class SparseAutoencoderDictionary(
                 rows,
                 mean,
                 scale,
-                self._n_components(rows),
+                self._n_components(rows) if self.dict_init is None else self.n_components,
                 max_iter=self.max_iter,
                 random_state=random_state,
             )
@@ -659,8 +660,6 @@ class SparseAutoencoderDictionary(
     def _n_components(self, rows):
         if self.n_components != "auto":
             return self.n_components
-        if isinstance(self.dict_init, str) and self.solver != "kmeans":
-            return default_n_components(self.dict_init, *rows.shape)
         return default_n_components(
             "random" if self.solver == "autoencoder" else "exemplars", *rows.shape
         )
@@ -936,7 +935,9 @@ class SparseAutoencoderDictionary(
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.input_tags.positive_only = isinstance(self.dict_init, str) and self.dict_init == "nmf"
+        tags.input_tags.positive_only = self.solver != "kmeans" and (
+            isinstance(self.dict_init, str) and self.dict_init == "nmf"
+        )
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 

@@ -69,7 +69,9 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
     Notes
     -----
     Other solvers than "autoencoder" go along the same path: "alternating" and
-    "dictionary_learning" from the atoms of the neighbour, "lasso" without any training.
+    "dictionary_learning" from the atoms of the neighbour, "lasso" without any training; "kmeans"
+    finds the same codebooks each time, and only the codes of ``transform_algorithm="lasso"`` or
+    "threshold" depend on alpha.
 
     References
     ----------
@@ -178,6 +180,11 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             If a parameter is out of range, or X is constant, not finite, or too small.
         """
         self._check_transform_algorithm(self.solver in WITH_ENCODER)
+        if self.solver == "kmeans" and self.transform_algorithm in ("auto", "encoder"):
+            raise ValueError(
+                "The codewords of solver='kmeans' do not depend on alpha: there is nothing to "
+                "choose. Use transform_algorithm='lasso', or another solver."
+            )
         rows = self._rows(X, reset=True, min_samples=2)
         alphas = self._grid(rows.X)
         estimator = SparseAutoencoderDictionary(
@@ -236,7 +243,8 @@ def _scores_of_path(estimator, alphas, rows, y, train, test, scorer):
     scores = np.empty(len(alphas))
     fitted = clone(estimator).set_params(alpha=alphas[0]).fit(training)
     scores[0] = score(fitted)
-    fitted.set_params(max_iter=max(1, round(PATH_FRACTION * estimator.max_iter)))
+    if estimator.solver != "kmeans":  # which always begins anew
+        fitted.set_params(max_iter=max(1, round(PATH_FRACTION * estimator.max_iter)))
     for i in range(1, len(alphas)):
         scores[i] = score(fitted.set_params(alpha=alphas[i]).fit(training))
     return scores

@@ -9,7 +9,9 @@ import torch
 from dictionary_testing import make_estimator, objective
 from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.decomposition import NMF, PCA, DictionaryLearning
+from sklearn.decomposition import NMF, PCA, DictionaryLearning, FastICA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skdict.datasets import load_one_layer_transformer
 from skdict.decomposition import SparseAutoencoderDictionary, compare_dictionaries
@@ -123,6 +125,68 @@ def test_fitted_estimators_stay_as_they_are(candidates, train, test):
     assert not hasattr(candidates["SAE"], "components_")
 
 
+def test_parameters_that_were_changed_after_the_fit(train, test):
+    """The score is that of the codes that are compared, not of those of the fit."""
+    options = {"transform_algorithm": "omp", "transform_n_nonzero_coefs": 3}
+    changed = make_estimator(solver="lasso").fit(train).set_params(**options)
+    own = compare_dictionaries({"exemplars": changed}, train, test)
+    assert list(own.transform_algorithm) == ["omp"]  # "auto" is what the estimator says
+    fresh = make_estimator(solver="lasso", **options).fit(train)
+    assert own.score[0] == pytest.approx(fresh.score(test))
+    assert own.score[0] != pytest.approx(changed.score(test))
+
+
+def test_l0_is_matched_on_part_of_many_samples(train, test, monkeypatch):
+    monkeypatch.setattr("skdict.decomposition._comparison.N_MATCHED_SAMPLES", 50)
+    exemplars = {"exemplars": make_estimator(solver="lasso")}
+    table = compare_dictionaries(
+        exemplars, train, test, transform_algorithms=["lasso"], budgets=[3]
+    )
+    assert table.l0[0] == pytest.approx(3, rel=0.15)
+    estimator = make_estimator(solver="lasso", transform_alpha=table.transform_alpha[0])
+    assert mean_l0(estimator.fit(train).transform(test[::4])) == pytest.approx(3, rel=0.02)
+
+
+@pytest.mark.parametrize("budget", [0.3, 17, 100])
+def test_budgets_out_of_the_reach_of_pursuit(train, test, budget):
+    exemplars = {"exemplars": make_estimator(solver="lasso")}
+    options = {"transform_algorithms": ["omp"], "budgets": [2, budget]}
+    with pytest.warns(UserWarning, match=f"budget={budget} is out of reach .* between 1 and 16"):
+        table = compare_dictionaries(exemplars, train, test, **options)
+    assert list(table.budget) == [2]
+
+
+def test_objective_of_decoders_of_any_norm(train, test):
+    """Of FastICA components_ is not the decoder, whitened PCA scales it."""
+    estimators = {
+        "ica": FastICA(8, random_state=0),
+        "whitened": PCA(8, whiten=True),
+        "pipeline": make_pipeline(StandardScaler(), PCA(4)),
+    }
+    table = compare_dictionaries(estimators, train, test, alpha=1.0)
+    ica, whitened = (clone(estimators[name]).fit(train) for name in ("ica", "whitened"))
+    scales = np.sqrt(whitened.explained_variance_)
+    for i, fitted, size in (
+        (0, ica, np.linalg.norm(ica.mixing_, axis=0)),
+        (1, whitened, scales),
+    ):
+        codes = fitted.transform(test)
+        squares = ((test - fitted.inverse_transform(codes)) ** 2).sum(axis=1)
+        assert table.objective[i] == pytest.approx(np.mean(0.5 * squares + abs(codes) @ size))
+    assert table.l0[2] == 4
+
+
+def test_estimators_of_other_libraries_with_other_input_and_output(train, test):
+    plain = compare_dictionaries({"PCA": PCA(3)}, train, test)
+    frames = compare_dictionaries(
+        {"PCA": PCA(3).set_output(transform="pandas")},
+        torch.as_tensor(train).bfloat16(),
+        torch.as_tensor(test).bfloat16(),
+    )
+    assert frames.l0[0] == 3
+    assert frames.explained_variance[0] == pytest.approx(plain.explained_variance[0], abs=0.01)
+
+
 def test_estimators_of_other_libraries(train, test):
     X, T = train - train.min(), test - train.min()
     others = {
@@ -193,7 +257,7 @@ def test_a_budget_out_of_reach_is_left_out(train, test):
     )
     assert tiny.l0[0] < 0.01
     against = SparseAutoencoderDictionary(solver="lasso", dict_init=-np.ones((1, 16)))
-    with pytest.warns(UserWarning, match="out of reach"):
+    with pytest.warns(UserWarning, match="budget=1 is out of reach of 'none'"):
         compare_dictionaries(
             {"few": few, "none": against.set_params(fit_intercept=False)},
             abs(train),
@@ -276,9 +340,23 @@ def test_the_picture(table):
             r"\('lars',\): give one or more of auto",
         ),
         ({"transform_algorithms": ()}, ValueError, "give one or more of auto"),
+        ({"transform_algorithms": None}, ValueError, "give one or more of auto"),
+        ({"estimators": {"x": []}}, ValueError, r"estimators\['x'\] is empty"),
         ({"budgets": []}, ValueError, r"budgets=\[\]: give a sequence"),
-        ({"budgets": [0, 3]}, ValueError, r"budgets=\[0.0, 3.0\]: .* greater than 0"),
-        ({"budgets": 3}, ValueError, "budgets=3.0: give a sequence"),
+        ({"budgets": [0, 3]}, ValueError, r"budgets=\[0, 3\]: .* finite and greater than 0"),
+        ({"budgets": [np.inf]}, ValueError, r"budgets=\[inf\]: .* finite and greater than 0"),
+        ({"budgets": ["x"]}, ValueError, r"budgets=\['x'\]: give a sequence"),
+        ({"budgets": 3}, ValueError, "budgets=3: give a sequence"),
+        (
+            {
+                "estimators": {"x": SparseAutoencoderDictionary(4, solver="lasso")},
+                "transform_algorithms": "encoder",
+            },
+            ValueError,
+            "There is nothing to compare",
+        ),
+        ({"loss_recovered_params": {"texts": []}}, TypeError, "missing a required argument"),
+        ({"X_test": np.ones((5, 16))}, ValueError, "X_test has zero variance"),
         ({"alpha": -1}, ValueError, "alpha == -1, must be >= 0"),
         ({"X_test": np.ones((5, 3))}, ValueError, "X_train has 16 features, but X_test has 3"),
         ({"X_test": np.full((5, 16), np.nan)}, ValueError, "Input X_test contains NaN"),

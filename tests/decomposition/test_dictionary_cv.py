@@ -9,7 +9,11 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skdict.datasets import make_superposition
-from skdict.decomposition import SparseAutoencoderDictionaryCV, alpha_grid
+from skdict.decomposition import (
+    SparseAutoencoderDictionary,
+    SparseAutoencoderDictionaryCV,
+    alpha_grid,
+)
 
 
 def make_cv(*, alphas=4, cv=2, scoring=None, n_jobs=None, **params):
@@ -113,3 +117,18 @@ def test_streams_have_no_folds(X):
     assert not hasattr(make_cv(), "partial_fit")
     with pytest.raises(AttributeError, match="a stream has no folds"):
         clone(make_cv()).partial_fit(X)
+
+
+def test_codebooks_do_not_depend_on_alpha(planted):
+    estimator = SparseAutoencoderDictionaryCV(8, solver="kmeans", alphas=3, cv=2, random_state=0)
+    with pytest.raises(ValueError, match="do not depend on alpha: there is nothing to choose"):
+        estimator.fit(planted)
+    estimator.set_params(transform_algorithm="lasso").fit(planted)
+    # no alpha has the advantage of more passes: the codewords are those of a fit by itself
+    alone = SparseAutoencoderDictionary(
+        8, solver="kmeans", transform_algorithm="lasso", alpha=estimator.alphas_[2], random_state=0
+    )
+    half = len(planted) // 2
+    assert estimator.scores_[2, 1] == pytest.approx(
+        alone.fit(planted[:half]).score(planted[half:])
+    )
