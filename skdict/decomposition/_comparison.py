@@ -319,7 +319,7 @@ def _ways(name, fitted, algorithms, budgets, X_test):
                     yield budget, {**way, "transform_n_nonzero_coefs": n_nonzero}
                 else:
                     most = min(fitted.components_.shape)
-                    _warn_of_budget(name, budget, algorithm, f"between 1 and {most}")
+                    _warn_of_budget(name, budget, algorithm, f"between 1 and {most}", stacklevel=4)
                 continue
             alpha = _match_l0(name, fitted, algorithm, budget, X_test)
             if alpha is not None:
@@ -350,18 +350,18 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
         log_alpha -= STEP
     if excess(log_alpha) < 0:
         most = budget * math.exp(excess(log_alpha))
-        _warn_of_budget(name, budget, algorithm, f"at most about {most:.3g}")
+        _warn_of_budget(name, budget, algorithm, f"at most about {most:.3g}", stacklevel=5)
         return None
     if log_alpha < top:
         log_alpha = brentq(excess, log_alpha, log_alpha + STEP, xtol=L0_TOL / 2)
     return math.exp(log_alpha)
 
 
-def _warn_of_budget(name, budget, algorithm, l0):
+def _warn_of_budget(name, budget, algorithm, l0, *, stacklevel):
     warnings.warn(
         f"budget={budget:g} is out of reach of {name!r} with {algorithm!r}: its L0 is {l0}. The "
         "row is left out.",
-        stacklevel=5,
+        stacklevel=stacklevel,
     )
 
 
@@ -382,14 +382,14 @@ def _measure(coder, X_test, alpha, rms):
 
     ``rms`` is the centred RMS norm of X_test.
     """
-    if isinstance(coder, SparseAutoencoderDictionary):
+    ours = isinstance(coder, SparseAutoencoderDictionary)
+    if ours:
         rows = Rows(X_test, resolve_device(coder.device))
         encode, residual_of = coder._encoder(rows), coder._residual_of(rows)
         model = coder._likelihood_model(rows.device)
-        size, score = torch.ones(len(coder.components_), dtype=rows.dtype), 0.0
-        size = size.to(rows.device)
+        size = 1
     else:
-        rows, score = Rows(X_test, resolve_device("cpu")), np.nan
+        rows = Rows(X_test, resolve_device("cpu"))
 
         def encode(x):
             codes = coder.transform(x.numpy())
@@ -401,14 +401,11 @@ def _measure(coder, X_test, alpha, rms):
         def residual_of(x, codes):
             return x - torch.as_tensor(decode(codes))
 
-        # the L1 norm of a code is that with unit-norm atoms
-        n_components = encode(rows[:1]).shape[1]
-        size = np.linalg.norm(
-            decode(np.eye(n_components)) - decode(np.zeros((1, n_components))), axis=1
-        )
-
     n_components = encode(rows[:N_WARM_UP]).shape[1]
-    n_active = l1 = error = seconds = 0.0
+    if not ours:  # the L1 norm of a code is that with unit-norm atoms
+        at_zero, at_one = np.zeros((1, n_components)), np.eye(n_components)
+        size = np.linalg.norm(decode(at_one) - decode(at_zero), axis=1)
+    n_active = l1 = error = score = seconds = 0.0
     for _, x in rows.blocks(n_components):
         start = time.perf_counter()
         codes = encode(x)
@@ -417,7 +414,7 @@ def _measure(coder, X_test, alpha, rms):
         residual = residual_of(x, codes)
         l1 += float((abs(codes) * size).sum())
         error += float(residual.double().square().sum())
-        if not np.isnan(score):
+        if ours:
             score += float(log_likelihood(codes, residual, **model).sum())
     n = len(rows)
     return {
@@ -425,6 +422,6 @@ def _measure(coder, X_test, alpha, rms):
         "l0": n_active / n,
         "explained_variance": 1 - error / (n * rms**2),
         "objective": (0.5 * error + alpha * l1) / n,
-        "score": score / n,
+        "score": score / n if ours else np.nan,
         "transform_seconds": seconds,
     }
