@@ -73,9 +73,8 @@ def amortisation_gap(estimator, X, *, alpha=None):
     alpha = estimator.alpha_ if alpha is None else alpha
     check_alpha(alpha)
     alpha = float(alpha)
-    components, intercept = (
-        torch.tensor(array, dtype=rows.dtype, device=rows.device)
-        for array in (estimator.components_, estimator.intercept_)
+    components, intercept = estimator._tensors(
+        rows.dtype, rows.device, "components_", "intercept_"
     )
     encode = estimator._trained_encoder(rows)
     lasso, omp = (

@@ -17,7 +17,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from ..metrics import loss_recovered
-from ..utils._arrays import Rows, check_activations, from_numpy
+from ..metrics._pareto import named_estimators
+from ..utils._arrays import Rows, check_activations
 from ..utils._device import resolve_device
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._likelihood import log_likelihood
@@ -39,7 +40,7 @@ COLUMNS = (
     "transform_seconds",
 )
 LOSS_COLUMNS = ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entropy")
-# On about so many samples alpha is bisected until the L0 is right, to this fraction.
+# On about so many samples alpha is searched until the L0 is right, to about this fraction.
 N_MATCHED_SAMPLES = 2000
 L0_TOL = 0.01
 # Smallest alpha that is tried, as a fraction of the largest correlation, and the steps down to it,
@@ -235,28 +236,24 @@ def _named(estimators, n_features):
             "estimators must be a dict whose keys name the dictionaries, with one at least, but "
             f"is {estimators!r}."
         )
-    for name, members in estimators.items():
-        members = members if isinstance(members, list | tuple) else [members]
-        if not members:
-            raise ValueError(f"estimators[{name!r}] is empty. Give at least one estimator.")
-        for estimator in members:
-            missing = [
-                method
-                for method in ("fit", "transform", "inverse_transform")
-                if not hasattr(estimator, method)
-            ]
-            if missing:
-                raise TypeError(
-                    f"estimators[{name!r}] is a {type(estimator).__name__} without "
-                    f"{' and '.join(missing)}. Give estimators of dictionaries, on activations."
-                )
-            before = getattr(estimator, "n_features_in_", n_features)
-            if before != n_features and _is_fitted(estimator):
-                raise ValueError(
-                    f"estimators[{name!r}] was fitted on {before} features, but X_train has "
-                    f"{n_features}. Take X_train from the same layer, or give it unfitted."
-                )
-            yield str(name), estimator
+    for name, estimator in named_estimators(estimators.items()):
+        missing = [
+            method
+            for method in ("fit", "transform", "inverse_transform")
+            if not hasattr(estimator, method)
+        ]
+        if missing:
+            raise TypeError(
+                f"estimators[{name!r}] is a {type(estimator).__name__} without "
+                f"{' and '.join(missing)}. Give estimators of dictionaries, on activations."
+            )
+        before = getattr(estimator, "n_features_in_", n_features)
+        if before != n_features and _is_fitted(estimator):
+            raise ValueError(
+                f"estimators[{name!r}] was fitted on {before} features, but X_train has "
+                f"{n_features}. Take X_train from the same layer, or give it unfitted."
+            )
+        yield str(name), estimator
 
 
 def _is_fitted(estimator):
@@ -305,6 +302,7 @@ def _ways(name, fitted, algorithms, budgets, X_test):
     if not isinstance(fitted, SparseAutoencoderDictionary):
         yield np.nan, {}
         return
+    most = min(fitted.components_.shape)  # independent atoms
     for algorithm in dict.fromkeys(_algorithm(fitted, given) for given in algorithms):
         way = _way(fitted, algorithm)
         if algorithm == "encoder" and not fitted._has_encoder():
@@ -315,10 +313,9 @@ def _ways(name, fitted, algorithms, budgets, X_test):
         for budget in budgets:
             if algorithm == "omp":
                 n_nonzero = round(budget)
-                if 0 < n_nonzero <= min(fitted.components_.shape):
+                if 0 < n_nonzero <= most:
                     yield budget, {**way, "transform_n_nonzero_coefs": n_nonzero}
                 else:
-                    most = min(fitted.components_.shape)
                     _warn_of_budget(name, budget, algorithm, f"between 1 and {most}", stacklevel=4)
                 continue
             alpha = _match_l0(name, fitted, algorithm, budget, X_test)
@@ -330,9 +327,7 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
     """L1 coefficient at which codes of X_test have the L0 wanted, or None."""
     rows = Rows(X_test, resolve_device(fitted.device))
     x = rows[torch.arange(0, len(rows), math.ceil(len(rows) / N_MATCHED_SAMPLES))]
-    components, intercept = (
-        from_numpy(array).to(x) for array in (fitted.components_, fitted.intercept_)
-    )
+    components, intercept = fitted._tensors(x.dtype, x.device, "components_", "intercept_")
     largest = float(((x - intercept) @ components.T).max())
     top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
     coder = copy.copy(fitted)

@@ -106,13 +106,9 @@ class ParetoDisplay:
         """
         scorer = DictionaryScorer(metrics=("l0", "explained_variance"))
         points = []
-        for name, members in _named_groups(estimators, "estimators"):
-            members = members if isinstance(members, list | tuple) else [members]
-            if not members:
-                raise ValueError(f"estimators[{name!r}] is empty. Give at least one estimator.")
-            for estimator in members:
-                scores = scorer(estimator, X)
-                points.append((scores["l0"], scores["explained_variance"], name))
+        for name, estimator in named_estimators(_named_groups(estimators, "estimators")):
+            scores = scorer(estimator, X)
+            points.append((scores["l0"], scores["explained_variance"], name))
         return cls(*zip(*points, strict=True)).plot(ax=ax)
 
     @classmethod
@@ -269,6 +265,16 @@ class ParetoDisplay:
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def named_estimators(groups):
+    """Yield a name and an estimator for each of pairs of a name and one or a list of them."""
+    for name, members in groups:
+        members = members if isinstance(members, list | tuple) else [members]
+        if not members:
+            raise ValueError(f"estimators[{name!r}] is empty. Give at least one estimator.")
+        for estimator in members:
+            yield name, estimator
 
 
 def _named_groups(groups, parameter):
