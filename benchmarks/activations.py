@@ -3,6 +3,7 @@
 import numpy as np
 
 from skdict.datasets import load_one_layer_transformer, load_python_corpus
+from skdict.decomposition._alpha import ALPHA_FRACTION
 from skdict.feature_extraction import ActivationExtractor
 
 LAYER = "transformer.h.0.mlp.act"
@@ -32,3 +33,16 @@ def collect(extractor, texts, n_tokens=None, dtype=np.float32):
         if n_tokens and total >= n_tokens:
             break
     return np.concatenate(parts)[: n_tokens or None]
+
+
+def collect_splits(extractor, n_train, n_test):
+    """Activations of training files and of held-out ones, each in the order of `draw`."""
+    return tuple(
+        collect(extractor, draw(subset)[0], n_tokens)
+        for subset, n_tokens in (("train", n_train), ("test", n_test))
+    )
+
+
+def auto_alpha(X):
+    """What alpha="auto" takes for activations X (n_samples, n_features)."""
+    return float(ALPHA_FRACTION * np.sqrt(((X - X.mean(axis=0)) ** 2).sum(axis=1).mean()))

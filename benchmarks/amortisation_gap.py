@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 import torch
-from activations import collect, draw, load_extractor
+from activations import auto_alpha, collect_splits, load_extractor
 
 from skdict.decomposition import (
     AmortisationGapDisplay,
@@ -37,16 +37,13 @@ def main():
     warnings.filterwarnings("ignore")
 
     _, extractor = load_extractor()
-    train, test = (
-        collect(extractor, draw(subset, 0)[0], n_tokens)
-        for subset, n_tokens in (("train", 200_000), ("test", 100_000))
-    )
+    train, test = collect_splits(extractor, 200_000, 100_000)
     test = np.random.default_rng(0).permutation(test)[:20_000]
-    auto = 0.1 * np.sqrt(((train - train.mean(axis=0)) ** 2).sum(axis=1).mean())
+    auto = auto_alpha(train)
     print(f"torch {torch.__version__}, alpha auto {auto:.3f}, {arguments.max_iter} passes")
     print(f"{'':42} {'L0':>6} {'EV':>8} {'objective':>10} {'fit, s':>8}")
     for multiple in (0.5, 1.0, 2.0):
-        alpha = float(multiple * auto)
+        alpha = multiple * auto
         options = {"alpha": alpha, "random_state": 0}
         for architecture in ("relu", "topk") if multiple == 1 else ("relu",):
             start = time.perf_counter()

@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 import torch
-from activations import LAYER, collect, draw, load_extractor
+from activations import LAYER, auto_alpha, collect, draw, load_extractor
 
 from skdict.decomposition import SparseAutoencoderDictionary, compare_dictionaries
 from skdict.metrics import ParetoDisplay
@@ -73,7 +73,7 @@ def main():
         np.random.default_rng(0).permutation(collect(extractor, texts[subset], 200_000))[:n]
         for subset, n in (("train", arguments.n_train), ("test", arguments.n_test))
     )
-    alpha = 0.1 * np.sqrt(((train - train.mean(axis=0)) ** 2).sum(axis=1).mean())
+    alpha = auto_alpha(train)
     n_texts = np.searchsorted(np.cumsum([len(text) for text in texts["test"]]), N_CHARACTERS) + 1
     model = {
         "model": transformer.model,
@@ -81,7 +81,7 @@ def main():
         "texts": texts["test"][:n_texts],
         "tokenizer": transformer.tokenizer,
     }
-    encoders, atoms = dictionaries(arguments.n_components, float(alpha))
+    encoders, atoms = dictionaries(arguments.n_components, alpha)
     start = time.perf_counter()
     tables = [
         compare_dictionaries(

@@ -22,14 +22,13 @@ import warnings
 import numpy as np
 import sklearn
 import torch
-from activations import collect, draw, load_extractor
+from activations import auto_alpha, collect_splits, load_extractor
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skdict._core.dict_learning import OnlineDictionaryLearning
 from skdict._core.train import batches
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
-from skdict.decomposition._alpha import ALPHA_FRACTION
 from skdict.metrics import dictionary_recovery
 
 
@@ -131,15 +130,12 @@ def main():
     warnings.filterwarnings("ignore")
 
     _, extractor = load_extractor()
-    train, test = (
-        collect(extractor, draw(subset, 0)[0], n_tokens)
-        for subset, n_tokens in (("train", 200_000), ("test", 40_000))
-    )
+    train, test = collect_splits(extractor, 200_000, 40_000)
     rng = np.random.default_rng(0)
     mean = train.mean(axis=0)
     train = rng.permutation(train) - mean
     test = rng.permutation(test)[:4000] - mean
-    alpha = float(ALPHA_FRACTION * np.sqrt((train**2).sum(axis=1).mean()))
+    alpha = auto_alpha(train)
     print(f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, alpha {alpha:.3f}")
     if not arguments.large:
         beside_sklearn(arguments, train, test, alpha)

@@ -20,7 +20,7 @@ import warnings
 import numpy as np
 import sklearn
 import torch
-from activations import collect, draw, load_extractor
+from activations import auto_alpha, collect_splits, load_extractor
 from sklearn import decomposition
 
 try:
@@ -29,7 +29,6 @@ except ImportError:
     spams = None
 
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
-from skdict.decomposition._alpha import ALPHA_FRACTION
 
 GAPS = (1e-2, 1e-4, 1e-6)
 LARGEST_LEARNED = 4096
@@ -87,14 +86,11 @@ def main():
     warnings.filterwarnings("ignore")
 
     _, extractor = load_extractor()
-    train, test = (
-        collect(extractor, draw(subset, 0)[0], n_tokens)
-        for subset, n_tokens in (("train", 100_000), ("test", 10 * arguments.n_samples))
-    )
+    train, test = collect_splits(extractor, 100_000, 10 * arguments.n_samples)
     mean = train.mean(axis=0)
     X = train - mean
     test = test[np.random.default_rng(0).permutation(len(test))[: arguments.n_samples]] - mean
-    auto = ALPHA_FRACTION * np.sqrt((X**2).sum(axis=1).mean())
+    auto = auto_alpha(train)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, scikit-learn "
         f"{sklearn.__version__}, {len(test)} samples, {test.shape[1]} features; samples a second"
@@ -112,7 +108,7 @@ def main():
                 continue
             atoms = dictionary(kind, n_atoms, X)
             for multiple in arguments.alpha:
-                line = measure(test, atoms, float(multiple * auto), arguments)
+                line = measure(test, atoms, multiple * auto, arguments)
                 rates_of.setdefault((kind, multiple), []).append((n_atoms, line["ours"][1]))
                 print(
                     f"{kind:>10} {n_atoms:5d} {multiple:6.3g} {line['l0']:6.1f} "
