@@ -16,11 +16,9 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
-from ..utils._texts import check_texts
+from ..utils._texts import check_texts, text_portions
 from ._activations import ActivationExtractor
 
-# Whole texts whose activations exist at a time: about 40,000 tokens of source code.
-CHARACTERS_AT_ONCE = 1 << 17
 # Entries of the dense codes that exist at a time: 64 MB in float32.
 CODES_AT_ONCE = 1 << 24
 # Tokens of the first block, as long as the number of components is not known.
@@ -275,7 +273,7 @@ class DocumentFeatures(
     def _count_tokens(self, texts):
         """Rows that the extractor gives each text."""
         counts = []
-        for start, stop in _runs_of_texts(texts):
+        for start, stop in text_portions(texts):
             portion = texts[start:stop]
             try:
                 document = np.asarray(self.extractor_.tokens(portion)["document"])
@@ -295,7 +293,7 @@ class DocumentFeatures(
 
     def _portions(self, texts):
         """Yield (start, stop, activations at the tokens of these texts)."""
-        for start, stop in _runs_of_texts(texts):
+        for start, stop in text_portions(texts):
             yield start, stop, self.extractor_.transform(texts[start:stop])
 
     def _codes(self, portions, n_tokens):
@@ -323,17 +321,6 @@ class DocumentFeatures(
         tags.input_tags.two_d_array = False
         tags.transformer_tags.preserves_dtype = []  # always float32
         return tags
-
-
-def _runs_of_texts(texts):
-    """Yield (start, stop) of consecutive texts, as many as have `CHARACTERS_AT_ONCE`."""
-    start, n_characters = 0, 0
-    for index, text in enumerate(texts):
-        if index > start and n_characters + len(text) > CHARACTERS_AT_ONCE:
-            yield start, index
-            start, n_characters = index, 0
-        n_characters += len(text)
-    yield start, len(texts)
 
 
 def _reduce(blocks, reduction):

@@ -8,15 +8,13 @@ from scipy.sparse import issparse
 from sklearn import config_context
 from sklearn.pipeline import Pipeline
 
-from ..metrics._rows import as_matrix
-from ..utils._texts import check_texts
+from ..metrics._rows import as_matrix, to_numpy
+from ..utils._texts import check_texts, text_portions
 from ._active import check_indices
 from ._interventions import n_components_of
 
 # Codes per block: 64 MB in float32 where they are dense.
 BLOCK_SIZE = 2**24
-# Characters of text that are turned into activations at once: some 40,000 tokens.
-TEXT_SIZE = 2**17
 
 
 class CodedBlocks:
@@ -79,8 +77,8 @@ class CodedBlocks:
             yield 0, self.X
             return
         first = 0
-        for texts in _batches_of_texts(self.X):
-            activations = self.extractor.transform(texts)
+        for start, stop in text_portions(self.X):
+            activations = self.extractor.transform(self.X[start:stop])
             yield first, activations
             first += len(activations)
 
@@ -118,7 +116,7 @@ def active_entries(codes, columns):
         active = values > 0
         return rows[active], features[active], values[active]
     if isinstance(codes, torch.Tensor):
-        codes = codes.to("cpu", torch.promote_types(codes.dtype, torch.float32)).numpy()
+        codes = to_numpy(codes)
     _check_finite(codes)
     rows, features = np.nonzero(codes > 0)
     return rows, features, codes[rows, features]
@@ -140,14 +138,3 @@ def _with_sparse_codes(dictionary):
             sparse.set_output(transform="default")
         return sparse.set_params(sparse_output=True)
     return dictionary
-
-
-def _batches_of_texts(texts):
-    batch, size = [], 0
-    for text in texts:
-        if batch and size + len(text) > TEXT_SIZE:
-            yield batch
-            batch, size = [], 0
-        batch.append(text)
-        size += len(text)
-    yield batch

@@ -3,10 +3,11 @@
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import vstack
 from sklearn.utils import murmurhash3_32
 
 from ..metrics._rows import float64_block
+from ._active import positive_entries
 from ._blocks import active_entries
 
 # Candidates that wait to be sorted in, at most: 24 bytes each.
@@ -270,11 +271,10 @@ class Correlation:
 
     def __call__(self, codes):
         """Take in the codes of some rows."""
-        rows, features, values = active_entries(codes, np.arange(codes.shape[1]))
-        values = values.astype(np.float64)
-        block = csr_array((values, (rows, features)), shape=tuple(codes.shape))
+        block = positive_entries(codes, "codes")
+        features, values = block.indices, block.data
         n_components = len(self.total)
-        self.n_rows += codes.shape[0]
+        self.n_rows += block.shape[0]
         self.n_active += np.bincount(features, minlength=n_components)
         self.total += np.bincount(features, weights=values, minlength=n_components)
         self.squares += np.bincount(features, weights=values**2, minlength=n_components)

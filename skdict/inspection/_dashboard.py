@@ -17,14 +17,8 @@ from ..utils._texts import check_texts
 from ._blocks import CodedBlocks
 from ._display import FeatureDisplay
 from ._language import Language
-from ._panels import (
-    best_labels,
-    check_tokens,
-    density_histogram,
-    gather,
-    number,
-    shown_texts,
-)
+from ._panels import best_labels, density_histogram, gather, number, shown_texts
+from ._tokens import check_tokens, token_table
 
 _OPTIONS = {
     "n_top": [Interval(Integral, 1, None, closed="left")],
@@ -102,7 +96,7 @@ class FeatureDashboard:
 
     def __init__(self, content):
         self.content = content
-        self.features_ = content["features_"]
+        self.features_ = np.array([feature["id"] for feature in content["features"]])
         self.density_ = content["density_"]
 
     @classmethod
@@ -309,7 +303,6 @@ class FeatureDashboard:
                 "tokens": panels["tokens"],
                 "features": panels["features"],
                 "texts": [] if shown is None else shown_texts(*shown),
-                "features_": columns,
                 "density_": density,
             }
         )
@@ -443,9 +436,8 @@ def _only(tokens, features):
     ]
     used = np.unique(np.concatenate([np.arange(s[0], s[0] + s[1]) for s in every] or [[]]))
     used = used.astype(np.int64)
-    names = {}
-    ids = [names.setdefault(tokens["names"][tokens["ids"][place]], len(names)) for place in used]
-    document = [tokens["document"][place] for place in used]
+    names = [tokens["names"][tokens["ids"][place]] for place in used]
+    table = token_table(names, [tokens["document"][place] for place in used])
 
     def moved(snippet):
         return [int(np.searchsorted(used, snippet[0])), *snippet[1:]]
@@ -460,7 +452,7 @@ def _only(tokens, features):
         }
         for feature in features
     ]
-    return {"names": list(names), "ids": ids, "document": document}, features
+    return table, features
 
 
 def _names(blocks, columns, labels, n_tokens):

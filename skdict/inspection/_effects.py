@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from sklearn.utils import Bunch, gen_batches
 
 from ..metrics._loss_recovered import next_token_logits
-from ..metrics._rows import as_matrix
+from ..metrics._rows import as_matrix, to_numpy
 from ..utils._modules import evaluation_mode, replace_activation
 from ..utils._texts import TokenWindows
 from ._active import check_indices
@@ -221,9 +221,8 @@ def _run_clean(language, windows, bounds, wanted, features, directions):
         rows = np.concatenate([np.arange(bounds[w], bounds[w + 1]) for w in batch])
         window = np.repeat(batch, bounds[np.add(batch, 1)] - bounds[batch])
         log_p[rows[counted[kept].cpu().numpy()]] = found.detach().double().cpu().numpy()
-        X = taken[0].detach()[kept]
-        X = X.to("cpu", torch.promote_types(X.dtype, torch.float32)).numpy()
-        codes = as_matrix(language.dictionary.transform(X), "codes")
+        codes = language.dictionary.transform(to_numpy(taken[0][kept]))
+        codes = as_matrix(codes, "codes")
         at, feature, values = active_entries(codes, features)
         is_wanted = np.isin(feature * len(windows) + window[at], wanted)
         at, feature, values = at[is_wanted], feature[is_wanted], values[is_wanted]

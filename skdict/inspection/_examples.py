@@ -3,7 +3,6 @@
 from numbers import Integral
 from typing import NamedTuple
 
-import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from ..utils._sklearn_compat import Interval, validate_params
@@ -12,6 +11,7 @@ from ._active import check_indices
 from ._blocks import CodedBlocks
 from ._collect import survey
 from ._interventions import feature_directions
+from ._tokens import token_columns
 
 
 @validate_params(
@@ -233,13 +233,8 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
     >>> context_snippets(["def f(): pass"], tokens, [1], after=5)
     [Snippet(before='def', token=' f', after='(): p')]
     """
-    missing = [key for key in ("document", "token", "start", "end") if key not in tokens]
-    if missing:
-        raise ValueError(
-            f"tokens has no {missing}. Pass what ActivationExtractor.tokens(texts) returns."
-        )
+    tokens = token_columns(tokens, ("document", "token", "start", "end"))
     texts = check_text_sequence(texts)
-    tokens = {key: np.asarray(tokens[key]) for key in ("document", "token", "start", "end")}
     rows = check_indices(rows, len(tokens["document"]), name="rows", of="tokens")
     snippets = []
     for row in rows:

@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import issparse
 
 from ..metrics._coding import reconstruction_function
-from ..metrics._rows import BLOCK_SIZE, as_matrix, float64_block
+from ..metrics._rows import BLOCK_SIZE, as_matrix, float64_block, to_numpy
 from ..utils._modules import find_module, replace_activation
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ._active import check_indices
@@ -346,9 +346,8 @@ class _Shift:
     def _codes(self, activations):
         if self.dictionary is None:
             return None
-        dtype = torch.promote_types(activations.dtype, torch.float32)
-        X = activations.detach().to("cpu", dtype).numpy()
-        codes = as_matrix(self.dictionary.transform(X), "codes")[:, self.features]
+        codes = self.dictionary.transform(to_numpy(activations))
+        codes = as_matrix(codes, "codes")[:, self.features]
         return codes.toarray() if issparse(codes) else np.asarray(codes)
 
 

@@ -1,17 +1,19 @@
 """What a dashboard shows of each feature, gathered and put into plain numbers and strings."""
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import issparse
 from sklearn.utils import gen_batches
 
-from ._blocks import CodedBlocks, active_entries
+from ._active import positive_entries
+from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
 from ._effects import feature_effects
 from ._interventions import feature_directions
 from ._logits import logit_weights, vocabulary
 from ._statistics import statistics_of
+from ._tokens import check_tokens, shown_tokens, token_table
 
 N_BINS = 50  # of the histogram of a feature's activations
 N_LISTED = 10  # logits up and down, neurons, neighbours
@@ -167,62 +169,9 @@ class _Snippets:
         return list(dict.fromkeys(shown_tokens(self.tokens, self.centres["top"][i][0])))[:5]
 
     def table(self):
-        """The tokens of all snippets: distinct strings, and of each the string and document."""
-        names = {}  # string: place in the list of them
-        ids = [names.setdefault(name, len(names)) for name in shown_tokens(self.tokens, self.used)]
+        """The tokens of all snippets."""
         document = self.tokens["document"][self.used].tolist()
-        return {"names": list(names), "ids": ids, "document": document}
-
-
-def check_tokens(tokens, n_rows):
-    """The columns of tokens as arrays: "document", "token" and, if they are there, the spans."""
-    missing = [key for key in ("document", "token") if key not in tokens]
-    if missing:
-        raise ValueError(
-            f"tokens has no {missing}. Pass what ActivationExtractor.tokens(texts) returns."
-        )
-    keys = ["document", "token", *(key for key in ("start", "end") if key in tokens)]
-    columns = {key: np.asarray(tokens[key]) for key in keys}
-    lengths = {key: len(column) for key, column in columns.items()}
-    if set(lengths.values()) != {n_rows}:
-        raise ValueError(
-            f"There are activations of {n_rows} tokens, but tokens has {lengths} entries. One per "
-            "row is needed."
-        )
-    document = columns["document"]
-    if (np.diff(document) < 0).any():
-        raise ValueError("tokens['document'] must be ascending: the tokens text by text.")
-    if len(columns) == 4:  # where, in its text, what was read up to each token ends
-        start, end = columns["start"], columns["end"]
-        offset = document * (max(end.max(initial=0), 0) + 1)
-        before = np.maximum.accumulate(np.append(0, (end + offset)[:-1])) - offset
-        first = np.diff(document, prepend=-1) > 0
-        columns["behind"] = np.where(first, start, before)
-    return columns
-
-
-def shown_tokens(tokens, rows):
-    """What is shown of tokens, so that successive ones read as the text does.
-
-    Tokenizers may drop the space between tokens, which is put before them here, and give
-    several tokens the same characters, of which the first has them. A token that stands for no
-    text is shown by its name.
-    """
-    if "behind" not in tokens:
-        return [_valid(str(token)) for token in tokens["token"][rows]]
-    shown = []
-    for row in rows:
-        token = _valid(str(tokens["token"][row]))
-        start, end, behind = (int(tokens[key][row]) for key in ("start", "end", "behind"))
-        if end > start:
-            token = " " + token if start > behind else token[max(behind, start) - start :]
-        shown.append(token)
-    return shown
-
-
-def _valid(token):
-    """A token without lone surrogates, which no file can hold."""
-    return token.encode("utf-8", "backslashreplace").decode("utf-8")
+        return token_table(shown_tokens(self.tokens, self.used), document)
 
 
 def _add_neighbours(features, atoms, columns, correlation):
@@ -299,11 +248,11 @@ def shown_texts(dictionary, X, tokens):
     shown = shown_tokens(tokens, np.arange(len(document)))
     texts = [[] for _ in range(document[-1] + 1)]
     for first, _, codes in CodedBlocks(X, dictionary):
-        for k in range(codes.shape[0]):
-            row = np.asarray(codes[[k]].toarray() if hasattr(codes, "toarray") else codes[[k]])
-            row = row.ravel()
-            order = np.argsort(-row, kind="stable")[:N_SHOWN]
-            active = [x for j in order if row[j] > 0 for x in (int(j), number(row[j]))]
+        codes = positive_entries(codes, "codes")
+        for k, (start, stop) in enumerate(pairwise(codes.indptr)):
+            features, values = codes.indices[start:stop], codes.data[start:stop]
+            order = np.argsort(-values, kind="stable")[:N_SHOWN]
+            active = [x for i in order for x in (int(features[i]), number(values[i]))]
             texts[document[first + k]].append([shown[first + k], active])
     return texts
 
@@ -325,11 +274,9 @@ def best_labels(blocks, columns, labels):
     together = np.zeros((len(columns), data.shape[1]), dtype=np.int64)
     n_active = np.zeros(len(columns), dtype=np.int64)
     for first, _, codes in blocks:
-        rows, features, values = active_entries(codes, columns)
-        n_active += np.bincount(features, minlength=len(columns))
-        shape = (len(columns), codes.shape[0])
-        active = csr_array((np.ones(len(values), np.int64), (features, rows)), shape=shape)
-        together += active @ data[first : first + shape[1]]
+        active = (positive_entries(codes, "codes") > 0).astype(np.int64)[:, columns]
+        n_active += active.sum(axis=0)
+        together += active.T @ data[first : first + codes.shape[0]]
     f1 = 2 * together / np.maximum(n_active[:, None] + data.sum(axis=0), 1)
     best = f1.argmax(axis=1)
     best_f1 = f1.max(axis=1)

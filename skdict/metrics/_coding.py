@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from ._rows import to_numpy
+
 # Elements of codes, or of activations, per block of rows: 256 MB in float32.
 BLOCK_SIZE = 2**26
 # Rows of the first block, and the fewest of any but the last.
@@ -47,8 +49,7 @@ def reconstruction_function(dictionary):
         )
 
     def reconstruct(activations):
-        dtype = torch.promote_types(activations.dtype, torch.float32)  # numpy has no bfloat16
-        X = activations.detach().to("cpu", dtype).numpy()
+        X = to_numpy(activations)
         X_hat = np.asarray(function(X))
         if X_hat.shape != X.shape:
             raise ValueError(

@@ -32,6 +32,11 @@ def as_matrix(X, name):
     return X
 
 
+def to_numpy(X):
+    """A tensor as an ndarray, of at least single precision: NumPy has no bfloat16."""
+    return X.detach().to("cpu", torch.promote_types(X.dtype, torch.float32)).numpy()
+
+
 def row_blocks(X):
     """Slices of rows, each with at most BLOCK_SIZE elements of `X` (and at least one row)."""
     n_rows, n_columns = X.shape

@@ -4,6 +4,9 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch
 
+# Whole texts whose activations exist at a time: about 40,000 tokens of source code.
+CHARACTERS_AT_ONCE = 1 << 17
+
 _TEXTS_AT_ONCE = 256  # tokenizers answer in Python lists, some 100 bytes per token
 
 
@@ -67,6 +70,17 @@ def check_texts(X, name="X"):
                 "errors='replace'."
             ) from None
     return texts
+
+
+def text_portions(texts):
+    """Yield (start, stop) of consecutive texts, as many as have `CHARACTERS_AT_ONCE`."""
+    start, n_characters = 0, 0
+    for index, text in enumerate(texts):
+        if index > start and n_characters + len(text) > CHARACTERS_AT_ONCE:
+            yield start, index
+            start, n_characters = index, 0
+        n_characters += len(text)
+    yield start, len(texts)
 
 
 class TokenWindows:

@@ -21,6 +21,7 @@ from sklearn.utils import estimator_checks
 
 from skdict import ActivationExtractor, SparseAutoencoderDictionary
 from skdict.feature_extraction import DocumentFeatures, _documents
+from skdict.utils import _texts
 
 LAYER = "bert.encoder.layer.1"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -88,7 +89,7 @@ def extractor(bert_folder):
 
 
 def small_portions(monkeypatch, characters=50, codes=48, first=3):
-    monkeypatch.setattr(_documents, "CHARACTERS_AT_ONCE", characters)
+    monkeypatch.setattr(_texts, "CHARACTERS_AT_ONCE", characters)
     monkeypatch.setattr(_documents, "CODES_AT_ONCE", codes)
     monkeypatch.setattr(_documents, "FIRST_BLOCK", first)
 

@@ -8,6 +8,7 @@ from sklearn.pipeline import make_pipeline
 
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.inspection import _blocks, _collect, feature_statistics, top_activations
+from skdict.utils import _texts
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_from_activations_memory_maps_and_texts(
     tmp_path, extractor, texts, activations, dictionary, monkeypatch
 ):
     monkeypatch.setattr(_blocks, "BLOCK_SIZE", 512 * 1000)
-    monkeypatch.setattr(_blocks, "TEXT_SIZE", 5000)
+    monkeypatch.setattr(_texts, "CHARACTERS_AT_ONCE", 5000)
     codes = dictionary.transform(activations)
     expected = top_activations(codes, n_top=5)
     np.save(tmp_path / "X.npy", activations)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._tokens import read_after, token_columns
+
 _TOKEN_KEYS = ("document", "position", "token_id", "token", "start", "end")
 # A feature with fewer active windows than this, to explain or to score, is not interpreted.
 MIN_WINDOWS = 5
@@ -108,12 +110,10 @@ class WindowGrid:
         """The text of each of consecutive tokens; together they are the text of the window."""
         pieces, behind = [], self._start[rows[0]]
         for row in rows:
-            piece, start, end = str(self._token[row]), self._start[row], self._end[row]
-            if end > start:  # else it stands for no text and is known by its name
-                # tokenizers may drop spaces, and split a character into several tokens
-                piece = " " + piece if start > behind else piece[behind - start :]
+            start, end = self._start[row], self._end[row]
+            pieces.append(read_after(behind, str(self._token[row]), start, end))
+            if end > start:
                 behind = max(behind, end)
-            pieces.append(piece)
         return pieces
 
     def draw(self, activity, rng, *, n_explain, n_score, near_miss_fraction):
@@ -193,19 +193,14 @@ class WindowGrid:
 
 def _check_tokens(tokens, n_rows):
     """The columns of the tokens, as arrays."""
-    missing = [key for key in _TOKEN_KEYS if key not in tokens]
-    if missing:
-        raise ValueError(
-            f"tokens has no {missing}. Pass what ActivationExtractor.tokens(texts) returns."
-        )
-    columns = [np.asarray(tokens[key]) for key in _TOKEN_KEYS]
-    for key, column in zip(_TOKEN_KEYS, columns, strict=True):
+    columns = token_columns(tokens, _TOKEN_KEYS)
+    for key, column in columns.items():
         if column.shape != (n_rows,):
             raise ValueError(
                 f"codes has {n_rows} rows, but tokens[{key!r}] has shape {column.shape}: one "
                 "token per row is needed. Pass the tokens of the texts that the codes are of."
             )
-    return columns
+    return columns.values()
 
 
 def _balanced_half(document, rng):
