@@ -119,27 +119,29 @@ def streaming(arguments):
     dictionary = fit(arguments.n_components or 16384, X[:200_000], 2)
     np.save(folder / "X.npy", X)
     del X
-    print(f"{'tokens':>10} {'features':>9} {'seconds':>8} {'own, GB':>8} {'with files, GB':>14}")
-    for n_tokens in (N_STREAMED // 10, N_STREAMED):
-        X = np.load(folder / "X.npy", mmap_mode="r")[:n_tokens]
-        with PeakMemory() as memory:
-            start = time.perf_counter()
-            feature_statistics(X, dictionary=dictionary)
-            top_activations(
-                X,
-                dictionary=dictionary,
-                n_top=20,
-                n_intervals=10,
-                n_per_interval=3,
-                n_random=10,
-                n_near_misses=10,
+    of_examples = {
+        "n_top": 20,
+        "n_intervals": 10,
+        "n_per_interval": 3,
+        "n_random": 10,
+        "n_near_misses": 10,
+    }
+    print(
+        f"{'function':18} {'tokens':>10} {'features':>9} {'seconds':>8} {'own, GB':>8} "
+        f"{'with files, GB':>14}"
+    )
+    for function, options in ((top_activations, of_examples), (feature_statistics, {})):
+        for n_tokens in (N_STREAMED // 10, N_STREAMED):
+            X = np.load(folder / "X.npy", mmap_mode="r")[:n_tokens]
+            with PeakMemory() as memory:
+                start = time.perf_counter()
+                function(X, dictionary=dictionary, **options)
+                seconds = time.perf_counter() - start
+            print(
+                f"{function.__name__:18} {n_tokens:10,} {len(dictionary.components_):9,} "
+                f"{seconds:8.0f} {memory.own:8.2f} {memory.all:14.2f}",
+                flush=True,
             )
-            seconds = time.perf_counter() - start
-        print(
-            f"{n_tokens:10,} {len(dictionary.components_):9,} {seconds:8.0f} {memory.own:8.2f} "
-            f"{memory.all:14.2f}",
-            flush=True,
-        )
     shutil.rmtree(folder)
 
 

@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from sklearn.pipeline import make_pipeline
 
 import skdict
-from skdict.datasets import label_python_spans, python_token_labels
+from skdict.datasets import python_token_labels
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
@@ -44,7 +44,8 @@ from skdict.metrics import loss_recovered
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS, LEVELS = (512, 2048, 8192), (10, 20, 40)
 TRAIN_SECONDS = 15 * 60  # what the best dictionary may take
-STEERED = ("comment", "docstring", "keyword_import", "number", "self")
+LIFT = 10
+BLANK = ("newline", "indent", "dedent")  # classes of tokens that show nothing
 
 
 class Work:
@@ -63,7 +64,7 @@ class Work:
         if not path.exists():
             start = time.perf_counter()
             found = measure() | {"seconds": round(time.perf_counter() - start)}
-            path.write_text(json.dumps(found, indent=1, default=float))
+            path.write_text(json.dumps(found, indent=1, default=lambda x: x.item()))
             print(f"{name}: {found['seconds']} s", flush=True)
         return json.loads(path.read_text())
 
@@ -145,12 +146,18 @@ def best(work, n_components, k, max_iter):
     }
 
 
+def point(work, n_components, k):
+    """One dictionary of the grid."""
+    return quality(work, work.of_width(n_components, k)) | {"k": k}
+
+
 def grid(work):
     """Loss recovered against width and L0."""
     rows = []
     for n_components in WIDTHS:
         for k in LEVELS:
-            rows.append(quality(work, work.of_width(n_components, k)) | {"k": k})
+            measure = partial(point, work, n_components, k)
+            rows.append(work.result(f"grid_{n_components}_{k}", measure))
     return {"rows": rows}
 
 
@@ -159,10 +166,17 @@ def labels_of(work):
     return tokens, python_token_labels(work.texts, tokens, documentation=work.is_documentation)
 
 
-def detectors(work, dictionary):
-    """Precision and recall of the best feature for each ground-truth class, and best neuron."""
+def detectors(work, dictionary, of_next=False):
+    """Precision and recall of the best feature for each ground-truth class, and best neuron.
+
+    Of the class of the token itself, or of the next one, which the model predicts there.
+    """
     X = np.asarray(work.activations("test"), dtype=np.float32)
-    _, labels = labels_of(work)
+    tokens, labels = labels_of(work)
+    if of_next:
+        rows, of_tokens = follows(tokens), labels.data
+        labels.data = np.zeros_like(of_tokens)
+        labels.data[rows - 1] = of_tokens[rows]
     report = feature_report(dictionary.transform(X), labels, neurons=X, min_precision=0.0)
     return {
         "rows": [
@@ -217,37 +231,54 @@ def actions(work, dictionary, classes):
     }
 
 
-def share_of(label, text):
-    """Fraction of a text's visible characters that have a label."""
-    spans = label_python_spans(text)[label]
-    visible = np.array([not c.isspace() for c in text])
-    inside = np.zeros(len(text), dtype=bool)
-    for start, stop in spans:
-        inside[start:stop] = True
-    return float((inside & visible).sum() / max(visible.sum(), 1))
+def follows(tokens):
+    """The tokens that another of the same window precedes: rows."""
+    same = (np.diff(tokens.document) == 0) & (np.diff(tokens.position) == 1)
+    return 1 + np.flatnonzero(same)
 
 
-def steering(work, dictionary, classes):
-    """Steering by five features that detect a class, at multiples of their greatest code."""
+def context_of(codes, tokens, feature):
+    """Token ids that are `LIFT` times as frequent behind a feature's active tokens as anywhere."""
+    rows = follows(tokens)
+    ids = tokens.token_id[rows]
+    active = codes[rows - 1][:, [feature]].toarray().ravel() > 0
+    everywhere = np.bincount(ids)
+    behind = np.bincount(ids[active], minlength=len(everywhere))
+    often = behind >= 5
+    return np.flatnonzero(often & (behind * len(ids) >= LIFT * everywhere * active.sum()))
+
+
+def share_of(context, tokenizer, text):
+    """Fraction of a text's tokens that are of the context."""
+    return float(np.isin(tokenizer(text, add_special_tokens=False)["input_ids"], context).mean())
+
+
+def steering(work, dictionary, predictors):
+    """Steering by five features that predict a class, at multiples of their greatest code."""
     pipeline = make_pipeline(work.extractor, dictionary)
+    tokenizer = work.language.tokenizer
     codes = dictionary.transform(work.activations("test"))
-    greatest = codes.max(axis=0).toarray().ravel()
-    found = []
-    for row in classes:
-        if row["label"] not in STEERED:
-            continue
-        unit = float(greatest[row["feature"]])
+    tokens = work.extractor.tokens(work.texts)
+    found, chosen = [], {}
+    for row in predictors:
+        if row["label"] not in BLANK:
+            chosen.setdefault(row["feature"], row["label"])
+    for feature, label in list(chosen.items())[:5]:
+        unit = float(codes[:, [feature]].max())
+        context = context_of(codes, tokens, feature)
         effect = steering_effect(
             pipeline,
-            row["feature"],
+            feature,
             np.array([0, 0.25, 0.5, 1, 2, 4]) * unit,
-            partial(share_of, row["label"]),
-            prompts=["import os\n\n\ndef", "class Shape:\n    "],
+            partial(share_of, context, tokenizer),
+            prompts=["import os\n", "x = 1\n"],
             n_samples=24,
             n_tokens=24,
         )
+        examples = [tokenizer.decode([i]) for i in context[:8]]
         found.append(
-            {"label": row["label"], "feature": row["feature"], "greatest": unit}
+            {"label": label, "feature": feature, "greatest": unit, "context": examples}
+            | {"n_context": len(context)}
             | {key: np.asarray(value).tolist() for key, value in effect.items()}
         )
     return {"rows": found}
@@ -388,7 +419,7 @@ def main():
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--n-components", type=int, default=4096, help="of the best")
     parser.add_argument("--k", type=int, default=40, help="of the best")
-    parser.add_argument("--max-iter", type=int, default=10, help="of the best")
+    parser.add_argument("--max-iter", type=int, default=6, help="of the best")
     arguments = parser.parse_args()
     work = Work(arguments.work)
 
@@ -399,13 +430,17 @@ def main():
     found = {name: work.result(name, measure) for name, measure in measures.items()}
     dictionary = work.of_width(2048, 20)
     found["detectors"] = work.result("detectors", lambda: detectors(work, dictionary))
-    classes = sorted(
-        (row for row in found["detectors"]["rows"] if row["feature_f1"] is not None),
-        key=lambda row: -row["feature_f1"],
+    found["predictors"] = work.result("predictors", lambda: detectors(work, dictionary, True))
+    classes, predictors = (
+        sorted(
+            (row for row in found[name]["rows"] if row["feature_f1"] is not None),
+            key=lambda row: -row["feature_f1"],
+        )
+        for name in ("detectors", "predictors")
     )
     for name, measure in {
         "actions": lambda: actions(work, dictionary, classes[:12]),
-        "steering": lambda: steering(work, dictionary, classes),
+        "steering": lambda: steering(work, dictionary, predictors),
         "splitting": lambda: splitting(work),
         "universality": lambda: universality(work),
         "communities": lambda: communities(work),
@@ -413,6 +448,9 @@ def main():
     }.items():
         found[name] = work.result(name, measure)
     found["classes"] = [row for row in classes if row["neuron_f1"] is not None]
+    found["n_train"] = len(work.activations("train"))
+    found["lift"] = LIFT
+    found["by_name"] = {row["name"]: row for row in found["universality"]["rows"]}
     found["n_better"] = sum(row["feature_f1"] > row["neuron_f1"] for row in found["classes"])
     found["versions"] = {
         "skdict": skdict.__version__,

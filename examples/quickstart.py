@@ -249,16 +249,14 @@ def draw(over_alpha, rows, path):
 # -----------------------------------------------------
 
 
-def find_features(dictionary, train, test, n_features=10):
+def find_features(train, test, n_features=10):
     """Best feature and best neuron for each label; the features that detect one best."""
     detectors = {}
-    for name, encode in (("feature", dictionary.transform), ("neuron", lambda X: X)):
-        selected = select_feature_detectors(encode(train["X"]), train["labels"].data)
-        detectors[name] = evaluate_feature_detectors(
-            selected, encode(test["X"]), test["labels"].data
-        )
+    for name, kind in (("feature", "codes"), ("neuron", "X")):
+        selected = select_feature_detectors(train[kind], train["labels"].data)
+        detectors[name] = evaluate_feature_detectors(selected, test[kind], test["labels"].data)
     f1 = np.nan_to_num(detectors["feature"].f1)
-    codes, seen, features = dictionary.transform(test["X"]), set(), []
+    codes, seen, features = test["codes"], set(), []
     for k in np.argsort(-f1):
         j = detectors["feature"].feature[k]
         if j >= 0 and j not in seen:  # one feature may be the best for several labels
@@ -308,11 +306,10 @@ def print_features(features):
 # -------------------------------
 
 
-def interpret(dictionary, test, features):
+def interpret(test, features):
     """Explanations by rules, with their scores on texts that they were not made from."""
-    codes = dictionary.transform(test["X"])
     table = AutoInterpreter(window_length=16).interpret(
-        codes, test["tokens"], features, labels=test["labels"], neurons=test["X"]
+        test["codes"], test["tokens"], features, labels=test["labels"], neurons=test["X"]
     )
     print(f"\nRules that explain {len(features)} features, scored on held-out windows:")
     print(f"{'scored by':12} {'features':>8} {'shuffled':>8} {'neurons':>8}   (medians)")
@@ -331,9 +328,9 @@ def interpret(dictionary, test, features):
     }
 
 
-def features_to_show(dictionary, features, X, n_shown):
+def features_to_show(features, codes, n_shown):
     """Those that detect labels, then the most active ones."""
-    density = (dictionary.transform(X) > 0).mean(axis=0)
+    density = (codes > 0).mean(axis=0)
     chosen = [f["index"] for f in features] + np.argsort(-density).tolist()
     return [j for j in dict.fromkeys(chosen) if density[j] > 0][:n_shown]
 
@@ -380,10 +377,12 @@ def main():
     rows = compare(chosen, X_train, X_test, sizes)
     draw(over_alpha, rows, output / "pareto.png")
 
-    features = find_features(chosen, splits["train"], splits["test"])
+    for split in splits.values():
+        split["codes"] = chosen.transform(split["X"])
+    features = find_features(splits["train"], splits["test"])
     print_features(features)
-    shown = features_to_show(chosen, features, X_test, sizes.n_shown)
-    names = interpret(chosen, splits["test"], shown)
+    shown = features_to_show(features, splits["test"]["codes"], sizes.n_shown)
+    names = interpret(splits["test"], shown)
     dashboard = FeatureDashboard.from_pipeline(
         Pipeline([("extractor", extractor.set_params(cache=None)), ("dictionary", chosen)]),
         test_texts,

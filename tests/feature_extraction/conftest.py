@@ -1,6 +1,7 @@
 """Tiny randomly initialised transformers with tokenizers trained on the spot; no downloads."""
 
 import pytest
+from sklearn.utils import estimator_checks
 
 from skdict.datasets import load_one_layer_transformer
 
@@ -141,3 +142,23 @@ def bert(bert_folder):
     """A ready model and tokenizer."""
     model = transformers.BertForMaskedLM.from_pretrained(bert_folder)
     return model, transformers.AutoTokenizer.from_pretrained(bert_folder)
+
+
+@pytest.fixture(
+    params=[
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_tags_renamed,
+        estimator_checks.check_valid_tag_types,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_mixin_order,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_set_params,
+        estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
+        estimator_checks.check_parameters_default_constructible,
+    ],
+    ids=lambda check: check.__name__,
+)
+def sklearn_check(request):
+    """The checks of sklearn that need no X, for estimators of texts: the others make their own."""
+    return request.param

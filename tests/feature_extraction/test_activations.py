@@ -12,7 +12,6 @@ import transformers
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.utils import estimator_checks
 from torch import nn
 
 from skdict.feature_extraction import ActivationExtractor
@@ -519,25 +518,9 @@ def test_reprs_are_short(bert):
     assert len(html) < 60_000
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        estimator_checks.check_estimator_cloneable,
-        estimator_checks.check_estimator_tags_renamed,
-        estimator_checks.check_valid_tag_types,
-        estimator_checks.check_estimator_repr,
-        estimator_checks.check_no_attributes_set_in_init,
-        estimator_checks.check_mixin_order,
-        estimator_checks.check_get_params_invariance,
-        estimator_checks.check_set_params,
-        estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
-        estimator_checks.check_parameters_default_constructible,
-    ],
-    ids=lambda check: check.__name__,
-)
-def test_sklearn_checks_that_apply_to_texts(check, bert_folder):
+def test_sklearn_checks_that_apply_to_texts(sklearn_check, bert_folder):
     """Of an estimator of texts sklearn runs the first only: the others make their own X.
 
     These need no X; the rest runs on arrays, in test_activations_arrays.py.
     """
-    check("ActivationExtractor", ActivationExtractor(bert_folder, BERT_LAYER))
+    sklearn_check("ActivationExtractor", ActivationExtractor(bert_folder, BERT_LAYER))

@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.utils import estimator_checks
 
 from skdict import ActivationExtractor, SparseAutoencoderDictionary
 from skdict.feature_extraction import DocumentFeatures, _documents
@@ -357,25 +356,9 @@ def test_tags(extractor):
     assert not tags.target_tags.required
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        estimator_checks.check_estimator_cloneable,
-        estimator_checks.check_estimator_tags_renamed,
-        estimator_checks.check_valid_tag_types,
-        estimator_checks.check_estimator_repr,
-        estimator_checks.check_no_attributes_set_in_init,
-        estimator_checks.check_mixin_order,
-        estimator_checks.check_get_params_invariance,
-        estimator_checks.check_set_params,
-        estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
-        estimator_checks.check_parameters_default_constructible,
-    ],
-    ids=lambda check: check.__name__,
-)
-def test_sklearn_checks_that_apply_to_texts(check, extractor):
+def test_sklearn_checks_that_apply_to_texts(sklearn_check, extractor):
     """The others make an X of numbers, as in test_activations.py."""
-    check("DocumentFeatures", DocumentFeatures(extractor, PCA(2)))
+    sklearn_check("DocumentFeatures", DocumentFeatures(extractor, PCA(2)))
 
 
 @pytest.mark.parametrize("method", ["fit", "fit_transform"])
