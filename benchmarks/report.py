@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from sklearn.pipeline import make_pipeline
 
 import skdict
-from skdict.datasets import python_token_labels
+from skdict.datasets import load_one_layer_transformer, python_token_labels
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
@@ -37,6 +37,7 @@ from skdict.inspection import (
     feature_effects,
     feature_report,
     feature_splitting,
+    logit_attribution,
     match_features,
     steering_effect,
 )
@@ -44,7 +45,6 @@ from skdict.metrics import loss_recovered
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS, LEVELS = (512, 2048, 8192), (10, 20, 40)
-TRAIN_SECONDS = 15 * 60  # what the best dictionary may take
 LIFT = 10
 BLANK = ("newline", "indent", "dedent")  # classes of tokens that show nothing
 
@@ -138,15 +138,15 @@ def quality(work, dictionary):
     }
 
 
-def best(work, n_components, k, max_iter):
-    """The best dictionary that a quarter of an hour on two cores trains."""
+def large(work, name, n_components, k, max_iter):
+    """A dictionary that a quarter of an hour on two cores trains."""
     X = work.activations("train")
-    dictionary, seconds = work.dictionary("best", X, n_components, k, max_iter=max_iter)
+    dictionary, seconds = work.dictionary(name, X, n_components, k, max_iter=max_iter)
     return quality(work, dictionary) | {
         "fit_seconds": seconds,
         "n_samples": max_iter * len(X),
+        "max_iter": max_iter,
         "k": k,
-        "allowed_seconds": TRAIN_SECONDS,
     }
 
 
@@ -173,14 +173,14 @@ def labels_of(work):
 def detectors(work, dictionary, of_next=False):
     """Precision and recall of the best feature for each ground-truth class, and best neuron.
 
-    Of the class of the token itself, or of the next one, which the model predicts there.
+    Of the class of the token itself, or of the one that begins at the next token.
     """
     X = np.asarray(work.activations("test"), dtype=np.float32)
     tokens, labels = labels_of(work)
     if of_next:
         rows, of_tokens = follows(tokens), labels.data
         labels.data = np.zeros_like(of_tokens)
-        labels.data[rows - 1] = of_tokens[rows]
+        labels.data[rows - 1] = of_tokens[rows] & ~of_tokens[rows - 1]
     report = feature_report(dictionary.transform(X), labels, neurons=X, min_precision=0.0)
     return {
         "rows": [
@@ -207,8 +207,14 @@ def actions(work, dictionary, classes):
     )
     drawn = rng.choice(np.flatnonzero(density > 100), 50, replace=False)
     effects = feature_effects(pipeline, texts, drawn)
-    agreement = [e.agreement for e in effects if len(e.rows) >= 10]
-    pooled = [np.concatenate([e[name] for e in effects]) for name in ("ablation", "attribution")]
+    weights = logit_attribution(pipeline, [texts[0][:2000]], drawn).weights
+    for effect, of_token in zip(effects, weights, strict=True):
+        effect.logit = effect.activations * of_token[tokens.token_id[effect.rows + 1]]
+    names = ("ablation", "attribution", "logit")
+    pooled = [np.concatenate([effect[name] for effect in effects]) for name in names]
+    effects = [effect for effect in effects if len(effect.rows) >= 10]
+    agreement = [effect.agreement for effect in effects]
+    of_logits = [spearmanr(effect.ablation, effect.logit).statistic for effect in effects]
     of_classes = []
     for row, effect in zip(
         classes, feature_effects(pipeline, texts, [row["feature"] for row in classes]), strict=True
@@ -225,12 +231,15 @@ def actions(work, dictionary, classes):
             }
         )
     return {
+        "n_drawn": len(drawn),
         "n_features": len(agreement),
         "n_tokens": len(tokens.token),
         "median_agreement": np.median(agreement),
         "least_agreement": min(agreement),
-        "pooled_agreement": spearmanr(*pooled).statistic,
-        "pooled_pearson": np.corrcoef(*pooled)[0, 1],
+        "pooled_agreement": spearmanr(*pooled[:2]).statistic,
+        "pooled_pearson": np.corrcoef(*pooled[:2])[0, 1],
+        "median_logits": np.median(of_logits),
+        "pooled_logits": spearmanr(pooled[0], pooled[2]).statistic,
         "classes": of_classes,
     }
 
@@ -242,14 +251,18 @@ def follows(tokens):
 
 
 def context_of(codes, tokens, feature):
-    """Token ids that are `LIFT` times as frequent behind a feature's active tokens as anywhere."""
+    """Token ids `LIFT` times as frequent behind a feature's active tokens as anywhere.
+
+    The most frequent first; those that come at least five times.
+    """
     rows = follows(tokens)
     ids = tokens.token_id[rows]
     active = codes[rows - 1][:, [feature]].toarray().ravel() > 0
     everywhere = np.bincount(ids)
     behind = np.bincount(ids[active], minlength=len(everywhere))
-    often = behind >= 5
-    return np.flatnonzero(often & (behind * len(ids) >= LIFT * everywhere * active.sum()))
+    lifted = behind * len(ids) >= LIFT * everywhere * active.sum()
+    context = np.flatnonzero(lifted & (behind >= 5))
+    return context[np.argsort(-behind[context], kind="stable")]
 
 
 def share_of(context, tokenizer, text):
@@ -309,6 +322,7 @@ def splitting(work, k=20):
                     "several": np.mean(n_children[alive] > 1),
                     "recall": np.median(found.recall[i][alive]),
                     "activation_recall": np.median(recall[alive]),
+                    "parents_per_child": found.links[i].nnz / (found.n_active[i + 1] >= 10).sum(),
                 }
             )
     return {"rows": rows}
@@ -401,7 +415,8 @@ def interpretation(work, dictionary):
             error = values.std(ddof=1) / len(values) ** 0.5 if len(values) else None
             row |= {source: mean, f"{source}_error": error}
         rows.append(row)
-    by_label = np.mean([text.startswith("tokens labelled") for text in table.explanation])
+    rules = [text.removeprefix("tokens after ") for text in table.explanation]
+    by_label = np.mean([rule.startswith("tokens labelled") for rule in rules])
     return {"n_features": len(drawn), "rows": rows, "by_label": by_label}
 
 
@@ -425,17 +440,15 @@ def pictures(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--n-components", type=int, default=4096, help="of the best")
-    parser.add_argument("--k", type=int, default=40, help="of the best")
-    parser.add_argument("--max-iter", type=int, default=3, help="of the best")
+    parser.add_argument("--n-components", type=int, default=4096, help="of the first dictionary")
+    parser.add_argument("--k", type=int, default=40, help="of the first dictionary")
+    parser.add_argument("--max-iter", type=int, default=3, help="of the first dictionary")
     arguments = parser.parse_args()
     work = Work(arguments.work)
 
-    measures = {
-        "best": lambda: best(work, arguments.n_components, arguments.k, arguments.max_iter),
-        "grid": lambda: grid(work),
-    }
-    found = {name: work.result(name, measure) for name, measure in measures.items()}
+    sizes = arguments.n_components, arguments.k, arguments.max_iter
+    name = "large_{}_{}_{}".format(*sizes)
+    found = {"large": work.result(name, lambda: large(work, name, *sizes)), "grid": grid(work)}
     dictionary = work.of_width(2048, 20)
     found["detectors"] = work.result("detectors", lambda: detectors(work, dictionary))
     found["predictors"] = work.result("predictors", lambda: detectors(work, dictionary, True))
@@ -458,7 +471,11 @@ def main():
     (ROOT / "docs" / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     found["classes"] = [row for row in classes if row["neuron_f1"] is not None]
     found["n_train"] = len(work.activations("train"))
+    found["n_missing"] = len(found["detectors"]["rows"]) - len(found["classes"])
     found["lift"] = LIFT
+    found["first_loss"] = json.loads(
+        (Path(load_one_layer_transformer().path) / "training.json").read_text()
+    )["held_out_loss"]
     found["by_name"] = {row["name"]: row for row in found["universality"]["rows"]}
     found["n_better"] = sum(row["feature_f1"] > row["neuron_f1"] for row in found["classes"])
     found["versions"] = {
