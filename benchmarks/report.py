@@ -44,7 +44,8 @@ from skdict.inspection import (
 from skdict.metrics import loss_recovered
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTHS, LEVELS = (512, 2048, 8192), (10, 20, 40)
+WIDTHS = 512, 2048, 8192
+GRID = [(n, k) for n in WIDTHS for k in (10, 20, 40) if (n, k) != (8192, 10)]
 LIFT = 10
 BLANK = ("newline", "indent", "dedent")  # classes of tokens that show nothing
 
@@ -157,11 +158,7 @@ def point(work, n_components, k):
 
 def grid(work):
     """Loss recovered against width and L0."""
-    rows = []
-    for n_components in WIDTHS:
-        for k in LEVELS:
-            measure = partial(point, work, n_components, k)
-            rows.append(work.result(f"grid_{n_components}_{k}", measure))
+    rows = [work.result(f"grid_{n}_{k}", partial(point, work, n, k)) for n, k in GRID]
     return {"rows": rows}
 
 

@@ -1,5 +1,6 @@
 """The edge between arrays and tensors: validation on the way in, the same kind on the way out."""
 
+import math
 import mmap
 import warnings
 
@@ -259,14 +260,41 @@ def collect_dense(blocks, n_rows, n_columns, rows):
     return out if like_tensor else out.numpy()
 
 
+class _Gathered:
+    """Values of successive rows, in one tensor that grows.
+
+    A list of tensors, joined at the end, would cost gigabytes: each stays in the heap between
+    what the blocks need for a moment, and no hole between two is large enough for the next.
+    """
+
+    def __init__(self, dtype, n_rows, device):
+        self.buffer = torch.empty(0, dtype=dtype, device=device)
+        self.n_rows, self.n_values = n_rows, 0
+
+    def append(self, values, n_rows):
+        """Take in values, with which there are those of `n_rows` rows."""
+        start, self.n_values = self.n_values, self.n_values + len(values)
+        if self.n_values > len(self.buffer):  # as if the other rows had as many
+            size = math.ceil(1.05 * self.n_values / n_rows * self.n_rows)
+            larger = self.buffer.new_empty(size)
+            larger[:start] = self.buffer[:start]
+            self.buffer = larger
+        self.buffer[start : self.n_values] = values
+
+    def values(self):
+        """All values, without a copy."""
+        return self.buffer[: self.n_values]
+
+
 def collect_sparse(blocks, n_rows, n_columns, rows):
     """As `collect_dense`, but CSR: only the non-zeros of each block are kept.
 
     Instead of a tensor a block can have these: how many each row has, their columns (nnz,), in
     any order, and their values (nnz,). That is several times faster.
     """
-    counts, indices, data = [], [], []
-    for _, codes in blocks:
+    counts = torch.empty(n_rows, dtype=torch.int64, device=rows.device)
+    indices, data = (_Gathered(dtype, n_rows, rows.device) for dtype in (torch.int32, rows.dtype))
+    for block, codes in blocks:
         if isinstance(codes, torch.Tensor):
             mask = codes != 0
             count, columns, values = mask.sum(dim=1), mask.nonzero()[:, 1], codes[mask]
@@ -275,11 +303,11 @@ def collect_sparse(blocks, n_rows, n_columns, rows):
             row = torch.arange(len(count), device=count.device).repeat_interleave(count)
             order = (row * n_columns + columns).argsort()
             columns, values = columns[order], values[order]
-        counts.append(count)
-        indices.append(columns.to(torch.int32))
-        data.append(values)
-    indptr = torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0))
-    indices, data = torch.cat(indices), torch.cat(data)
+        counts[block] = count
+        indices.append(columns, block.stop)
+        data.append(values, block.stop)
+    indptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    indices, data = indices.values(), data.values()
     if isinstance(rows.X, torch.Tensor):
         parts = (part.to(rows.X.device) for part in (indptr, indices.long(), data))
         with warnings.catch_warnings():  # torch says once a process that CSR is in beta

@@ -152,6 +152,18 @@ def test_collect_nothing():
         assert (sparse.nnz if sp.issparse(sparse) else len(sparse.values())) == 0
 
 
+@pytest.mark.parametrize("growing", [False, True])
+def test_collect_rows_of_unequal_density(growing):
+    """What is gathered outgrows what the first rows let expect."""
+    rng = np.random.default_rng(0)
+    density = np.linspace(0, 1, 20)[:, None] if growing else np.linspace(1, 0, 20)[:, None]
+    codes = torch.tensor(rng.random((20, 5)) < density, dtype=torch.float32)
+    rows = Rows(X, CPU)
+    blocks = [(slice(i, i + 1), codes[i : i + 1]) for i in range(20)]
+    sparse = collect_sparse(iter(blocks), 20, 5, rows)
+    np.testing.assert_array_equal(sparse.toarray(), codes.numpy())
+
+
 def test_torch_does_not_warn_of_its_csr_tensors():
     """It would do so once a process, at the first of them: a new process is needed."""
     code = """if True:
