@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import vstack
-from sklearn.utils import murmurhash3_32
+from sklearn.utils import gen_batches, murmurhash3_32
 
 from ..metrics._rows import float64_block
 from ._active import positive_entries
 from ._blocks import active_entries
 
-# Candidates that wait to be sorted in, at most: 24 bytes each.
+# Candidates that wait to be sorted in, at most: 32 bytes each.
 MAX_WAITING = 2**21
 
 
@@ -27,8 +27,10 @@ class Largest:
     def __init__(self, n_groups, n_largest):
         self.n_groups, self.n_largest = n_groups, n_largest
         self.threshold = np.full(n_groups, -np.inf)  # what a newcomer has to exceed
-        self.held = _no_entries()
-        self.waiting, self.n_waiting = [], 0
+        self.held = _entries(0)
+        # Kept from the start: what is allocated piece by piece, between the blocks of codes, and
+        # stays for long, keeps the heap from closing the gaps that the blocks leave.
+        self.waiting, self.n_waiting = _entries(MAX_WAITING), 0
 
     def update(self, rows, groups, values, payload=None):
         """Take in entries whose rows follow all those seen before.
@@ -40,42 +42,45 @@ class Largest:
             Kept with the entry in place of the value it is ranked by.
         """
         better = np.flatnonzero(values > self.threshold[groups])
-        values = values[better]
-        self.waiting.append(
-            (
-                rows[better].astype(np.int64),
-                groups[better].astype(np.int64),
-                values.astype(np.float64),
-                (values if payload is None else payload[better]).astype(np.float64),
-            )
-        )
-        self.n_waiting += len(better)
-        if self.n_waiting > max(MAX_WAITING, len(self.held[0])):
-            self._sort_in()
+        payload = values if payload is None else payload
+        for part in gen_batches(len(better), len(self.waiting[0])):
+            some = better[part]
+            if self.n_waiting + len(some) > len(self.waiting[0]):
+                self._sort_in()
+            place = slice(self.n_waiting, self.n_waiting + len(some))
+            for column, entries in zip(self.waiting, (rows, groups, values, payload), strict=True):
+                column[place] = entries[some]
+            self.n_waiting = place.stop
 
     def _sort_in(self):
-        entries = [np.concatenate(parts) for parts in zip(self.held, *self.waiting, strict=True)]
+        entries = [
+            np.concatenate([held, waiting[: self.n_waiting]])
+            for held, waiting in zip(self.held, self.waiting, strict=True)
+        ]
         rows, groups, values, _ = entries
         order = np.lexsort((rows, -values, groups))
         starts = np.searchsorted(groups[order], np.arange(self.n_groups + 1))
         rank = np.arange(len(order)) - starts[groups[order]]
         self.held = tuple(entry[order[rank < self.n_largest]] for entry in entries)
-        self.waiting, self.n_waiting = [], 0
+        self.n_waiting = 0
+        if len(self.held[0]) > len(self.waiting[0]):  # to sort takes time in proportion to both
+            self.waiting = _entries(len(self.held[0]))
         full = np.flatnonzero(np.diff(starts) >= self.n_largest)
         last = order[starts[full] + self.n_largest - 1]
         self.threshold[full] = values[last]
 
     def result(self):
         """Return a list of (rows, payload) per group, the greatest first, then the earlier."""
-        if self.waiting:
+        if self.n_waiting:
             self._sort_in()
         rows, groups, _, payload = self.held
         bounds = np.searchsorted(groups, np.arange(self.n_groups + 1))
         return [(rows[start:stop], payload[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def _no_entries():
-    return (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0))
+def _entries(n):
+    """Columns for row, group, value and payload of `n` entries."""
+    return (np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n))
 
 
 class Sample(Largest):
