@@ -105,8 +105,8 @@ def prompts(llm, kind):
 class Server(ThreadingHTTPServer):
     """An OpenAI-compatible server on loopback.
 
-    ``behave(number, messages)`` gives a dict: "text" of the answer, or "status" and "body" of a
-    reply that is none, and "delay" in seconds.
+    ``behave(number, messages)`` gives a dict: "text" of the answer and its "finish_reason", or
+    "status", "headers" and "body" of a reply that is none, and "delay" in seconds.
     """
 
     daemon_threads = True
@@ -147,11 +147,15 @@ class _Handler(BaseHTTPRequestHandler):
                 server.n_at_once -= 1
         body = reply.get("body")
         if body is None:
-            body = json.dumps(chat_completion(request, reply["text"], reply.get("usage", True)))
+            completion = chat_completion(request, reply["text"], reply.get("usage", True))
+            completion["choices"][0]["finish_reason"] = reply.get("finish_reason", "stop")
+            body = json.dumps(completion)
         body = body.encode()
         self.send_response(reply["status"])
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        for name, value in reply.get("headers", {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -163,7 +167,6 @@ def chat_completion(request, text, usage):
     """The JSON of an answer, as the API's reference has it."""
     choice = {
         "index": 0,
-        "finish_reason": "stop",
         "message": {"role": "assistant", "content": text, "refusal": None},
         "logprobs": None,
     }

@@ -30,6 +30,7 @@ from skdict.inspection._interpretation._prompts import (
         ('{"answers": ["yes", "no", true]}', [1, 0, 1]),
         ("First I thought [1, 1, 1], but it is [0, 1, 1e-2]", [0, 1, 0.01]),
         ("[0, 1, 1], of 3 in all: [2, 3]", [0, 1, 1]),
+        ("<think>\n[1, 1, 1]?\n</think>\n[0, 1, 1]", [0, 1, 1]),
     ],
 )
 def test_numbers_that_can_be_read(text, numbers):
@@ -42,6 +43,7 @@ def test_numbers_that_can_be_read(text, numbers):
         ("", "no list"),
         ("1, 0, 1", "no list"),
         ("[1, 0", "no list"),
+        ("<think>[1, 0, 1]? Hmm", "no list"),
         ("[]", r"\[\]"),
         ("[1, 0]", r"\[1, 0\]"),
         ("[1, 0, 1, 1]", r"\[1, 0, 1, 1\]"),
@@ -67,13 +69,37 @@ def test_numbers_that_cannot_be_read(text, found):
         "names of colours",
         "Let me see.\nEXPLANATION : red\nNo.\n**Explanation:** names\nof colours\n",
         "- explanation: *names of colours*",
+        "**Explanation: names of colours**",
+        "**Explanation**: names of colours\n```",
+        "<think>Explanation: or is it</think>\nExplanation: names of colours",
+        "is it?</think>names of colours",
     ],
 )
 def test_explanations(text):
     assert parse_explanation(text) == "names of colours"
 
 
-@pytest.mark.parametrize("text", ["", " \n", "Explanation:", "I think ...\nExplanation: **"])
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "`==` and `!=` comparisons",
+        '"(" after a function name',
+        '"("',
+        "-1 as an index",
+        "@ decorators",
+        "### headings",
+        "**kwargs and *args",
+        "the operator *",
+    ],
+)
+def test_explanations_keep_their_marks(phrase):
+    assert parse_explanation(f"I see.\nExplanation: {phrase}") == phrase
+    assert parse_explanation(f"**Explanation:** {phrase}\n") == phrase
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n", "Explanation:", "I think ...\nExplanation: **", "<think>Is it red"]
+)
 def test_no_explanation(text):
     with pytest.raises(ValueError, match="no explanation"):
         parse_explanation(text)
@@ -176,6 +202,39 @@ def test_answers_that_are_no_text(reply):
     answer = make_asker([reply], max_retries=0)[0].ask(MESSAGES, int)
     assert answer.value is None
     assert answer.error.startswith("TypeError: llm must return a str, but returned")
+
+
+def test_servers_say_how_long_to_wait(monkeypatch):
+    waited = []
+    monkeypatch.setattr(_asking.time, "sleep", waited.append)
+    errors = [OSError("busy") for _ in range(3)]
+    errors[0].retry_after, errors[1].retry_after = 7.0, 0.1
+    asker, _ = make_asker([*errors, "7"], max_retries=3, retry_wait=0.5)
+    assert asker.ask(MESSAGES, int).value == 7
+    assert waited == [7.0, 1.0, 2.0]
+
+
+def test_what_is_cut_off_is_no_answer(tmp_path):
+    cut = Completion("7", prompt_tokens=11, completion_tokens=2, finish_reason="length")
+    asker, asked = make_asker([cut, "78"], cache=AnswerCache(tmp_path, "model"))
+    assert asker.ask(MESSAGES, int).value == 78
+    assert "cut off" in asked[1][-1]["content"]
+    asker, asked = make_asker([], cache=AnswerCache(tmp_path, "model"))
+    answer = asker.ask(MESSAGES, int)
+    assert (answer.value, answer.n_cached, answer.prompt_tokens > 11) == (78, 2, True)
+
+
+def test_numbers_of_numpy_are_cached(tmp_path):
+    completion = Completion(
+        "7",
+        prompt_tokens=np.int64(3),
+        completion_tokens=1,
+        logprobs=[("7", {"7": np.float32(-1)})],
+    )
+    cache = AnswerCache(tmp_path, "model")
+    assert make_asker([completion], cache=cache)[0].ask(MESSAGES, int).value == 7
+    assert cache.read(MESSAGES, False).prompt_tokens == 3
+    assert cache.read(MESSAGES, False).logprobs == [["7", {"7": -1.0}]]
 
 
 def test_cost_as_told():
@@ -300,13 +359,31 @@ def test_a_model_that_never_answers():
     def llm(messages):
         raise OSError("no connection")
 
-    with pytest.warns(UserWarning, match="The last one: OSError: no connection"):
+    with pytest.raises(RuntimeError, match=r"none of 2 requests .* OSError: no connection"):
+        interpret(llm, codes, tokens, scorers=SCORERS[:3], max_retries=1)
+
+
+def test_a_model_that_answers_no_more():
+    codes, tokens = planted(2)
+    llm = Oracle(lambda m: oracle(m) if kind_of(m) == "explain" else 1 / 0)
+    with pytest.warns(UserWarning, match="The last one: ZeroDivisionError"):
         result = interpret(llm, codes, tokens, scorers=SCORERS[:3], max_retries=1)
-    assert_array_equal(result.explanation, "")
+    assert (result.explanation != "").all()
     assert np.isnan(result.intruder).all()
     assert_array_equal(result.intruder_failure_rate, 1)
-    assert_array_equal(result.n_failures, 1 + 10)
-    assert_array_equal(result.n_requests, 2 * 11)
+    n_questions = result.n_requests - result.n_failures
+    assert_array_equal(result.n_requests, 1 + 2 * result.n_failures)
+    assert (n_questions > 10).all()
+
+
+def test_a_model_that_cannot_be_read():
+    """What it says is no explanation, so there is none; but it is there and can be asked."""
+    codes, tokens = planted(2)
+    llm = Oracle(lambda m: "" if kind_of(m) == "explain" else oracle(m))
+    with pytest.warns(UserWarning, match="unreadable answer"):
+        result = interpret(llm, codes, tokens, scorers=SCORERS[:3], max_retries=1)
+    assert_array_equal(result.explanation, "")
+    assert_array_equal(result.intruder, 1)
 
 
 def test_the_last_question_is_answered_after_retries():

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from interpretation_testing import make_tokens
 from numpy.testing import assert_array_equal
+from sklearn.metrics import roc_auc_score
 
 from skdict.datasets import load_one_layer_transformer
 from skdict.feature_extraction import ActivationExtractor
+from skdict.inspection._interpretation._questions import score_questions
 from skdict.inspection._interpretation._windows import Activity, TooFewWindows, WindowGrid
 
 SIZES = {"n_explain": 12, "n_score": 20, "near_miss_fraction": 0.5}
@@ -150,6 +152,49 @@ def test_near_misses_go_with_the_tokens_of_active_windows():
         ]
         assert n_near <= sum(contains) <= n_near + 4
         assert len(sample.score_inactive) == 10
+
+
+def test_nothing_but_the_text_tells_active_windows():
+    """Not their lengths, although longer ones are more often active, nor how much is marked."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(4, 40, size=3000)
+    position = np.concatenate([np.arange(n) for n in lengths])
+    token_id = rng.integers(300, size=len(position))
+    tokens = {
+        "document": np.repeat(np.arange(3000), lengths),
+        "position": position,
+        "token_id": token_id,
+        "token": token_id.astype(str).astype(object),
+        "start": 3 * position,
+        "end": 3 * position + 3,
+    }
+    grid = WindowGrid(tokens, len(position), 32, 0)
+    length = grid.stop - grid.first
+    aucs, shortest, marked = [], [], {True: [], False: []}
+    for seed in range(20):
+        rows = np.flatnonzero(np.convolve(rng.random(len(position)) < 0.008, np.ones(3)))
+        rows = rows[rows < len(position)]
+        activity = Activity(rows, rng.random(len(rows)))
+        sample = grid.draw(activity, np.random.default_rng(seed), **(SIZES | {"n_score": 40}))
+        active, idle = (
+            [grid.example(w, activity) for w in windows]
+            for windows in (sample.score_active, sample.score_inactive)
+        )
+        both = np.concatenate([sample.score_active, sample.score_inactive])
+        aucs.append(roc_auc_score(np.arange(40) < 20, length[both]))
+        aucs.append(roc_auc_score(np.arange(18) < 12, length[np.concatenate(sample[:2])]))
+        for question in score_questions("intruder", active, idle, rng):
+            (place,) = question.truth
+            sizes = np.array([len(example.rows) for example in question.examples])
+            shortest.append(np.mean(np.flatnonzero(sizes == sizes.min()) == place))
+            for i, example in enumerate(question.examples):
+                marked[i == place].append(example.marked.sum())
+    everywhere = length[np.unique(np.searchsorted(grid.first, rows, side="right") - 1)]
+    assert everywhere.mean() > length.mean() + 2
+    assert abs(np.mean(aucs) - 0.5) < 0.03
+    assert abs(np.mean(shortest) - 0.2) < 0.08  # 200 questions
+    assert max(marked[True]) > 3
+    assert abs(np.mean(marked[True]) - np.mean(marked[False])) < 0.5
 
 
 def test_the_same_text_is_used_once():

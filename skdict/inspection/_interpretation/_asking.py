@@ -34,6 +34,10 @@ class Completion(str):
         Each token of the text, in order, with the log-probabilities (natural logarithm) of the
         likeliest tokens in its place; None where they are not known.
 
+    finish_reason : str, default=None
+        Why the text ends. With "length", because there was no room for more, it counts as
+        unreadable.
+
     Examples
     --------
     >>> from skdict.inspection import Completion
@@ -42,11 +46,14 @@ class Completion(str):
     ('[1, 0]', 120)
     """
 
-    def __new__(cls, text, *, prompt_tokens=None, completion_tokens=None, logprobs=None):
+    def __new__(
+        cls, text, *, prompt_tokens=None, completion_tokens=None, logprobs=None, finish_reason=None
+    ):
         self = super().__new__(cls, text)
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
         self.logprobs = logprobs
+        self.finish_reason = finish_reason
         return self
 
 
@@ -111,12 +118,15 @@ class Asker:
                     if getattr(error, "status_code", None) in _FINAL_STATUS:
                         break
                     if attempt < self._max_retries:
-                        time.sleep(min(self._retry_wait * 2**attempt, _LONGEST_WAIT))
+                        told = getattr(error, "retry_after", None) or 0.0
+                        time.sleep(min(max(told, self._retry_wait * 2**attempt), _LONGEST_WAIT))
                     continue
                 if self._cache:
                     self._cache.write(asked, logprobs, completion)
             answer = _add_cost(answer, asked, completion)
             try:
+                if completion.finish_reason == "length":
+                    raise ValueError("It was cut off at the greatest length that is allowed.")
                 return answer._replace(value=parse(completion), error=None)
             except ValueError as error:
                 answer = answer._replace(error=f"unreadable answer: {error}")
@@ -183,6 +193,7 @@ class AnswerCache:
                 prompt_tokens=stored["prompt_tokens"],
                 completion_tokens=stored["completion_tokens"],
                 logprobs=stored["logprobs"],
+                finish_reason=stored.get("finish_reason"),
             )
         except FileNotFoundError:
             return None
@@ -204,9 +215,12 @@ class AnswerCache:
             "prompt_tokens": completion.prompt_tokens,
             "completion_tokens": completion.completion_tokens,
             "logprobs": completion.logprobs,
+            "finish_reason": completion.finish_reason,
         }
         try:
-            temporary.write_text(json.dumps(stored), encoding="utf-8")
+            # models of one's own return NumPy's numbers
+            text = json.dumps(stored, default=lambda number: number.item())
+            temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -11,11 +11,16 @@ _N_ALTERNATIVES = 10
 
 
 class ChatError(RuntimeError):
-    """A request that failed; `status_code` is the server's, None if there was no answer."""
+    """A request that failed.
 
-    def __init__(self, message, status_code=None):
+    `status_code` is the server's, None if there was no answer; `retry_after` the seconds that it
+    wants to be left alone for, None if it does not say.
+    """
+
+    def __init__(self, message, status_code=None, retry_after=None):
         super().__init__(message)
         self.status_code = status_code
+        self.retry_after = retry_after
 
 
 class OpenAIChat:
@@ -59,7 +64,7 @@ class OpenAIChat:
     ImportError
         If openai is not installed.
     ValueError
-        If `base_url` holds a user name or password.
+        If `base_url` holds a user name or password, or the temperature is given twice.
 
     See Also
     --------
@@ -83,6 +88,11 @@ class OpenAIChat:
         self, model, *, base_url=None, api_key=None, temperature=0.0, timeout=60.0, params=None
     ):
         _import_openai()
+        if temperature is not None and "temperature" in (params or {}):
+            raise ValueError(
+                f"params has temperature={params['temperature']!r}, and temperature is "
+                f"{temperature!r}. Give it once, as the parameter."
+            )
         if "@" in urlsplit(base_url or "").netloc:
             raise ValueError("base_url must hold no user name or password. Use api_key.")
         self.model = model
@@ -149,12 +159,15 @@ class OpenAIChat:
         try:
             if self._client is None:
                 self._client = self._connect(openai)
+        except openai.OpenAIError as error:  # such as for want of a key
+            raise ChatError(str(error), 401) from None
+        try:
             response = self._client.chat.completions.create(
                 model=self.model, messages=messages, **options
             )
         except openai.OpenAIError as error:
             status_code = getattr(error, "status_code", None)
-            raise ChatError(self._without_key(error), status_code) from None
+            raise ChatError(self._without_key(error), status_code, _wait(error)) from None
         try:
             return _completion(response)
         except (AttributeError, IndexError, TypeError) as error:  # it may be any JSON
@@ -184,6 +197,14 @@ class OpenAIChat:
         return self  # nothing changes in it; a copy by way of the state would have no key
 
 
+def _wait(error):
+    """The seconds that a server says to wait for, or None."""
+    try:
+        return float(error.response.headers["retry-after"])
+    except (AttributeError, KeyError, ValueError):  # no answer, no such header, or a date
+        return None
+
+
 def _completion(response):
     choice, usage = response.choices[0], response.usage
     if not isinstance(choice.message.content, str):
@@ -199,6 +220,7 @@ def _completion(response):
         prompt_tokens=usage and usage.prompt_tokens,
         completion_tokens=usage and usage.completion_tokens,
         logprobs=logprobs,
+        finish_reason=choice.finish_reason,
     )
 
 

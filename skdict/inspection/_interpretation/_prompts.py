@@ -13,7 +13,16 @@ _OPEN, _CLOSE = "«»"
 # The text's own marks must not pass for highlights.
 _SHOWN_AS = str.maketrans({"\n": _LINE_BREAK, "\r": "", _OPEN: "‹", _CLOSE: "›"})
 _LIST = re.compile(r"\[[^\[\]]*\]")
-_EXPLANATION = re.compile(r"^\W*explanation\W*:\W*", re.IGNORECASE | re.MULTILINE)
+_EXPLANATION = re.compile(r"^[^\w\n]*explanation\s*:\s*", re.IGNORECASE | re.MULTILINE)
+# Emphasis of the heading, alone or together with the phrase, and of the whole phrase. Other
+# marks belong to the phrase: features are about "==" and "(" as well.
+_BOLD_HEADING = re.compile(
+    r"^([^\w\n*]*)(\*{1,2})(explanation(?:\s*:)?|explanation\s*:.+?(?=\2\s*$))\2",
+    re.IGNORECASE | re.MULTILINE,
+)
+_BOLD_PHRASE = re.compile(r"(\*{1,2}|`)((?:(?!\1).)+)\1", re.DOTALL)
+# Reasoning that a server leaves in the text; where it begins may stand in the prompt.
+_THOUGHTS = re.compile(r"^.*</think>|<think>.*", re.DOTALL)
 _ONE_DIGIT = re.compile(r"\D*(\d)\D*")
 _WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
@@ -172,15 +181,19 @@ def _numbered(lines):
 
 def parse_explanation(text):
     """The phrase behind the last "Explanation:", or all of the text where there is none."""
-    phrase = " ".join(_EXPLANATION.split(text)[-1].strip(" *`\n").split())
-    if not phrase:
+    text = _BOLD_HEADING.sub(r"\1\3", _THOUGHTS.sub("", text))
+    phrase = _EXPLANATION.split(text)[-1].strip().removesuffix("```")
+    phrase = " ".join(phrase.split())
+    whole = _BOLD_PHRASE.fullmatch(phrase)
+    phrase = whole[2] if whole else phrase
+    if phrase in ("", "**"):
         raise ValueError("There is no explanation in it.")
     return phrase
 
 
 def parse_numbers(text, n_numbers, *, low, high):
     """The last list of `n_numbers` numbers in a text, in whatever prose or fences it stands."""
-    lists = _LIST.findall(text)
+    lists = _LIST.findall(_THOUGHTS.sub("", text))
     for found in reversed(lists):
         numbers = [_number(entry) for entry in found[1:-1].split(",")]
         if len(numbers) == n_numbers and all(low <= number <= high for number in numbers):

@@ -107,7 +107,8 @@ class RuleJudge:
         if labels.shape[1] == 0:
             return np.zeros(len(rows), dtype=bool), _NO_RULE
         n_true = labels[is_active].sum(axis=0)
-        label = np.argmax(n_true / (labels.sum(axis=0) + is_active.sum()))  # of the greatest F1
+        total = labels.sum(axis=0) + is_active.sum()
+        label = np.argmax(n_true / np.maximum(total, 1))  # of the greatest F1
         # examples: the tokens with the label that are active most often
         with_both = self._grid.token_id[rows[is_active & labels[:, label]]]
         ids, counts = np.unique(with_both, return_counts=True)

@@ -88,10 +88,22 @@ def match_neurons(neurons, subjects, seed):
 
 
 def explain_all(subjects, grid, ask):
-    """Ask for the explanations of all subjects that have windows."""
+    """Ask for the explanations of all subjects that have windows.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no answer to any question, not even an unreadable one.
+    """
     subjects = [subject for subject in subjects if subject.sample is not None]
     questions = [explain_question(grid, s.activity, s.sample) for s in subjects]
-    for subject, answer in zip(subjects, ask(questions), strict=True):
+    answers = ask(questions)
+    if answers and not any(a.value is not None or a.prompt_tokens for a in answers):
+        raise RuntimeError(
+            f"llm answered none of {len(answers)} requests for an explanation, so nothing was "
+            f"scored. The last error: {answers[-1].error}"
+        )
+    for subject, answer in zip(subjects, answers, strict=True):
         subject.answers.append(answer)
         subject.explanation = answer.value
         if answer.value is None:

@@ -10,6 +10,8 @@ from .._tokens import read_after, token_columns
 _TOKEN_KEYS = ("document", "position", "token_id", "token", "start", "end")
 # A feature with fewer active windows than this, to explain or to score, is not interpreted.
 MIN_WINDOWS = 5
+# A window that contains a chosen token may differ in length by one part in so many.
+_LENGTH_TOLERANCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,7 @@ class WindowGrid:
         place = np.arange(n_rows) - np.repeat(begin, np.diff(begin, append=n_rows))
         self.first = np.flatnonzero(place % window_length == 0)
         self.stop = np.append(self.first[1:], n_rows)
+        self._length = self.stop - self.first
 
         contents = np.empty(len(self.first), dtype=object)
         contents[:] = [part.tobytes() for part in np.split(self.token_id, self.first[1:])]
@@ -152,13 +155,13 @@ class WindowGrid:
         top = ascending[len(ascending) - n_explain // 2 :]
         rest = ascending[: len(ascending) - len(top)]
         shown = np.concatenate([_stratified(rest, n_explain - len(top), rng), top])
-        contrast = self._draw_idle(
-            idle & half, peak_id[explain], n_explain // 2, near_miss_fraction, rng
-        )
+        lengths = rng.permutation(self._length[window[shown]])[: n_explain // 2]
+        contrast = self._draw_idle(idle & half, peak_id[explain], lengths, near_miss_fraction, rng)
 
         n_pairs = min(n_score // 2, n_here[1], n_here[2])
         scored = _stratified(order[score[order]], n_pairs, rng)
-        foils = self._draw_idle(idle & ~half, peak_id[score], n_pairs, near_miss_fraction, rng)
+        lengths = rng.permutation(self._length[window[scored]])
+        foils = self._draw_idle(idle & ~half, peak_id[score], lengths, near_miss_fraction, rng)
 
         drawn = Sample(window[shown], contrast, window[scored], foils, len(window), split)
         both = np.intersect1d(np.concatenate(drawn[:2]), np.concatenate(drawn[2:4]))
@@ -173,22 +176,36 @@ class WindowGrid:
         last = last[self._distinct[window[last]]]
         return window[last], activity.values[last], self.token_id[activity.rows[last]]
 
-    def _draw_idle(self, pool, peak_id, n, near_miss_fraction, rng):
-        """Draw `n` windows of the pool, some of them because they contain one of the tokens."""
+    def _draw_idle(self, pool, peak_id, lengths, near_miss_fraction, rng):
+        """Draw a window of the pool for each of `lengths`, as near to it as there is one.
+
+        A longer window is more likely to be active: without this, lengths would tell the idle
+        windows. Some of the windows are drawn because they contain one of the tokens.
+        """
         pool, drawn = pool.copy(), []
-        n_near = round(near_miss_fraction * n)
+        n_near = round(near_miss_fraction * len(lengths))
         for token in rng.permutation(peak_id):  # more often the more windows it is the peak of
             if len(drawn) == n_near:
                 break
             a, b = np.searchsorted(self._sorted_id, (token, token + 1))
             holding = np.searchsorted(self.first, self._by_token[a:b], side="right") - 1
             holding = np.unique(holding[pool[holding]])
+            length = lengths[len(drawn)]
+            holding = holding[abs(self._length[holding] - length) <= length // _LENGTH_TOLERANCE]
             if len(holding):
-                drawn.append(rng.choice(holding))
+                drawn.append(self._nearest_in_length(holding, length, rng))
                 pool[drawn[-1]] = False
-        left = np.flatnonzero(pool)
-        others = rng.choice(left, min(n - len(drawn), len(left)), replace=False)
-        return rng.permutation(np.concatenate([np.array(drawn, dtype=np.int64), others]))
+        for length in lengths[len(drawn) :]:
+            left = np.flatnonzero(pool)
+            if len(left) == 0:
+                break
+            drawn.append(self._nearest_in_length(left, length, rng))
+            pool[drawn[-1]] = False
+        return rng.permutation(np.array(drawn, dtype=np.int64))
+
+    def _nearest_in_length(self, windows, length, rng):
+        distance = abs(self._length[windows] - length)
+        return rng.choice(windows[distance == distance.min()])
 
 
 def _check_tokens(tokens, n_rows):
