@@ -18,6 +18,7 @@ from ..utils._device import resolve_device
 from ..utils._modules import (
     evaluation_mode,
     find_module,
+    is_replaced,
     read_activation,
     record_activations,
 )
@@ -108,7 +109,9 @@ class ActivationExtractor(
         cross-validation folds, grid candidates, processes or later sessions it occurs in. A
         text is known by its token ids, and the model by a digest of its configuration and
         weights, so that `max_length`, `pooling` and the tokenizer may change without harm.
-        Processes that share the folder wait for one another rather than compute twice. Delete
+        Processes that share the folder wait for one another rather than compute twice. Inside
+        a `steer` or `replace_activations` block it is not used; the digest does not see what
+        your own hooks change. Delete
         the folder to free the space: 4 bytes per token and feature, special tokens included.
 
     trust_remote_code : bool, default=False
@@ -514,7 +517,8 @@ class ActivationExtractor(
 
     def _activations(self, network, inputs, follow):
         """Return the rows of all inputs."""
-        if has_location(self.cache):
+        # what an intervention makes of the model is not to be taken for the model's own
+        if has_location(self.cache) and not is_replaced(network.module):
             cache = ActivationCache(self.cache, (network.fingerprint, self.layer, self.side))
             results = self._run_cached(network, inputs, cache, follow)
         else:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array, issparse, vstack
 
-from ..metrics._rows import as_matrix, float64_block, row_blocks
+from ..metrics._rows import as_matrix, check_finite, float64_block, row_blocks
 
 
 def check_indices(indices, n, *, name, of):
@@ -48,8 +48,7 @@ def active_rows(codes, features):
 
 
 def _positive(values, rows):
-    if not np.isfinite(values).all():
-        raise ValueError("codes contains NaN or infinity.")
+    check_finite(values, "codes")
     active = np.flatnonzero(values > 0)
     return active if rows is None else rows[active], values[active]
 
@@ -77,8 +76,7 @@ def positive_entries(codes, name):
     else:
         blocks = [csr_array(float64_block(codes, rows)) for rows in row_blocks(codes)]
     for block in blocks:
-        if not np.isfinite(block.data).all():
-            raise ValueError(f"{name} contains NaN or infinity.")
+        check_finite(block.data, name)
         np.maximum(block.data, 0, out=block.data)
         block.eliminate_zeros()
     return blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")

@@ -8,7 +8,7 @@ from scipy.sparse import issparse
 from sklearn import config_context
 from sklearn.pipeline import Pipeline
 
-from ..metrics._rows import as_matrix, to_numpy
+from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._texts import check_texts, text_portions
 from ._active import check_indices
 from ._interventions import n_components_of
@@ -53,6 +53,9 @@ class CodedBlocks:
                 self.X = as_matrix(X, "X")
             self.n_components = n_components_of(dictionary)
         self.dictionary = None if dictionary is None else _with_sparse_codes(dictionary)
+        # a DataFrame's columns have names, which steps of a dictionary may ask for
+        has_names = hasattr(X, "iloc") and dictionary is not None and self.extractor is None
+        self._frame = X if has_names else None
 
     def columns(self, features, name="features"):
         """`features` as an array of indices; all of them for None."""
@@ -68,8 +71,11 @@ class CodedBlocks:
                 if self.dictionary is None:
                     yield first + start, None, rows
                 else:
+                    given = rows
+                    if self._frame is not None:
+                        given = self._frame.iloc[start : start + step]
                     with config_context(transform_output="default"):
-                        codes = as_matrix(self.dictionary.transform(rows), "codes")
+                        codes = as_matrix(self.dictionary.transform(given), "codes")
                     yield first + start, rows, codes
 
     def _matrices(self):
@@ -90,7 +96,16 @@ class CodedBlocks:
 
 
 def active_entries(codes, columns):
-    """Where features are active, and how much.
+    """Where features are active, and how much: the `nonzero_entries` that are positive."""
+    rows, features, values = nonzero_entries(codes, columns)
+    active = values > 0
+    if active.all():
+        return rows, features, values
+    return rows[active], features[active], values[active]
+
+
+def nonzero_entries(codes, columns):
+    """The entries of some columns that are not zero.
 
     Parameters
     ----------
@@ -99,10 +114,10 @@ def active_entries(codes, columns):
 
     Returns
     -------
-    rows : ndarray of int of shape (n_active,), ascending
-    features : ndarray of int of shape (n_active,)
+    rows : ndarray of int of shape (n_nonzero,), ascending
+    features : ndarray of int of shape (n_nonzero,)
         Index in `columns`.
-    values : ndarray of shape (n_active,)
+    values : ndarray of shape (n_nonzero,)
     """
     if len(columns) != codes.shape[1] or (columns != np.arange(len(columns))).any():
         codes = codes[:, torch.from_numpy(columns) if isinstance(codes, torch.Tensor) else columns]
@@ -112,19 +127,16 @@ def active_entries(codes, columns):
             codes.sum_duplicates()
         rows = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))
         features, values = codes.indices, codes.data
-        _check_finite(values)
-        active = values > 0
-        return rows[active], features[active], values[active]
+        check_finite(values, "codes")
+        if values.all():
+            return rows, features, values
+        nonzero = np.flatnonzero(values)
+        return rows[nonzero], features[nonzero], values[nonzero]
     if isinstance(codes, torch.Tensor):
         codes = to_numpy(codes)
-    _check_finite(codes)
-    rows, features = np.nonzero(codes > 0)
+    check_finite(codes, "codes")
+    rows, features = np.nonzero(codes)
     return rows, features, codes[rows, features]
-
-
-def _check_finite(values):
-    if not np.isfinite(values).all():
-        raise ValueError("codes contains NaN or infinity.")
 
 
 def _with_sparse_codes(dictionary):

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import vstack
 from sklearn.utils import gen_batches, murmurhash3_32
 
-from ..metrics._rows import float64_block
+from ..metrics._rows import float64_block, varies
 from ._active import positive_entries
 from ._blocks import active_entries
 
@@ -139,9 +139,13 @@ class Histogram:
         self.counts = np.zeros(len(maximum) * n_intervals, dtype=np.int64)
 
     def interval(self, features, values):
-        """Index of the interval that each value is in."""
-        index = (values / self.maximum[features] * self.n_intervals).astype(np.int64)
-        return np.minimum(index, self.n_intervals - 1)
+        """Index of the interval that each value is in, the upper one on an edge."""
+        n, maximum = self.n_intervals, self.maximum[features]
+        index = np.minimum((values / maximum * n).astype(np.int64), n - 1)
+        # rounding may have put it one too low or too high
+        index += (index < n - 1) & (values >= maximum * (index + 1) / n)
+        index -= values < maximum * index / n
+        return index
 
     def update(self, features, values):
         """Take in active entries."""
@@ -168,7 +172,9 @@ class NearMisses(Largest):
 
     def update(self, first, activations, rows, features):
         """Take in some activations, and where features are active on them."""
-        step = max(1, MAX_WAITING // max(self.n_groups, 1))
+        # rows to multiply, and to make dense where activations are sparse, at once
+        width = max(self.n_groups, activations.shape[1] // 2, 1)
+        step = max(1, MAX_WAITING // width)
         for start in range(0, activations.shape[0], step):
             block = np.asarray(float64_block(activations, slice(start, start + step)), np.float32)
             scores = block @ self.directions
@@ -292,20 +298,22 @@ class Correlation:
         if self.waiting:  # one sparse product for many blocks
             codes = vstack(self.waiting, format="csr")
             products = (codes[:, self.columns].T @ codes).tocoo()
-            self.products[products.coords] += products.data
+            self.products[products.row, products.col] += products.data
             self.waiting, self.n_waiting = [], 0
 
     def nearest(self, n):
         """The `n` other features with the greatest correlation, and it; (n_selected, n)."""
         self._multiply()
         mean = self.total / self.n_rows
-        deviation = np.sqrt(np.maximum(self.squares / self.n_rows - mean**2, 0))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            correlation = self.products / self.n_rows
-            correlation -= np.outer(mean[self.columns], mean)
-            correlation /= np.outer(deviation[self.columns], deviation)
+        mean_square = self.squares / self.n_rows
+        variance = mean_square - mean**2
+        variance[~varies(variance, mean_square, self.n_rows)] = np.nan
+        deviation = np.sqrt(variance)
+        correlation = self.products / self.n_rows
+        correlation -= np.outer(mean[self.columns], mean)
+        correlation /= np.outer(deviation[self.columns], deviation)
         np.clip(correlation, -1, 1, out=correlation)
-        correlation[~np.isfinite(correlation)] = -np.inf  # of features that never vary
+        correlation[np.isnan(correlation)] = -np.inf  # of features that never vary
         return greatest_others(correlation, self.columns, n)
 
 

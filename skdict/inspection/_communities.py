@@ -187,13 +187,13 @@ def _coactivity(codes, n_neighbors, min_active, max_false_edges):
     edges = []
     for block in gen_batches(m, max(1, BLOCK_SIZE // m)):
         together = (columns[:, block].T @ active).toarray()
-        expected = np.outer(counts[block], counts / n_samples)
-        i, j = np.nonzero(together > expected)
+        product = np.outer(counts[block], counts)  # whole numbers, below 2^53: exact
+        i, j = np.nonzero(n_samples * together > product)
         i, j = i[i + block.start != j], j[i + block.start != j]
         # Pr(X >= k) is Pr(X > k - 1)
-        false_edges = pdtrc(together[i, j] - 1, expected[i, j]) * n_pairs
+        false_edges = pdtrc(together[i, j] - 1, product[i, j] / n_samples) * n_pairs
         i, j = i[false_edges <= max_false_edges], j[false_edges <= max_false_edges]
-        excess = n_samples * (together[i, j] - expected[i, j])
+        excess = n_samples * together[i, j] - product[i, j]
         phi = excess / (spread[block][i] * spread[j])
         order = np.lexsort((-phi, i))
         starts = np.searchsorted(i[order], np.arange(block.stop - block.start))

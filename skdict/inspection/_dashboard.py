@@ -17,8 +17,9 @@ from ..utils._texts import check_texts
 from ._blocks import CodedBlocks
 from ._display import FeatureDisplay
 from ._language import Language
+from ._named_labels import named_labels
 from ._panels import best_labels, density_histogram, gather, number, shown_texts
-from ._tokens import check_tokens, token_table
+from ._tokens import check_tokens, token_table, writable
 
 _OPTIONS = {
     "n_top": [Interval(Integral, 1, None, closed="left")],
@@ -187,7 +188,7 @@ class FeatureDashboard:
             n_top=n_top,
             n_intervals=n_intervals,
             n_per_interval=n_per_interval,
-            pipeline=None if language.why_not_causal() else (pipeline, language, texts),
+            language=None if language.why_not_causal() else language,
         )
 
     @classmethod
@@ -277,7 +278,7 @@ class FeatureDashboard:
         title,
         random_state,
         *,
-        pipeline=None,
+        language=None,
         **sizes,
     ):
         columns = blocks.columns(features)
@@ -287,16 +288,17 @@ class FeatureDashboard:
             )
         names, scores = _names(blocks, columns, labels, len(tokens["token"]))
         seed = check_random_state(random_state).randint(2**31)
-        panels = gather(blocks, tokens, columns, seed=seed, pipeline=pipeline, **sizes)
+        panels = gather(blocks, tokens, columns, seed=seed, language=language, **sizes)
         statistics = panels["statistics"]
         density = panels["n_active"] / statistics.n_samples
         for j, feature, name, score in zip(
             columns, panels["features"], names, scores, strict=True
         ):
-            feature |= {"id": int(j), "label": name, "score": score}
+            label = None if name is None else writable(name)
+            feature |= {"id": int(j), "label": label, "score": score}
         return cls(
             {
-                "title": str(title),
+                "title": writable(str(title)),
                 "n_samples": statistics.n_samples,
                 "n_components": blocks.n_components,
                 "population": density_histogram(density),
@@ -421,7 +423,7 @@ class FeatureDashboard:
 def _runs(values):
     """Values as a flat list of each and where its run starts."""
     values = np.asarray(values)
-    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))[: len(values)]
     return [int(x) for start in starts for x in (values[start], start)]
 
 
@@ -465,12 +467,13 @@ def _names(blocks, columns, labels, n_tokens):
             f"'target_names', but is a {type(labels).__name__}."
         )
     if "target_names" in labels:
-        if labels["data"].shape[0] != n_tokens:
+        target_names, data = named_labels(labels)
+        if len(data) != n_tokens:
             raise ValueError(
-                f"labels are of {labels['data'].shape[0]} tokens, but there are {n_tokens}. "
-                "Label the tokens of these texts."
+                f"labels are of {len(data)} tokens, but there are {n_tokens}. Label the tokens of "
+                "these texts."
             )
-        names, scores = best_labels(blocks, columns, labels)
+        names, scores = best_labels(blocks, columns, target_names, data)
         return names, [None if score is None else number(score) for score in scores]
     unknown = [j for j in labels if j not in range(blocks.n_components)]
     if unknown:

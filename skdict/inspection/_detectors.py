@@ -3,12 +3,13 @@
 from numbers import Real
 
 import numpy as np
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
 from ..metrics._rows import as_matrix
 from ..utils._sklearn_compat import Interval, validate_params
 from ._active import active_rows, check_indices
+from ._named_labels import boolean_labels
 
 
 @validate_params(
@@ -185,24 +186,13 @@ def _threshold(values, n_detected):
 def check_codes_and_labels(codes, labels):
     """Codes as a matrix from `as_matrix`, labels as a boolean ndarray."""
     codes = as_matrix(codes, "codes")
-    if np.ndim(labels) == 1:
-        raise ValueError(
-            "labels must have shape (n_samples, n_labels), but is one-dimensional. Make a single "
-            "label a column: labels.reshape(-1, 1)."
-        )
-    labels = as_matrix(labels, "labels")
-    labels = labels.toarray() if issparse(labels) else np.asarray(labels)
-    if not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(
-            "labels must be true or false (1 or 0) for each sample and label, but has other "
-            "entries. Turn classes into columns with sklearn.preprocessing.label_binarize."
-        )
+    labels = boolean_labels(labels)
     if len(labels) != codes.shape[0]:
         raise ValueError(
             f"codes has {codes.shape[0]} rows, but labels has {len(labels)}: one row per sample "
             "is needed in both."
         )
-    return codes, labels.astype(bool)
+    return codes, labels
 
 
 def _table(feature, threshold, n_true, n_detected, n_labelled, n_samples):

@@ -6,7 +6,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..metrics._rows import as_matrix, float64_block
+from ..metrics._rows import as_matrix, check_finite, float64_block
 
 
 def unit_directions(dictionary, name, attribute="components_"):
@@ -46,8 +46,7 @@ def unit_directions(dictionary, name, attribute="components_"):
             "match_features(a, b, by='codes')."
         )
     directions = float64_block(directions, slice(None))
-    if not np.isfinite(directions).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
+    check_finite(directions, name)
     norms = np.linalg.norm(directions, axis=1)
     alive = norms > 0
     directions = directions / np.where(alive, norms, 1)[:, None]

@@ -4,19 +4,18 @@ import numpy as np
 import torch
 from scipy.sparse import csc_array
 from scipy.stats import spearmanr
-from sklearn.utils import Bunch, gen_batches
+from sklearn.utils import Bunch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..metrics._loss_recovered import next_token_logits
+from ..metrics._next_token import next_token_logits
 from ..metrics._rows import as_matrix, to_numpy
 from ..utils._modules import evaluation_mode, replace_activation
 from ..utils._texts import TokenWindows
 from ._active import check_indices
-from ._blocks import active_entries
+from ._blocks import nonzero_entries
 from ._interventions import feature_directions
 from ._language import Language, first_rows
-
-# Tokens whose gradient is multiplied with all atoms at once.
-ROWS_AT_ONCE = 1024
 
 
 def feature_effects(pipeline, texts, features, *, rows=None):
@@ -31,10 +30,11 @@ def feature_effects(pipeline, texts, features, *, rows=None):
     is positive where the feature helps. Beside it stands the same to first order, the
     attribution
 
-    .. math:: z_j \\, \\nabla_x \\log p(y \\mid x) \\cdot d_j
+    .. math:: \\sum_{t} z_{tj} \\, \\nabla_{x_t} \\log p(y \\mid x) \\cdot d_j
 
-    which one backward pass gives for all features. Where the two rank the tokens alike, the
-    feature acts directly, and attribution, which is cheap, can be trusted.
+    over the tokens :math:`t` of the window up to the one at which :math:`y` is predicted; where
+    no attention follows the layer, that token alone counts. Where the two rank the tokens
+    alike, the feature acts directly: what it does grows in proportion to its code.
 
     Parameters
     ----------
@@ -73,10 +73,10 @@ def feature_effects(pipeline, texts, features, *, rows=None):
     Raises
     ------
     TypeError
-        If `pipeline` is no such Pipeline, or the model has no logits.
+        If `pipeline` is no such Pipeline.
     ValueError
-        If the model is not causal, a feature is none of the dictionary's, or a row none of the
-        activations.
+        If the model is not causal or has no logits, the layer does not act on them, a feature
+        is none of the dictionary's, or a row none of the activations.
 
     See Also
     --------
@@ -87,8 +87,11 @@ def feature_effects(pipeline, texts, features, *, rows=None):
     What is kept of the codes is that of windows with wanted rows; the memory grows with `rows`,
     and not with `texts`.
 
-    In a layer that attention follows, what is measured at a token includes that the feature is
-    missing at earlier tokens of the window.
+    In a layer that attention follows, both include that the feature is missing at earlier
+    tokens of the window.
+
+    The attribution is a forward-mode derivative, which all operations of the model behind the
+    layer must have; it is taken in a second run of each window for each feature.
 
     The extractor cuts long texts into windows or at the end; what it leaves out has no rows.
 
@@ -116,6 +119,12 @@ def feature_effects(pipeline, texts, features, *, rows=None):
     language = Language(pipeline)
     of = "features of the dictionary"
     features = check_indices(features, language.n_components, name="features", of=of)
+    language.check_causal()
+    return measured_effects(language, texts, features, rows)
+
+
+def measured_effects(language, texts, features, rows=None, *, attribute=True):
+    """`feature_effects` of a Language whose model is known to be causal."""
     windows = language.windows(texts)
     bounds = first_rows(windows)
     if rows is None:
@@ -128,38 +137,37 @@ def feature_effects(pipeline, texts, features, *, rows=None):
         np.unique(check_indices(each, bounds[-1], name=f"rows[{i}]", of="rows of texts"))
         for i, each in enumerate(rows)
     ]
-    language.check_causal()
     directions = feature_directions(language.dictionary, features)
     # of a feature, only what is in windows with wanted rows is kept
     pairs = [(i, w) for i, each in enumerate(rows) for w in _windows_of(each, bounds)]
     wanted = np.array(pairs, dtype=np.int64).reshape(-1, 2) @ [len(windows), 1]
-    with evaluation_mode(language.model):
-        codes, attribution, log_p = _run_clean(
-            language, windows, bounds, wanted, features, directions
-        )
+    # tensors made in inference mode have no derivatives
+    with torch.inference_mode(False), evaluation_mode(language.model):
+        codes, log_p = _run_clean(language, windows, bounds, wanted, features)
         found = []
         for i, selected in enumerate(rows):
             active = selected[~np.isnan(log_p[selected])]
             found.append(active[_column(codes, i, active) > 0])
-        ablated = _run_ablated(language, windows, bounds, found, codes, directions)
+        without, slopes = _run_without(
+            language, windows, bounds, found, codes, directions, attribute=attribute
+        )
     effects = []
-    for i, (active, log_p_ablated) in enumerate(zip(found, ablated, strict=True)):
-        ablation = log_p[active] - log_p_ablated
-        predicted = _column(attribution, i, active)
+    for i, active in enumerate(found):
+        ablation = log_p[active] - without[i]
         effects.append(
             Bunch(
                 rows=active,
                 activations=_column(codes, i, active),
                 ablation=ablation,
-                attribution=predicted,
-                agreement=_rank_correlation(ablation, predicted),
+                attribution=slopes[i],
+                agreement=_rank_correlation(ablation, slopes[i]),
             )
         )
     return effects
 
 
 def _rank_correlation(a, b):
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+    if len(a) < 3 or np.ptp(a) == 0 or not np.ptp(b) > 0:
         return float("nan")
     return float(spearmanr(a, b).statistic)
 
@@ -195,57 +203,49 @@ def _log_probabilities(logits, counted, next_ids):
     return at.log_softmax(dim=-1).gather(1, next_ids[counted][:, None])[:, 0]
 
 
-def _run_clean(language, windows, bounds, wanted, features, directions):
-    """Codes and attribution, CSC (n_rows, n_selected), and log-probabilities of next tokens.
+@torch.no_grad()
+def _run_clean(language, windows, bounds, wanted, features):
+    """Codes, CSC (n_rows, n_selected), and log-probabilities of next tokens.
 
     Of the wanted pairs of a feature and a window, which come as ascending numbers i * n_windows
     + w; elsewhere there are zeros. In windows that are in no pair, log-probabilities are nan.
     """
     log_p = np.full(bounds[-1], np.nan)
-    entries = [(np.empty(0, np.int64),) * 2 + (np.empty(0),) * 2]  # row, feature, code, effect
+    entries = [(np.empty(0, np.int64),) * 2 + (np.empty(0),)]  # row, feature, code
     for batch, forward, ids, kept in language.batches(windows, np.unique(wanted % len(windows))):
         taken = []
 
         def take(activations, taken=taken):
-            taken.append(activations.detach().requires_grad_())
-            return taken[-1]
+            taken.append(activations)
+            return activations
 
-        counted, next_ids = _next_tokens(ids, kept)
-        with (
-            torch.enable_grad(),
-            replace_activation(language.model, language.layer, take, side=language.side),
-        ):
+        with replace_activation(language.model, language.layer, take, side=language.side):
             logits = next_token_logits(forward(), ids)
-            found = _log_probabilities(logits, counted, next_ids)
-            (gradient,) = torch.autograd.grad(found.sum(), taken)
+        counted, next_ids = _next_tokens(ids, kept)
+        found = _log_probabilities(logits, counted, next_ids)
         rows = np.concatenate([np.arange(bounds[w], bounds[w + 1]) for w in batch])
         window = np.repeat(batch, bounds[np.add(batch, 1)] - bounds[batch])
-        log_p[rows[counted[kept].cpu().numpy()]] = found.detach().double().cpu().numpy()
-        codes = language.dictionary.transform(to_numpy(taken[0][kept]))
-        codes = as_matrix(codes, "codes")
-        at, feature, values = active_entries(codes, features)
+        log_p[rows[counted[kept].cpu().numpy()]] = found.double().cpu().numpy()
+        codes = as_matrix(language.dictionary.transform(to_numpy(taken[0][kept])), "codes")
+        at, feature, values = nonzero_entries(codes, features)
         is_wanted = np.isin(feature * len(windows) + window[at], wanted)
-        at, feature, values = at[is_wanted], feature[is_wanted], values[is_wanted]
-        gradient, slopes = gradient[kept].double().cpu().numpy(), np.empty(len(at))
-        for part in gen_batches(len(gradient), ROWS_AT_ONCE):
-            entries_of_part = slice(*np.searchsorted(at, [part.start, part.stop]))
-            i, j = at[entries_of_part] - part.start, feature[entries_of_part]
-            slopes[entries_of_part] = (gradient[part] @ directions.T)[i, j]
-        entries.append((rows[at], feature, values, values * slopes))
-    rows, feature, values, attribution = (
-        np.concatenate(parts) for parts in zip(*entries, strict=True)
-    )
+        entries.append((rows[at[is_wanted]], feature[is_wanted], values[is_wanted]))
+    rows, feature, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
     shape = (bounds[-1], len(features))
-    matrices = [
-        csc_array((data.astype(np.float64), (rows, feature)), shape=shape)
-        for data in (values, attribution)
-    ]
-    return *matrices, log_p
+    return csc_array((values.astype(np.float64), (rows, feature)), shape=shape), log_p
 
 
 @torch.no_grad()
-def _run_ablated(language, windows, bounds, rows, codes, directions):
-    """Log-probabilities of next tokens without a feature, at some rows of each feature."""
+def _run_without(language, windows, bounds, rows, codes, directions, *, attribute):
+    """What becomes of the prediction of next tokens without a feature, at some rows of each.
+
+    Returns
+    -------
+    log_p : list of ndarray
+        Log-probabilities without the feature.
+    slopes : list of ndarray
+        Derivative of the log-probability along the feature's part; without `attribute` nan.
+    """
     # one run for each pair of a feature and a window, up to the last token that is asked for
     pairs = [(i, w) for i, each in enumerate(rows) for w in _windows_of(each, bounds)]
     stops, places = [], []
@@ -260,25 +260,40 @@ def _run_ablated(language, windows, bounds, rows, codes, directions):
         [windows.kept[w][:stop] for (_, w), stop in zip(pairs, stops, strict=True)],
         pad_id=windows.pad_id,
     )
-    log_p = [np.empty(len(each)) for each in rows]
+    log_p, slopes = ([np.full(len(each), np.nan) for each in rows] for _ in range(2))
     for batch, forward, ids, kept in language.batches(cut):
         counted = torch.zeros_like(kept)
-        removed = np.zeros((*kept.shape, directions.shape[1]), dtype=np.float32)
+        part = np.zeros((*kept.shape, directions.shape[1]), dtype=np.float32)
         for k, pair in enumerate(batch):
             i, w = pairs[pair]
             at = np.flatnonzero(cut.kept[pair])
-            part = _column(codes, i, bounds[w] + np.arange(len(at)))
-            removed[k, at] = np.outer(part, directions[i])
+            code = _column(codes, i, bounds[w] + np.arange(len(at)))
+            part[k, at] = np.outer(code, directions[i])
             counted[k, places[pair][1]] = True
 
-        def ablate(activations, removed=removed):
-            return activations - torch.from_numpy(removed).to(activations)
+        def run(function, forward=forward, ids=ids, counted=counted):
+            with replace_activation(language.model, language.layer, function, side=language.side):
+                logits = next_token_logits(forward(), ids)
+            return _log_probabilities(logits, counted, ids.roll(-1, dims=1))
 
-        with replace_activation(language.model, language.layer, ablate, side=language.side):
-            logits = next_token_logits(forward(), ids)
-        found = _log_probabilities(logits, counted, ids.roll(-1, dims=1))
+        def ablate(activations, part=part):
+            return activations - torch.from_numpy(part).to(activations)
+
+        def perturb(activations, part=part):
+            return forward_ad.make_dual(activations, torch.from_numpy(part).to(activations))
+
+        found = [(log_p, run(ablate))]
+        if attribute:
+            with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+                slope = forward_ad.unpack_dual(run(perturb)).tangent
+            if slope is None:
+                raise ValueError(
+                    f"layer={language.layer!r} has no influence on the logits. Name a layer "
+                    "that has."
+                )
+            found.append((slopes, slope))
         lengths = [len(places[pair][1]) for pair in batch]
-        parts = found.double().cpu().split(lengths)
-        for pair, values in zip(batch, parts, strict=True):
-            log_p[pairs[pair][0]][places[pair][0]] = values.numpy()
-    return log_p
+        for results, values in found:
+            for pair, of_pair in zip(batch, values.double().cpu().split(lengths), strict=True):
+                results[pairs[pair][0]][places[pair][0]] = of_pair.numpy()
+    return log_p, slopes

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sklearn.utils import Bunch, check_random_state
 
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._spans import check_text_sequence
+from ..utils._spans import check_text_sequence, check_token_spans
 from ._active import check_indices
 from ._blocks import CodedBlocks
 from ._collect import survey
@@ -233,23 +233,18 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
     >>> context_snippets(["def f(): pass"], tokens, [1], after=5)
     [Snippet(before='def', token=' f', after='(): p')]
     """
-    tokens = token_columns(tokens, ("document", "token", "start", "end"))
     texts = check_text_sequence(texts)
-    rows = check_indices(rows, len(tokens["document"]), name="rows", of="tokens")
+    spans = check_token_spans(texts, tokens)
+    names = token_columns(tokens, ["token"])["token"]
+    rows = check_indices(rows, min(len(names), len(spans[0])), name="rows", of="tokens")
     snippets = []
     for row in rows:
-        document, start, end = (int(tokens[key][row]) for key in ("document", "start", "end"))
-        if document >= len(texts) or end > len(texts[document]):
-            raise ValueError(
-                f"tokens puts row {row} at characters {start} to {end} of text {document}, which "
-                f"is not there: texts has {len(texts)} entries. Pass the texts that the tokens "
-                "were taken from."
-            )
+        document, start, end = (int(column[row]) for column in spans)
         text = texts[document]
         snippets.append(
             Snippet(
                 text[max(0, start - before) : start],
-                str(tokens["token"][row]),
+                str(names[row]),
                 text[end : end + after],
             )
         )

@@ -7,9 +7,10 @@ from numbers import Real
 import numpy as np
 import torch
 from scipy.sparse import issparse
+from sklearn.pipeline import Pipeline
 
 from ..metrics._coding import reconstruction_function
-from ..metrics._rows import BLOCK_SIZE, as_matrix, float64_block, to_numpy
+from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
 from ..utils._modules import find_module, replace_activation
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ._active import check_indices
@@ -79,8 +80,9 @@ def replace_activations(
 
     where : array-like of bool, or callable, default=None
         At which tokens. An array has shape (length,) or (n_sequences, length); its columns are
-        the positions from the beginning of the sequence, in generation with a key-value cache
-        too, and behind its last one nothing is replaced. A function is called with the token
+        the columns of the token ids, padding on the left included, counted from the beginning
+        of the sequence in generation with a key-value cache too; behind its last one nothing is
+        replaced. A function is called with the token
         ids of a forward pass, a tensor (n_sequences, length) or None, and the positions of its
         columns, an integer tensor (length,); it returns something that broadcasts to
         (n_sequences, length). Special tokens and padding are left alone in any case.
@@ -237,11 +239,12 @@ def steer(
             f"pin_to={pin_to!r}."
         )
     name, amount = ("strength", strength) if pin_to is None else ("pin_to", pin_to)
-    if pin_to is not None or hasattr(dictionary, "transform"):
+    if pin_to is not None or hasattr(dictionary, "inverse_transform"):
         _check_codes(dictionary, name)
         n_components = n_components_of(dictionary)
     else:
         dictionary = as_matrix(dictionary, "dictionary")
+        check_finite(dictionary.data if issparse(dictionary) else dictionary, "dictionary")
         n_components = dictionary.shape[0]
     features = check_indices(
         np.atleast_1d(features), n_components, name="features", of="features of the dictionary"
@@ -309,7 +312,7 @@ def feature_directions(dictionary, features):
     directions : ndarray of float64 of shape (n_selected, n_features)
     """
     if not hasattr(dictionary, "inverse_transform"):
-        return float64_block(dictionary, slice(None))[features]
+        return float64_block(dictionary, features)
     n_components = n_components_of(dictionary)
     intercept = np.asarray(dictionary.inverse_transform(np.zeros((1, n_components))))
     parts = [np.empty((0, intercept.shape[1]))]
@@ -346,7 +349,8 @@ class _Shift:
     def _codes(self, activations):
         if self.dictionary is None:
             return None
-        codes = self.dictionary.transform(to_numpy(activations))
+        # a copy: a step may work in place, and to_numpy may share the model's memory
+        codes = self.dictionary.transform(to_numpy(activations).copy())
         codes = as_matrix(codes, "codes")[:, self.features]
         return codes.toarray() if issparse(codes) else np.asarray(codes)
 
@@ -378,6 +382,8 @@ def _check_codes(dictionary, parameter):
 
 def n_components_of(dictionary):
     """Number of a dictionary's features."""
+    if isinstance(dictionary, Pipeline):  # whose first steps need not name what they return
+        dictionary = dictionary[-1]
     if hasattr(dictionary, "get_feature_names_out"):
         return len(dictionary.get_feature_names_out())
     if hasattr(dictionary, "components_"):

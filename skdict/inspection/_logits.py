@@ -8,7 +8,7 @@ from sklearn.utils import Bunch, gen_batches
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..metrics._loss_recovered import next_token_logits
+from ..metrics._next_token import next_token_logits
 from ..utils._modules import evaluation_mode, replace_activation
 from ._active import check_indices
 from ._interventions import feature_directions
@@ -74,7 +74,8 @@ def logit_attribution(pipeline, texts, features=None):
     Notes
     -----
     Scales of modules of class `torch.nn.LayerNorm`, and of those whose class is called
-    "...RMSNorm", are held fixed; other normalisations are differentiated as they are.
+    "...RMSNorm", are held fixed; other normalisations, and those that are given more than one
+    tensor, are differentiated as they are.
 
     References
     ----------
@@ -143,6 +144,7 @@ def _directional_derivatives(language, texts, directions):
     windows = language.windows(texts)
     totals, n_tokens = 0.0, 0
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # its tensors have no derivatives
         stack.enter_context(evaluation_mode(language.model))
         stack.enter_context(torch.no_grad())  # which is about the other mode of differentiation
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # others have no forward derivative
@@ -182,20 +184,26 @@ def _fixed_scales(model):
     """Hold the scale of norms fixed in forward derivatives."""
 
     def fix(module, args, kwargs, output):
-        x, x_tangent = forward_ad.unpack_dual(next(iter((*args, *kwargs.values()))))
-        y, y_tangent = forward_ad.unpack_dual(output)
-        if x_tangent is None:
+        given = [*args, *kwargs.values()]
+        x, x_tangent = forward_ad.unpack_dual(given[0])
+        if x_tangent is None or len(given) > 1:
             return None
-        axes = (-1,)
+        y = forward_ad.unpack_dual(output).primal
+        wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for x^2
+        x, x_tangent = x.to(wide), x_tangent.to(wide)
+        epsilon, axes = _epsilon(module), (-1,)
         if isinstance(module, torch.nn.LayerNorm):
             axes = tuple(range(-len(module.normalized_shape), 0))
             x = x - x.mean(axes, keepdim=True)
-        bias = getattr(module, "bias", None)
-        scaled = y if bias is None else y - bias
-        # d(s x) = s dx + x ds, with s = (mean x^2 + eps)^(-1/2): what ds takes away is given back
-        moment = x.square().mean(axes, keepdim=True) + _epsilon(module)
-        lost = scaled * (x * x_tangent).mean(axes, keepdim=True) / moment
-        return forward_ad.make_dual(y, y_tangent + lost)
+            x_tangent = x_tangent - x_tangent.mean(axes, keepdim=True)
+            gain = 1 if module.weight is None else module.weight.to(wide)
+        else:  # there are norms whose gain is 1 + weight: what becomes of ones tells
+            ones = torch.ones(y.shape[-1], dtype=y.dtype, device=y.device)
+            gain = module(ones).to(wide) * (1 + epsilon) ** 0.5
+            if getattr(module, "bias", None) is not None:
+                gain = gain - module.bias.to(wide) * (1 + epsilon) ** 0.5
+        scale = (x.square().mean(axes, keepdim=True) + epsilon).rsqrt()
+        return forward_ad.make_dual(y, (gain * scale * x_tangent).to(y.dtype))
 
     handles = [
         module.register_forward_hook(fix, with_kwargs=True)

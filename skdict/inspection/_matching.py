@@ -7,13 +7,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import Bunch, gen_batches
 
-from ..metrics._rows import BLOCK_SIZE, as_matrix, float64_block, row_blocks
+from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, row_blocks, varies
 from ..utils._sklearn_compat import Interval, StrOptions, validate_params
 from ._directions import unit_directions
 
-# A column counts as constant if its variance is less than this fraction of its mean square:
-# rounding errors of sums of squares, and of the squares of centred values.
-CONSTANT_BY_SUMS, CONSTANT_CENTRED = 1e-12, 1e-24
+# A column counts as constant if its variance is less than this fraction of its mean square: the
+# rounding error of the squares of centred values.
+CONSTANT_CENTRED = 1e-24
 
 
 @validate_params(
@@ -195,9 +195,10 @@ def _sparse_products(a, b):
     for name, codes in (("a", a), ("b", b)):
         codes.sum_duplicates()
         mean_square = codes.power(2).sum(axis=0) / n_samples
-        means.append(_check_finite(codes.sum(axis=0) / n_samples, name))
+        means.append(codes.sum(axis=0) / n_samples)
+        check_finite(means[-1], name)
         variance = mean_square - means[-1] ** 2
-        moments.append((variance, variance > CONSTANT_BY_SUMS * mean_square))
+        moments.append((variance, varies(variance, mean_square, n_samples)))
     covariance = np.empty((a.shape[1], b.shape[1]))
     columns = a.tocsc()
     # a.T @ b as a whole would have up to three numbers for each of its entries.
@@ -214,7 +215,8 @@ def _dense_products(a, b):
     means = []
     for name, codes in (("a", a), ("b", b)):
         total = sum(float64_block(codes, rows).sum(axis=0) for rows in row_blocks(codes))
-        means.append(_check_finite(total / n_samples, name))
+        means.append(total / n_samples)
+        check_finite(means[-1], name)
     covariance = np.zeros((a.shape[1], b.shape[1]))
     squares = [np.zeros(a.shape[1]), np.zeros(b.shape[1])]
     for rows in row_blocks(a if a.shape[1] > b.shape[1] else b):
@@ -230,9 +232,3 @@ def _dense_products(a, b):
         variance = square / n_samples
         moments.append((variance, variance > CONSTANT_CENTRED * (variance + mean**2)))
     return covariance, *moments
-
-
-def _check_finite(mean, name):
-    if not np.isfinite(mean).all():
-        raise ValueError(f"{name} contains NaN or infinity.")
-    return mean

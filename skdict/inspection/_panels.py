@@ -3,13 +3,12 @@
 from itertools import chain, pairwise
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.utils import gen_batches
 
 from ._active import positive_entries
 from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
-from ._effects import feature_effects
+from ._effects import measured_effects
 from ._interventions import feature_directions
 from ._logits import logit_weights, vocabulary
 from ._statistics import statistics_of
@@ -19,25 +18,24 @@ N_BINS = 50  # of the histogram of a feature's activations
 N_LISTED = 10  # logits up and down, neurons, neighbours
 N_RANDOM, N_NEAR_MISSES = 10, 10
 N_BEFORE, N_AFTER = 12, 6  # tokens around the one that a snippet is about
-N_SHOWN = 12  # features of a token, in a text that is shown
 TEXT_FOR_LOGITS = 2000  # characters
 
 
-def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed, pipeline=None):
+def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed, language=None):
     """Gather the panels of some features.
 
     Parameters
     ----------
     blocks : CodedBlocks
-        Of activations or texts.
+        Of activations or texts; of texts with a `language`.
     tokens : dict
         From `check_tokens`.
     columns : ndarray of int64
         The features.
     n_top, n_intervals, n_per_interval : int
     seed : int
-    pipeline : tuple of (Pipeline, Language, list of str), default=None
-        With it, there are logits and effects on the next token.
+    language : Language, default=None
+        Whose model is causal. With it, there are logits and effects on the next token.
 
     Returns
     -------
@@ -74,9 +72,9 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
     snippets = _Snippets(tokens, centres)
     codes = codes_at(blocks, columns, snippets.rows)
     effects = [{}] * len(columns)
-    if pipeline is not None:
+    if language is not None:
         rows = [each[0] for each in centres["top"]]
-        measured = feature_effects(pipeline[0], pipeline[2], columns, rows=rows)
+        measured = measured_effects(language, blocks.X, columns, rows, attribute=False)
         effects = [dict(zip(e.rows.tolist(), e.ablation, strict=True)) for e in measured]
 
     features = [
@@ -96,8 +94,8 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
     _add_neighbours(features, atoms, columns, correlation)
     _add_neurons(features, atoms[columns])
     _add_encoder(features, dictionary, columns)
-    if pipeline is not None:
-        _add_logits(features, *pipeline[1:], atoms[columns])
+    if language is not None:
+        _add_logits(features, language, blocks.X, atoms[columns])
     return {
         "statistics": statistics,
         "n_active": correlation.n_active,
@@ -112,12 +110,15 @@ def number(x):
 
 
 class _Snippets:
-    """Tokens around chosen rows, without crossing documents, in one table of tokens."""
+    """Tokens around chosen rows that the model saw together, in one table of tokens."""
 
     def __init__(self, tokens, centres):
         self.tokens, self.centres = tokens, centres
         document = tokens["document"]
-        edges = np.append(np.flatnonzero(np.diff(document, prepend=-1)), len(document))
+        new = np.diff(document) != 0
+        if "position" in tokens:  # long texts go through the model in several windows
+            new |= np.diff(tokens["position"]) != 1
+        edges = np.flatnonzero(np.concatenate([[True], new, [True]]))
         self.first = np.repeat(edges[:-1], np.diff(edges))
         self.stop = np.repeat(edges[1:], np.diff(edges))
         n_features = len(centres["top"])
@@ -237,7 +238,7 @@ def _pairs(index, values):
 
 
 def shown_texts(dictionary, X, tokens):
-    """Tokens of texts with the features that are most active on each, ready for JSON.
+    """Tokens of texts with the features that are active on each, the most active first.
 
     Returns
     -------
@@ -251,7 +252,7 @@ def shown_texts(dictionary, X, tokens):
         codes = positive_entries(codes, "codes")
         for k, (start, stop) in enumerate(pairwise(codes.indptr)):
             features, values = codes.indices[start:stop], codes.data[start:stop]
-            order = np.argsort(-values, kind="stable")[:N_SHOWN]
+            order = np.argsort(-values, kind="stable")
             active = [x for i in order for x in (int(features[i]), number(values[i]))]
             texts[document[first + k]].append([shown[first + k], active])
     return texts
@@ -266,10 +267,8 @@ def density_histogram(density):
     return {"low": float(low), "counts": counts.tolist(), "dead": int((density == 0).sum())}
 
 
-def best_labels(blocks, columns, labels):
+def best_labels(blocks, columns, target_names, data):
     """The label that each feature detects best, and its F1, of boolean labels of the rows."""
-    data = labels["data"]
-    data = data.toarray() if issparse(data) else np.asarray(data)
     data = data.astype(np.int64)
     together = np.zeros((len(columns), data.shape[1]), dtype=np.int64)
     n_active = np.zeros(len(columns), dtype=np.int64)
@@ -281,8 +280,7 @@ def best_labels(blocks, columns, labels):
     best = f1.argmax(axis=1)
     best_f1 = f1.max(axis=1)
     names = [
-        str(labels["target_names"][k]) if score > 0 else None
-        for k, score in zip(best, best_f1, strict=True)
+        target_names[k] if score > 0 else None for k, score in zip(best, best_f1, strict=True)
     ]
     scores = [score if name else None for name, score in zip(names, best_f1, strict=True)]
     return names, scores

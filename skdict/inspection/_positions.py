@@ -58,10 +58,11 @@ class TokenSelection:
     @contextmanager
     def entering(self):
         """Note what the modules are called with."""
+        of_encoder = "encoder" in self.layer.split(".")
 
         def enter(depth):
             def hook(module, args, kwargs):
-                self._calls[depth] = _read_call(module, args, kwargs)
+                self._calls[depth] = _read_call(module, args, kwargs, of_encoder)
 
             return hook
 
@@ -179,10 +180,16 @@ def _hooked(handles):
             handle.remove()
 
 
-def _read_call(module, args, kwargs):
-    """Find token ids, attention mask and the length of a cache among a call's arguments."""
+def _read_call(module, args, kwargs, of_encoder):
+    """Find token ids, attention mask and the length of a cache among a call's arguments.
+
+    A model of encoder and decoder is given both's; which are wanted, `of_encoder` says.
+    """
+    parameters = ()
     try:
-        bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        signature = inspect.signature(module.forward)
+        parameters = signature.parameters
+        bound = signature.bind_partial(*args, **kwargs).arguments
     except (TypeError, ValueError):  # no signature, or the call is wrong and will say so
         bound = dict(enumerate(args)) | kwargs
     for name, value in list(bound.items()):
@@ -190,6 +197,12 @@ def _read_call(module, args, kwargs):
             bound |= value
         elif isinstance(value, tuple) and name == "args":
             bound |= dict(enumerate(value))
+    if not of_encoder and "decoder_input_ids" in {*parameters, *bound}:
+        bound = {
+            str(name).removeprefix("decoder_"): value
+            for name, value in bound.items()
+            if name not in ("input_ids", "attention_mask")
+        }
     ids = [
         value
         for name, value in bound.items()
@@ -203,7 +216,10 @@ def _read_call(module, args, kwargs):
     for name, value in bound.items():
         if "past" in str(name) or "cache" in str(name):
             if hasattr(value, "get_seq_length"):
-                n_before = int(value.get_seq_length())
+                try:
+                    n_before = int(value.get_seq_length())
+                except (ValueError, NotImplementedError, TypeError):  # of states, not of tokens
+                    n_before = None
             elif isinstance(value, torch.Tensor) and value.ndim == 1 and len(value):
                 n_before = int(value[0])  # cache_position
             elif value is not None and not isinstance(value, bool):

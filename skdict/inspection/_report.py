@@ -1,16 +1,15 @@
 """How well features, and single neurons, detect known labels."""
 
-from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.metrics import average_precision_score
 from sklearn.utils import Bunch
 
 from ..metrics._rows import as_matrix, float64_block
 from ..utils._sklearn_compat import Interval, validate_params
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
+from ._named_labels import named_labels
 from ._specificity import activation_specificity
 
 
@@ -100,7 +99,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
     >>> report.feature_precision, report.feature_average_precision
     (array([0.5]), array([1.]))
     """
-    names, labels = _names_and_labels(labels)
+    names, labels = named_labels(labels)
     n_selecting = round((1 - test_size) * labels.shape[0])
     if not 0 < n_selecting < labels.shape[0]:
         raise ValueError(
@@ -127,9 +126,8 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         report[who] = table.feature
         for name in ("threshold", "precision", "recall", "f1"):
             report[f"{who}_{name}"] = table[name]
-        true = true.toarray() if issparse(true) else np.asarray(true)
         graded = [
-            _graded(held_out, feature, true[:, k].astype(bool), n_levels)
+            _graded(held_out, feature, true[:, k], n_levels)
             for k, feature in enumerate(table.feature)
         ]
         average_precision, correlation, by_level = zip(*graded, strict=True)
@@ -137,31 +135,6 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         report[f"{who}_correlation"] = np.array(correlation)
         report[f"{who}_precision_by_level"] = list(by_level)
     return report
-
-
-def _names_and_labels(labels):
-    """The labels' names, an array of str objects, and the labels themselves."""
-    names = getattr(labels, "columns", None)
-    if isinstance(labels, Mapping):
-        missing = {"data", "target_names"} - set(labels)
-        if missing:
-            raise ValueError(
-                f"labels has no {' and no '.join(sorted(missing))}. Give the result of "
-                "label_tokens or python_token_labels, or a matrix with a column per label."
-            )
-        names, labels = labels["target_names"], labels["data"]
-    if np.ndim(labels) == 1 and not issparse(labels):
-        raise ValueError(
-            "labels must have shape (n_samples, n_labels), but is one-dimensional. Make a single "
-            "label a column: labels.reshape(-1, 1)."
-        )
-    labels = as_matrix(labels, "labels")
-    names = [f"label{k}" for k in range(labels.shape[1])] if names is None else list(names)
-    if len(names) != labels.shape[1]:
-        raise ValueError(
-            f"labels has {labels.shape[1]} columns of data, but {len(names)} target_names."
-        )
-    return np.array([str(name) for name in names], dtype=object), labels
 
 
 def _graded(codes, feature, true, n_levels):

@@ -3,9 +3,12 @@
 from numbers import Integral
 
 import numpy as np
+import torch
+from scipy.sparse import issparse
 from sklearn.utils import Bunch, check_consistent_length, column_or_1d
 
 from ..metrics._pareto import COLORS
+from ..metrics._rows import as_matrix, check_finite, float64_block
 from ..utils._drawing import axes_for
 from ..utils._sklearn_compat import Interval, validate_params
 
@@ -61,6 +64,9 @@ def activation_specificity(activations, labels, *, n_levels=10):
     >>> specificity.edges, specificity.precision
     (array([0., 2., 4.]), array([0.5, 1. ]))
     """
+    if issparse(activations) or isinstance(activations, torch.Tensor):
+        column = activations.reshape(-1, 1) if activations.ndim == 1 else activations
+        activations = float64_block(as_matrix(column, "activations"), slice(None))
     activations = column_or_1d(activations).astype(np.float64)
     labels = column_or_1d(labels)
     check_consistent_length(activations, labels)
@@ -70,8 +76,7 @@ def activation_specificity(activations, labels, *, n_levels=10):
             f"{labels[0]!r}."
         )
     labels = labels.astype(bool)
-    if not np.isfinite(activations).all():
-        raise ValueError("activations contains NaN or infinity.")
+    check_finite(activations, "activations")
     active = activations > 0
     edges = np.linspace(0, max(activations.max(initial=0), np.finfo(float).tiny), n_levels + 1)
     # the interval above an edge, but the last for the greatest

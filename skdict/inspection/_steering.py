@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch, check_random_state
 
-from ..metrics._loss_recovered import next_token_logits
+from ..metrics._next_token import next_token_logits
 from ..metrics._pareto import COLORS
 from ..utils._drawing import pair_of_axes
 from ..utils._modules import evaluation_mode

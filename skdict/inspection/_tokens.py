@@ -30,23 +30,30 @@ def token_columns(tokens, keys):
 
 
 def check_tokens(tokens, n_rows):
-    """The columns of tokens as arrays: "document", "token" and, if they are there, the spans."""
-    spans = [key for key in ("start", "end") if key in tokens]
-    columns = token_columns(tokens, ["document", "token", *spans])
+    """The columns of tokens as arrays: "document", "token" and, if there, position and spans."""
+    others = [key for key in ("position", "start", "end") if key in tokens]
+    columns = token_columns(tokens, ["document", "token", *others])
     lengths = {key: len(column) for key, column in columns.items()}
     if set(lengths.values()) != {n_rows}:
         raise ValueError(
             f"There are activations of {n_rows} tokens, but tokens has {lengths} entries. One per "
             "row is needed."
         )
+    for key in ("document", *others):
+        if columns[key].dtype.kind not in "iu":
+            raise ValueError(
+                f"tokens[{key!r}] must be integers, but has dtype {columns[key].dtype}. Number "
+                "the documents, for instance with numpy.unique(..., return_inverse=True)."
+            )
+        columns[key] = columns[key].astype(np.int64)
     document = columns["document"]
     if (np.diff(document) < 0).any():
         raise ValueError("tokens['document'] must be ascending: the tokens text by text.")
-    if len(spans) == 2:  # where, in its text, what was read up to each token ends
+    if "start" in columns and "end" in columns:  # where what was read before each token ends
         start, end = columns["start"], columns["end"]
-        offset = document * (max(end.max(initial=0), 0) + 1)
+        offset = (document - document[:1]) * (max(end.max(initial=0), 0) + 1)
         before = np.maximum.accumulate(np.append(0, (end + offset)[:-1])) - offset
-        first = np.diff(document, prepend=-1) > 0
+        first = np.append(True, np.diff(document) != 0)
         columns["behind"] = np.where(first, start, before)
     return columns
 
@@ -72,8 +79,12 @@ def shown_tokens(tokens, rows):
             read_after(behind, token, start, end)
             for token, behind, start, end in zip(shown, *columns, strict=True)
         )
-    # no file can hold lone surrogates
-    return [token.encode("utf-8", "backslashreplace").decode("utf-8") for token in shown]
+    return [writable(token) for token in shown]
+
+
+def writable(text):
+    """Text without lone surrogates, which no file can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def token_table(tokens, documents):

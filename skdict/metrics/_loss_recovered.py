@@ -15,6 +15,7 @@ from ..utils._network import Network
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..utils._texts import batches_by_length, check_texts, tokenize
 from ._coding import reconstruction_function
+from ._next_token import next_token_logits, sees_later_tokens
 
 # Logits at a time, in the cross-entropy: 4 MB in float32, which a cache holds.
 LOGITS_BLOCK_SIZE = 2**20
@@ -117,7 +118,8 @@ def loss_recovered(
         If the model returns no logits, a dictionary is none, or an entry of `texts` is no str.
     ValueError
         If there is no such layer, its activations or the reconstructions have another shape, a
-        text is empty, or none has two tokens to predict one from the other.
+        text is empty, none has two tokens to predict one from the other, or the model is not
+        causal.
 
     Notes
     -----
@@ -164,6 +166,11 @@ def loss_recovered(
     network = Network(model)
     texts = check_texts(texts, name="texts")
     windows = tokenize(texts, tokenizer, network, max_length=max_length)
+    if sees_later_tokens(network, tokenizer):
+        raise ValueError(
+            f"model must be a causal language model, but what a {type(model).__name__} predicts "
+            "depends on later tokens. Its loss on the next token would mean nothing."
+        )
     predicting = _windows_with_predictions(windows)
     totals = dict.fromkeys(("clean", "zero", "mean"), 0.0)
     dictionary_totals = dict.fromkeys(dictionaries, 0.0)
@@ -285,18 +292,6 @@ def _at_content(function, content, layer):
     return replace
 
 
-def next_token_logits(output, ids):
-    """The logits of a forward pass on token ids; a TypeError if it has none."""
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, torch.Tensor) or logits.shape[:2] != ids.shape:
-        raise TypeError(
-            f"model returns a {type(output).__name__} without logits of shape (n_sequences, "
-            "length, vocabulary). Give a causal language model with its language modelling head, "
-            "as transformers.AutoModelForCausalLM loads it."
-        )
-    return logits
-
-
 def _cross_entropy(logits, next_ids, counted):
     """Sum over the counted predictions, in nats."""
     total = 0.0
@@ -311,7 +306,9 @@ def _kl_divergence(clean, logits, counted):
     total = 0.0
     for (rows, p), (_, q) in zip(_blocks(clean), _blocks(logits), strict=True):
         log_p, log_q = p.log_softmax(dim=-1), q.log_softmax(dim=-1)
-        divergences = log_q.sub_(log_p).mul_(log_p.exp_()).sum(dim=-1).neg_()
+        excluded = log_p == -torch.inf  # tokens of probability 0, which the sum is not over
+        terms = log_q.sub_(log_p).mul_(log_p.exp_()).masked_fill_(excluded, 0)
+        divergences = terms.sum(dim=-1).neg_()
         total += divergences[counted.flatten()[rows]].sum(dtype=torch.float64).item()
     return total
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
-from ._rows import as_matrix, float64_block, row_blocks
+from ._rows import as_matrix, check_finite, float64_block, row_blocks
 
 
 class ReconstructionSums:
@@ -33,12 +33,13 @@ class ReconstructionSums:
         self.residual_square += np.vdot(residual, residual)
         self.reconstruction_square += np.vdot(X_reconstructed, X_reconstructed)
         self.cross += np.vdot(X, X_reconstructed)
-        for name, square in (
-            ("X", self.centred_square),
-            ("X_reconstructed", self.reconstruction_square),
+        for name, block, square in (
+            ("X", X, self.centred_square),
+            ("X_reconstructed", X_reconstructed, self.reconstruction_square),
         ):
             if not np.isfinite(square):
-                raise ValueError(f"{name} contains NaN or infinity.")
+                check_finite(block, name)
+                raise ValueError(f"The squares of {name} are too large to add up. Scale it down.")
 
     @classmethod
     def from_matrices(cls, X, X_reconstructed):

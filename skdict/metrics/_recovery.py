@@ -1,10 +1,9 @@
 """How well learned atoms match true ones."""
 
-import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.preprocessing import normalize
 
-from ._rows import as_matrix, float64_block
+from ._rows import as_matrix, check_finite, float64_block
 
 
 def _cosines(components, true_components):
@@ -22,8 +21,7 @@ def _cosines(components, true_components):
     unit = []
     for name, atoms in (("true_components", true), ("components", learned)):
         atoms = float64_block(atoms, slice(None))
-        if not np.isfinite(atoms).all():
-            raise ValueError(f"{name} contains NaN or infinity.")
+        check_finite(atoms, name)
         unit.append(normalize(atoms))
     return unit[0] @ unit[1].T
 

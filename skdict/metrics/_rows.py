@@ -12,14 +12,18 @@ BLOCK_SIZE = 2**22
 def as_matrix(X, name):
     """`X` as a two-dimensional ndarray, CSR matrix or dense tensor; not copied where possible."""
     if isinstance(X, torch.Tensor) and X.layout is torch.sparse_csr:
-        parts = (X.values(), X.col_indices(), X.crow_indices())
-        X = csr_array(tuple(part.detach().cpu().numpy() for part in parts), shape=X.shape)
+        parts = (to_numpy(X.values()), X.col_indices().cpu(), X.crow_indices().cpu())
+        X = csr_array(parts, shape=X.shape)
     if isinstance(X, torch.Tensor):
         X = X.detach()
         numeric = X.layout is torch.strided and not X.is_complex()
         found = f"a tensor of dtype {X.dtype} and layout {X.layout}"
     else:
+        columns = getattr(X, "dtypes", None)  # of a DataFrame
         X = X.tocsr() if issparse(X) else np.asarray(X)
+        if X.dtype == object and columns is not None and X.ndim == 2 and X.shape[1]:
+            kinds = {getattr(dtype, "kind", "O") for dtype in columns}
+            X = X.astype(np.float64) if kinds <= set("biuf") else X
         numeric = X.dtype.kind in "biuf"
         found = f"entries of dtype {X.dtype}"
     if not numeric:
@@ -33,8 +37,25 @@ def as_matrix(X, name):
 
 
 def to_numpy(X):
-    """A tensor as an ndarray, of at least single precision: NumPy has no bfloat16."""
-    return X.detach().to("cpu", torch.promote_types(X.dtype, torch.float32)).numpy()
+    """A tensor as a floating-point ndarray that holds its values: NumPy has no bfloat16."""
+    holds = torch.float32 if X.is_floating_point() or X.itemsize <= 2 else torch.float64
+    return X.detach().to("cpu", torch.promote_types(X.dtype, holds)).numpy()
+
+
+def check_finite(values, name):
+    """Raise a ValueError that names `name` unless all values, ndarray or tensor, are finite."""
+    xp = torch if isinstance(values, torch.Tensor) else np
+    if not xp.isfinite(values).all():
+        raise ValueError(
+            f"{name} contains NaN or infinity. Find such entries with np.isfinite({name}) and "
+            "leave their rows out."
+        )
+
+
+def varies(variance, mean_square, n_samples):
+    """Where columns vary, whose variance is a difference of sums: by more than rounding."""
+    rounding = max(1e-12, 4 * n_samples * np.finfo(np.float64).eps)
+    return variance > rounding * mean_square
 
 
 def row_blocks(X):

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import issparse
 
 from ..utils._sklearn_compat import Interval, validate_params
-from ._rows import as_matrix, row_blocks
+from ._rows import as_matrix, check_finite, row_blocks
 
 # A feature that is active on more than this fraction of the samples is dense.
 DENSE = 0.1
@@ -19,23 +19,17 @@ def count_active(codes):
         if not codes.has_canonical_format:  # one stored entry per position
             codes = codes.copy()
             codes.sum_duplicates()
-        _check_finite(codes.data)
+        check_finite(codes.data, "codes")
         return np.bincount(codes.indices[codes.data != 0], minlength=codes.shape[1])
     counts = np.zeros(codes.shape[1], dtype=np.int64)
     for rows in row_blocks(codes):
         block = codes[rows]
-        _check_finite(block)
+        check_finite(block, "codes")
         if isinstance(block, torch.Tensor):
             counts += torch.count_nonzero(block, dim=0).cpu().numpy()
         else:
             counts += np.count_nonzero(block, axis=0)
     return counts
-
-
-def _check_finite(values):
-    xp = torch if isinstance(values, torch.Tensor) else np
-    if not xp.isfinite(values).all():
-        raise ValueError("codes contains NaN or infinity.")
 
 
 def feature_density(codes):

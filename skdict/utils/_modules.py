@@ -47,7 +47,7 @@ def find_module(model, layer):
 
 
 @contextmanager
-def _tap(model, layer, side, function):
+def _tap(model, layer, side, function, *, replaces=False):
     """Call `function(activation)` at every call of the layer; what it returns goes on instead.
 
     A `None` returned leaves the activation as it is. The hook is removed on exit, always.
@@ -73,6 +73,7 @@ def _tap(model, layer, side, function):
         args = apply(args)
         return None if args is None else (args, kwargs)
 
+    after.replaces = before.replaces = replaces  # see `is_replaced`
     module = find_module(model, layer)
     if side == "output":
         handle = module.register_forward_hook(after)
@@ -251,8 +252,17 @@ def replace_activation(model, layer, function, *, side="output"):
             )
         return new.to(activation)
 
-    with _tap(model, layer, side, replace):
+    with _tap(model, layer, side, replace, replaces=True):
         yield
+
+
+def is_replaced(model):
+    """Whether the model is inside a `replace_activation` block, and so another than it looks."""
+    return any(
+        getattr(hook, "replaces", False)
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
 
 
 @contextmanager

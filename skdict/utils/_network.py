@@ -78,7 +78,7 @@ class Network:
     def fingerprint(self):
         """Digest of architecture, configuration and weights: equal for equal models anywhere.
 
-        A change in the code of a module's ``forward`` is the one thing that it cannot see.
+        It cannot see a change in the code of a module's ``forward``, nor hooks.
         """
         digest = hashlib.sha256(_describe(self.module).encode())
         for name, tensor in self._tensors:

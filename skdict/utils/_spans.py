@@ -17,7 +17,10 @@ def is_space_mask(text):
 
 def as_spans(spans):
     """Pairs as an array of shape (n_spans, 2)."""
-    return np.asarray(spans, dtype=np.int64).reshape(-1, 2)
+    spans = np.asarray(spans).reshape(-1, 2)
+    if spans.size and spans.dtype.kind not in "iu":
+        raise TypeError(f"Spans must be integers, but have dtype {spans.dtype}.")
+    return spans.astype(np.int64)
 
 
 def inside_spans(spans, n_characters):
@@ -54,7 +57,7 @@ def tokens_in_spans(texts, tokens, spans, labels):
     ValueError
         If the tokens are not those of the texts.
     """
-    document, start, end = _check_tokens(texts, tokens)
+    document, start, end = check_token_spans(texts, tokens)
     data = np.zeros((len(document), len(labels)), dtype=bool)
     by_document = np.argsort(document, kind="stable")
     bounds = np.searchsorted(document[by_document], np.arange(len(texts) + 1))
@@ -94,7 +97,8 @@ def check_text_sequence(texts):
     return texts
 
 
-def _check_tokens(texts, tokens):
+def check_token_spans(texts, tokens):
+    """Document, start and end of each token, arrays of int64; all of them within the texts."""
     columns = []
     for key in ("document", "start", "end"):
         try:

@@ -19,6 +19,7 @@ from torch import nn
 
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
+from skdict.inspection import replace_activations, steer
 from skdict.utils._network import Network
 
 LAYER = "bert.encoder.layer.1"
@@ -171,6 +172,24 @@ def test_what_matters_is_in_the_key(change, bert_folder, texts, tmp_path):
     extractor.set_params(**change)
     expected = clone(extractor).set_params(cache=None).transform(texts)
     np.testing.assert_allclose(extractor.transform(texts), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_interventions_stay_out_of_the_cache(filled, bert, texts, tmp_path):
+    model, tokenizer = bert
+    extractor = ActivationExtractor(model, LAYER, tokenizer=tokenizer)
+    cached = clone(extractor).set_params(model=model, cache=tmp_path)
+    clean = extractor.transform(texts)
+    if filled:
+        cached.transform(texts)
+    width = model.config.hidden_size
+    with steer(model, "bert.encoder.layer.0", np.eye(width), 0, strength=5.0):
+        steered = cached.transform(texts)
+    with replace_activations(model, "bert.encoder.layer.0", lambda X: 0 * X, side="input"):
+        replaced = cached.transform(texts)
+    for changed in (steered, replaced):
+        assert np.abs(changed - clean).max() > 0.01
+    np.testing.assert_array_equal(cached.transform(texts), clean)
 
 
 def test_changed_weights_are_noticed(bert, texts, tmp_path):

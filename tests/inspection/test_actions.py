@@ -10,7 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
+from torch.autograd import forward_ad
 
+from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     SteeringDisplay,
@@ -20,6 +22,7 @@ from skdict.inspection import (
     steering_effect,
     top_activations,
 )
+from skdict.inspection._logits import _fixed_scales
 from skdict.utils._modules import replace_activation
 
 transformers = pytest.importorskip("transformers")
@@ -156,6 +159,22 @@ class TestLogitAttribution:
         slopes, weights = np.array(slopes), found.weights[0, some]
         assert_allclose(weights - weights[0], slopes - slopes[0], rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.parametrize("norm", [torch.nn.LayerNorm, torch.nn.RMSNorm])
+    def test_norms_in_half_precision(self, norm):
+        """The square of 300 is more than float16 holds."""
+        x, tangent = torch.tensor([300.0, -500, 20, 180]), torch.tensor([1.0, 2, -1, 0])
+        found = {}
+        for dtype in (torch.float32, torch.float16):
+            module = norm(4).to(dtype)
+            with torch.no_grad(), _fixed_scales(module), forward_ad.dual_level():
+                dual = module(forward_ad.make_dual(x.to(dtype), tangent.to(dtype)))
+                found[dtype] = forward_ad.unpack_dual(dual).tangent.float()
+        centre = norm is torch.nn.LayerNorm
+        scale = (x - centre * x.mean()).square().mean().sqrt()
+        expected = (tangent - centre * tangent.mean()) / scale
+        assert_allclose(found[torch.float32], expected, rtol=1e-4)
+        assert_allclose(found[torch.float16], expected, rtol=5e-3, atol=2e-6)
+
     def test_model_is_left_alone(self, language, pipeline, short):
         n_hooks = sum(
             len(m._forward_hooks) + len(m._forward_pre_hooks) for m in language.model.modules()
@@ -252,6 +271,60 @@ class TestFeatureEffects:
 
         slope = (log_p(1 + small) - log_p(1 - small)) / (2 * small)
         assert_allclose(effect.attribution, slope[effect.rows], rtol=1e-3, atol=1e-6)
+
+    @pytest.mark.parametrize("signed", [False, True])
+    def test_layers_that_attention_follows(self, language, short, signed):
+        """A feature acts at later tokens too; codes can be negative."""
+        model, _ = tiny("gpt2", language.tokenizer)
+        model.double()
+        layer = "transformer.h.0"
+        extractor = ActivationExtractor(
+            model, layer, tokenizer=language.tokenizer, max_length=40, batch_size=1
+        )
+        X = extractor.transform(short)
+        relu = SparseAutoencoderDictionary(3, alpha=0.01, max_iter=3, random_state=0)
+        dictionary = (PCA(3) if signed else relu).fit(X)
+        (effect,) = feature_effects(make_pipeline(extractor, dictionary), short, [1])
+        codes, tokens = dictionary.transform(X)[:, 1], extractor.tokens(short)
+        assert (codes < 0).any() == signed
+
+        def log_p(scale):
+            found = []
+            for text in short:
+                ids = language.tokenizer(
+                    text, return_tensors="pt", truncation=True, max_length=40
+                ).input_ids
+                with (
+                    torch.no_grad(),
+                    replace_activations(
+                        model,
+                        layer,
+                        dictionary,
+                        scale={1: scale},
+                        keep_error=True,
+                        tokenizer=language.tokenizer,
+                    ),
+                ):
+                    at = model(ids).logits[0, :-1].log_softmax(-1)
+                found += [at.gather(1, ids[0, 1:, None])[1:, 0].numpy(), [np.nan]]
+            return np.concatenate(found)
+
+        small = 1e-3
+        slope = (log_p(1 + small) - log_p(1 - small)) / (2 * small)
+        followed = np.append(np.diff(tokens.position) == 1, False)
+        assert_array_equal(effect.rows, np.flatnonzero((codes > 0) & followed))
+        assert_allclose(effect.ablation, (log_p(1) - log_p(0))[effect.rows], atol=1e-4)
+        assert_allclose(effect.attribution, slope[effect.rows], rtol=1e-3, atol=1e-4)
+
+    def test_in_inference_mode(self, pipeline, short, features):
+        (expected,) = feature_effects(pipeline, short[:1], features[:1])
+        weights = logit_attribution(pipeline, short[:1], features[:1]).weights
+        with torch.inference_mode():
+            (found,) = feature_effects(pipeline, short[:1], features[:1])
+            assert_array_equal(
+                logit_attribution(pipeline, short[:1], features[:1]).weights, weights
+            )
+        assert_array_equal(found.attribution, expected.attribution)
 
     def test_chosen_rows(self, pipeline, extractor, short, features):
         whole = feature_effects(pipeline, short, features)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skdict.inspection import replace_activations, steer
 from skdict.utils._modules import read_activation
@@ -103,6 +103,21 @@ class TestReplace:
         pipeline.set_output(transform="pandas")
         with replace_activations(model, LAYER, pipeline, scale={1: 0}, keep_error=True):
             assert torch.equal(inside(model, ids), expected)
+
+    def test_steps_that_work_in_place(self, model, ids, activations):
+        clean = inside(model, ids)
+        pipeline = make_pipeline(StandardScaler(copy=False), PCA(4)).fit(activations[:200].copy())
+        with replace_activations(model, LAYER, pipeline, keep_error=True):
+            assert torch.equal(inside(model, ids), clean)
+
+    def test_steps_without_feature_names(self, model, ids, activations):
+        double = FunctionTransformer(lambda X: 2 * X, lambda X: X / 2)
+        pipeline = make_pipeline(double, PCA(4)).fit(activations[:200])
+        alone = PCA(4).fit(activations[:200])
+        with replace_activations(model, LAYER, alone, scale={1: 0}):
+            expected = inside(model, ids)
+        with replace_activations(model, LAYER, pipeline, scale={1: 0}):
+            np.testing.assert_allclose(inside(model, ids), expected, atol=1e-4)
 
     def test_a_model_of_images(self, image_model):
         X = torch.rand(5, 1, 3, 3)

@@ -3,7 +3,9 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
@@ -102,7 +104,13 @@ class TestWhichTokens:
 
     def test_encoder_and_decoder(self):
         config = transformers.T5Config(
-            vocab_size=20, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2
+            vocab_size=20,
+            d_model=8,
+            d_kv=4,
+            d_ff=16,
+            num_layers=1,
+            num_heads=2,
+            decoder_start_token_id=0,
         )  # pads with 0, and closes with 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -121,6 +129,17 @@ class TestWhichTokens:
         ):
             layer = name.format(part, index)
             assert changed(model, layer, forward, width=8) == [expected]
+            assert changed(model, part, forward, width=8) == [expected]
+
+        seen = []
+
+        def where(token_ids, positions):
+            seen.append((tuple(token_ids.shape), positions.tolist()))
+            return positions >= 0
+
+        with steer(model, "decoder", np.eye(8), 0, strength=1.0, where=where):
+            model.generate(ids, attention_mask=(ids != 0).int(), max_new_tokens=3)
+        assert seen[:2] == [((2, 1), [0]), ((2, 1), [1])]
 
     def test_time_first(self):
         class TimeFirst(nn.Module):
@@ -150,7 +169,7 @@ class TestWhichTokens:
         found = changed(
             model.transformer, "h.0.mlp.act", lambda: model.transformer(IDS), width=512
         )
-        assert found != [[[1, 0, 0, 1], [1, 1, 1, 1]]]  # the part has its own config
+        assert found == [CONTENT]  # the part has its own config
         model.transformer.config = Outer()
         with torch.no_grad():
             hidden = nn.Module()
@@ -169,13 +188,25 @@ class TestWhichTokens:
             steer(model, LAYER, dictionary, [3, 3], pin_to=1.0)
 
     def test_kinds_of_directions(self, model):
-        for directions in (torch.eye(512, dtype=torch.bfloat16), np.eye(512, dtype=int)):
+        def steered(directions):
             with steer(model, LAYER, directions, 3, strength=1.0):
-                model(IDS)
-        import scipy.sparse as sp
+                return record_activations(model, LAYER, lambda: model(IDS))[0]
 
-        with steer(model, LAYER, sp.csr_array(np.eye(512)), 3, strength=1.0):
-            model(IDS)
+        expected = record_activations(model, LAYER, lambda: model(IDS))[0]
+        expected[..., 3] += torch.tensor(CONTENT)
+        for directions in (
+            torch.eye(512, dtype=torch.bfloat16),
+            np.eye(512, dtype=int),
+            sp.csr_array(np.eye(512)),
+            pd.DataFrame(np.eye(512)),
+        ):
+            torch.testing.assert_close(steered(directions), expected)
+
+    def test_directions_of_nan_are_refused(self, model):
+        directions = np.eye(512)
+        directions[7, 7] = np.nan
+        with pytest.raises(ValueError, match="dictionary contains NaN or infinity"):
+            steer(model, LAYER, directions, 3, strength=1.0)
 
 
 class TestNotCausal:
@@ -188,8 +219,7 @@ class TestNotCausal:
             num_hidden_layers=1,
             num_attention_heads=2,
             intermediate_size=24,
-            initializer_range=0.3,
-        )
+        )  # its own, small initial weights
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = transformers.BertForMaskedLM(config).eval()
@@ -243,6 +273,17 @@ class TestSteeringOtherModels:
         pipeline = make_pipeline(extractor, PCA(2)).fit([texts[0][:200]])
         effect = steering_effect(pipeline, 0, [0.0, 2.0], len, n_samples=2, n_tokens=4)
         assert np.isfinite(effect.cross_entropy).all()
+        ids = torch.tensor([[5, 6, 7]])
+        plain = model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        directions = 100 * np.eye(16)
+        with steer(model, "backbone.layers.0", directions, 0, strength=1.0):
+            steered = model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        assert steered.shape == plain.shape and not torch.equal(steered, plain)
+        with (
+            steer(model, "backbone.layers.0", directions, 0, strength=1.0, where=[True] * 5),
+            pytest.raises(ValueError, match="cache does not tell how many it holds"),
+        ):
+            model.generate(ids, max_new_tokens=4)
 
     def test_longer_than_the_context(self, extractor, dictionary):
         pipeline = make_pipeline(extractor, dictionary)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from numpy.testing import assert_allclose
 from sklearn.decomposition import PCA
 from sklearn.exceptions import UndefinedMetricWarning
@@ -286,8 +287,9 @@ def test_passes_per_batch(language_model, n_dictionaries):
         for handle in handles:
             handle.remove()
     n_batches = 3  # of five windows
-    assert len(finished) == (3 + n_dictionaries) * n_batches
-    assert len(begun) == (4 + n_dictionaries) * n_batches
+    # and a first one, to see that the model is causal
+    assert len(finished) == (3 + n_dictionaries) * n_batches + 1
+    assert len(begun) == (4 + n_dictionaries) * n_batches + 1
 
 
 def test_several_dictionaries_are_as_each_alone(language_model, dictionary):
@@ -352,6 +354,30 @@ def test_any_module_that_returns_logits(bigram, language_model):
         token for window in WINDOWS for last, token in pairwise(window) if last != 0 and token != 0
     ]
     assert_allclose(results.cross_entropy_zero, -head[predicted].mean().item(), rtol=1e-6)
+
+
+def test_tokens_of_probability_zero(bigram, language_model):
+    options = {"tokenizer": language_model[1], "max_length": 12}
+    unused = max(set(range(len(language_model[1]))) - {id for ids in WINDOWS for id in ids})
+    with torch.no_grad():
+        bigram.head.bias[unused] = -100.0
+        expected = loss_recovered(bigram, "embed", lambda X: 0.5 * X, TEXTS, **options)
+        bigram.head.bias[unused] = -torch.inf
+    results = loss_recovered(bigram, "embed", lambda X: 0.5 * X, TEXTS, **options)
+    assert expected.kl_divergence > 0.001
+    assert_allclose(results.kl_divergence, expected.kl_divergence, rtol=1e-6)
+
+
+def test_models_that_see_later_tokens_are_refused(language_model):
+    _, tokenizer = language_model
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        bert = transformers.BertForMaskedLM(config)
+    with pytest.raises(ValueError, match=r"must be a causal .* BertForMaskedLM predicts depends"):
+        loss_recovered(bert, "bert.embeddings", np.copy, TEXTS, tokenizer=tokenizer)
 
 
 def test_an_ablation_without_effect_is_undefined(bigram, language_model):

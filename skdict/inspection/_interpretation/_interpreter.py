@@ -12,6 +12,7 @@ from ...metrics._rows import as_matrix
 from ...utils._sklearn_compat import Interval, validate_parameter_constraints
 from .._active import active_rows, check_indices
 from .._detectors import check_codes_and_labels
+from .._named_labels import named_labels
 from ._asking import AnswerCache, Asker
 from ._prompts import LanguageModelJudge
 from ._questions import CHANCE
@@ -98,7 +99,8 @@ class AutoInterpreter(BaseEstimator):
     halves, one to explain and one to score with; where that leaves less than five active windows
     in either, the windows are divided instead, so that both halves may have windows of the same
     text (column "split"). Of windows with the same tokens only one is used. No window that an
-    explanation was made from is ever scored with.
+    explanation was made from is ever scored with. Where a text ends windows are shorter, and
+    short ones are less often active: inactive windows are drawn to be as long as the active ones.
 
     Detection and fuzzing are scored by the balanced accuracy
 
@@ -146,7 +148,7 @@ class AutoInterpreter(BaseEstimator):
     >>> result.explanation.tolist()
     ["the tokens 'cat'", "the tokens 'dog'"]
     >>> result.detection, result.detection_shuffled.round(2)
-    (array([1., 1.]), array([0.47, 0.47]))
+    (array([1., 1.]), array([0.5 , 0.47]))
     """
 
     _parameter_constraints = {
@@ -267,6 +269,8 @@ class AutoInterpreter(BaseEstimator):
         ------
         ValueError, TypeError
             If a parameter or an argument is not what it must be.
+        RuntimeError
+            If the language model answers no request for an explanation.
 
         Warns
         -----
@@ -321,18 +325,8 @@ class AutoInterpreter(BaseEstimator):
     def _judge(self, grid, codes, labels):
         data, names = np.zeros((codes.shape[0], 0), dtype=bool), []
         if labels is not None:
-            try:
-                data, names = labels["data"], list(labels["target_names"])
-            except (TypeError, KeyError, IndexError):
-                raise ValueError(
-                    "labels must hold 'data' and 'target_names', as python_token_labels returns "
-                    f"them, but is a {type(labels).__name__} without."
-                ) from None
+            names, data = named_labels(labels)
             _, data = check_codes_and_labels(codes, data)
-            if data.shape[1] != len(names):
-                raise ValueError(
-                    f"labels has {data.shape[1]} columns of data, but {len(names)} target_names."
-                )
         if self.llm is None:
             return RuleJudge(grid, data, names)
         cache = None if self.cache is None else AnswerCache(self.cache, self.llm.name)

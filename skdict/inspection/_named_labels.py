@@ -1,0 +1,51 @@
+"""Labels of samples, boolean, and what they are called."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.sparse import issparse
+
+from ..metrics._rows import as_matrix
+
+
+def named_labels(labels):
+    """Names and labels, of a matrix, a DataFrame, or a mapping with "data" and "target_names".
+
+    Returns
+    -------
+    names : ndarray of object of shape (n_labels,)
+    labels : ndarray of bool of shape (n_samples, n_labels)
+    """
+    names = getattr(labels, "columns", None)
+    if isinstance(labels, Mapping):
+        missing = {"data", "target_names"} - set(labels)
+        if missing:
+            raise ValueError(
+                f"labels has no {' and no '.join(sorted(missing))}. Give the result of "
+                "label_tokens or python_token_labels, or a matrix with a column per label."
+            )
+        names, labels = labels["target_names"], labels["data"]
+    labels = boolean_labels(labels)
+    names = [f"label{k}" for k in range(labels.shape[1])] if names is None else list(names)
+    if len(names) != labels.shape[1]:
+        raise ValueError(
+            f"labels has {labels.shape[1]} columns of data, but {len(names)} target_names."
+        )
+    return np.array([str(name) for name in names], dtype=object), labels
+
+
+def boolean_labels(labels):
+    """Labels as a boolean ndarray of shape (n_samples, n_labels)."""
+    if np.ndim(labels) == 1 and not issparse(labels):
+        raise ValueError(
+            "labels must have shape (n_samples, n_labels), but is one-dimensional. Make a single "
+            "label a column: labels.reshape(-1, 1)."
+        )
+    labels = as_matrix(labels, "labels")
+    labels = labels.toarray() if issparse(labels) else np.asarray(labels)
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(
+            "labels must be true or false (1 or 0) for each sample and label, but has other "
+            "entries. Turn classes into columns with sklearn.preprocessing.label_binarize."
+        )
+    return labels.astype(bool)
