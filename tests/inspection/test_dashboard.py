@@ -1,5 +1,6 @@
 """What a dashboard holds, against plain computation; how its file is written."""
 
+import copy
 import json
 import re
 
@@ -96,8 +97,12 @@ def test_snippets(dashboard, codes, few_tokens, few_texts):
         assert len(group) == len(top.rows)
         for (start, length, centre, active, _), row in zip(group, top.rows, strict=True):
             shown = [table["names"][k] for k in table["ids"][start : start + length]]
-            of_document = np.flatnonzero(few_tokens.document == few_tokens.document[row])
-            rows = np.arange(max(row - 12, of_document[0]), min(row + 7, of_document[-1] + 1))
+            # with a text, what the model saw at once
+            first = row - few_tokens.position[row] + 1
+            last = row
+            while last + 1 < len(codes) and few_tokens.position[last + 1] > 1:
+                last += 1
+            rows = np.arange(max(row - 12, first), min(row + 7, last + 1))
             assert shown == few_tokens.token[rows].tolist()
             assert rows[centre] == row
             values = np.zeros(len(rows))
@@ -165,9 +170,21 @@ def test_shown_text(dashboard, pipeline):
     codes = pipeline.transform(["import os\n"])
     assert "".join(token for token, _ in text) == "import os\n"
     for (_, active), row in zip(text, codes, strict=True):
-        order = np.argsort(-row, kind="stable")[: len(active) // 2]
+        order = np.argsort(-row, kind="stable")[: np.count_nonzero(row)]
         assert active[::2] == order.tolist()
         close(active[1::2], row[order])
+
+
+def test_shown_text_has_all_its_features(pipeline, few_texts):
+    dictionary = copy.deepcopy(pipeline[1])
+    dictionary.encoder_intercept_ += 1
+    dense = make_pipeline(pipeline[0], dictionary)
+    found = FeatureDashboard.from_pipeline(
+        dense, few_texts[:1], features=[0], n_top=1, show_texts=["import os\n"]
+    )
+    codes = dense.transform(["import os\n"])
+    for (_, active), row in zip(found.content["texts"][0], codes, strict=True):
+        assert len(active) // 2 == np.count_nonzero(row) > 40
 
 
 def test_labels(pipeline, few_texts, few_tokens, codes, dashboard):
@@ -347,16 +364,15 @@ class TestTokensReadAsTheText:
         assert a.content["tokens"] == b.content["tokens"]
 
     def test_lone_surrogates_can_be_written(self, dictionary, X, tmp_path):
-        tokens = {"document": np.zeros(9, int), "token": np.array(["a\ud800\0"] * 9, dtype=object)}
-        found = FeatureDashboard.from_activations(dictionary, X[:9], tokens, features=[0])
+        odd = "a\ud800\0"
+        tokens = {"document": np.zeros(9, int), "token": np.array([odd] * 9, dtype=object)}
+        found = FeatureDashboard.from_activations(
+            dictionary, X[:9], tokens, features=[0], labels={0: odd}, title=odd
+        )
         assert found.to_html(tmp_path / "page.html").exists()
 
 
 def test_dead_features(pipeline, few_texts, few_tokens):
-    import copy
-
-    from sklearn.pipeline import make_pipeline
-
     dictionary = copy.deepcopy(pipeline[1])
     dictionary.encoder_intercept_[7] = -1e6
     labels = python_token_labels(few_texts, few_tokens)
@@ -365,6 +381,53 @@ def test_dead_features(pipeline, few_texts, few_tokens):
     )
     (feature,) = found.content["features"]
     assert feature["density"] == 0 and feature["label"] is None and feature["score"] is None
+
+
+def test_nothing_to_show(dictionary, X, few_tokens, tmp_path):
+    """Neither active anywhere nor near it."""
+    dead = copy.deepcopy(dictionary)
+    dead.encoder_intercept_[7], dead.components_[7] = -1e6, 0
+    found = FeatureDashboard.from_activations(dead, X, few_tokens, features=[7])
+    assert found.to_html(tmp_path / "page.html").exists() and found._repr_html_()
+
+
+@pytest.mark.parametrize("first", [-1, 0, 5])
+def test_documents_can_be_numbered_from_anywhere(first, dictionary, X):
+    tokens = {
+        "document": np.repeat([first, first + 2], 4).astype(np.int32),
+        "token": np.array(["a", "b", "c", "d"] * 2, dtype=object),
+        "start": np.array([0, 1, 2, 3] * 2, dtype=np.int32),
+        "end": np.array([1, 2, 3, 2**31 - 1] * 2, dtype=np.int32),
+    }
+    found = FeatureDashboard.from_activations(dictionary, X[:8], tokens, n_top=8)
+    for feature in found.content["features"]:
+        for start, length, *_ in feature["snippets"]["top"][0]:
+            table = found.content["tokens"]
+            assert length == 4
+            assert "".join(table["names"][k] for k in table["ids"][start : start + 4]) == "abcd"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"data": lambda n: np.full((n, 1), 3), "target_names": "a"}, "true or false"),
+        ({"data": lambda n: np.ones((n, 2)), "target_names": "a"}, "2 columns of data, but 1"),
+        (
+            {"data": lambda n: np.ones((n - 1, 1)), "target_names": "a"},
+            r"labels are of \d+ tokens",
+        ),
+    ],
+)
+def test_bad_labels_of_tokens(labels, message, dictionary, X, few_tokens):
+    labels = labels | {"data": labels["data"](len(X)).tolist()}
+    with pytest.raises(ValueError, match=message):
+        FeatureDashboard.from_activations(dictionary, X, few_tokens, features=[0], labels=labels)
+
+
+def test_documents_are_numbers(dictionary, X, few_tokens):
+    tokens = {"document": few_tokens.document.astype(str), "token": few_tokens.token}
+    with pytest.raises(ValueError, match=r"tokens\['document'\] must be integers, but has dtype"):
+        FeatureDashboard.from_activations(dictionary, X, tokens, features=[0])
 
 
 def test_encoder_behind_a_scaler(dictionary, X, few_tokens):
@@ -389,6 +452,16 @@ def test_correlation_far_from_zero():
     expected = np.corrcoef(codes.T)
     for j in range(4):
         assert_allclose(values[j], expected[j, index[j]], atol=1e-6)
+
+
+@pytest.mark.parametrize("constants", [(0.1, 0.3), (0.7, 1.1)])
+def test_features_that_never_vary_are_nobodys_neighbours(constants):
+    codes = np.random.default_rng(0).random((1000, 4))
+    codes[:, [1, 3]] = constants
+    correlation = _collect.Correlation(4, np.arange(4))
+    correlation(codes)
+    _, values = correlation.nearest(3)
+    assert_array_equal(np.isfinite(values).sum(axis=1), [1, 0, 1, 0])
 
 
 def test_a_page_of_some_features_has_their_tokens_only(dashboard, monkeypatch):

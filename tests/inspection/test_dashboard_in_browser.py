@@ -50,7 +50,11 @@ def dashboard():
 @pytest.fixture(scope="module")
 def page(dashboard, tmp_path_factory):
     # texts are shown where there is a model; here they are put in by hand
-    dashboard.content["texts"] = [[[ATTACK, [3, 1.5, 5, 0.5]], [" x", []], ["\n", [5, 2.0]]]]
+    many = [x for j in range(20) for x in (j, 20.0 - j)]
+    dashboard.content["texts"] = [
+        [[ATTACK, [3, 1.5, 5, 0.5]], [" x", []], ["\n", [5, 2.0]]],
+        [[" many", many], [" one", [19, 2.0]]],
+    ]
     return dashboard.to_html(tmp_path_factory.mktemp("dashboard") / "page.html").as_uri()
 
 
@@ -391,6 +395,25 @@ def test_shown_text(browser):
     assert one(browser, "#feature-view h2").text.startswith("Feature 3")
 
 
+def test_tokens_with_many_features(browser):
+    """Twelve are listed; shading knows them all."""
+    open_at(browser, "text-1")
+    tokens = browser.find_elements("css selector", ".prose .token")
+    tokens[0].click()
+    assert len(texts(browser, ".aside tbody tr")) == 12
+    assert one(browser, ".aside .hint").text == "and 8 weaker ones"
+    tokens[1].click()
+    browser.find_element("css selector", ".aside tbody button").click()  # shade by feature 19
+    assert [strength(browser, token) for token in tokens] == [0.5, 1]
+
+
+def test_keys_behind_the_filter(browser):
+    one(browser, "#alive").click()
+    press(browser, "j")
+    assert one(browser, "#feature-view").is_displayed()
+    assert one(browser, "#theme").accessible_name == "Dark or light"
+
+
 def test_notebook_frame(driver, dashboard, tmp_path):
     """A notebook shows the frame; what is in it works there too."""
     path = tmp_path / "notebook.html"
@@ -618,12 +641,13 @@ def test_heading_and_title(browser):
 
 def test_back_to_the_same_place(browser):
     row = browser.find_elements("css selector", "#rows tr")[150]
+    scrolled, wait = "return scrollY", WebDriverWait(browser, 5)  # views follow the address
     row.find_element("css selector", "a").click()
-    assert browser.execute_script("return scrollY") == 0
+    wait.until(lambda _: browser.execute_script(scrolled) == 0)
     browser.back()
-    assert one(browser, "#index-view").is_displayed()
-    place = browser.execute_script("return scrollY")
-    assert place > 1000
+    wait.until(lambda _: one(browser, "#index-view").is_displayed())
+    wait.until(lambda _: browser.execute_script(scrolled) > 1000)
+    place = browser.execute_script(scrolled)
     assert 0 < row.rect["y"] - place < 1000
 
 

@@ -172,8 +172,15 @@ def test_containers(convert):
 
 @pytest.mark.parametrize(
     "codes",
-    [np.zeros((20, 4)), np.ones((20, 4)), np.eye(20), np.ones((20, 1))],
-    ids=["dead", "always active", "never together", "single"],
+    [
+        np.zeros((20, 4)),
+        np.ones((20, 4)),
+        np.eye(20),
+        np.ones((20, 1)),
+        np.column_stack([np.ones(45), np.random.default_rng(45).random((45, 2))[:, 1] < 0.3]),
+        np.column_stack([np.ones(103), np.arange(103) % 3 == 0]),
+    ],
+    ids=["dead", "always active", "never together", "single", "one always", "one of 103"],
 )
 def test_nothing_to_find(codes):
     found = feature_communities(codes, min_active=1)

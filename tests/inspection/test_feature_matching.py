@@ -145,6 +145,18 @@ def test_dead_features_of_codes(convert):
     assert_allclose(match.median_best_similarity, np.median(expected))
 
 
+@pytest.mark.parametrize("constant", [0.1, 0.7, 1.1])
+def test_constant_features_of_many_samples(constant):
+    """The rounding error of the sums is not taken for variance."""
+    n_samples = 1_000_000
+    codes = np.zeros((n_samples, 2))
+    codes[::10, 0], codes[:, 1] = 1, constant
+    codes = sp.csr_array(codes)
+    match = match_features(codes, codes, by="codes")
+    assert (match.n_dead_a, match.n_dead_b) == (1, 1)
+    assert_array_equal(match.partner, [0, -1])
+
+
 def test_all_dead():
     match = match_features(np.zeros((3, 2)), np.eye(2))
     assert np.isnan([match.shared_fraction, match.median_best_similarity]).all()

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import average_precision_score, precision_score, recall_score
 
@@ -95,6 +96,27 @@ class TestSpecificity:
     def test_bad_input(self):
         with pytest.raises(ValueError, match=r"inconsistent numbers of samples"):
             activation_specificity([1.0], [True, False])
+
+    @pytest.mark.parametrize(
+        "convert",
+        [
+            lambda codes: sp.csr_array(codes[:, None]),
+            lambda codes: torch.tensor(codes, dtype=torch.bfloat16, requires_grad=True),
+            lambda codes: torch.tensor(codes)[:, None],
+            lambda codes: torch.tensor(codes)[:, None].to_sparse_csr(),
+            lambda codes: pd.DataFrame(codes),
+        ],
+    )
+    def test_codes_of_any_kind(self, convert):
+        codes, labels = np.array([0.0, 1, 2, 5, 9, 10]), [1, 1, 0, 0, 1, 0]
+        expected = activation_specificity(codes, labels, n_levels=2)
+        found = activation_specificity(convert(codes), labels, n_levels=2)
+        for name in expected:
+            assert_array_equal(found[name], expected[name])
+
+    def test_one_column_at_a_time(self):
+        with pytest.raises(ValueError, match="should be a 1d array"):
+            activation_specificity(sp.csr_array(np.eye(2)), [True, False])
         with pytest.raises(ValueError, match=r"activations contains NaN"):
             activation_specificity([np.nan], [True])
         with pytest.raises(ValueError, match=r"one entry for each of the 2 intervals"):
@@ -152,6 +174,7 @@ class TestLabelTokens:
             ({}, TypeError, r"labels must be a dict"),
             ({"a": 3}, TypeError, r"labels\['a'\] must be a str, a compiled"),
             ({"a": ""}, ValueError, r"labels\['a'\] is an empty string"),
+            ({"a": lambda text: [(0.9, 1.9)]}, ValueError, r"pairs \(start, end\) of characters"),
             ({"a": lambda text: [(0, 99)]}, ValueError, r"labels\['a'\] of text 0 returned"),
             ({"a": lambda text: [True]}, ValueError, r"labels\['a'\] of text 0 returned"),
             ({"a": lambda text: None}, ValueError, r"labels\['a'\] of text 0 returned"),

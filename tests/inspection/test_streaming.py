@@ -1,10 +1,16 @@
 """What is gathered in blocks, against the same found in memory by plain sorting and counting."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.inspection import _blocks, _collect, feature_statistics, top_activations
@@ -28,7 +34,8 @@ def small_blocks(request, monkeypatch):
 
 
 def interval_of(values, maximum, n):
-    return np.minimum((values / maximum * n).astype(int), n - 1)
+    edges = maximum * np.arange(n + 1) / n
+    return np.minimum(np.searchsorted(edges, values, side="right") - 1, n - 1)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
@@ -48,6 +55,13 @@ def test_statistics(codes, convert, small_blocks):
             assert_array_equal(found.histogram[i], np.bincount(bins, minlength=4))
         else:
             assert np.isnan(found.mean[i]) and found.histogram[i].sum() == 0
+
+
+def test_codes_on_an_edge_are_in_the_bin_above():
+    codes = np.arange(1, 50.0)[:, None]
+    histogram = feature_statistics(codes, n_bins=49).histogram
+    assert_array_equal(histogram, [[0] + [1] * 47 + [2]])
+    assert feature_statistics([[0.29], [1.0]], n_bins=100).histogram[0, 29] == 1
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
@@ -114,6 +128,38 @@ def test_near_misses(activations, dictionary, n_rows, monkeypatch):
         assert_allclose(top.near_misses.projections, projections[expected, i], rtol=1e-5)
         order = np.argsort(-codes[:, j])
         assert_allclose(top.activations, codes[order, j][: len(top.rows)], atol=1e-6)
+
+
+def test_near_misses_of_wide_sparse_activations(monkeypatch):
+    """No more rows are made dense than few."""
+    X = sp.random_array((500, 300), density=0.01, format="csr", rng=np.random.default_rng(0))
+    svd = TruncatedSVD(3, random_state=0).fit(X)
+    expected = top_activations(X, [0], dictionary=svd, n_near_misses=4)[0].near_misses
+    sizes, to_dense = [], _collect.float64_block
+    monkeypatch.setattr(
+        _collect,
+        "float64_block",
+        lambda X, rows: (sizes.append(X[rows].shape), to_dense(X, rows))[1],
+    )
+    monkeypatch.setattr(_collect, "MAX_WAITING", 3000)
+    found = top_activations(X, [0], dictionary=svd, n_near_misses=4)[0].near_misses
+    assert max(np.prod(size) for size in sizes) <= 2 * 3000
+    assert_array_equal(found.rows, expected.rows)
+
+
+def test_names_of_columns(activations):
+    """Of a DataFrame they reach the dictionary."""
+    frame = pd.DataFrame(activations[:300, :6], columns=list("abcdef"))
+    scale = ColumnTransformer([("scaled", StandardScaler(), list("fedc"))])
+    pipeline = make_pipeline(scale, PCA(2)).fit(frame)
+    codes = pipeline.transform(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tops = top_activations(frame, dictionary=pipeline, n_top=3)
+        pca = PCA(2).fit(frame)
+        near = top_activations(frame, [0], dictionary=pca, n_near_misses=3)[0].near_misses
+    assert_array_equal(tops[1].rows, np.argsort(-codes[:, 1])[:3])
+    assert len(near.rows) == 3
 
 
 def test_from_activations_memory_maps_and_texts(

@@ -350,8 +350,7 @@ function snippets(feature, put) {
     part(`${show(i * width)} to ${show((i + 1) * width)}`, "drawn at random from this interval", [intervals[i]]);
   }
   part("At random", "of all tokens on which it is active", random);
-  const projected = feature.near_values ? "; on the left, how far: the projection x·d" : "";
-  part("Near misses", "not active, although the activation lies far along the atom" + projected, near, feature.near_values);
+  part("Near misses", "not active, although the activation lies far along the atom; on the left, how far: the projection x·d", near, feature.near_values);
   if (node.childElementCount === 0) node.append(element("p", { class: "hint" }, "Never active on these tokens."));
   return node;
 }
@@ -396,6 +395,7 @@ function drawFeature(id) {
 
 // -- a text ---------------------------------------------------------------------------------
 
+const N_OF_TOKEN = 12; // features that are listed of a token
 let texts = null;
 const allTexts = () => { if (texts === null) texts = read("texts"); return texts; };
 function drawText(index) {
@@ -423,11 +423,13 @@ function drawText(index) {
     node.addEventListener("click", () => {
       body.querySelectorAll(".chosen").forEach((other) => other.classList.remove("chosen"));
       node.classList.add("chosen");
-      const rows = [...spread(codes)].map(([j, value]) => [
+      const active = [...spread(codes)], weaker = active.length - N_OF_TOKEN;
+      const rows = active.slice(0, N_OF_TOKEN).map(([j, value]) => [
         labels.has(j) ? link(j) : String(j), labels.get(j) || "", show(value),
         element("button", { type: "button", onclick: () => shade(j) }, "shade")]);
       aside.replaceChildren(element("h3", {}, `Token ${k}: “${visible(text)}”`),
         table(rows, [["feature", false], ["label", true], ["activation", false], ["", false]]),
+        ...(weaker > 0 ? [element("p", { class: "hint" }, `and ${weaker} weaker ones`)] : []),
         element("p", {}, element("button", { type: "button", onclick: () => shade(null) }, "shade by the strongest")));
     });
     body.append(node);
@@ -511,7 +513,7 @@ document.addEventListener("click", follow);
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.key === "Escape") { leave(); return; }
-  if (event.target instanceof HTMLInputElement) {
+  if (event.target.id === "search") {
     if (event.key === "Enter" && listed.length) location.hash = "feature-" + listed[0][0];
     return;
   }
