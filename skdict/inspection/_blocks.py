@@ -54,8 +54,8 @@ class CodedBlocks:
             self.n_components = n_components_of(dictionary)
         self.dictionary = None if dictionary is None else _with_sparse_codes(dictionary)
         # a DataFrame's columns have names, which steps of a dictionary may ask for
-        has_names = hasattr(X, "iloc") and dictionary is not None and self.extractor is None
-        self._frame = X if has_names else None
+        has_names = hasattr(X, "iloc") and hasattr(dictionary, "feature_names_in_")
+        self._frame = X if has_names and self.extractor is None else None
 
     def columns(self, features, name="features"):
         """`features` as an array of indices; all of them for None."""

@@ -139,7 +139,7 @@ class FeatureDashboard:
 
         show_texts : list of str, default=()
             Further texts, shown whole, in windows where they are long, with the features that
-            are active on each token.
+            are active on each token, the 256 most active where there are more.
 
         n_top : int, default=20
             Most active tokens per feature. The effect on the next token is measured at these.
@@ -220,7 +220,9 @@ class FeatureDashboard:
             Activations, a memory map for instance.
 
         tokens : mapping
-            "document", ascending, and "token", the text, of each row.
+            "document", ascending, and "token", the text, of each row. With "position", that in
+            what the model saw at once, snippets end where that does; with "start" and "end"
+            tokens read as in the text.
 
         features : array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.

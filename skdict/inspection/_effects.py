@@ -1,5 +1,8 @@
 """What a feature does to the prediction of the token that comes next, measured and predicted."""
 
+import re
+import warnings
+
 import numpy as np
 import torch
 from scipy.sparse import csc_array
@@ -90,8 +93,9 @@ def feature_effects(pipeline, texts, features, *, rows=None):
     In a layer that attention follows, both include that the feature is missing at earlier
     tokens of the window.
 
-    The attribution is a forward-mode derivative, which all operations of the model behind the
-    layer must have; it is taken in a second run of each window for each feature.
+    The attribution is a forward-mode derivative, taken in a second run of each window for each
+    feature. Where an operation of the model behind the layer has none, as fused experts have, it
+    is nan, with a warning.
 
     The extractor cuts long texts into windows or at the end; what it leaves out has no rows.
 
@@ -216,7 +220,7 @@ def _run_clean(language, windows, bounds, wanted, features):
         taken = []
 
         def take(activations, taken=taken):
-            taken.append(activations)
+            taken.append(activations.clone())  # what comes next may work in place
             return activations
 
         with replace_activation(language.model, language.layer, take, side=language.side):
@@ -284,8 +288,20 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
 
         found = [(log_p, run(ablate))]
         if attribute:
-            with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-                slope = forward_ad.unpack_dual(run(perturb)).tangent
+            try:
+                with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+                    slope = forward_ad.unpack_dual(run(perturb)).tangent
+            except (NotImplementedError, RuntimeError) as error:
+                if not re.search(r"forward AD|forward mode|jvp", str(error)):
+                    raise
+                attribute = False
+                warnings.warn(
+                    f"The attribution is nan: {type(language.model).__name__} has no forward-mode "
+                    f"derivative ({error}). Load it with plain attention and experts "
+                    "(attn_implementation='eager', experts_implementation='eager').",
+                    stacklevel=4,
+                )
+        if attribute:
             if slope is None:
                 raise ValueError(
                     f"layer={language.layer!r} has no influence on the logits. Name a layer "

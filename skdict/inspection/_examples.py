@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sklearn.utils import Bunch, check_random_state
 
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._spans import check_text_sequence, check_token_spans
+from ..utils._spans import check_text_sequence
 from ._active import check_indices
 from ._blocks import CodedBlocks
 from ._collect import survey
@@ -234,17 +234,23 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
     [Snippet(before='def', token=' f', after='(): p')]
     """
     texts = check_text_sequence(texts)
-    spans = check_token_spans(texts, tokens)
-    names = token_columns(tokens, ["token"])["token"]
-    rows = check_indices(rows, min(len(names), len(spans[0])), name="rows", of="tokens")
+    tokens = token_columns(tokens, ("document", "token", "start", "end"))
+    n_tokens = min(len(column) for column in tokens.values())
+    rows = check_indices(rows, n_tokens, name="rows", of="tokens")
     snippets = []
     for row in rows:
-        document, start, end = (int(column[row]) for column in spans)
-        text = texts[document]
+        document, start, end = (int(tokens[key][row]) for key in ("document", "start", "end"))
+        text = texts[document] if 0 <= document < len(texts) else ""
+        if not (0 <= document < len(texts) and 0 <= start <= end <= len(text)):
+            raise ValueError(
+                f"tokens puts row {row} at characters {start} to {end} of text {document}, which "
+                f"is not there: texts has {len(texts)} entries. Pass the texts that the tokens "
+                "were taken from."
+            )
         snippets.append(
             Snippet(
                 text[max(0, start - before) : start],
-                str(names[row]),
+                str(tokens["token"][row]),
                 text[end : end + after],
             )
         )

@@ -382,8 +382,9 @@ def _check_codes(dictionary, parameter):
 
 def n_components_of(dictionary):
     """Number of a dictionary's features."""
-    if isinstance(dictionary, Pipeline):  # whose first steps need not name what they return
-        dictionary = dictionary[-1]
+    while isinstance(dictionary, Pipeline):  # whose first steps need not name what they return
+        steps = [step for _, step in dictionary.steps if step not in (None, "passthrough")]
+        dictionary = steps[-1]
     if hasattr(dictionary, "get_feature_names_out"):
         return len(dictionary.get_feature_names_out())
     if hasattr(dictionary, "components_"):

@@ -1,5 +1,6 @@
 """What a feature does to the logits of the next token, to first order."""
 
+import math
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -191,17 +192,12 @@ def _fixed_scales(model):
         y = forward_ad.unpack_dual(output).primal
         wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for x^2
         x, x_tangent = x.to(wide), x_tangent.to(wide)
-        epsilon, axes = _epsilon(module), (-1,)
+        shape = getattr(module, "normalized_shape", y.shape[-1:])
+        epsilon, axes = _epsilon(module), tuple(range(-len(shape), 0))
         if isinstance(module, torch.nn.LayerNorm):
-            axes = tuple(range(-len(module.normalized_shape), 0))
             x = x - x.mean(axes, keepdim=True)
             x_tangent = x_tangent - x_tangent.mean(axes, keepdim=True)
-            gain = 1 if module.weight is None else module.weight.to(wide)
-        else:  # there are norms whose gain is 1 + weight: what becomes of ones tells
-            ones = torch.ones(y.shape[-1], dtype=y.dtype, device=y.device)
-            gain = module(ones).to(wide) * (1 + epsilon) ** 0.5
-            if getattr(module, "bias", None) is not None:
-                gain = gain - module.bias.to(wide) * (1 + epsilon) ** 0.5
+        gain = _gain(module, shape, y).to(wide) * (1 + epsilon) ** 0.5
         scale = (x.square().mean(axes, keepdim=True) + epsilon).rsqrt()
         return forward_ad.make_dual(y, (gain * scale * x_tangent).to(y.dtype))
 
@@ -215,6 +211,20 @@ def _fixed_scales(model):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _gain(module, shape, like):
+    """What a norm multiplies normalised activations with: its weight, or 1 + weight, ...
+
+    Seen by what it makes of some that are normalised, and of their negative, without hooks.
+    """
+    width = math.prod(shape)
+    probe = torch.ones(width)
+    probe[1::2] = -1
+    if width % 2 and width > 1:  # of mean 0 and mean square 1 all the same
+        probe[-3:] = 0.5**0.5 * torch.tensor([1.0, 1.0, -2.0])
+    probe = probe.reshape(1, *shape).to(like)
+    return (module.forward(probe) - module.forward(-probe))[0] / (2 * probe[0])
 
 
 def _epsilon(module):

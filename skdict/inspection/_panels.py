@@ -18,6 +18,7 @@ N_BINS = 50  # of the histogram of a feature's activations
 N_LISTED = 10  # logits up and down, neurons, neighbours
 N_RANDOM, N_NEAR_MISSES = 10, 10
 N_BEFORE, N_AFTER = 12, 6  # tokens around the one that a snippet is about
+N_OF_TOKEN = 256  # features of a token, in a text that is shown: no more for a dense dictionary
 TEXT_FOR_LOGITS = 2000  # characters
 
 
@@ -252,7 +253,7 @@ def shown_texts(dictionary, X, tokens):
         codes = positive_entries(codes, "codes")
         for k, (start, stop) in enumerate(pairwise(codes.indptr)):
             features, values = codes.indices[start:stop], codes.data[start:stop]
-            order = np.argsort(-values, kind="stable")
+            order = np.argsort(-values, kind="stable")[:N_OF_TOKEN]
             active = [x for i in order for x in (int(features[i]), number(values[i]))]
             texts[document[first + k]].append([shown[first + k], active])
     return texts

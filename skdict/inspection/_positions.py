@@ -197,11 +197,14 @@ def _read_call(module, args, kwargs, of_encoder):
             bound |= value
         elif isinstance(value, tuple) and name == "args":
             bound |= dict(enumerate(value))
-    if not of_encoder and "decoder_input_ids" in {*parameters, *bound}:
+    if "decoder_input_ids" in {*parameters, *bound}:
+        others = ("input_ids", "attention_mask")
+        if of_encoder:
+            others = [f"decoder_{name}" for name in others]
         bound = {
             str(name).removeprefix("decoder_"): value
             for name, value in bound.items()
-            if name not in ("input_ids", "attention_mask")
+            if name not in others
         }
     ids = [
         value

@@ -42,8 +42,8 @@ def check_tokens(tokens, n_rows):
     for key in ("document", *others):
         if columns[key].dtype.kind not in "iu":
             raise ValueError(
-                f"tokens[{key!r}] must be integers, but has dtype {columns[key].dtype}. Number "
-                "the documents, for instance with numpy.unique(..., return_inverse=True)."
+                f"tokens[{key!r}] must be integers, but has dtype {columns[key].dtype}. Documents "
+                "are numbered by numpy.unique(..., return_inverse=True)."
             )
         columns[key] = columns[key].astype(np.int64)
     document = columns["document"]

@@ -33,9 +33,11 @@ def sees_later_tokens(network, tokenizer):
         What the model raises on token ids; TypeError if it returns no logits.
     """
     content = np.setdiff1d(np.arange(len(tokenizer)), special_token_ids(tokenizer))
-    a, b, c = content[:3].tolist()
+    if len(content) < 2:
+        return False
+    a, b = content[:2].tolist()
     windows = TokenWindows(
-        [0, 1], [np.array([a, b, a]), np.array([a, b, c])], [np.ones(3, dtype=bool)] * 2
+        [0, 1], [np.array([a, b, a]), np.array([a, b, b])], [np.ones(3, dtype=bool)] * 2
     )
     (ids,), keywords = windows.arguments(network, [0, 1])
     with evaluation_mode(network.module), torch.no_grad():
@@ -44,5 +46,7 @@ def sees_later_tokens(network, tokenizer):
     eps = torch.finfo(logits.dtype).eps
     logits = logits.double()
     logits = logits[..., logits.isfinite().all(dim=0).all(dim=0)]  # -inf excludes a token
+    if logits.numel() == 0:
+        return False
     rounding = 4 * eps * logits.abs().max()
     return bool((logits[0] - logits[1]).abs().max() > 1e-3 * logits.std() + rounding)

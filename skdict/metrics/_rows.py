@@ -1,5 +1,7 @@
 """Matrices of any kind, read by blocks of rows."""
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
@@ -21,9 +23,10 @@ def as_matrix(X, name):
     else:
         columns = getattr(X, "dtypes", None)  # of a DataFrame
         X = X.tocsr() if issparse(X) else np.asarray(X)
-        if X.dtype == object and columns is not None and X.ndim == 2 and X.shape[1]:
+        if X.dtype == object and columns is not None and X.ndim == 2:
             kinds = {getattr(dtype, "kind", "O") for dtype in columns}
-            X = X.astype(np.float64) if kinds <= set("biuf") else X
+            with suppress(TypeError):  # pandas.NA is no number
+                X = X.astype(np.float64) if kinds <= set("biuf") else X
         numeric = X.dtype.kind in "biuf"
         found = f"entries of dtype {X.dtype}"
     if not numeric:

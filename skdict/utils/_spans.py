@@ -57,7 +57,7 @@ def tokens_in_spans(texts, tokens, spans, labels):
     ValueError
         If the tokens are not those of the texts.
     """
-    document, start, end = check_token_spans(texts, tokens)
+    document, start, end = _check_tokens(texts, tokens)
     data = np.zeros((len(document), len(labels)), dtype=bool)
     by_document = np.argsort(document, kind="stable")
     bounds = np.searchsorted(document[by_document], np.arange(len(texts) + 1))
@@ -97,7 +97,7 @@ def check_text_sequence(texts):
     return texts
 
 
-def check_token_spans(texts, tokens):
+def _check_tokens(texts, tokens):
     """Document, start and end of each token, arrays of int64; all of them within the texts."""
     columns = []
     for key in ("document", "start", "end"):

@@ -64,6 +64,52 @@ def tiny(kind, tokenizer, **options):
     return model, ActivationExtractor(model, layer, tokenizer=tokenizer, **options)
 
 
+class OnePlus(torch.nn.LayerNorm):
+    """As Nemotron has it."""
+
+    def forward(self, x):
+        return torch.nn.functional.layer_norm(
+            x, self.normalized_shape, self.weight + 1, self.bias, self.eps
+        )
+
+
+class OnePlusRMSNorm(torch.nn.RMSNorm):
+    """As Gemma has it, and with a bias."""
+
+    def __init__(self, shape):
+        super().__init__(shape)
+        self.bias = torch.nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x):
+        x = torch.nn.functional.rms_norm(x.float(), self.normalized_shape).to(x.dtype)
+        return x * (1 + self.weight) + self.bias
+
+
+def _norm(kind, shape, centre, plus=0, **options):
+    def make(generator):
+        module = kind(shape, **options)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_(generator=generator)
+        gain = torch.ones(shape) if module.weight is None else module.weight + plus
+        return module, centre, gain, shape
+
+    return make
+
+
+NORMS = {
+    "layer norm": _norm(torch.nn.LayerNorm, (8,), 1),
+    "odd": _norm(torch.nn.LayerNorm, (7,), 1),
+    "no weight": _norm(torch.nn.LayerNorm, (8,), 1, elementwise_affine=False),
+    "two axes": _norm(torch.nn.LayerNorm, (3, 4), 1),
+    "one plus": _norm(OnePlus, (8,), 1, 1),
+    "odd one plus": _norm(OnePlus, (9,), 1, 1),
+    "rms": _norm(torch.nn.RMSNorm, (8,), 0),
+    "rms of two axes": _norm(torch.nn.RMSNorm, (3, 5), 0),
+    "rms one plus": _norm(OnePlusRMSNorm, (8,), 0, 1),
+}
+
+
 def centred(weights):
     return weights - np.median(weights, axis=1, keepdims=True)
 
@@ -159,21 +205,36 @@ class TestLogitAttribution:
         slopes, weights = np.array(slopes), found.weights[0, some]
         assert_allclose(weights - weights[0], slopes - slopes[0], rtol=1e-3, atol=1e-4)
 
-    @pytest.mark.parametrize("norm", [torch.nn.LayerNorm, torch.nn.RMSNorm])
-    def test_norms_in_half_precision(self, norm):
-        """The square of 300 is more than float16 holds."""
-        x, tangent = torch.tensor([300.0, -500, 20, 180]), torch.tensor([1.0, 2, -1, 0])
-        found = {}
-        for dtype in (torch.float32, torch.float16):
-            module = norm(4).to(dtype)
-            with torch.no_grad(), _fixed_scales(module), forward_ad.dual_level():
-                dual = module(forward_ad.make_dual(x.to(dtype), tangent.to(dtype)))
-                found[dtype] = forward_ad.unpack_dual(dual).tangent.float()
-        centre = norm is torch.nn.LayerNorm
-        scale = (x - centre * x.mean()).square().mean().sqrt()
-        expected = (tangent - centre * tangent.mean()) / scale
-        assert_allclose(found[torch.float32], expected, rtol=1e-4)
-        assert_allclose(found[torch.float16], expected, rtol=5e-3, atol=2e-6)
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+    @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+    def test_fixed_scales_of_norms(self, norm, dtype):
+        """Also in half precision, which does not hold the square of 300."""
+        generator = torch.Generator().manual_seed(0)
+        module, centre, gain, shape = norm(generator)
+        x = 300 * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        tangent = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        module = module.to(dtype)
+        with torch.no_grad(), _fixed_scales(module), forward_ad.dual_level():
+            dual = module(forward_ad.make_dual(x.to(dtype), tangent.to(dtype)))
+            found = forward_ad.unpack_dual(dual).tangent.double()
+        axes = tuple(range(1, x.ndim))
+        x, tangent = (
+            each - centre * each.mean(axes, keepdim=True)
+            for each in (x.to(dtype).double(), tangent.to(dtype).double())
+        )
+        expected = gain.detach().double() * tangent / x.square().mean(axes, keepdim=True).sqrt()
+        tolerance = {"rtol": 1e-5} if dtype == torch.float64 else {"rtol": 5e-3, "atol": 2e-5}
+        assert_allclose(found, expected, **tolerance)
+
+    def test_input_of_a_norm(self, language, short):
+        """Where the norm is the layer itself."""
+        weights = {}
+        for layer, side in (("model.layers.0", "output"), ("model.norm", "input")):
+            _, extractor = tiny("llama", language.tokenizer, layer=layer, side=side)
+            X = extractor.fit_transform(short)
+            weights[layer] = logit_attribution(make_pipeline(extractor, PCA(2).fit(X)), short)
+        a, b = (abs(each.weights) for each in weights.values())
+        assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
     def test_model_is_left_alone(self, language, pipeline, short):
         n_hooks = sum(
@@ -315,6 +376,47 @@ class TestFeatureEffects:
         assert_array_equal(effect.rows, np.flatnonzero((codes > 0) & followed))
         assert_allclose(effect.ablation, (log_p(1) - log_p(0))[effect.rows], atol=1e-4)
         assert_allclose(effect.attribution, slope[effect.rows], rtol=1e-3, atol=1e-4)
+
+    def test_models_that_work_in_place(self, language, pipeline, short, features):
+        model = copy.deepcopy(language.model)
+
+        def halve(module, args):
+            args[0].mul_(0.5)
+
+        model.transformer.h[0].mlp.c_proj.register_forward_pre_hook(halve)
+        extractor = ActivationExtractor(model, LAYER, tokenizer=language.tokenizer)
+        (effect,) = feature_effects(make_pipeline(extractor, pipeline[1]), short, features[:1])
+        (expected,) = feature_effects(pipeline, short, features[:1])
+        assert_array_equal(effect.rows, expected.rows)
+        assert_allclose(effect.activations, expected.activations, rtol=1e-6)
+
+    def test_operations_without_forward_derivative(self, language, pipeline, short, features):
+        class Same(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, gradient):
+                return gradient
+
+        class Wrapped(torch.nn.Module):
+            def __init__(self, model):
+                super().__init__()
+                self.model = model
+
+            def forward(self, x):
+                return Same.apply(self.model(x))
+
+        model = copy.deepcopy(language.model)
+        model.transformer.ln_f = Wrapped(model.transformer.ln_f)
+        extractor = ActivationExtractor(model, LAYER, tokenizer=language.tokenizer)
+        with pytest.warns(UserWarning, match="The attribution is nan: .* no forward-mode"):
+            found = feature_effects(make_pipeline(extractor, pipeline[1]), short, features[:2])
+        expected = feature_effects(pipeline, short, features[:2])
+        for effect, same in zip(found, expected, strict=True):
+            assert_allclose(effect.ablation, same.ablation, atol=1e-6)
+            assert np.isnan(effect.attribution).all() and np.isnan(effect.agreement)
 
     def test_in_inference_mode(self, pipeline, short, features):
         (expected,) = feature_effects(pipeline, short[:1], features[:1])

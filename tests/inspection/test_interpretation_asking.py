@@ -72,7 +72,12 @@ def test_numbers_that_cannot_be_read(text, found):
         "**Explanation: names of colours**",
         "**Explanation**: names of colours\n```",
         "<think>Explanation: or is it</think>\nExplanation: names of colours",
-        "is it?</think>names of colours",
+        "is it?\n</think>\nnames of colours",
+        "```text\nnames of colours\n```",
+        "reason\n`Explanation`: names of colours",
+        '"Explanation": names of colours',
+        "[EXPLANATION]: names of colours",
+        "***Explanation:*** names of colours",
     ],
 )
 def test_explanations(text):
@@ -90,6 +95,8 @@ def test_explanations(text):
         "### headings",
         "**kwargs and *args",
         "the operator *",
+        "the tag <think>",
+        "behind </think> tags",
     ],
 )
 def test_explanations_keep_their_marks(phrase):

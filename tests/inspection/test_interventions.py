@@ -113,6 +113,8 @@ class TestReplace:
     def test_steps_without_feature_names(self, model, ids, activations):
         double = FunctionTransformer(lambda X: 2 * X, lambda X: X / 2)
         pipeline = make_pipeline(double, PCA(4)).fit(activations[:200])
+        pipeline.steps.append(("nothing", "passthrough"))
+        pipeline = make_pipeline(pipeline)
         alone = PCA(4).fit(activations[:200])
         with replace_activations(model, LAYER, alone, scale={1: 0}):
             expected = inside(model, ids)

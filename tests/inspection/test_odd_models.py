@@ -141,6 +141,37 @@ class TestWhichTokens:
             model.generate(ids, attention_mask=(ids != 0).int(), max_new_tokens=3)
         assert seen[:2] == [((2, 1), [0]), ((2, 1), [1])]
 
+    def test_encoder_of_sounds(self):
+        """Its encoder is given no tokens; the decoder's are not taken for its."""
+        config = transformers.WhisperConfig(
+            vocab_size=20,
+            d_model=8,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            num_mel_bins=4,
+            max_source_positions=5,
+            max_target_positions=6,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
+            decoder_start_token_id=1,
+        )
+        model = transformers.WhisperForConditionalGeneration(config).eval()
+        sounds, ids = torch.zeros(2, 4, 10), torch.tensor([[1, 5], [1, 6]])
+
+        def forward():
+            return model(input_features=sounds, decoder_input_ids=ids)
+
+        for layer, expected in (
+            ("model.encoder.layers.0.fc2", [[1] * 5] * 2),
+            ("model.decoder.layers.0.fc2", [[0, 1], [0, 1]]),
+        ):
+            assert changed(model, layer, forward, width=8) == [expected]
+
     def test_time_first(self):
         class TimeFirst(nn.Module):
             def __init__(self):

@@ -158,6 +158,8 @@ def test_names_of_columns(activations):
         tops = top_activations(frame, dictionary=pipeline, n_top=3)
         pca = PCA(2).fit(frame)
         near = top_activations(frame, [0], dictionary=pca, n_near_misses=3)[0].near_misses
+        nameless = PCA(2).fit(frame.to_numpy())
+        top_activations(frame, dictionary=nameless)
     assert_array_equal(tops[1].rows, np.argsort(-codes[:, 1])[:3])
     assert len(near.rows) == 3
 

@@ -18,6 +18,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from skdict.feature_extraction import ActivationExtractor
 from skdict.metrics import _coding, _loss_recovered, loss_recovered
+from skdict.metrics._next_token import sees_later_tokens
+from skdict.utils._network import Network
 
 LAYER = "transformer.h.0.mlp.act"
 N_FEATURES = 64
@@ -378,6 +380,30 @@ def test_models_that_see_later_tokens_are_refused(language_model):
         bert = transformers.BertForMaskedLM(config)
     with pytest.raises(ValueError, match=r"must be a causal .* BertForMaskedLM predicts depends"):
         loss_recovered(bert, "bert.embeddings", np.copy, TEXTS, tokenizer=tokenizer)
+
+
+def test_tokenizers_of_hardly_any_tokens(language_model):
+    """And models whose logits are nan: there is nothing to see, and no other error."""
+    _, tokenizer = language_model
+    network = Network(Bigram(len(tokenizer)))
+
+    class Tiny:
+        all_special_ids, unk_token_id = [0], None
+
+        def __init__(self, n):
+            self.n = n
+
+        def __len__(self):
+            return self.n
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+    for n in (1, 2, 3):
+        assert not sees_later_tokens(network, Tiny(n))
+    with torch.no_grad():
+        network.module.head.bias.fill_(torch.nan)
+    assert not sees_later_tokens(network, tokenizer)
 
 
 def test_an_ablation_without_effect_is_undefined(bigram, language_model):

@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 import warnings
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,8 +119,11 @@ class Asker:
                     if getattr(error, "status_code", None) in _FINAL_STATUS:
                         break
                     if attempt < self._max_retries:
-                        told = getattr(error, "retry_after", None) or 0.0
-                        time.sleep(min(max(told, self._retry_wait * 2**attempt), _LONGEST_WAIT))
+                        wait = self._retry_wait * 2**attempt
+                        told = getattr(error, "retry_after", None)  # of any kind, again
+                        if isinstance(told, Real) and told > wait:
+                            wait = told
+                        time.sleep(min(wait, _LONGEST_WAIT))
                     continue
                 if self._cache:
                     self._cache.write(asked, logprobs, completion)

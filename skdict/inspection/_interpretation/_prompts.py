@@ -13,16 +13,19 @@ _OPEN, _CLOSE = "«»"
 # The text's own marks must not pass for highlights.
 _SHOWN_AS = str.maketrans({"\n": _LINE_BREAK, "\r": "", _OPEN: "‹", _CLOSE: "›"})
 _LIST = re.compile(r"\[[^\[\]]*\]")
-_EXPLANATION = re.compile(r"^[^\w\n]*explanation\s*:\s*", re.IGNORECASE | re.MULTILINE)
+_EXPLANATION = re.compile(r"^[^\w\n]*explanation[^\w\s:]*\s*:\s*", re.IGNORECASE | re.MULTILINE)
 # Emphasis of the heading, alone or together with the phrase, and of the whole phrase. Other
 # marks belong to the phrase: features are about "==" and "(" as well.
 _BOLD_HEADING = re.compile(
-    r"^([^\w\n*]*)(\*{1,2})(explanation(?:\s*:)?|explanation\s*:.+?(?=\2\s*$))\2",
+    r"^([^\w\n*]*)(\*{1,3})(explanation\s*:|explanation\s*:.+?(?=\2\s*$))\2",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_PHRASE = re.compile(r"(\*{1,2}|`)((?:(?!\1).)+)\1", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```\w*\n|\n\s*```\s*\Z")
 # Reasoning that a server leaves in the text; where it begins may stand in the prompt.
-_THOUGHTS = re.compile(r"^.*</think>|<think>.*", re.DOTALL)
+_THOUGHTS = re.compile(
+    r"\A\s*<think>.*?(?:</think>|\Z)|\A.*</think>[ \t]*$", re.DOTALL | re.MULTILINE
+)
 _ONE_DIGIT = re.compile(r"\D*(\d)\D*")
 _WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
@@ -181,14 +184,13 @@ def _numbered(lines):
 
 def parse_explanation(text):
     """The phrase behind the last "Explanation:", or all of the text where there is none."""
-    text = _BOLD_HEADING.sub(r"\1\3", _THOUGHTS.sub("", text))
-    phrase = _EXPLANATION.split(text)[-1].strip().removesuffix("```")
+    text = _FENCE.sub("", _THOUGHTS.sub("", text))
+    phrase = _EXPLANATION.split(_BOLD_HEADING.sub(r"\1\3", text))[-1]
     phrase = " ".join(phrase.split())
-    whole = _BOLD_PHRASE.fullmatch(phrase)
-    phrase = whole[2] if whole else phrase
-    if phrase in ("", "**"):
+    if not phrase.strip("*"):
         raise ValueError("There is no explanation in it.")
-    return phrase
+    whole = _BOLD_PHRASE.fullmatch(phrase)
+    return whole[2] if whole else phrase
 
 
 def parse_numbers(text, n_numbers, *, low, high):
