@@ -81,6 +81,11 @@ def feature_effects(pipeline, texts, features, *, rows=None):
         If the model is not causal or has no logits, the layer does not act on them, a feature
         is none of the dictionary's, or a row none of the activations.
 
+    Warns
+    -----
+    UserWarning
+        If an operation of the model has no forward-mode derivative: the attribution is nan.
+
     See Also
     --------
     logit_attribution : What features do to all logits, to first order.
@@ -94,8 +99,7 @@ def feature_effects(pipeline, texts, features, *, rows=None):
     tokens of the window.
 
     The attribution is a forward-mode derivative, taken in a second run of each window for each
-    feature. Where an operation of the model behind the layer has none, as fused experts have, it
-    is nan, with a warning.
+    feature. Fused attention and experts may have none.
 
     The extractor cuts long texts into windows or at the end; what it leaves out has no rows.
 
