@@ -9,6 +9,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from ..utils._arrays import read_only
 from ..utils._sklearn_compat import (
     HasMethods,
     StrOptions,
@@ -235,7 +236,7 @@ class DocumentFeatures(
             result = extractor.fit(texts) if is_frozen else extractor.fit_transform(texts)
         if not is_frozen:
             with self._subtask(context, "dictionary", dictionary):
-                dictionary.fit(result)
+                dictionary.fit(read_only(result))  # `fit_transform` goes on with it
         self.extractor_, self.dictionary_ = extractor, dictionary
         context.call_on_fit_task_end(estimator=self, X=texts)
         return None if is_frozen else result
@@ -309,7 +310,7 @@ class DocumentFeatures(
             row = 0
             while row < len(text_of_row):
                 block = slice(row, row + n_rows)
-                codes = self.dictionary_.transform(activations[block])
+                codes = self.dictionary_.transform(read_only(activations[block]))
                 codes = codes.toarray() if issparse(codes) else np.asarray(codes)
                 yield codes, text_of_row[block]
                 row += n_rows

@@ -9,6 +9,7 @@ from sklearn import config_context
 from sklearn.pipeline import Pipeline
 
 from ..metrics._rows import as_matrix, check_finite, to_numpy
+from ..utils._arrays import read_only
 from ..utils._texts import check_texts, text_portions
 from ._active import check_indices
 from ._interventions import n_components_of
@@ -75,7 +76,8 @@ class CodedBlocks:
                     if self._frame is not None:
                         given = self._frame.iloc[start : start + step]
                     with config_context(transform_output="default"):
-                        codes = as_matrix(self.dictionary.transform(given), "codes")
+                        codes = self.dictionary.transform(read_only(given))
+                        codes = as_matrix(codes, "codes")
                     yield first + start, rows, codes
 
     def _matrices(self):

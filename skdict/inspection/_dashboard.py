@@ -328,8 +328,12 @@ class FeatureDashboard:
         ------
         ImportError
             If jinja2 is not installed.
+        FileNotFoundError
+            If the folder is not there.
         """
         path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in.")
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             with open(temporary, "x", encoding="utf-8") as file:

@@ -376,7 +376,8 @@ def _check_codes(dictionary, parameter):
         if not hasattr(dictionary, method):
             raise TypeError(
                 f"With {parameter}, dictionary must be a fitted estimator with transform and "
-                f"inverse_transform, but a {type(dictionary).__name__} has no {method}."
+                f"inverse_transform, but a {type(dictionary).__name__} has no {method}. Of a "
+                "Pipeline that starts with an extractor, give pipeline[1:]."
             )
 
 

@@ -236,11 +236,11 @@ def _is_matrix(value):
 
 def _check_mask(where):
     where = where.cpu() if isinstance(where, torch.Tensor) else np.asarray(where)
-    mask = torch.as_tensor(where)
-    if mask.dtype != torch.bool or mask.ndim not in (1, 2) or mask.numel() == 0:
+    is_bool = where.dtype in (torch.bool, np.dtype(bool))
+    if not is_bool or where.ndim not in (1, 2) or 0 in where.shape:
         raise ValueError(
             "where must be true or false for each position, or each sequence and position, or a "
             f"function; but it has dtype {where.dtype} and shape {tuple(where.shape)}. Of "
             "indices make a mask: mask = numpy.zeros(length, bool); mask[indices] = True."
         )
-    return mask.reshape(-1, mask.shape[-1])
+    return torch.as_tensor(where).reshape(-1, where.shape[-1])

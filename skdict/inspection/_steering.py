@@ -148,9 +148,11 @@ def steering_effect(
     language.check_causal()
     of = "features of the dictionary"
     features = check_indices([feature], language.n_components, name="feature", of=of)
-    strengths = np.asarray(strengths, dtype=np.float64)
-    if strengths.ndim != 1 or not np.isfinite(strengths).all():
-        raise ValueError(f"strengths must be a list of finite numbers, but is {strengths!r:.80}.")
+    given, strengths = strengths, np.asarray(strengths)
+    is_numeric = strengths.dtype.kind in "biuf" and strengths.ndim == 1
+    if not is_numeric or not np.isfinite(strengths).all():
+        raise ValueError(f"strengths must be a list of finite numbers, but is {given!r:.80}.")
+    strengths = strengths.astype(np.float64)
     random_state = check_random_state(random_state)
     seeds = random_state.randint(2**31, size=1 + n_controls).tolist()
     atom = feature_directions(language.dictionary, features)
@@ -176,7 +178,7 @@ def steering_effect(
                 written = _sample(language, ids, n_tokens, temperature, generator)
             losses.append(_losses(language, ids, written))
             found = [language.tokenizer.decode(row) for row in written]
-            fractions += [float(in_context(text)) for text in found]
+            fractions += [_fraction(in_context, text) for text in found]
             texts += found
         return np.array(fractions), np.concatenate(losses), texts
 
@@ -200,6 +202,16 @@ def steering_effect(
                 table[f"{prefix}cross_entropy"].append(losses.mean())
     columns = {name: np.array(values) for name, values in table.items()}
     return Bunch(strength=strengths, **columns, example=examples)
+
+
+def _fraction(in_context, text):
+    found = in_context(text)
+    if not isinstance(found, Real | np.bool_) or not np.isfinite(found):
+        raise TypeError(
+            f"in_context must return true or false, or a number, but returned {found!r:.80}. Of "
+            "a regular expression make bool(pattern.search(text))."
+        )
+    return float(found)
 
 
 def _prompts(language, prompts, n_tokens):

@@ -73,6 +73,9 @@ def width_curve(estimators, X, *, loss_recovered=False):
 
     Notes
     -----
+    Of a Pipeline, explained variance is of the activations as its last step sees them, behind a
+    scaler in other units than those of `X`: compare dictionaries behind the same steps.
+
     The fewer samples `X` has, the more rare features look dead, and wider dictionaries have
     rarer ones.
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ..utils._arrays import read_only
 from ._rows import to_numpy
 
 # Elements of codes, or of activations, per block of rows: 256 MB in float32.
@@ -21,13 +22,14 @@ def coding_blocks(dictionary, X):
         if not hasattr(dictionary, method):
             raise TypeError(
                 f"{type(dictionary).__name__} has no method {method}; metrics of a dictionary "
-                "need a fitted estimator with transform and inverse_transform."
+                "need a fitted estimator with transform and inverse_transform. Of a Pipeline that "
+                "starts with an extractor, give pipeline[1:]."
             )
     start, n_rows = 0, MIN_ROWS
     while start < X.shape[0]:
         stop = min(start + n_rows, X.shape[0])
         rows = X.iloc[start:stop] if hasattr(X, "iloc") else X[start:stop]
-        codes = dictionary.transform(rows)
+        codes = dictionary.transform(read_only(rows))
         yield rows, codes, dictionary.inverse_transform(codes)
         start, n_rows = stop, max(MIN_ROWS, BLOCK_SIZE // max(codes.shape[1], X.shape[1]))
 

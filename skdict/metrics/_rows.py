@@ -13,6 +13,7 @@ BLOCK_SIZE = 2**22
 
 def as_matrix(X, name):
     """`X` as a two-dimensional ndarray, CSR matrix or dense tensor; not copied where possible."""
+    given = X
     if isinstance(X, torch.Tensor) and X.layout is torch.sparse_csr:
         parts = (to_numpy(X.values()), X.col_indices().cpu(), X.crow_indices().cpu())
         X = csr_array(parts, shape=X.shape)
@@ -29,6 +30,12 @@ def as_matrix(X, name):
                 X = X.astype(np.float64) if kinds <= set("biuf") else X
         numeric = X.dtype.kind in "biuf"
         found = f"entries of dtype {X.dtype}"
+    if hasattr(given, "get_params"):
+        raise TypeError(
+            f"{name} must be a matrix of real numbers, but is a {type(given).__name__}. Give what "
+            "its transform returns, or if it is a Pipeline that starts with an extractor and a "
+            "dictionary is needed, pipeline[1:]."
+        )
     if not numeric:
         raise TypeError(f"{name} must be a matrix of real numbers, but has {found}.")
     if X.ndim != 2 or 0 in X.shape:

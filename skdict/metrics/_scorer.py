@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from ..utils._arrays import read_only
 from ._coding import coding_blocks
 from ._loss_recovered import loss_recovered
 from ._reconstruction import ReconstructionSums
@@ -129,7 +130,7 @@ def _last_step(estimator, X):
     if not isinstance(estimator, Pipeline):
         return estimator, X if hasattr(X, "shape") else np.asarray(X)
     if len(estimator) > 1:
-        X = estimator[:-1].transform(X)
+        X = estimator[:-1].transform(read_only(X))
     return _last_step(estimator[-1], X)
 
 

@@ -146,6 +146,20 @@ def release_pages(X):
         X._mmap.madvise(mmap.MADV_DONTNEED)
 
 
+def read_only(X):
+    """A view of an ndarray that cannot be written to, and a copy of a sparse matrix.
+
+    For estimators that are not ours: scikit-learn's that are told to work in place copy what they
+    cannot write to. The caller's array stays what it is.
+    """
+    if sp.issparse(X):
+        return X.copy()
+    if isinstance(X, np.ndarray):
+        X = X.view()
+        X.flags.writeable = False
+    return X
+
+
 def _first_not_finite(values):
     """Position of the first NaN or infinity in the flattened values, or None."""
     if isinstance(values, torch.Tensor):

@@ -441,3 +441,12 @@ def test_pooling_is_checked_where_it_is_used(extractor, texts):
     features = DocumentFeatures(extractor, PCA(2)).fit(texts)
     with pytest.raises(ValueError, match="'pooling' parameter"):
         features.set_params(pooling="sum").transform(texts)
+
+
+def test_steps_that_work_in_place():
+    texts = ["abba", "cadabra", "abc", "zzz"]
+    expected = DocumentFeatures(Letters(), make_pipeline(StandardScaler(), PCA(2)))
+    in_place = DocumentFeatures(Letters(), make_pipeline(StandardScaler(copy=False), PCA(2)))
+    expected = expected.fit_transform(texts).toarray()
+    np.testing.assert_allclose(in_place.fit_transform(texts).toarray(), expected, atol=1e-6)
+    np.testing.assert_allclose(in_place.transform(texts).toarray(), expected, atol=1e-6)

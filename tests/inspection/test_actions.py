@@ -548,6 +548,7 @@ class TestSteering:
             (1024, {}, r"feature has 1024, but there are 1024 features"),
             (0, {"strengths": [np.nan]}, r"strengths must be a list of finite numbers"),
             (0, {"strengths": 3.0}, r"strengths must be a list of finite numbers"),
+            (0, {"strengths": ["1"]}, r"strengths must be a list of finite numbers, .* \['1'\]"),
             (0, {"prompts": "def"}, r"prompts must be a list of texts"),
             (0, {"n_samples": 0}, r"'n_samples' parameter of steering_effect"),
         ],
@@ -556,3 +557,9 @@ class TestSteering:
         strengths = options.pop("strengths", [1.0])
         with pytest.raises(ValueError, match=message):
             steering_effect(neurons, feature, strengths, len, **options)
+
+    @pytest.mark.parametrize("answer", [None, "yes", np.nan])
+    def test_answers_that_are_none(self, neurons, answer):
+        options = {"n_samples": 2, "n_tokens": 2}
+        with pytest.raises(TypeError, match="in_context must return true or false"):
+            steering_effect(neurons, 0, [1.0], lambda text: answer, **options)

@@ -248,6 +248,11 @@ def test_page(dashboard, tmp_path):
     assert json.loads(found["data-31"])["label"] == "thirty-one"
 
 
+def test_no_such_folder(dashboard, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write page\.html in"):
+        dashboard.to_html(tmp_path / "nowhere" / "page.html")
+
+
 def test_nothing_is_lost_if_writing_fails(dashboard, tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("precious")

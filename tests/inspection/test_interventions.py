@@ -339,6 +339,7 @@ class TestBadInput:
             ({"strength": "much"}, r"strength must be a number"),
             ({"strength": np.inf}, r"strength must be finite"),
             ({"strength": 1, "where": [1, 2]}, r"where must be true or false"),
+            ({"strength": 1, "where": "all"}, r"where must be true or false"),
             ({"strength": 1, "where": np.ones((1, 2, 3), bool)}, r"where must be true or false"),
         ],
     )

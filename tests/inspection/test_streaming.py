@@ -13,7 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.inspection import _blocks, _collect, feature_statistics, top_activations
+from skdict.inspection import (
+    _blocks,
+    _collect,
+    feature_statistics,
+    top_activations,
+    width_curve,
+)
 from skdict.utils import _texts
 
 
@@ -218,3 +224,21 @@ def test_bad_input(arguments, options, message):
 def test_no_dictionary():
     with pytest.raises(TypeError, match=r"dictionary must be a fitted estimator with transform"):
         top_activations(np.ones((3, 2)), dictionary=np.eye(2))
+
+
+def test_steps_that_work_in_place(activations, tmp_path):
+    """They neither change the caller's array nor what the others are given."""
+    X = activations[:400].copy()
+    kept = {}
+    for copy in (True, False):
+        pca = PCA(4, svd_solver="full")
+        pipeline = make_pipeline(StandardScaler(copy=copy), pca).fit(activations[:400].copy())
+        near = top_activations(X, [1], dictionary=pipeline, n_near_misses=3)[0].near_misses
+        curve = width_curve([pipeline, pipeline], X)
+        kept[copy] = near.rows, curve.explained_variance
+        assert_array_equal(X, activations[:400])
+    assert_array_equal(kept[True][0], kept[False][0])
+    assert_allclose(kept[True][1], kept[False][1], rtol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of arrays that cannot be written to
+        top_activations(X, dictionary=SparseAutoencoderDictionary(8, max_iter=1).fit(X))

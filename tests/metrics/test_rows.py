@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn.decomposition import PCA
 
 from skdict.metrics._rows import as_matrix, check_finite, float64_block, to_numpy, varies
 
@@ -38,6 +39,11 @@ def test_columns_of_different_dtypes():
 def test_tensors_keep_their_values(dtype):
     values = [2**24 + 1, 3] if dtype is torch.int64 else [1, 0]
     assert_array_equal(to_numpy(torch.tensor(values, dtype=dtype)), values)
+
+
+def test_estimators_are_no_matrices():
+    with pytest.raises(TypeError, match=r"dictionary must be .* but is a PCA.*pipeline\[1:\]"):
+        as_matrix(PCA(), "dictionary")
 
 
 def test_check_finite():
