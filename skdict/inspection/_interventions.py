@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from ..metrics._coding import reconstruction_function
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
+from ..utils._arrays import read_only
 from ..utils._modules import find_module, replace_activation
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ._active import check_indices
@@ -349,8 +350,8 @@ class _Shift:
     def _codes(self, activations):
         if self.dictionary is None:
             return None
-        # a copy: a step may work in place, and to_numpy may share the model's memory
-        codes = self.dictionary.transform(to_numpy(activations).copy())
+        # to_numpy may share the model's memory
+        codes = self.dictionary.transform(read_only(to_numpy(activations)))
         codes = as_matrix(codes, "codes")[:, self.features]
         return codes.toarray() if issparse(codes) else np.asarray(codes)
 
