@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..utils._arrays import Rows, check_activations
+from ..utils._sklearn_compat import python_numbers
 
 # alpha="auto" is this fraction of the data's centred RMS norm. About right on planted data (64
 # dimensions, 256 atoms) and on the 512 neurons of a one-layer transformer alike.
@@ -46,6 +47,7 @@ def location_and_scale(rows, *, name="X"):
     return mean.to(rows.dtype), rms
 
 
+@python_numbers
 def alpha_grid(X, n_alphas=8):
     """Grid of L1 coefficients that suits the scale of X.
 
@@ -77,7 +79,7 @@ def alpha_grid(X, n_alphas=8):
     >>> alpha_grid(X, n_alphas=3).round(2)
     array([0.12, 1.  , 8.  ])
     """
-    if not isinstance(n_alphas, (int, np.integer)) or n_alphas < 2:
+    if not isinstance(n_alphas, int) or n_alphas < 2:
         raise ValueError(f"n_alphas={n_alphas!r}: give an integer of at least 2.")
     X = check_activations(None, X, min_samples=2)
     _, rms = location_and_scale(Rows(X, torch.device("cpu")))

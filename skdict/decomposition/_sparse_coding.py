@@ -13,6 +13,7 @@ from .._core.omp import OrthogonalMatchingPursuit
 from .._core.sparse import Support
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device
+from ..utils._sklearn_compat import python_numbers
 
 ALGORITHMS = ("lasso", "omp", "threshold")
 
@@ -191,6 +192,7 @@ def check_alpha(alpha):
         raise ValueError(f"alpha == {alpha}, must be finite.")
 
 
+@python_numbers
 def make_coder(
     algorithm, dictionary, *, alpha, n_nonzero_coefs, positive, tol=1e-4, max_iter=1000
 ):

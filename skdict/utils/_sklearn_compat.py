@@ -1,15 +1,23 @@
-"""The one place that imports scikit-learn's underscored names."""
+"""The one place that imports scikit-learn's underscored names.
 
+Its decorators for fits and functions are those of scikit-learn, and hold what skdict promises of
+all of them.
+"""
+
+import functools
+from numbers import Integral, Real
+
+import numpy as np
 from sklearn.base import _clone_parametrized as clone_parametrized
-from sklearn.base import _fit_context as fit_context
+from sklearn.base import _fit_context
 from sklearn.utils import _align_api_if_sparse as align_sparse_interface
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
     validate_parameter_constraints,
-    validate_params,
 )
+from sklearn.utils._param_validation import validate_params as _validate_params
 
 __all__ = [
     "HasMethods",
@@ -18,6 +26,81 @@ __all__ = [
     "align_sparse_interface",
     "clone_parametrized",
     "fit_context",
+    "python_number",
+    "python_numbers",
     "validate_parameter_constraints",
     "validate_params",
 ]
+
+
+def python_number(value):
+    """The number of Python's that a scalar of NumPy's is; anything else as it is.
+
+    Small integers of NumPy's overflow, unsigned ones have no negative, half-precision numbers
+    round what is computed with them, and torch takes none of them for a size.
+    """
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, np.generic):
+        for kind, python in ((Integral, int), (Real, float)):
+            if isinstance(value, kind):
+                return python(value)
+    return value
+
+
+def python_numbers(function):
+    """Let a function see numbers of Python's where it is given scalars of NumPy's."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(
+            *map(python_number, args),
+            **{name: python_number(value) for name, value in kwargs.items()},
+        )
+
+    return wrapper
+
+
+def validate_params(parameter_constraints, *, prefer_skip_nested_validation):
+    """scikit-learn's, and the function sees numbers of Python's."""
+
+    def decorator(function):
+        validated = _validate_params(
+            parameter_constraints, prefer_skip_nested_validation=prefer_skip_nested_validation
+        )(function)
+        return python_numbers(validated)
+
+    return decorator
+
+
+def fit_context(*, prefer_skip_nested_validation):
+    """scikit-learn's, for a method that fits all or nothing.
+
+    If it fails or is interrupted, at whatever point, the estimator is what it was before: its
+    attributes are put back. The method must therefore not work in place on what a former fit has
+    left. Meanwhile the parameters of the estimator are numbers of Python's.
+    """
+
+    def decorator(method):
+        in_context = _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)(
+            method
+        )
+
+        @functools.wraps(method)
+        def wrapper(estimator, *args, **kwargs):
+            before = vars(estimator).copy()
+            try:
+                parameters = estimator.get_params(deep=False)
+                vars(estimator).update(
+                    {name: python_number(value) for name, value in parameters.items()}
+                )
+                result = in_context(estimator, *args, **kwargs)
+                vars(estimator).update(parameters)
+            except BaseException:
+                estimator.__dict__ = before  # no call that could be interrupted in turn
+                raise
+            return result
+
+        return wrapper
+
+    return decorator
