@@ -177,7 +177,8 @@ class BatchTopK(Architecture):
     def observe(self, values, extra, n_rows):
         threshold = extra["threshold"]
         if len(values) > 0:
-            rate = torch.where(threshold > 0, self.RATE, 1.0)
+            rate = torch.ones_like(threshold, dtype=torch.float32)
+            rate[threshold > 0] = self.RATE
             threshold += rate * (values.min() - threshold)
 
     def fold(self, weight, bias, extra):

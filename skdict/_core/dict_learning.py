@@ -10,7 +10,7 @@ import torch
 
 from .lasso import Lasso
 from .optim import normalize_
-from .sparse import decode, transposed_product
+from .sparse import add_at_, decode, transposed_product
 
 # Of each sample's Lasso objective. With a tenth of it the atoms become no better.
 TOL = 1e-2
@@ -67,7 +67,7 @@ class OnlineDictionaryLearning:
         self.code_code *= keep
         self.code_sample *= keep
         add_outer_products(self.code_code, support, values, 1 / size)
-        total = values.new_zeros(n).index_add_(0, support.indices, values) / size
+        total = add_at_(values.new_zeros(n), support.indices, values) / size
         self.code_code[n, :n] += total
         self.code_code[:n, n] += total
         self.code_code[n, n] += 1

@@ -81,7 +81,7 @@ def _in_8_bits(rows):
     of that, over the row's mean |entry|: a row with one peak would lose all else.
     """
     rows = rows.detach().contiguous()
-    rounded = torch.empty(rows.shape, dtype=torch.int8)
+    rounded = torch.empty(rows.shape, dtype=torch.int8, device="cpu")
     scale, size = rows.new_empty(2, len(rows))
     arrays = rows, rows.view(torch.int32), rounded, scale, size
     _round_rows(*(array.numpy() for array in arrays))

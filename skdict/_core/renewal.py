@@ -5,7 +5,7 @@ import math
 import torch
 
 from .optim import fitting_scale, normalize_, remove_along_
-from .sparse import sampled_product, select, transposed_product
+from .sparse import add_at_, sampled_product, select, transposed_product
 
 # Two features whose atoms and whose encoders both have a cosine above this are one.
 DUPLICATE_COSINE = 0.9
@@ -52,7 +52,8 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     if not weights.sum() > 0:
         return
     n_revived = min(len(rows), _most_renewed(len(dead)))
-    rows = rows[torch.randperm(len(rows), generator=generator)[:n_revived].to(rows.device)]
+    order = torch.randperm(len(rows), generator=generator, device="cpu")
+    rows = rows[order[:n_revived].to(rows.device)]
     with_replacement = len(rows) > int((weights > 0).sum())
     drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
     centred = x - autoencoder.intercept
@@ -117,7 +118,7 @@ def merge_duplicates(autoencoder, alive):
     merged = root[rows].unique()
     norms = torch.linalg.vector_norm(weight, dim=1)
     for parameter in (weight, bias):
-        parameter.index_add_(0, root[rows], parameter[rows])
+        add_at_(parameter, root[rows], parameter[rows])
         parameter[rows] = 0
     growth = torch.linalg.vector_norm(weight[merged], dim=1) / norms[merged]
     autoencoder.architecture.rescale(autoencoder.extra, merged, growth)
@@ -173,10 +174,12 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
 
     def per_feature(entries):
         sums = torch.zeros(len(atoms), dtype=entries.dtype, device=entries.device)
-        return sums.index_add_(0, support.indices, entries)
+        return add_at_(sums, support.indices, entries)
 
     active = values > 0
-    direction = torch.randn(atoms.shape, generator=generator).to(atoms)
+    direction = torch.randn(
+        atoms.shape, generator=generator, dtype=torch.float32, device="cpu"
+    ).to(atoms)
     for _ in range(POWER_ITERATIONS):
         direction = normalize_(remove_along_(direction, atoms))
         slopes = sampled_product(residual, direction, support) * active

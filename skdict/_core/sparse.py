@@ -19,6 +19,31 @@ import torch.nn.functional as F
 BLOCK_ELEMENTS = 1 << 24
 
 
+def csr_tensor(indptr, indices, values, shape):
+    """A sparse CSR tensor of parts that are known to be right."""
+    return torch.sparse_csr_tensor(
+        indptr,
+        indices,
+        values,
+        size=shape,
+        dtype=values.dtype,
+        device=values.device,
+        check_invariants=False,
+    )
+
+
+# torch says once a process that CSR is in beta. It is made to say so here, where nobody listens:
+# the filters of warnings belong to all threads, and are not to be changed while these compute.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    csr_tensor(
+        torch.zeros(1, dtype=torch.int64, device="cpu"),
+        torch.zeros(0, dtype=torch.int64, device="cpu"),
+        torch.zeros(0, dtype=torch.float32, device="cpu"),
+        (0, 1),
+    )
+
+
 class Support:
     """Where a matrix of codes is non-zero, in CSR and, on demand, in CSC order.
 
@@ -118,7 +143,7 @@ def select(x, weight, bias, k=None):
         from . import kernels_cpu  # Numba takes a moment to import
     found = None
     if x.dtype == torch.float32:
-        if on_cpu and k is not None and torch.cpu._is_vnni_supported():
+        if on_cpu and k is not None and cpu_has("vnni"):
             found = kernels_cpu.select_largest_in_8_bits(x, weight, bias, k)
         if found is None and (x.device.type == "cuda" or cpu_has_bfloat16()):
             x, weight, bias = _in_bfloat16(x, weight, bias, raised=k is None)
@@ -168,13 +193,15 @@ def has_triton():
     return importlib.util.find_spec("triton") is not None
 
 
+def cpu_has(instructions):
+    """Whether the CPU has these, as torch names them; not where this torch does not say."""
+    return getattr(torch.cpu, f"_is_{instructions}_supported", bool)()
+
+
 @cache
 def cpu_has_bfloat16():
     """Whether the CPU has bfloat16 dot products (AVX512-BF16 or AMX)."""
-    return any(
-        getattr(torch.cpu, name, bool)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
+    return cpu_has("avx512_bf16") or cpu_has("amx_tile")
 
 
 def encode_at(centred, weight, bias, intercept, support):
@@ -247,7 +274,7 @@ class _EncodeAt(torch.autograd.Function):
         if ctx.support is None:
             grad_bias = grad.sum(dim=0)
         else:
-            grad_bias = grad.new_zeros(len(weight)).index_add_(0, ctx.support.indices, grad)
+            grad_bias = add_at_(grad.new_zeros(len(weight)), ctx.support.indices, grad)
         return None, grad_weight, grad_bias, -(weight.T @ grad_bias), None
 
 
@@ -331,16 +358,17 @@ def sampled_product(left, right, support):
         from .kernels_cuda import products_at
 
         return products_at(left, right, support.indptr, support.indices)
-    with warnings.catch_warnings():  # torch says once a process that CSR is in beta
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        pattern = torch.sparse_csr_tensor(
-            support.indptr,
-            support.indices,
-            torch.zeros(len(support.indices), dtype=left.dtype, device=left.device),
-            size=support.shape,
-            check_invariants=False,
-        )
+    zeros = left.new_zeros(len(support.indices))
+    pattern = csr_tensor(support.indptr, support.indices, zeros, support.shape)
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+
+
+def add_at_(table, index, rows):
+    """table[index] += rows for an index that repeats; in an order that is always the same."""
+    if table.device.type == "cpu":
+        return table.index_add_(0, index, rows)
+    # on CUDA index_add_ adds in any order, and this sorts
+    return table.index_put_((index,), rows, accumulate=True)
 
 
 def transposed_product(values, support, table):

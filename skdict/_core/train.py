@@ -258,8 +258,8 @@ def batches(n_rows, batch_size, generator=None):
     Batches differ by one row at most in size; none has more than ``batch_size`` rows.
     """
     if generator is None:
-        order = torch.arange(n_rows)
+        order = torch.arange(n_rows, device="cpu")
     else:
-        order = torch.randperm(n_rows, generator=generator)
+        order = torch.randperm(n_rows, generator=generator, device="cpu")
     for batch in order.tensor_split(math.ceil(n_rows / batch_size)):
         yield batch.sort().values

@@ -64,7 +64,7 @@ class AutoencoderFit:
         x = (draw_rows(rows, N_CALIBRATION_SAMPLES, generator) - mean) / scale
         density = min(0.05, INITIAL_L0 / len(atoms))
         n_active = max(1, round(density * len(x)))
-        for chunk in torch.arange(len(atoms)).split(N_CALIBRATION_SAMPLES):
+        for chunk in torch.arange(len(atoms), device="cpu").split(N_CALIBRATION_SAMPLES):
             pre_activations = autoencoder.encoder_weight[chunk] @ x.T
             # between two samples: on one of them rounding would decide whether it is active
             last, next_one = (
@@ -198,7 +198,8 @@ class AutoencoderFit:
 
 def draw_rows(rows, n_rows, generator):
     """Rows drawn without replacement, all where there are no more: (n, n_features)."""
-    return rows[torch.randperm(len(rows), generator=generator)[:n_rows].sort().values]
+    order = torch.randperm(len(rows), generator=generator, device="cpu")
+    return rows[order[:n_rows].sort().values]
 
 
 def initial_atoms(rows, mean, scale, n_components, generator):
@@ -209,6 +210,9 @@ def initial_atoms(rows, mean, scale, n_components, generator):
     atoms = (draw_rows(rows, n_components, generator) - mean) / scale
     rounding = 10 * torch.finfo(atoms.dtype).eps * torch.linalg.vector_norm(mean / scale)
     atoms = atoms[torch.linalg.vector_norm(atoms, dim=1) > rounding]
-    missing = torch.randn(n_components - len(atoms), atoms.shape[1], generator=generator)
+    drawn_on_cpu = {"generator": generator, "device": "cpu"}
+    missing = torch.randn(
+        n_components - len(atoms), atoms.shape[1], dtype=torch.float32, **drawn_on_cpu
+    )
     atoms = normalize_(torch.cat([atoms, missing.to(atoms)]))
-    return atoms[torch.randperm(n_components, generator=generator).to(atoms.device)]
+    return atoms[torch.randperm(n_components, **drawn_on_cpu).to(atoms.device)]

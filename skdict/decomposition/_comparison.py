@@ -326,7 +326,8 @@ def _ways(name, fitted, algorithms, budgets, X_test):
 def _match_l0(name, fitted, algorithm, budget, X_test):
     """L1 coefficient at which codes of X_test have the L0 wanted, or None."""
     rows = Rows(X_test, resolve_device(fitted.device))
-    x = rows[torch.arange(0, len(rows), math.ceil(len(rows) / N_MATCHED_SAMPLES))]
+    step = math.ceil(len(rows) / N_MATCHED_SAMPLES)
+    x = rows[torch.arange(0, len(rows), step, device="cpu")]
     components, intercept = fitted._tensors(x.dtype, x.device, "components_", "intercept_")
     largest = float(((x - intercept) @ components.T).max())
     top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
@@ -394,7 +395,7 @@ def _measure(coder, X_test, alpha, rms):
             return np.asarray(coder.inverse_transform(codes))
 
         def residual_of(x, codes):
-            return x - torch.as_tensor(decode(codes))
+            return x - torch.as_tensor(decode(codes), device="cpu")
 
     n_components = encode(rows[:N_WARM_UP]).shape[1]
     if not ours:  # the L1 norm of a code is that with unit-norm atoms

@@ -50,7 +50,7 @@ class CodeStatistics:
 
     @classmethod
     def empty(cls, n_components):
-        zeros = torch.zeros(n_components, dtype=torch.float64)
+        zeros = torch.zeros(n_components, dtype=torch.float64, device="cpu")
         return cls(counts=zeros, magnitudes=zeros.clone())
 
     def update(self, codes, residual):

@@ -204,8 +204,9 @@ class SparseAutoencoderDictionary(
         Whether `transform` returns a CSR matrix (a sparse CSR tensor for tensors). It is built
         block by block, so that the dense codes never exist whole.
     device : str, default="auto"
-        "auto" (CUDA if there is one, else the CPU) or a device name of torch. Fitted attributes
-        are ndarrays whatever the device, so that a model fitted on a GPU loads without one.
+        "auto" (CUDA if there is one, else the CPU) or a device name of torch. Apple's "mps", which
+        has no float64, is refused. Fitted attributes are ndarrays whatever the device, so that a
+        model fitted on a GPU loads without one.
     random_state : int, RandomState instance or None, default=None
         Determines initial atoms, shuffling, the held-out samples and the renewal of dead and
         duplicate features. An int gives identical results on the same machine.
@@ -510,7 +511,7 @@ class SparseAutoencoderDictionary(
         batch_size, before = self._batch_size(len(rows)), run.n_steps
         passes = run.passes(
             rows,
-            torch.arange(len(rows)),
+            torch.arange(len(rows), device="cpu"),
             run.schedule(alpha, self.learning_rate_init, batch_size),
             n_passes=1,
             batch_size=batch_size,
@@ -667,7 +668,7 @@ class SparseAutoencoderDictionary(
     def _train(self, run, rows, units, context, data):
         """Passes over the data until one of max_iter, a callback, early stopping ends them."""
         alpha = units["alpha_"]
-        index, held_out = torch.arange(len(rows)), None
+        index, held_out = torch.arange(len(rows), device="cpu"), None
         if self.early_stopping:
             index, held_out = _split(len(rows), self.validation_fraction, run.generator)
         batch_size = self._batch_size(len(index))
@@ -919,7 +920,7 @@ class SparseAutoencoderDictionary(
         """Attributes that `score` depends on, from the codes of samples, evenly spread."""
         statistics = CodeStatistics.empty(len(self.components_))
         n_samples = N_ENCODED_SAMPLES if self._codes_by_encoder() else N_SPARSE_CODED_SAMPLES
-        index = torch.arange(0, len(rows), math.ceil(len(rows) / n_samples))
+        index = torch.arange(0, len(rows), math.ceil(len(rows) / n_samples), device="cpu")
         blocks = ((chunk, rows[chunk]) for chunk in index.split(256))
         for codes, residual in self._coded(rows, blocks):
             statistics.update(codes, residual)
@@ -952,7 +953,7 @@ def _publish(estimator, attributes):
 
 def _split(n_rows, validation_fraction, generator):
     """Draw held-out rows: sorted indices for training and for validation."""
-    order = torch.randperm(n_rows, generator=generator)
+    order = torch.randperm(n_rows, generator=generator, device="cpu")
     n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
     return order[n_held_out:].sort().values, order[:n_held_out].sort().values
 

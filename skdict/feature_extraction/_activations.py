@@ -422,7 +422,7 @@ class ActivationExtractor(
     def _network(self):
         """Return the model, loaded if need be."""
         if not isinstance(self.model, torch.nn.Module):
-            device = resolve_device(self.device)
+            device = resolve_device(self.device, torch.float32)
             return load_network(
                 os.fspath(self.model),
                 dtype=_resolve_dtype(self.dtype, device),
@@ -431,7 +431,7 @@ class ActivationExtractor(
             )
         network = Network(self.model)
         if self.device != "auto":
-            device = resolve_device(self.device)
+            device = resolve_device(self.device, torch.float32)
             if device.type != network.device.type or device.index not in (
                 None,
                 network.device.index,

@@ -164,7 +164,7 @@ def _derivative(language, forward, ids, kept, direction):
     """Sum over kept tokens of the derivative of a batch's logits along a direction."""
 
     def perturb(activations):
-        tangent = torch.tensor(direction).to(activations) * kept[..., None]
+        tangent = torch.tensor(direction, device="cpu").to(activations) * kept[..., None]
         return forward_ad.make_dual(activations, tangent)
 
     with (
@@ -219,10 +219,10 @@ def _gain(module, shape, like):
     Seen by what it makes of some that are normalised, and of their negative, without hooks.
     """
     width = math.prod(shape)
-    probe = torch.ones(width)
+    probe = torch.ones(width, dtype=torch.float32, device="cpu")
     probe[1::2] = -1
     if width % 2 and width > 1:  # of mean 0 and mean square 1 all the same
-        probe[-3:] = 0.5**0.5 * torch.tensor([1.0, 1.0, -2.0])
+        probe[-3:] = 0.5**0.5 * probe.new_tensor([1.0, 1.0, -2.0])
     probe = probe.reshape(1, *shape).to(like)
     return (module.forward(probe) - module.forward(-probe))[0] / (2 * probe[0])
 

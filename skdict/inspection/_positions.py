@@ -121,7 +121,7 @@ class TokenSelection:
         of_tokens = shape if known is None else tuple(known.shape)
         if ids is None and known is not None and len(shape) > 1:
             of_tokens = (of_tokens[0], min(of_tokens[1], shape[1]))  # a mask covers the cache too
-        mask = torch.ones(of_tokens, dtype=torch.bool)
+        mask = torch.ones(of_tokens, dtype=torch.bool, device="cpu")
         if ids is not None:
             mask &= ~torch.isin(ids.cpu(), self.special_ids)
         if padding is not None and padding.shape[1] >= of_tokens[1]:
@@ -129,7 +129,7 @@ class TokenSelection:
         if self.where is not None:
             mask &= self._where(call, of_tokens)
         if mask.all():
-            return torch.ones(shape, dtype=torch.bool)
+            return torch.ones(shape, dtype=torch.bool, device="cpu")
         if shape[: len(of_tokens)] == of_tokens:
             further = shape[len(of_tokens) :]
             return mask.reshape(of_tokens + (1,) * len(further)).expand(shape)
@@ -142,16 +142,16 @@ class TokenSelection:
 
     def _where(self, call, shape):
         if len(shape) == 1:  # no axis of positions
-            positions = torch.zeros(1, dtype=torch.int64)
+            positions = torch.zeros(1, dtype=torch.int64, device="cpu")
         elif call.n_before is None:
             raise ValueError(
                 "where needs the positions of the tokens, but the model's cache does not tell "
                 "how many it holds. Generate with use_cache=False, or leave out where."
             )
         else:
-            positions = torch.arange(call.n_before, call.n_before + shape[1])
+            positions = torch.arange(call.n_before, call.n_before + shape[1], device="cpu")
         if callable(self.where):
-            found = torch.as_tensor(self.where(call.token_ids, positions)).cpu()
+            found = torch.as_tensor(self.where(call.token_ids, positions), device="cpu")
             if found.dtype != torch.bool:
                 raise ValueError(
                     "where must return true or false for each position, or each sequence and "
@@ -243,4 +243,4 @@ def _check_mask(where):
             f"function; but it has dtype {where.dtype} and shape {tuple(where.shape)}. Of "
             "indices make a mask: mask = numpy.zeros(length, bool); mask[indices] = True."
         )
-    return torch.as_tensor(where).reshape(-1, where.shape[-1])
+    return torch.as_tensor(where, device="cpu").reshape(-1, where.shape[-1])

@@ -58,6 +58,6 @@ def reconstruction_function(dictionary):
                 f"dictionary reconstructs activations of shape {X.shape} with shape "
                 f"{X_hat.shape}. Was it fitted on the activations of another layer?"
             )
-        return torch.as_tensor(X_hat).to(activations)
+        return torch.as_tensor(X_hat, device="cpu").to(activations)
 
     return reconstruct

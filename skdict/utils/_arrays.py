@@ -2,7 +2,6 @@
 
 import math
 import mmap
-import warnings
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,6 +9,7 @@ import torch
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from .._core.sparse import csr_tensor
 from ._sklearn_compat import align_sparse_interface
 
 # Rows are read, checked and returned in blocks of about this many bytes.
@@ -224,7 +224,7 @@ class Rows:
             rows = self.X[index.numpy() if isinstance(index, torch.Tensor) else index]
             rows = from_numpy(rows.toarray())
         elif isinstance(index, torch.Tensor):
-            rows = torch.empty(len(index), self.shape[1], dtype=self.dtype)
+            rows = torch.empty(len(index), self.shape[1], dtype=self.dtype, device="cpu")
             for i in range(0, len(index), ROWS_TO_MAP):
                 part = index[i : i + ROWS_TO_MAP].numpy()
                 rows[i : i + ROWS_TO_MAP] = from_numpy(self.X[part])
@@ -324,11 +324,7 @@ def collect_sparse(blocks, n_rows, n_columns, rows):
     indices, data = indices.values(), data.values()
     if isinstance(rows.X, torch.Tensor):
         parts = (part.to(rows.X.device) for part in (indptr, indices.long(), data))
-        with warnings.catch_warnings():  # torch says once a process that CSR is in beta
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                *parts, size=(n_rows, n_columns), check_invariants=False
-            )
+        return csr_tensor(*parts, (n_rows, n_columns))
     index_dtype = np.int32 if len(data) < np.iinfo(np.int32).max else np.int64
     arrays = (
         data.cpu().numpy(),

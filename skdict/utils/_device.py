@@ -3,7 +3,7 @@
 import torch
 
 
-def resolve_device(device):
+def resolve_device(device, dtype=torch.float64):
     """Turn the ``device`` parameter of an estimator into a `torch.device`.
 
     Parameters
@@ -11,6 +11,9 @@ def resolve_device(device):
     device : str
         "auto" (CUDA if there is one, else the CPU) or any device name of torch, such as
         "cpu", "cuda" or "cuda:1".
+    dtype : torch.dtype
+        What the device has to compute in. Means, scales and duality gaps are taken in float64,
+        which Apple's "mps" has not.
 
     Returns
     -------
@@ -19,7 +22,8 @@ def resolve_device(device):
     Raises
     ------
     ValueError
-        If the name is none of torch's, or names a device that this machine does not have.
+        If the name is none of torch's, or names a device that this machine does not have or
+        that cannot compute in this dtype.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,8 +43,8 @@ def resolve_device(device):
             )
     elif resolved.type != "cpu":
         try:
-            torch.zeros(1, device=resolved).item()
-        except (RuntimeError, AssertionError, ImportError) as error:
+            torch.zeros(1, dtype=dtype, device=resolved).item()
+        except (RuntimeError, TypeError, AssertionError, ImportError) as error:
             reason = str(error).split(". ")[0]
             raise ValueError(
                 f"device={device!r} cannot be used on this machine: {reason}. Use device='auto' "

@@ -119,7 +119,8 @@ class TokenWindows:
 
     def kept_mask(self, batch):
         """Which positions of some windows get a row, bool tensor (n_windows, longest)."""
-        mask = torch.zeros((len(batch), self.lengths[batch].max()), dtype=torch.bool)
+        shape = len(batch), self.lengths[batch].max()
+        mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
         for row, window in enumerate(batch):
             mask[row, : self.lengths[window]] = torch.from_numpy(self.kept[window])
         return mask
@@ -147,7 +148,8 @@ class TokenWindows:
         Windows are padded on the right, where the positions of all other tokens stay what they
         are without padding.
         """
-        input_ids = torch.full((len(batch), self.lengths[batch].max()), self.pad_id)
+        shape = len(batch), self.lengths[batch].max()
+        input_ids = torch.full(shape, self.pad_id, device="cpu")
         attention_mask = torch.zeros_like(input_ids)
         for row, window in enumerate(batch):
             input_ids[row, : self.lengths[window]] = torch.from_numpy(self.token_ids[window])

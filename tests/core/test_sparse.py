@@ -7,6 +7,8 @@ from skdict._core import kernels_cpu
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.autoencoder import Autoencoder
 from skdict._core.sparse import (
+    add_at_,
+    cpu_has_bfloat16,
     decode,
     encode_at,
     half_squared_error,
@@ -269,3 +271,23 @@ def test_low_precision_scan_of_the_largest(monkeypatch):
     torch.testing.assert_close(objective, expected, rtol=1e-5, atol=1e-5)
     for got, want in zip(parameters, (dictionary, weight, bias, intercept), strict=True):
         torch.testing.assert_close(got.grad, want.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_at_an_index_that_repeats():
+    table, index = torch.arange(8.0).reshape(4, 2), torch.tensor([2, 0, 2, 2])
+    rows = torch.tensor([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0], [3.0, 4.0]])
+    want = torch.tensor([[10.0, 21.0], [2.0, 3.0], [108.0, 211.0], [6.0, 7.0]])
+    torch.testing.assert_close(add_at_(table.clone(), index, rows), want, rtol=0, atol=0)
+
+
+def test_a_torch_that_does_not_tell_what_the_cpu_can(monkeypatch):
+    """The functions that do are not public, and may go."""
+    x, weight, bias = tensors((B, D), (N, D), (N,))
+    want = select(x.float(), weight.float(), bias.float(), 3)
+    for name in ("_is_vnni_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    cpu_has_bfloat16.cache_clear()
+    assert not cpu_has_bfloat16()
+    got = select(x.float(), weight.float(), bias.float(), 3)
+    cpu_has_bfloat16.cache_clear()
+    assert len(got.indices) == len(want.indices)

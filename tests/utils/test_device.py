@@ -36,6 +36,22 @@ def test_no_name_of_a_device(device):
         resolve_device(device)
 
 
+def test_a_device_without_float64(monkeypatch):
+    """Apple's says so with a TypeError."""
+
+    def zeros(size, dtype, device):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype. Use float32 instead.")
+        return torch.ones(size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    with pytest.raises(
+        ValueError, match=r"device='mps' cannot be used .*: Cannot convert .*float64"
+    ):
+        resolve_device("mps")
+    assert resolve_device("mps", torch.float32).type == "mps"  # enough for a model
+
+
 @pytest.mark.parametrize("device", ["meta", "xpu", "mps", "hpu"])
 def test_devices_of_other_machines(device):
     try:

@@ -1,0 +1,26 @@
+"""Results do not depend on what the caller has set in torch."""
+
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+# Each has an autocast of its own.
+_DEVICE_TYPES = ("cpu", "cuda", "xpu")
+
+
+@contextmanager
+def plain_torch():
+    """Compute without the caller's autocast, inference mode and gradients; also a decorator.
+
+    Autocast would round products to half precision, and tensors made in inference mode can
+    neither be trained nor be changed in place afterwards. Other settings, as the default device
+    and dtype, cannot be changed for one thread at no cost: every tensor is made with its own.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for device_type in _DEVICE_TYPES:
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
