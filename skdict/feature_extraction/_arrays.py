@@ -1,8 +1,11 @@
 """Arrays as the input of a model that takes no text."""
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.utils.validation import validate_data
+
+from ..utils._arrays import as_matrix, check_entries_finite
 
 
 def check_samples(estimator, X, network, *, reset):
@@ -23,15 +26,19 @@ def check_samples(estimator, X, network, *, reset):
     -------
     samples : Samples
     """
-    if isinstance(X, torch.Tensor):
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    X = validate_data(estimator, X, reset=reset, dtype="numeric", allow_nd=True)
-    if X.dtype.kind in "biu" and network.takes_token_ids:
-        X = X.astype(np.int64, copy=False)
-    elif X.dtype not in (np.float32, np.float64):
-        X = X.astype(np.float32)
-    return Samples(X)
+    samples = as_matrix(X, "X", estimator=estimator, allow_nd=True)
+    if sp.issparse(samples):
+        raise TypeError("X is a sparse matrix, but models take dense arrays. Use X.toarray().")
+    if isinstance(samples, torch.Tensor):
+        samples = samples.cpu()
+        samples = (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    if samples.dtype.kind in "biu" and network.takes_token_ids:
+        samples = samples.astype(np.int64, copy=False)
+    elif samples.dtype not in (np.float32, np.float64):
+        samples = samples.astype(np.float32)
+    check_entries_finite(samples, "X")
+    return Samples(samples)
 
 
 class Samples:

@@ -1,11 +1,11 @@
 """Matrices of any kind, read by blocks of rows."""
 
-from contextlib import suppress
-
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
+
+from ..utils import _arrays
 
 # Elements per block of rows: 32 MB in float64.
 BLOCK_SIZE = 2**22
@@ -13,36 +13,10 @@ BLOCK_SIZE = 2**22
 
 def as_matrix(X, name):
     """`X` as a two-dimensional ndarray, CSR matrix or dense tensor; not copied where possible."""
-    given = X
+    X = _arrays.as_matrix(X, name, csr_tensors=True)
     if isinstance(X, torch.Tensor) and X.layout is torch.sparse_csr:
         parts = (to_numpy(X.values()), X.col_indices().cpu(), X.crow_indices().cpu())
-        X = csr_array(parts, shape=X.shape)
-    if isinstance(X, torch.Tensor):
-        X = X.detach()
-        numeric = X.layout is torch.strided and not X.is_complex()
-        found = f"a tensor of dtype {X.dtype} and layout {X.layout}"
-    else:
-        columns = getattr(X, "dtypes", None)  # of a DataFrame
-        X = X.tocsr() if issparse(X) else np.asarray(X)
-        if X.dtype == object and columns is not None and X.ndim == 2:
-            kinds = {getattr(dtype, "kind", "O") for dtype in columns}
-            with suppress(TypeError):  # pandas.NA is no number
-                X = X.astype(np.float64) if kinds <= set("biuf") else X
-        numeric = X.dtype.kind in "biuf"
-        found = f"entries of dtype {X.dtype}"
-    if hasattr(given, "get_params"):
-        raise TypeError(
-            f"{name} must be a matrix of real numbers, but is a {type(given).__name__}. Give what "
-            "its transform returns, or if it is a Pipeline that starts with an extractor and a "
-            "dictionary is needed, pipeline[1:]."
-        )
-    if not numeric:
-        raise TypeError(f"{name} must be a matrix of real numbers, but has {found}.")
-    if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(
-            f"{name} must be a matrix with at least one row and one column, but has shape "
-            f"{tuple(X.shape)}. Reshape a single row with X.reshape(1, -1)."
-        )
+        return csr_array(parts, shape=X.shape)
     return X
 
 

@@ -1,5 +1,6 @@
 """The edge between arrays and tensors: validation on the way in, the same kind on the way out."""
 
+import contextlib
 import math
 import mmap
 
@@ -16,6 +17,182 @@ from ._sklearn_compat import align_sparse_interface
 BLOCK_BYTES = 1 << 24
 # To read a row of a memory map makes up to a megabyte around it resident.
 ROWS_TO_MAP = 512
+
+
+# Tensors of these are computed with as they are; others become float64, if they hold numbers.
+TENSOR_DTYPES = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def as_numbers(X, name):
+    """X of any shape as an array of real numbers: all arrays come in here or by `as_matrix`.
+
+    Parameters
+    ----------
+    X : array-like, sparse matrix or torch.Tensor
+    name : str
+        What the caller calls it.
+
+    Returns
+    -------
+    X : ndarray, CSR matrix or tensor
+        Of booleans, integers, or floating-point numbers of at most eight bytes. Not copied where
+        that is possible. A tensor is a plain one, without a gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X holds anything but real numbers, or cannot be read.
+    """
+    return _check_dtype(_read(X, name, "an array"), name, "an array")
+
+
+def as_matrix(X, name, *, min_samples=1, estimator=None, csr_tensors=False, allow_nd=False):
+    """X as a matrix of real numbers, with rows and columns; otherwise as `as_numbers`.
+
+    Parameters
+    ----------
+    min_samples : int
+        How many rows it has at least.
+    estimator : estimator or None
+        Who needs them.
+    csr_tensors : bool
+        Whether it may be a sparse CSR tensor.
+    allow_nd : bool
+        Whether it may have more axes than two.
+    """
+    what = "an array" if allow_nd else "a matrix"
+    X = _read(X, name, what, csr_tensors=csr_tensors)
+    if X.ndim < 2 or (X.ndim > 2 and not allow_nd):
+        kind = "tensor" if isinstance(X, torch.Tensor) else "array"
+        raise ValueError(
+            f"{name} must be {what}, but has shape {tuple(X.shape)}. Expected 2D array, got "
+            f"{X.ndim}D {kind} instead. Reshape your data to (n_samples, n_features): a single "
+            f"row with {name}.reshape(1, -1), a single column with {name}.reshape(-1, 1)."
+        )
+    by = "" if estimator is None else f" by {type(estimator).__name__}"
+    rows = "one row" if min_samples == 1 else f"{min_samples} rows"
+    for size, unit, minimum in ((X.shape[0], "sample", min_samples), (X.shape[1], "feature", 1)):
+        if size < minimum:
+            raise ValueError(
+                f"{name} must be {what} with at least {rows} and one column, but has {size} "
+                f"{unit}(s) (shape={tuple(X.shape)}) while a minimum of {minimum} is required{by}."
+            )
+    return _check_dtype(X, name, what)
+
+
+def _read(X, name, what, *, csr_tensors=False):
+    """X as an ndarray, CSR matrix or plain tensor of whatever dtype."""
+    if isinstance(X, torch.Tensor):
+        return _read_tensor(X, name, what, csr_tensors)
+    if hasattr(X, "get_params"):
+        raise TypeError(
+            f"{name} must be {what} of real numbers, but is a {type(X).__name__}. Give what "
+            "its transform returns, or if it is a Pipeline that starts with an extractor and a "
+            "dictionary is needed, pipeline[1:]."
+        )
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"{name} is a masked array with {np.ma.count_masked(X)} masked entries. Leave out "
+            f"their rows, or fill them: {name}.filled(0)."
+        )
+    with _naming(name, what):
+        return check_array(
+            X,
+            accept_sparse="csr",
+            dtype=None,
+            ensure_2d=False,
+            allow_nd=True,
+            ensure_all_finite=False,
+            ensure_min_samples=0,
+            ensure_min_features=0,
+            input_name=name,
+        )
+
+
+def _read_tensor(X, name, what, csr_tensors):
+    found = None
+    if X.is_nested:
+        found = "is a nested tensor: its rows differ in length"
+    elif type(X).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        found = f"is a {type(X).__name__}, which is more than a tensor of numbers"
+    elif torch.nn.parameter.is_lazy(X):
+        found = "is a parameter that has no values yet"
+    elif X.device.type == "meta":
+        found = "is on the device 'meta': it has a shape, but no values"
+    if found:
+        raise TypeError(f"{name} must be {what} of real numbers, but {found}.")
+    if X.layout != torch.strided and not (csr_tensors and X.layout == torch.sparse_csr):
+        other = f"{name}.to_sparse_csr()" if csr_tensors else "a SciPy CSR matrix"
+        raise TypeError(
+            f"{name} is a sparse tensor (layout {X.layout}), which is not supported. Use "
+            f"{name}.to_dense(), or {other}."
+        )
+    X = X.detach()
+    if type(X) is not torch.Tensor:
+        X = X.as_subclass(torch.Tensor)
+    if X.is_quantized:
+        X = X.dequantize()
+    return X.resolve_neg() if X.is_neg() else X
+
+
+def _check_dtype(X, name, what):
+    """The same of a dtype that everything here computes with."""
+    if isinstance(X, torch.Tensor):
+        if X.is_complex():
+            raise ValueError(f"Complex data not supported: {name} has dtype {X.dtype}.")
+        if X.dtype in UNSIGNED:
+            return X.to(torch.float64)
+        if X.dtype not in TENSOR_DTYPES:
+            raise TypeError(
+                f"{name} must be {what} of real numbers, but is a tensor of dtype {X.dtype}. "
+                f"Convert it first, with its scale if it has one: {name}.float()."
+            )
+        return X
+    if X.dtype == object:
+        words = [kind for kind in set(map(type, X.flat)) if issubclass(kind, str | bytes)]
+        if words:
+            raise TypeError(
+                f"{name} must be {what} of real numbers, but has a {words[0].__name__}."
+            )
+        with _naming(name, what):
+            X = X.astype(np.float64)
+    if X.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} must be {what} of real numbers, but has entries of dtype {X.dtype}."
+        )
+    if X.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite
+            return X.astype(np.float64)
+    return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
+
+
+@contextlib.contextmanager
+def _naming(name, what):
+    """Errors of conversions say what could not be converted."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} must be {what} of real numbers, but: {error}") from error
+
+
+def _as_floating(X):
+    """Half precision stays what it is, integers become float64."""
+    if isinstance(X, torch.Tensor):
+        return X if X.is_floating_point() else X.to(torch.float64)
+    return X if X.dtype.kind == "f" else X.astype(np.float64)
 
 
 def check_activations(estimator, X, *, reset=True, min_samples=1, name="X"):
@@ -43,43 +220,24 @@ def check_activations(estimator, X, *, reset=True, min_samples=1, name="X"):
     ValueError
         As `sklearn.utils.check_array`; NaN and infinity are named with row and column.
     """
-    if isinstance(X, torch.Tensor):
-        X = _check_tensor(X, estimator, name, min_samples)
-        if estimator is not None:
-            validate_data(estimator, X, reset=reset, skip_check_array=True)
-    else:
-        options = {
-            "accept_sparse": "csr",
-            "dtype": [np.float64, np.float32, np.float16],
-            "ensure_all_finite": False,
-            "ensure_min_samples": min_samples,
-        }
-        if estimator is None:
-            X = check_array(X, input_name=name, **options)
-        else:
-            X = validate_data(estimator, X, reset=reset, **options)
-    _check_finite(X, name)
-    return X
+    matrix = _as_floating(as_matrix(X, name, min_samples=min_samples, estimator=estimator))
+    if not (hasattr(X, "dtype") or hasattr(X, "iloc")):  # a list, or a frame of polars
+        matrix = matrix.astype(np.float64, copy=False)
+    if estimator is not None:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    check_entries_finite(matrix, name)
+    return matrix
 
 
 def check_codes(X, n_components, *, name="X"):
     """Validate codes of shape (n_samples, n_components) for `inverse_transform`."""
-    if not isinstance(X, torch.Tensor):
-        X = check_array(
-            X,
-            accept_sparse="csr",
-            dtype=[np.float64, np.float32, np.float16],
-            ensure_all_finite=False,
-            input_name=name,
-        )
-    elif X.layout != torch.sparse_csr:
-        X = _check_tensor(X, None, name, 1)
+    X = _as_floating(as_matrix(X, name, csr_tensors=True))
     if X.shape[1] != n_components:
         raise ValueError(
             f"{name} has {X.shape[1]} columns, but the dictionary has {n_components} components. "
             "inverse_transform expects what transform returned."
         )
-    _check_finite(X, name)
+    check_entries_finite(X, name)
     return X
 
 
@@ -90,45 +248,21 @@ def from_numpy(array):
     return torch.from_numpy(array)
 
 
-def _check_tensor(X, estimator, name, min_samples):
-    by = "" if estimator is None else f" by {type(estimator).__name__}"
-    if X.layout != torch.strided:
-        raise TypeError(
-            f"{name} is a sparse tensor (layout {X.layout}), which is not supported. Use "
-            f"{name}.to_dense(), or a SciPy CSR matrix."
-        )
-    if X.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {X.ndim}D tensor of shape {tuple(X.shape)} instead for "
-            f"{name}. Reshape it to (n_samples, n_features), one activation a row."
-        )
-    for size, unit, minimum in ((X.shape[0], "sample", min_samples), (X.shape[1], "feature", 1)):
-        if size < minimum:
-            raise ValueError(
-                f"Found array with {size} {unit}(s) (shape={tuple(X.shape)}) while a minimum of "
-                f"{minimum} is required{by}."
-            )
-    if X.is_complex():
-        raise ValueError(f"Complex data not supported: {name} has dtype {X.dtype}.")
-    return X.detach() if X.is_floating_point() else X.detach().to(torch.float64)
-
-
-def _check_finite(X, name):
-    """Raise a ValueError that names the first NaN or infinity with its row and column."""
+def check_entries_finite(X, name):
+    """Raise a ValueError that names the first NaN or infinity with its place."""
     if sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr:
         values = X.data if sp.issparse(X) else X.values()
         position = _first_not_finite(values)
         if position is not None:
-            _raise_not_finite(name, values[position], *_place_in_csr(X, position))
+            _raise_not_finite(name, values[position], _place_in_csr(X, position))
         return
-    n_rows, n_columns = X.shape
-    step = max(1, BLOCK_BYTES // max(n_columns * X.itemsize, 1))
-    for start in range(0, n_rows, step):
+    step = max(1, BLOCK_BYTES // max(math.prod(X.shape[1:]) * X.dtype.itemsize, 1))
+    for start in range(0, X.shape[0], step):
         values = X[start : start + step]
         position = _first_not_finite(values)
         if position is not None:
-            row, column = divmod(position, n_columns)
-            _raise_not_finite(name, values[row, column], start + row, column)
+            row, *place = map(int, np.unravel_index(position, values.shape))
+            _raise_not_finite(name, values[row, *place], (start + row, *place))
         release_pages(X)
 
 
@@ -172,8 +306,9 @@ def _first_not_finite(values):
     return int(bad[0]) if len(bad) else None
 
 
-def _raise_not_finite(name, value, row, column):
+def _raise_not_finite(name, value, place):
     what = "NaN" if np.isnan(float(value)) else "infinity"
+    row, column = place if len(place) == 2 else (place[0], place[1:])
     raise ValueError(
         f"Input {name} contains {what} ({float(value)}) at row {row}, column {column}. Drop or "
         f"impute such rows first, for instance with {name}[np.isfinite({name}).all(axis=1)]."

@@ -75,7 +75,7 @@ def test_nan_is_found_in_every_block(planted, fitted, monkeypatch):
         (np.full((9, 4), 0.1), "X has zero variance: all 9 samples are equal"),
         (np.full((9, 4), 1e6 / 3), "X has zero variance: all 9 samples are equal"),
         (np.ones(9), "Expected 2D array"),
-        (np.ones((9, 4, 2)), "dim 3|3D tensor"),
+        (np.ones((9, 4, 2)), "got 3D (array|tensor) instead"),
         (np.ones((9, 4)) * 1j, "Complex data not supported"),
     ],
     ids=lambda value: str(getattr(value, "shape", "")),

@@ -157,7 +157,7 @@ def test_shrinkage_of_zero_is_undefined(pair):
         ([[1.0, 1.0]], [[1.0, np.inf]], ValueError, "X_reconstructed contains NaN or infinity"),
         ([[1e200], [0.0]], [[1.0], [1.0]], ValueError, "squares of X are too large"),
         ([["a", "b"]], [[1.0, 1.0]], TypeError, "X must be a matrix of real numbers"),
-        (np.ones((1, 2)), np.ones((1, 2), dtype=complex), TypeError, "X_reconstructed must be"),
+        (np.ones((1, 2)), np.ones((1, 2), dtype=complex), ValueError, "X_reconstructed must be"),
     ],
 )
 def test_bad_input(metric, X, X_hat, error, message):
