@@ -1,10 +1,11 @@
 """Loops of dictionary learning on the CPU, in Numba: see `dict_learning`."""
 
 import numpy as np
-from numba import njit
+
+from .compile_cpu import compiled
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def add_outer_products(matrix, indptr, indices, values, weight):
     for i in range(len(indptr) - 1):
         for entry in range(indptr[i], indptr[i + 1]):
@@ -13,7 +14,7 @@ def add_outer_products(matrix, indptr, indices, values, weight):
                 row[indices[other]] += value * values[other]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@compiled(error_model="numpy", fastmath={"reassoc", "contract"})
 def update_in_turn(atoms, missing, code_code, used):
     n, d = atoms.shape
     new = np.empty(d, atoms.dtype)

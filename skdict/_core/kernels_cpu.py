@@ -7,8 +7,8 @@ core. The search is compiled by Numba when first used, and kept on disk.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 
+from .compile_cpu import compiled
 from .threads_cpu import map_on_cores
 
 # Pre-activations of a block: 2 MiB in bfloat16, 4 MiB in int32.
@@ -112,7 +112,7 @@ def transpose(indptr, indices, n_columns):
     return tuple(torch.from_numpy(array) for array in (new_indptr, rows, order))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _round_rows(rows, bits, rounded, scale, size):
     """Multiples of each row's largest |entry| / 127, which is its scale; size is its mean |entry|.
 
@@ -129,7 +129,7 @@ def _round_rows(rows, bits, rounded, scale, size):
             rounded[i, j] = np.int8(np.rint(rows[i, j] * inverse))
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc"})  # in any order, else one after the other
+@compiled(fastmath={"reassoc"})  # in any order, else one after the other
 def _largest_and_sum(bits, row):
     top, total = np.int32(0), np.float32(0)
     for j in range(len(row)):
@@ -138,13 +138,13 @@ def _largest_and_sum(bits, row):
     return top, total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _count_positive(keys, counts):
     for i in range(len(keys)):
         counts[i] = _n_at_least(keys[i], keys.dtype.type(1))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _n_at_least(keys, bound):
     count = np.int32(0)  # in few bytes: as many fit into a vector register
     for key in keys:
@@ -152,7 +152,7 @@ def _n_at_least(keys, bound):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _find_positive(keys, indices):
     end = 0
     for i in range(len(keys)):
@@ -166,7 +166,7 @@ for _position in range(64):
     BIT_POSITION[(int(DE_BRUIJN) << _position & 0xFFFFFFFFFFFFFFFF) >> 58] = _position
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _append_from(row, bound, indices, end):
     """Append the positions of entries >= bound to indices from ``end``; where they end."""
     whole = len(row) // 64 * 64
@@ -186,7 +186,7 @@ def _append_from(row, bound, indices, end):
     return end
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _bound_of_largest(keys, k, spare, low, high):
     """A bound in [low, high) with k to k + spare keys >= it, or the largest with at least k.
 
@@ -204,7 +204,7 @@ def _bound_of_largest(keys, k, spare, low, high):
     return low
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _largest_of_row(row, found, candidates, values):
     """Write the positions of the largest positive entries to ``found``; how many there are."""
     n, k = len(row), len(found)
@@ -238,7 +238,7 @@ def _largest_of_row(row, found, candidates, values):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _find_largest(keys, indices, counts):
     n = keys.shape[1]
     candidates, values = np.empty(n, np.int64), np.empty(n, keys.dtype)
@@ -246,7 +246,7 @@ def _find_largest(keys, indices, counts):
         counts[i] = _largest_of_row(keys[i], indices[i], candidates, values)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _find_largest_scaled(products, row_scale, column_scale, bias, indices, counts):
     n = products.shape[1]
     row = np.empty(n, np.float32)
@@ -259,7 +259,7 @@ def _find_largest_scaled(products, row_scale, column_scale, bias, indices, count
         counts[i] = _largest_of_row(keys, indices[i], candidates, values)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _transpose(indptr, indices, new_indptr, rows, order):
     """Counting sort: stable, in time proportional to the entries."""
     for column in indices:

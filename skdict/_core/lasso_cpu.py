@@ -12,9 +12,10 @@ float64, and so is the gap that is returned: exact, whatever precision the searc
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
+from .compile_cpu import compiled
 from .kernels_cpu import _append_from, _bound_of_largest
 from .lasso import MAX_EXCHANGES, MIN_PIVOT, N_ENTRANTS, SLACK, SMALLEST_ALPHA, STALLED
 
@@ -26,10 +27,10 @@ N_ROUNDS = 3
 MIN_PIVOT_UNITS = 64
 
 # reassociation lets sums run in vector registers
-vectorised = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+vectorised = compiled(error_model="numpy", fastmath={"reassoc", "contract"})
 
 
-@njit(cache=True)
+@compiled()
 def smallest_pivot(eps):
     return max(MIN_PIVOT, MIN_PIVOT_UNITS * eps)
 
@@ -209,7 +210,7 @@ def _solve_at_support(
     return n_support
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def solve_one_by_one(gram, first, codes, alpha, positive):
     """`solve_working_set` for arrays (B, m, m), (B, m), codes (B, m), which change, and (B,)."""
     n_atoms = codes.shape[1]
@@ -267,7 +268,7 @@ def _top(keys):
     return top
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _find_largest(values, bound, n_wanted, found, spare):
     """Positions of the values > bound >= 0, or of about n_wanted largest; how many there are."""
     at_bound = np.empty(1, values.dtype)
@@ -309,7 +310,7 @@ def _largest(values, n):
     return largest
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def code_rows(
     samples,
     first,

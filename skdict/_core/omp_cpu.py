@@ -1,8 +1,8 @@
 """Orthogonal matching pursuit on the CPU: one sample after the other on the Gram matrix."""
 
 import numpy as np
-from numba import njit
 
+from .compile_cpu import compiled
 from .kernels_cpu import _append_from
 from .lasso import SMALLEST_ALPHA
 from .lasso_cpu import (
@@ -17,7 +17,7 @@ from .lasso_cpu import (
 )
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positive, rounding):
     """Codes of some samples, as `omp.OrthogonalMatchingPursuit` has them.
 
