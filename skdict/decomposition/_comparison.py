@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
@@ -158,6 +158,7 @@ def compare_dictionaries(
     ['encoder', 'omp', 'omp']
     """
     algorithms, budgets = _check_ways(transform_algorithms, budgets)
+    given = X_train, X_test
     X_train = check_activations(None, X_train, name="X_train", min_samples=2)
     X_test = check_activations(None, X_test, name="X_test", min_samples=2)
     estimators = list(_named(estimators, X_train.shape[1]))
@@ -168,6 +169,10 @@ def compare_dictionaries(
             f"X_train has {X_train.shape[1]} features, but X_test has {X_test.shape[1]}. Take "
             "both from the same layer."
         )
+    for _, estimator in estimators:
+        if hasattr(estimator, "feature_names_in_"):  # the columns of a frame have an order
+            for X in given:
+                validate_data(estimator, X, reset=False, skip_check_array=True)
     if alpha is None:
         alpha = ALPHA_FRACTION * location_and_scale(Rows(X_train, resolve_device("cpu")))[1]
     check_alpha(alpha)

@@ -10,6 +10,7 @@ from sklearn.pipeline import Pipeline
 
 from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._arrays import read_only
+from ..utils._sklearn_compat import plain_output
 from ..utils._texts import check_texts, text_portions
 from ._active import check_indices
 from ._interventions import n_components_of
@@ -148,7 +149,5 @@ def _with_sparse_codes(dictionary):
         return Pipeline([*steps, (name, _with_sparse_codes(last))])
     if "sparse_output" in getattr(dictionary, "get_params", dict)():
         sparse = copy.copy(dictionary)
-        if "set_output" in dir(sparse):
-            sparse.set_output(transform="default")
-        return sparse.set_params(sparse_output=True)
+        return plain_output(sparse).set_params(sparse_output=True)
     return dictionary

@@ -195,7 +195,7 @@ def _as_floating(X):
     return X if X.dtype.kind == "f" else X.astype(np.float64)
 
 
-def check_activations(estimator, X, *, reset=True, min_samples=1, name="X"):
+def check_activations(estimator, X, *, reset=False, min_samples=1, name="X"):
     """Validate X without copying it whole and without losing where it lives.
 
     Parameters
@@ -382,8 +382,8 @@ class Rows:
 
 
 def take_rows(X, index):
-    """Rows of X by a sorted int64 array; without a copy where they are consecutive."""
-    if len(index) and index[-1] - index[0] + 1 == len(index):
+    """Rows of X by an int64 array; without a copy where they are consecutive."""
+    if len(index) and (np.diff(index) == 1).all():
         return X[index[0] : index[-1] + 1]
     return X[torch.from_numpy(index).to(X.device)] if isinstance(X, torch.Tensor) else X[index]
 

@@ -26,6 +26,7 @@ __all__ = [
     "align_sparse_interface",
     "clone_parametrized",
     "fit_context",
+    "plain_output",
     "python_number",
     "python_numbers",
     "validate_parameter_constraints",
@@ -104,3 +105,12 @@ def fit_context(*, prefer_skip_nested_validation):
         return wrapper
 
     return decorator
+
+
+def plain_output(copied):
+    """Let a shallow copy of an estimator return arrays, whatever `set_output` has said.
+
+    `set_output` itself would write into a dict that the copy shares with the original.
+    """
+    copied._sklearn_output_config = {"transform": "default"}
+    return copied

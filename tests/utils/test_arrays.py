@@ -19,6 +19,7 @@ from skdict.utils._arrays import (
     collect_dense,
     collect_sparse,
     from_numpy,
+    take_rows,
 )
 
 CPU = torch.device("cpu")
@@ -185,3 +186,15 @@ def test_torch_does_not_warn_of_its_csr_tensors():
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.sparse_csr\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("as_kind", [np.asarray, torch.tensor, sp.csr_array])
+@pytest.mark.parametrize("index", [[3, 4, 5], [0, 0, 2], [5, 4, 3], [2, 1, 2, 3, 4], [7], []])
+def test_take_rows(as_kind, index):
+    got = take_rows(as_kind(X), np.array(index, dtype=np.int64))
+    got = got.toarray() if sp.issparse(got) else np.asarray(got)
+    np.testing.assert_array_equal(got, X[index])
+
+
+def test_consecutive_rows_are_not_copied():
+    assert np.shares_memory(take_rows(X, np.arange(3, 9)), X)
