@@ -1,5 +1,6 @@
 """Which tokens of a forward pass an intervention is for."""
 
+import dataclasses
 import inspect
 import math
 from contextlib import contextmanager
@@ -192,11 +193,7 @@ def _read_call(module, args, kwargs, of_encoder):
         bound = signature.bind_partial(*args, **kwargs).arguments
     except (TypeError, ValueError):  # no signature, or the call is wrong and will say so
         bound = dict(enumerate(args)) | kwargs
-    for name, value in list(bound.items()):
-        if isinstance(value, dict):  # **kwargs
-            bound |= value
-        elif isinstance(value, tuple) and name == "args":
-            bound |= dict(enumerate(value))
+    bound = _unpacked(bound)
     if "decoder_input_ids" in {*parameters, *bound}:
         others = ("input_ids", "attention_mask")
         if of_encoder:
@@ -214,6 +211,8 @@ def _read_call(module, args, kwargs, of_encoder):
         and value.dtype != torch.bool
         and not any(word in str(name) for word in _NOT_TOKENS)
     ]
+    if _is_matrix(bound.get("input_ids")):
+        ids = [bound["input_ids"]]
     mask = bound.get("attention_mask")
     n_before = 0
     for name, value in bound.items():
@@ -228,6 +227,31 @@ def _read_call(module, args, kwargs, of_encoder):
             elif value is not None and not isinstance(value, bool):
                 n_before = None
     return _Call(ids[0] if ids else None, mask if _is_matrix(mask) else None, n_before)
+
+
+def _unpacked(given):
+    """All that a call was given by name, what is inside of containers included.
+
+    Of several values of one name the outermost is meant, and among those the first.
+    """
+    found, containers, seen = {}, [given], set()
+    for container in containers:  # which grows meanwhile
+        for name, value in container.items():
+            found.setdefault(name, value)
+            if "past" in str(name) or "cache" in str(name) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if callable(getattr(value, "items", None)):  # any kind of mapping
+                containers.append(value)
+            elif hasattr(value, "_asdict"):
+                containers.append(value._asdict())
+            elif isinstance(value, list | tuple):
+                containers.append({f"{name} {index}": each for index, each in enumerate(value)})
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+                containers.append(
+                    {x.name: getattr(value, x.name) for x in dataclasses.fields(value)}
+                )
+    return found
 
 
 def _is_matrix(value):

@@ -11,7 +11,7 @@ from ..metrics._pareto import COLORS
 from ..utils._drawing import pair_of_axes
 from ..utils._modules import evaluation_mode
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._texts import check_texts, special_token_ids
+from ..utils._texts import check_texts, encode, special_token_ids
 from ._active import check_indices
 from ._interventions import feature_directions, steer
 from ._language import Language
@@ -159,6 +159,10 @@ def steering_effect(
     controls = random_state.normal(size=(n_controls, atom.shape[1]))
     controls *= np.linalg.norm(atom) / np.linalg.norm(controls, axis=1, keepdims=True)
     prompts = _prompts(language, prompts, n_tokens)
+    # a model can have more logits than there are tokens
+    in_vocabulary = list(language.tokenizer.get_vocab().values())
+    writable = np.setdiff1d(in_vocabulary, special_token_ids(language.tokenizer))
+    writable = torch.from_numpy(writable).to(language.network.device)
 
     def measure(direction, strength, seed):
         """In-context fractions, cross-entropies and texts of all prompts."""
@@ -175,7 +179,7 @@ def steering_effect(
                 side=language.side,
                 tokenizer=language.tokenizer,
             ):
-                written = _sample(language, ids, n_tokens, temperature, generator)
+                written = _sample(language, ids, n_tokens, temperature, generator, writable)
             losses.append(_losses(language, ids, written))
             found = [language.tokenizer.decode(row) for row in written]
             fractions += [_fraction(in_context, text) for text in found]
@@ -216,18 +220,22 @@ def _fraction(in_context, text):
 
 def _prompts(language, prompts, n_tokens):
     """Token ids of each prompt, tensors of shape (1, length), without what closes a text."""
-    device = language.network.device
     texts = [""] if prompts is None else check_texts(prompts, name="prompts")
-    ids = [language.tokenizer(text, return_tensors="pt").input_ids.to(device) for text in texts]
-    if prompts is None and ids[0].shape[1] == 0:
-        raise ValueError(
-            "prompts=None, but the tokenizer opens a text with no special token. Give prompts."
-        )
-    special = special_token_ids(language.tokenizer)
-    for i, each in enumerate(ids):
-        while each.shape[1] > 1 and int(each[0, -1]) in special:
-            each = each[:, :-1]
-        ids[i] = each.long()
+    ids = []
+    for each, added, _ in encode(language.tokenizer, texts):
+        if len(each) == 0 and prompts is None:
+            raise ValueError(
+                "prompts=None, but the tokenizer opens a text with no special token. Give prompts."
+            )
+        if len(each) == 0:
+            raise ValueError(
+                f"prompts[{len(ids)}] is no token to the tokenizer: {texts[len(ids)]!r:.50}. "
+                "Leave it out."
+            )
+        # what the tokenizer added behind the text; the first token may open it and close it
+        n_closing = added[1:][::-1].cumprod().sum()
+        each = each[: len(each) - n_closing]
+        ids.append(torch.from_numpy(each)[None].to(language.network.device))
     longest, limit = max(each.shape[1] for each in ids), language.network.context_length
     if limit is not None and longest + n_tokens > limit:
         raise ValueError(
@@ -237,9 +245,8 @@ def _prompts(language, prompts, n_tokens):
     return ids
 
 
-def _sample(language, ids, n_tokens, temperature, generator):
+def _sample(language, ids, n_tokens, temperature, generator, writable):
     """Draw continuations, (n_samples, n_tokens); like `generate`, which has no generator."""
-    special = torch.from_numpy(special_token_ids(language.tokenizer)).to(ids.device)
     cache, written, step = None, [], ids
     for _ in range(n_tokens):
         whole = torch.cat([ids, *written], dim=1)
@@ -253,7 +260,9 @@ def _sample(language, ids, n_tokens, temperature, generator):
             step = whole
             output = language.model(step, **options)
         logits = next_token_logits(output, step)[:, -1].float() / temperature
-        logits[:, special[special < logits.shape[1]]] = -torch.inf
+        is_out = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        is_out[writable[writable < logits.shape[1]]] = False
+        logits[:, is_out] = -torch.inf
         step = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
         written.append(step)
     return torch.cat(written, dim=1)

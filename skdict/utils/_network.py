@@ -4,9 +4,27 @@ import hashlib
 import inspect
 import json
 from functools import cached_property
+from numbers import Real
 
 import torch
 from torch import nn
+
+NO_LIMIT = 1e15  # tokenizers of transformers that know no limit give 1e30
+
+
+def text_config(model):
+    """The part of a model's config that is about text, or None."""
+    config = getattr(model, "config", None)
+    try:
+        return config.get_text_config()  # of a model that also sees or hears
+    except (AttributeError, ValueError):  # another kind of config, or one of several texts
+        return config
+
+
+def as_limit(value):
+    """A greatest number of tokens as an int; None where the value stands for no limit."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return int(value) if is_number and 1 <= value < NO_LIMIT else None
 
 
 class Network:
@@ -38,17 +56,25 @@ class Network:
     @cached_property
     def context_length(self):
         """Longest sequence in tokens, or None where the config does not say."""
-        config = getattr(self.module, "config", None)
-        if hasattr(config, "get_text_config"):  # of a model that also sees or hears
-            config = config.get_text_config()
-        return getattr(config, "max_position_embeddings", None)
+        limit = as_limit(getattr(text_config(self.module), "max_position_embeddings", None))
+        for name, part in self.module.named_modules():
+            if (
+                isinstance(part, nn.Embedding)
+                and "position" in name.rpartition(".")[2]
+                and part.num_embeddings == limit
+                and part.padding_idx is not None
+            ):  # as in RoBERTa, positions are counted from behind that of padding
+                return limit - part.padding_idx - 1
+        return limit
 
     @cached_property
     def n_token_ids(self):
         """Rows of the token embedding, or None where there is no knowing."""
-        if not hasattr(self.module, "get_input_embeddings"):
+        try:
+            embeddings = self.module.get_input_embeddings()
+        except (AttributeError, NotImplementedError):  # of a class that does not say where it is
             return None
-        return getattr(self.module.get_input_embeddings(), "num_embeddings", None)
+        return getattr(embeddings, "num_embeddings", None)
 
     @cached_property
     def takes_token_ids(self):

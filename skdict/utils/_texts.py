@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch
 
+from ._network import as_limit, text_config
+
 # Whole texts whose activations exist at a time: about 40,000 tokens of source code.
 CHARACTERS_AT_ONCE = 1 << 17
 
@@ -247,7 +249,7 @@ def tokenize(
     max_length = _window_length(max_length, tokenizer, network)
     special_ids = special_token_ids(tokenizer)
     documents, windows, windows_kept, windows_spans = [], [], [], []
-    for document, (ids, added, spans) in enumerate(_encode(tokenizer, texts, with_spans)):
+    for document, (ids, added, spans) in enumerate(encode(tokenizer, texts, with_spans)):
         kept = ~(added | np.isin(ids, special_ids)) | include_special_tokens
         for index in _window_indices(added, max_length):
             documents.append(document)
@@ -264,15 +266,17 @@ def tokenize(
             f"{network.n_token_ids}. Give the tokenizer that the model was trained with."
         )
     pad_id = tokenizer.pad_token_id or 0
+    if network.n_token_ids is not None and not 0 <= pad_id < network.n_token_ids:
+        pad_id = 0  # the tokenizer has a padding token that the model was not made for
     return TokenWindows(documents, windows, windows_kept, windows_spans, pad_id=pad_id)
 
 
 def _window_length(max_length, tokenizer, network):
-    """Most tokens of a window: as asked for, or as many as model and tokenizer allow."""
+    """Most tokens of a window: as asked for, or as model and tokenizer allow; None for any."""
     context_length = network.context_length
     if max_length is None:
-        # tokenizers that know no limit have one of 1e30
-        return min(context_length or np.inf, tokenizer.model_max_length)
+        limits = (context_length, as_limit(tokenizer.model_max_length))
+        return min((limit for limit in limits if limit is not None), default=None)
     if context_length is not None and max_length > context_length:
         raise ValueError(
             f"max_length={max_length} is more than the model's context of {context_length} tokens."
@@ -280,7 +284,7 @@ def _window_length(max_length, tokenizer, network):
     return max_length
 
 
-def _encode(tokenizer, texts, with_spans):
+def encode(tokenizer, texts, with_spans=False):
     """Yield (token ids, whether added by the tokenizer, spans or None) of every text."""
     for first in range(0, len(texts), _TEXTS_AT_ONCE):
         encoded = tokenizer(
@@ -304,9 +308,10 @@ def _encode(tokenizer, texts, with_spans):
 def special_token_ids(tokenizer, model=None):
     """Ids of the tokens that stand for no text, wherever they are.
 
-    The token for unknown text does stand for text. Padding is never there to be left out, and
-    may share its id with the unknown token. Without a tokenizer, the model's config tells what
-    opens, closes and pads a text.
+    These are the tokens that the tokenizer leaves out when it decodes without special ones, and
+    those that have a role for it. The token for unknown text does stand for text, and so does a
+    token of text that pads as well. Without a tokenizer, the model's config tells what opens,
+    closes and pads a text.
 
     Parameters
     ----------
@@ -320,21 +325,19 @@ def special_token_ids(tokenizer, model=None):
     ids : ndarray of int64
     """
     if tokenizer is None:
-        config = getattr(model, "config", None)
-        if hasattr(config, "get_text_config"):  # of a model that also sees or hears
-            config = config.get_text_config()
+        config = text_config(model)
         ids = [getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")]
         ids = np.hstack([id for id in ids if id is not None] or [[]])  # a role can have several
         return np.unique(ids).astype(np.int64)
-    roles = {
-        role: token
-        for role, token in tokenizer.special_tokens_map.items()
-        if role not in ("unk_token", "pad_token")
-    }
-    tokens = [*roles.values(), *tokenizer.extra_special_tokens]
-    if tokenizer.pad_token not in (None, tokenizer.unk_token):
-        tokens.append(tokenizer.pad_token)
-    return np.array(tokenizer.convert_tokens_to_ids(tokens), dtype=np.int64)
+    unknown = {None, tokenizer.unk_token_id}
+    ids = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special} - unknown
+    for role, token in tokenizer.special_tokens_map.items():
+        id = tokenizer.convert_tokens_to_ids(token)
+        # a token that is not in the vocabulary has the id of the unknown one, or none
+        is_missing = id in unknown and token != tokenizer.unk_token
+        if role not in ("unk_token", "pad_token") and not is_missing:
+            ids.add(id)
+    return np.array(sorted(ids), dtype=np.int64)
 
 
 def _window_indices(added, max_length):
@@ -345,7 +348,7 @@ def _window_indices(added, max_length):
         return
     before, behind = np.arange(inner[0]), np.arange(inner[-1] + 1, len(added))
     body = np.arange(inner[0], inner[-1] + 1)
-    room = max_length - len(before) - len(behind)
+    room = len(body) if max_length is None else max_length - len(before) - len(behind)
     if room < 1:
         raise ValueError(
             f"max_length={max_length} leaves no room for text: the tokenizer adds "

@@ -1,6 +1,9 @@
 """Interventions and measures on models of all kinds: the right tokens, or a clear refusal."""
 
 import copy
+import dataclasses
+from collections import UserDict, namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +24,7 @@ from skdict.inspection import (
     steering_effect,
     top_activations,
 )
+from skdict.inspection._steering import _prompts
 from skdict.utils._modules import record_activations
 
 transformers = pytest.importorskip("transformers")
@@ -39,6 +43,14 @@ def changed(model, layer, forward, *, width, after=None, **options):
 def model(language):
     return language.model
 
+
+@dataclasses.dataclass
+class Batch:
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+
+
+Fields = namedtuple("Fields", ["input_ids", "attention_mask"])
 
 IDS = torch.tensor([[0, 5, 6, 7], [0, 8, 9, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
@@ -101,6 +113,39 @@ class TestWhichTokens:
         for layer in ("embed", ""):
             found = changed(plain, layer, lambda: plain(idx=IDS), width=4)
             assert found == [[[0, 1, 1, 1], [0, 1, 1, 0]]]
+
+    @pytest.mark.parametrize(
+        "pack",
+        [
+            lambda ids, mask: ((), {"features": {"input_ids": ids, "attention_mask": mask}}),
+            lambda ids, mask: (
+                ({"positions": ids, "attention_mask": mask, "input_ids": ids},),
+                {},
+            ),
+            lambda ids, mask: (
+                (transformers.BatchEncoding({"input_ids": ids, "attention_mask": mask}),),
+                {},
+            ),
+            lambda ids, mask: ((UserDict(text={"input_ids": ids, "attention_mask": mask}),), {}),
+            lambda ids, mask: ((Batch(ids, mask),), {}),
+            lambda ids, mask: ((Fields(ids, mask),), {}),
+            lambda ids, mask: (([ids, mask],), {}),  # the mask has no name, but 0 is special too
+            lambda ids, mask: ((), {"input_ids": ids, "attention_mask": mask}),
+        ],
+    )
+    def test_token_ids_in_any_container(self, pack):
+        class Sentences(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.config = transformers.GPT2Config(bos_token_id=0, eos_token_id=0)
+                self.embed, self.layer = nn.Embedding(10, 4), nn.Identity()
+
+            def forward(self, features=None, **options):
+                return self.layer(self.embed(IDS))
+
+        args, kwargs = pack(IDS, MASK)
+        model = Sentences()
+        assert changed(model, "layer", lambda: model(*args, **kwargs), width=4) == [CONTENT]
 
     def test_encoder_and_decoder(self):
         config = transformers.T5Config(
@@ -293,6 +338,54 @@ class TestNotCausal:
 
 
 class TestSteeringOtherModels:
+    def test_prompts_keep_the_special_tokens_of_the_user(self):
+        """Only what the tokenizer puts behind a text itself is left out."""
+        tokenizers = pytest.importorskip("tokenizers")
+        names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[/INST]", "def", "f"]
+        vocabulary = {name: index for index, name in enumerate(names)}
+        backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        backend.add_special_tokens(names[:5])
+        backend.post_processor = tokenizers.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+        )
+        network = SimpleNamespace(device=torch.device("cpu"), context_length=None)
+        language = SimpleNamespace(tokenizer=tokenizer, network=network)
+
+        def ids(prompts):
+            return [each.tolist() for each in _prompts(language, prompts, 1)]
+
+        assert ids(["def f[/INST]", "def f", "f[SEP]", "[/INST]"]) == [
+            [[2, 5, 6, 4]],
+            [[2, 5, 6]],
+            [[2, 6, 3]],
+            [[2, 4]],
+        ]
+        assert ids(None) == [[[2]]]
+
+    def test_only_tokens_of_the_vocabulary_are_written(self, language, texts):
+        """Embeddings and heads are often padded to a round number of rows."""
+
+        class Padded(nn.Module):  # with a great preference for what is no token
+            def __init__(self):
+                super().__init__()
+                self.net = language.model
+
+            def forward(self, input_ids, attention_mask):
+                logits = self.net(input_ids, attention_mask=attention_mask).logits
+                return nn.functional.pad(logits, (0, 8), value=100.0)
+
+        model, written = Padded(), []
+        padded = ActivationExtractor(model, f"net.{LAYER}", tokenizer=language.tokenizer)
+        pipeline = make_pipeline(padded, PCA(2)).fit([texts[0][:200]])
+        steering_effect(
+            pipeline, 0, [0.0], lambda text: bool(written.append(text)), n_samples=4, n_tokens=3
+        )
+        assert all(written)  # ids without a token are decoded to nothing
+
     def test_without_key_value_cache(self, language, texts):
         config = transformers.MambaConfig(
             vocab_size=4096, hidden_size=16, state_size=4, num_hidden_layers=1
