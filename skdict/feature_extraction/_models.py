@@ -1,7 +1,11 @@
 """Load a transformer and its tokenizer by name, once per process."""
 
 import os
+import pickle
+from contextlib import contextmanager
 from functools import lru_cache
+
+import torch
 
 from ..utils._network import Network
 from ..utils._transformers import import_transformers, no_progress_bar
@@ -27,8 +31,8 @@ def load_network(name, *, dtype, device, trust_remote_code):
 
     Raises
     ------
-    ValueError
-        If there is no such model.
+    ValueError, ImportError
+        If there is no such model, or if it cannot be loaded.
     """
     return _load_network(name, dtype, device, trust_remote_code, _folder_state(name))
 
@@ -42,8 +46,8 @@ def load_tokenizer(name, *, trust_remote_code):
 
     Raises
     ------
-    ValueError
-        If the model has no tokenizer of its own.
+    ValueError, ImportError
+        If the model has no tokenizer of its own, or if it cannot be loaded.
     """
     return _load_tokenizer(name, trust_remote_code, _folder_state(name))
 
@@ -52,9 +56,37 @@ def _folder_state(name):
     """Names, sizes and times of a local folder's files; None for anything else."""
     if not os.path.isdir(name):
         return None
-    with os.scandir(name) as entries:
+    with (
+        _explained(f"model={name!r} is a folder that cannot be read."),
+        os.scandir(name) as entries,
+    ):
         files = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
     return tuple(sorted((file, stat.st_size, stat.st_mtime_ns) for file, stat in files))
+
+
+@contextmanager
+def _explained(what):
+    """Raise whatever fails while something is loaded as a ValueError that says `what`.
+
+    A missing package stays an ImportError, and out of memory stays what it is.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except ImportError as error:
+        raise ImportError(f"{what} transformers says: {error}") from error
+    except Exception as error:  # what parsers of files raise has no common class
+        message = str(error)
+        if "allocate memory" in message or "out of memory" in message:  # mere RuntimeErrors
+            raise
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in message:
+            # whose own advice, not to be passed on, is to run whatever code is in the file
+            raise ValueError(
+                f"{what} Its weights are a pickle that holds more than tensors, which is not "
+                "loaded: a pickle can run any code. Get the model as safetensors."
+            ) from None
+        raise ValueError(f"{what} transformers says: {type(error).__name__}: {error}") from error
 
 
 @lru_cache(maxsize=2)
@@ -64,17 +96,15 @@ def _load_network(name, dtype, device, trust_remote_code, folder_state):
         "trust_remote_code": trust_remote_code,
         "local_files_only": folder_state is not None,
     }
-    try:
+    with _explained(
+        f"model={name!r} could not be loaded: it must be a folder written by save_pretrained, or "
+        "the id of a model on the Hugging Face Hub that can be reached or was downloaded before. "
+        "If it was, a file of it may be damaged or cut off: download it again."
+    ):
         config = transformers.AutoConfig.from_pretrained(name, **options)
         model_class = _model_class(transformers, config)
         with no_progress_bar():
             module = model_class.from_pretrained(name, config=config, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model={name!r} could not be loaded: it must be a folder written by "
-            "save_pretrained, or the id of a model on the Hugging Face Hub that can be reached "
-            f"or was downloaded before. transformers says: {error}"
-        ) from error
     return Network(module.to(device).eval())
 
 
@@ -89,7 +119,14 @@ def _model_class(transformers, config):
     for auto_class, reference in remote.items():
         if auto_class.startswith("AutoModel") and reference.split(".")[-1] == name:
             return getattr(transformers, auto_class)
-    return getattr(transformers, name or "AutoModel", transformers.AutoModel)
+    if name is None or not hasattr(transformers, name):
+        return transformers.AutoModel
+    model_class = getattr(transformers, name)
+    if not isinstance(model_class, type) or not issubclass(
+        model_class, transformers.PreTrainedModel
+    ):
+        raise ValueError(f"architectures in config.json names {name!r}, which is no model.")
+    return model_class
 
 
 @lru_cache(maxsize=2)
@@ -99,12 +136,10 @@ def _load_tokenizer(name, trust_remote_code, folder_state):
         f"No tokenizer was found for model={name!r}. Give a ready one as tokenizer=, or "
         "tokenizer=None for a model that takes arrays."
     )
-    try:
+    with _explained(missing):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, trust_remote_code=trust_remote_code, local_files_only=folder_state is not None
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{missing} transformers says: {error}") from error
     # Where the files are missing, transformers may build the model's default tokenizer, whose
     # vocabulary is empty but for special tokens.
     if len(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)) < 2:

@@ -1,5 +1,7 @@
 """Whatever is wrong is said by name, with what was found and what to do."""
 
+import json
+import traceback
 from collections import OrderedDict
 
 import numpy as np
@@ -159,6 +161,104 @@ def test_folder_without_tokenizer(model_class, tmp_path):
     extractor = ActivationExtractor(tmp_path, "")
     with pytest.raises(ValueError, match=r"No tokenizer was found for model=.*tokenizer=None"):
         extractor.fit(["a"])
+
+
+def _cut_off(name):
+    def change(folder):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+
+    return change
+
+
+def _text(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def _config(**values):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+
+    return change
+
+
+class _Code:
+    """Would run when it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the pickle was executed",)
+
+
+def _pickle(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": _Code()}, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _cut_off("model.safetensors"),
+        _text("model.safetensors", ""),
+        _text("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
+        _pickle,
+        _text("config.json", ""),
+        _text("config.json", "[]"),
+        _config(hidden_size=8),
+        _config(hidden_size="wide"),
+        _config(num_attention_heads=0),
+        _config(model_type="nothing known"),
+        _config(architectures=["pipeline"]),
+        _config(architectures=["Trainer"]),
+        _config(architectures=["BertTokenizerFast"]),
+        _config(architectures=[5]),
+        _config(architectures=3),
+        _config(auto_map=["x"]),
+        _config(auto_map={"AutoModel": 3}),
+        _cut_off("tokenizer.json"),
+        _text("tokenizer.json", "{}"),
+        _text("tokenizer_config.json", "[1]"),
+    ],
+)
+def test_folders_that_cannot_be_loaded(change, save_bert, tmp_path):
+    folder = tmp_path / "model"
+    save_bert(folder)
+    change(folder)
+    with pytest.raises(ValueError) as caught:
+        ActivationExtractor(folder, LAYER).fit(["import os"])
+    assert str(folder) in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "weights_only" not in shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_out_of_memory_stays_what_it_is(error, save_bert, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    folder = save_bert(tmp_path / "model")
+    monkeypatch.setattr(transformers.BertForMaskedLM, "from_pretrained", fail)
+    with pytest.raises(type(error)) as caught:
+        ActivationExtractor(folder, LAYER).load()
+    assert caught.value is error
+
+
+def test_a_missing_package_stays_one(save_bert, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ImportError("BertModel requires the timm library")
+
+    folder = save_bert(tmp_path / "model")
+    monkeypatch.setattr(transformers.BertForMaskedLM, "from_pretrained", fail)
+    with pytest.raises(ImportError, match=r"model=.* could not be loaded.* requires the timm"):
+        ActivationExtractor(folder, LAYER).load()
 
 
 def test_ready_model_from_nowhere(bert):
