@@ -15,6 +15,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 
 from ..utils._device import resolve_device
+from ..utils._extractors import ExtractorMixin
 from ..utils._modules import (
     evaluation_mode,
     find_module,
@@ -40,7 +41,11 @@ _CHECKED_LAYERS = weakref.WeakKeyDictionary()
 
 
 class ActivationExtractor(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    ExtractorMixin,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Turn texts into the activations of one layer of a transformer, one row per token.
 

@@ -7,8 +7,18 @@ from ..metrics._rows import as_matrix, check_finite, float64_block, row_blocks
 
 
 def check_indices(indices, n, *, name, of):
-    """Return `indices` as an array of int64 in [0, n), where n counts what `of` says."""
+    """Return `indices` as an array of int64 in [0, n), where n counts what `of` says.
+
+    A boolean mask of length n stands for the indices where it is true.
+    """
     indices = np.asarray(indices)
+    if indices.dtype == bool:
+        if indices.shape != (n,):
+            raise ValueError(
+                f"{name} is a boolean mask of shape {indices.shape}, but there are {n} {of}. Give "
+                f"one entry for each of them, or indices."
+            )
+        return np.flatnonzero(indices)
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise ValueError(
             f"{name} must be a list of integers, but has dtype {indices.dtype} and shape "

@@ -10,6 +10,7 @@ from sklearn.pipeline import Pipeline
 
 from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._arrays import read_only
+from ..utils._extractors import extractor_of
 from ..utils._sklearn_compat import plain_output
 from ..utils._texts import check_texts, text_portions
 from ._active import check_indices
@@ -25,8 +26,8 @@ class CodedBlocks:
     Parameters
     ----------
     X : matrix, or texts
-        Codes; with a `dictionary` activations, or texts where it is a Pipeline that starts with
-        an ActivationExtractor.
+        Codes; with a `dictionary` activations, or what its extractor takes where it is a Pipeline
+        that starts with an ActivationExtractor.
 
     dictionary : fitted estimator with `transform`, or None
 
@@ -47,12 +48,11 @@ class CodedBlocks:
                     "dictionary must be a fitted estimator with transform, but is a "
                     f"{type(dictionary).__name__}. Leave it out to give codes as X."
                 )
-            is_pipeline = isinstance(dictionary, Pipeline) and len(dictionary) > 1
-            if is_pipeline and getattr(dictionary[0], "tokenizer", None) is not None:
-                self.extractor, dictionary = dictionary[0], dictionary[1:]
-                self.X = check_texts(X)
-            else:
-                self.X = as_matrix(X, "X")
+            self.extractor = extractor_of(dictionary)
+            is_text = self.extractor is not None and self.extractor.tokenizer is not None
+            self.X = check_texts(X) if is_text else as_matrix(X, "X")
+            if self.extractor is not None:
+                dictionary = dictionary[1:]
             self.n_components = n_components_of(dictionary)
         self.dictionary = None if dictionary is None else _with_sparse_codes(dictionary)
         # a DataFrame's columns have names, which steps of a dictionary may ask for
@@ -66,36 +66,52 @@ class CodedBlocks:
         return check_indices(features, self.n_components, name=name, of="columns of codes")
 
     def __iter__(self):
-        """Yield (index of the first row, activations or None, codes); matrices of some rows."""
-        for first, X in self._matrices():
+        """Yield (index of the first row, what the dictionary is given or None, codes).
+
+        Rows are counted in codes: a step of the dictionary may return more or fewer than it is
+        given.
+        """
+        first = 0
+        for X in self._matrices():
             for start in range(0, X.shape[0], step := self._n_rows(X)):
-                rows = X[start : start + step]
-                if self.dictionary is None:
-                    yield first + start, None, rows
-                else:
-                    given = rows
-                    if self._frame is not None:
-                        given = self._frame.iloc[start : start + step]
-                    with config_context(transform_output="default"):
-                        codes = self.dictionary.transform(read_only(given))
-                        codes = as_matrix(codes, "codes")
-                    yield first + start, rows, codes
+                given, codes = None, X[start : start + step]
+                if self.dictionary is not None:
+                    given = (
+                        codes if self._frame is None else self._frame.iloc[start : start + step]
+                    )
+                    codes = as_matrix(transformed(self.dictionary, given), "codes")
+                yield first, given, codes
+                first += codes.shape[0]
 
     def _matrices(self):
         if self.extractor is None:
-            yield 0, self.X
-            return
-        first = 0
-        for start, stop in text_portions(self.X):
-            activations = self.extractor.transform(self.X[start:stop])
-            yield first, activations
-            first += len(activations)
+            yield self.X
+        elif self.extractor.tokenizer is not None:
+            for start, stop in text_portions(self.X):
+                yield as_matrix(self.extractor.transform(self.X[start:stop]), "activations")
+        else:
+            start, n_samples = 0, int(self.extractor.batch_size)
+            while start < self.X.shape[0]:
+                some = self.X[start : start + n_samples]
+                activations = as_matrix(self.extractor.transform(some), "activations")
+                yield activations
+                start += n_samples
+                # how many rows a sample has is known from the first ones
+                n_rows = activations.shape[0] / some.shape[0]
+                size = BLOCK_SIZE / (n_rows * max(self.n_components, activations.shape[1]))
+                n_samples = max(int(self.extractor.batch_size), int(size))
 
     def _n_rows(self, X):
         width = X.nnz / X.shape[0] if issparse(X) else X.shape[1]
         if self.dictionary is not None:
             width = max(width, self.n_components)
         return max(1, int(BLOCK_SIZE / max(width, 1)))
+
+
+def transformed(estimator, X):
+    """What an estimator makes of `X`, which it must not change: an array by default."""
+    with config_context(transform_output="default"):
+        return estimator.transform(read_only(X))
 
 
 def active_entries(codes, columns):
@@ -117,8 +133,8 @@ def nonzero_entries(codes, columns):
 
     Returns
     -------
-    rows : ndarray of int of shape (n_nonzero,), ascending
-    features : ndarray of int of shape (n_nonzero,)
+    rows : ndarray of int64 of shape (n_nonzero,), ascending
+    features : ndarray of int64 of shape (n_nonzero,)
         Index in `columns`.
     values : ndarray of shape (n_nonzero,)
     """
@@ -129,7 +145,8 @@ def nonzero_entries(codes, columns):
             codes = codes.copy()
             codes.sum_duplicates()
         rows = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))
-        features, values = codes.indices, codes.data
+        # they are multiplied, and products of SciPy's 32-bit indices would overflow
+        features, values = codes.indices.astype(np.int64), codes.data
         check_finite(values, "codes")
         if values.all():
             return rows, features, values

@@ -3,10 +3,11 @@
 from itertools import pairwise
 
 import numpy as np
+import torch
 from scipy.sparse import vstack
 from sklearn.utils import gen_batches, murmurhash3_32
 
-from ..metrics._rows import float64_block, varies
+from ..metrics._rows import float64_block, to_numpy, varies
 from ._active import positive_entries
 from ._blocks import active_entries
 
@@ -88,20 +89,23 @@ class Sample(Largest):
 
     Parameters
     ----------
-    n_groups, n_drawn : int
+    keys : ndarray of int64 of shape (n_groups,)
+        What each group's draw is seeded by, so that it does not depend on which others there are.
+    n_drawn : int
     seed : int
         In [0, 2**32).
     """
 
-    def __init__(self, n_groups, n_drawn, seed):
-        super().__init__(n_groups, n_drawn)
+    def __init__(self, keys, n_drawn, seed):
+        super().__init__(len(keys), n_drawn)
+        self.keys = murmurhash3_32(keys.astype(np.int32), seed=seed ^ 1)
         self.seed = seed
 
     def update(self, rows, groups, values):
         """Take in entries whose rows follow all those seen before."""
         # an order of the rows for each group, by a hash of both
         key = murmurhash3_32(rows.astype(np.int32), seed=self.seed)
-        key ^= murmurhash3_32(groups.astype(np.int32), seed=self.seed ^ 1)
+        key ^= self.keys[groups]
         key = murmurhash3_32(key, seed=self.seed, positive=True)
         super().update(rows, groups, key.astype(np.float64), payload=values)
 
@@ -158,29 +162,30 @@ class Histogram:
 
 
 class NearMisses(Largest):
-    """Rows that lie furthest along an atom whose feature is not active on them.
+    """Rows on which a feature is not active, but nearest to it.
 
     Parameters
     ----------
-    directions : ndarray of shape (n_features, n_activations)
-    n_near_misses : int
+    nearness : Nearness
+    n_features, n_near_misses : int
     """
 
-    def __init__(self, directions, n_near_misses):
-        super().__init__(len(directions), n_near_misses)
-        self.directions = directions.astype(np.float32).T
+    def __init__(self, nearness, n_features, n_near_misses):
+        super().__init__(n_features, n_near_misses)
+        self.nearness = nearness
 
-    def update(self, first, activations, rows, features):
-        """Take in some activations, and where features are active on them."""
+    def update(self, first, given, rows, features):
+        """Take in what a dictionary was given, and where features are active on it."""
+        activations = self.nearness.rows(given)
         # rows to multiply, and to make dense where activations are sparse, at once
         width = max(self.n_groups, activations.shape[1] // 2, 1)
         step = max(1, MAX_WAITING // width)
         for start in range(0, activations.shape[0], step):
-            block = np.asarray(float64_block(activations, slice(start, start + step)), np.float32)
-            scores = block @ self.directions
+            block = float64_block(activations, slice(start, start + step))
+            scores = self.nearness.scores(block)
             part = slice(*np.searchsorted(rows, [start, start + len(block)]))
             scores[rows[part] - start, features[part]] = -np.inf
-            at, groups = np.nonzero(scores > np.maximum(self.threshold, 0))
+            at, groups = np.nonzero(scores > np.maximum(self.threshold, self.nearness.least))
             super().update(first + start + at, groups, scores[at, groups])
 
 
@@ -192,7 +197,7 @@ def survey(
     n_intervals=0,
     n_per_interval=0,
     n_random=0,
-    directions=None,
+    nearness=None,
     n_near_misses=0,
     n_bins=0,
     seed=0,
@@ -205,8 +210,8 @@ def survey(
     blocks : CodedBlocks
     columns : ndarray of int64
         The features to look at.
-    directions : ndarray of shape (n_selected, n_activations), default=None
-        The features' atoms, for near misses.
+    nearness : Nearness, default=None
+        Of the features, for near misses.
     observers : sequence of callable
         Each is called once with every block of codes.
 
@@ -218,9 +223,9 @@ def survey(
     """
     n_selected = len(columns)
     moments = Moments(n_selected)
-    top, random = Largest(n_selected, n_top), Sample(n_selected, n_random, seed)
-    near = None if directions is None else NearMisses(directions, n_near_misses)
-    for first, activations, codes in blocks:
+    top, random = Largest(n_selected, n_top), Sample(columns, n_random, seed)
+    near = None if nearness is None else NearMisses(nearness, n_selected, n_near_misses)
+    for first, given, codes in blocks:
         for observe in observers:
             observe(codes)
         rows, features, values = active_entries(codes, columns)
@@ -230,10 +235,11 @@ def survey(
         if n_random:
             random.update(first + rows, features, values)
         if near is not None:
-            near.update(first, activations, rows, features)
+            near.update(first, given, rows, features)
 
     intervals = Histogram(moments.maximum, max(n_intervals, 1))
-    in_intervals = Sample(n_selected * n_intervals, n_per_interval, seed ^ 2)
+    keys = np.add.outer(columns * n_intervals, np.arange(n_intervals)).ravel()
+    in_intervals = Sample(keys, n_per_interval, seed ^ 2)
     histogram = Histogram(moments.maximum, n_bins) if n_bins else None
     if n_bins or (n_intervals and n_per_interval):
         for first, _, codes in blocks:
@@ -349,5 +355,7 @@ def codes_at(blocks, columns, rows):
         here = order[slice(*np.searchsorted(ascending, [first, first + codes.shape[0]]))]
         if len(here):
             values = codes[row[here] - first, feature[here]]
+            if isinstance(values, torch.Tensor):
+                values = to_numpy(values)
             found[here] = np.asarray(values).ravel()
     return np.split(found, np.cumsum(lengths)[:-1])

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
+from ..metrics._coding import check_dictionary
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._texts import check_texts
 from ._blocks import CodedBlocks
@@ -65,10 +66,11 @@ class FeatureDashboard:
     - how often it is active, among all features, and how strongly: a histogram of its
       activations, and what share of their sum each bin holds;
     - tokens in context: the most active, drawn at random from intervals of equal width and from
-      all on which it is active, and near misses, on which it is not although the activation
-      lies far along its atom. Shading is the feature's activation; with a language model, an
-      underline on the next token tells whether the feature helped to predict it (solid) or hurt
-      (dotted), measured by ablation at the most active tokens;
+      all on which it is active, and near misses, on which it is not but nearest to it: with the
+      greatest pre-activation of the encoder, or furthest along the atom where no encoder makes
+      the codes. Shading is the feature's activation; with a language model, an underline on the
+      next token tells whether the feature helped to predict it (solid) or hurt (dotted),
+      measured by ablation at the most active tokens;
     - the logits that it raises and lowers (`logit_attribution`);
     - the neurons that its atom weighs most, by absolute value;
     - the features nearest by cosine of atoms and by correlation of codes, over all features;
@@ -254,6 +256,7 @@ class FeatureDashboard:
         ValueError
             If a feature is none of the dictionary's, or tokens or labels are of other rows.
         """
+        check_dictionary(dictionary)
         blocks = CodedBlocks(X, dictionary)
         tokens = check_tokens(tokens, blocks.X.shape[0])
         return cls._gather(
@@ -304,6 +307,7 @@ class FeatureDashboard:
                 "n_samples": statistics.n_samples,
                 "n_components": blocks.n_components,
                 "population": density_histogram(density),
+                "near_by": panels["near_by"],
                 "tokens": panels["tokens"],
                 "features": panels["features"],
                 "texts": [] if shown is None else shown_texts(*shown),
@@ -416,7 +420,10 @@ class FeatureDashboard:
         yield from environment.get_template("dashboard.html.jinja").generate(
             title=content["title"],
             general={
-                **{key: content[key] for key in ("n_samples", "n_components", "population")},
+                **{
+                    key: content[key]
+                    for key in ("n_samples", "n_components", "population", "near_by")
+                },
                 "tokens": {**tokens, "document": _runs(tokens["document"])},
                 "n_texts": len(content["texts"]),
                 "index": [[feature[key] for key in listed] for feature in features],

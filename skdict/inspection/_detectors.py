@@ -156,13 +156,14 @@ def evaluate_feature_detectors(detectors, codes, labels):
     (array([0.5]), array([0.5]), array([0.5]))
     """
     codes, labels = check_codes_and_labels(codes, labels)
-    feature, threshold = np.asarray(detectors["feature"]), np.asarray(detectors["threshold"])
+    feature = np.asarray(detectors["feature"]).astype(np.int64)
+    threshold = np.asarray(detectors["threshold"])
     if not len(feature) == len(threshold) == labels.shape[1]:
         raise ValueError(
             f"labels has {labels.shape[1]} columns, but there are detectors for {len(feature)} "
             "labels. Pass the labels in the columns that the detectors were selected for."
         )
-    n_detected, n_true = np.zeros_like(feature), np.zeros_like(feature)
+    n_detected, n_true = np.zeros((2, len(feature)), dtype=np.int64)
     has_feature = np.flatnonzero(feature != -1)
     columns = check_indices(
         feature[has_feature], codes.shape[1], name="detectors", of="columns of codes"

@@ -4,8 +4,9 @@ import numpy as np
 
 from ..metrics._pareto import COLORS
 from ..utils._drawing import axes_for, pair_of_axes
+from ._active import check_indices
 from ._blocks import CodedBlocks
-from ._statistics import feature_statistics
+from ._collect import survey
 
 
 class FeatureDisplay:
@@ -127,12 +128,12 @@ class FeatureDensityDisplay:
 
     def __init__(self, density, marked=()):
         self.density = np.asarray(density, dtype=np.float64)
-        self.marked = np.asarray(marked, dtype=np.int64)
         if self.density.ndim != 1 or ((self.density < 0) | (self.density > 1)).any():
             raise ValueError(
                 "density must be one number between 0 and 1 for each feature, but has shape "
                 f"{self.density.shape} and values such as {self.density.ravel()[:3]}."
             )
+        self.marked = check_indices(marked, len(self.density), name="marked", of="features")
 
     @classmethod
     def from_codes(cls, X, *, dictionary=None, marked=(), ax=None):
@@ -157,9 +158,10 @@ class FeatureDensityDisplay:
         display : FeatureDensityDisplay
             The drawn display.
         """
-        marked = CodedBlocks(X, dictionary).columns(np.asarray(marked, np.int64), "marked")
-        statistics = feature_statistics(X, dictionary=dictionary, n_bins=1)
-        return cls(statistics.density, marked).plot(ax=ax)
+        blocks = CodedBlocks(X, dictionary)
+        marked = blocks.columns(marked, "marked")
+        moments = survey(blocks, blocks.columns(None))["moments"]
+        return cls(moments.count / moments.n_rows, marked).plot(ax=ax)
 
     def plot(self, ax=None):
         """Draw the histogram.

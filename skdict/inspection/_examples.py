@@ -10,7 +10,7 @@ from ..utils._spans import check_text_sequence
 from ._active import check_indices
 from ._blocks import CodedBlocks
 from ._collect import survey
-from ._interventions import feature_directions
+from ._nearness import Nearness
 from ._tokens import token_columns
 
 
@@ -54,8 +54,8 @@ def top_activations(
         Which columns of the codes to look at; all of them by default.
 
     dictionary : estimator, default=None
-        A fitted estimator (or Pipeline) with `transform`; for near misses `inverse_transform`
-        as well.
+        A fitted estimator (or Pipeline) with `transform`; for near misses an encoder or
+        `inverse_transform` as well.
 
     n_top : int, default=10
         Most rows per feature.
@@ -71,8 +71,10 @@ def top_activations(
         Most rows drawn at random from all on which the feature is active.
 
     n_near_misses : int, default=0
-        Most rows on which the feature is not active although the activation lies far along its
-        atom: those with the greatest :math:`x \\cdot d_j`. Needs a `dictionary`.
+        Most rows on which the feature is not active, but nearest to it. Needs a `dictionary`. If
+        its codes are made by an encoder, those with the greatest pre-activation; of other
+        dictionaries, those that lie furthest along the atom, with the greatest
+        :math:`x \\cdot d_j` above 0.
 
     random_state : int, RandomState instance or None, default=0
         Decides what is drawn. The same rows are drawn however the codes are blocked.
@@ -93,7 +95,8 @@ def top_activations(
         random : :class:`~sklearn.utils.Bunch`
             `rows` and `activations`.
         near_misses : :class:`~sklearn.utils.Bunch`
-            `rows` and `projections`, the :math:`x \\cdot d_j`, the greatest first.
+            `rows`, and of each the encoder's pre-activation in `pre_activations` or
+            :math:`x \\cdot d_j` in `projections`, the greatest first.
 
     Raises
     ------
@@ -117,9 +120,15 @@ def top_activations(
     """
     blocks = CodedBlocks(X, dictionary)
     columns = blocks.columns(features)
-    directions = None
+    nearness = None
     if n_near_misses:
-        directions = atoms_of(blocks, columns, "n_near_misses")
+        if dictionary is None:
+            raise ValueError(
+                "n_near_misses needs a dictionary, and X as activations: codes of 0 do not tell "
+                "which is near to being active."
+            )
+        nearness = Nearness(blocks.dictionary, columns)
+    name = "projections" if nearness is None else nearness.name
     found = survey(
         blocks,
         columns,
@@ -127,7 +136,7 @@ def top_activations(
         n_intervals=n_intervals,
         n_per_interval=n_per_interval,
         n_random=n_random,
-        directions=directions,
+        nearness=nearness,
         n_near_misses=n_near_misses,
         seed=check_random_state(random_state).randint(2**31),
     )
@@ -140,7 +149,7 @@ def top_activations(
             ],
             random=_activations(found["random"][i]),
             near_misses=Bunch(
-                rows=found["near_misses"][i][0], projections=found["near_misses"][i][1]
+                rows=found["near_misses"][i][0], **{name: found["near_misses"][i][1]}
             ),
         )
         for i in range(len(columns))
@@ -150,16 +159,6 @@ def top_activations(
 def _activations(entries):
     rows, activations = entries
     return Bunch(rows=rows, activations=activations)
-
-
-def atoms_of(blocks, columns, parameter):
-    """The atoms of some features of `CodedBlocks`, (n_selected, n_features)."""
-    if not hasattr(blocks.dictionary, "inverse_transform"):
-        raise ValueError(
-            f"{parameter} needs a dictionary with inverse_transform, for its atoms, and X as "
-            f"activations; but dictionary is {type(blocks.dictionary).__name__}."
-        )
-    return feature_directions(blocks.dictionary, columns)
 
 
 class Snippet(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import issparse
 from sklearn.pipeline import Pipeline
 
-from ..metrics._coding import reconstruction_function
+from ..metrics._coding import check_dictionary, reconstruction_function
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
 from ..utils._arrays import read_only
 from ..utils._modules import find_module, replace_activation
@@ -128,7 +128,7 @@ def replace_activations(
     if scale is None and not keep_error:
         edit = reconstruction_function(dictionary)
     else:
-        _check_codes(dictionary, "scale and keep_error")
+        check_dictionary(dictionary, "With scale and keep_error, ")
         features, factors = _check_scale(scale or {}, n_components_of(dictionary))
         if keep_error:
             directions = feature_directions(dictionary, features)
@@ -241,7 +241,7 @@ def steer(
         )
     name, amount = ("strength", strength) if pin_to is None else ("pin_to", pin_to)
     if pin_to is not None or hasattr(dictionary, "inverse_transform"):
-        _check_codes(dictionary, name)
+        check_dictionary(dictionary, f"With {name}, ")
         n_components = n_components_of(dictionary)
     else:
         dictionary = as_matrix(dictionary, "dictionary")
@@ -305,15 +305,16 @@ def feature_directions(dictionary, features):
 
     Parameters
     ----------
-    dictionary : estimator, or matrix from `as_matrix`
+    dictionary : estimator, or directions as a matrix from `as_matrix`
     features : ndarray of int64 of shape (n_selected,)
 
     Returns
     -------
     directions : ndarray of float64 of shape (n_selected, n_features)
     """
-    if not hasattr(dictionary, "inverse_transform"):
+    if isinstance(dictionary, np.ndarray | torch.Tensor) or issparse(dictionary):
         return float64_block(dictionary, features)
+    check_dictionary(dictionary)
     n_components = n_components_of(dictionary)
     intercept = np.asarray(dictionary.inverse_transform(np.zeros((1, n_components))))
     parts = [np.empty((0, intercept.shape[1]))]
@@ -372,21 +373,28 @@ class _Scaled:
         return self.dictionary.inverse_transform(codes)
 
 
-def _check_codes(dictionary, parameter):
-    for method in ("transform", "inverse_transform"):
-        if not hasattr(dictionary, method):
-            raise TypeError(
-                f"With {parameter}, dictionary must be a fitted estimator with transform and "
-                f"inverse_transform, but a {type(dictionary).__name__} has no {method}. Of a "
-                "Pipeline that starts with an extractor, give pipeline[1:]."
-            )
+def split_dictionary(dictionary):
+    """The step of a dictionary that makes the codes, behind the others.
+
+    Returns
+    -------
+    before : Pipeline or None
+    coder : estimator
+    """
+    if not isinstance(dictionary, Pipeline):
+        return None, dictionary
+    *steps, (name, last) = [
+        (name, step) for name, step in dictionary.steps if step not in (None, "passthrough")
+    ]
+    before, last = split_dictionary(last)
+    if before is not None:
+        steps.append((name, before))
+    return Pipeline(steps) if steps else None, last
 
 
 def n_components_of(dictionary):
     """Number of a dictionary's features."""
-    while isinstance(dictionary, Pipeline):  # whose first steps need not name what they return
-        steps = [step for _, step in dictionary.steps if step not in (None, "passthrough")]
-        dictionary = steps[-1]
+    _, dictionary = split_dictionary(dictionary)  # other steps need not name what they return
     if hasattr(dictionary, "get_feature_names_out"):
         return len(dictionary.get_feature_names_out())
     if hasattr(dictionary, "components_"):

@@ -3,9 +3,10 @@
 from functools import partial
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
+from ..metrics._coding import check_dictionary
 from ..metrics._next_token import sees_later_tokens
+from ..utils._extractors import extractor_of
 from ..utils._network import Network
 from ..utils._texts import batches_by_length, check_texts, tokenize
 from ._interventions import n_components_of
@@ -29,9 +30,8 @@ class Language:
     """
 
     def __init__(self, pipeline):
-        is_pipeline = isinstance(pipeline, Pipeline) and len(pipeline) > 1
-        extractor = pipeline[0] if is_pipeline else None
-        if not all(hasattr(extractor, name) for name in ("load", "layer", "side", "tokens")):
+        extractor = extractor_of(pipeline)
+        if extractor is None:
             raise TypeError(
                 "pipeline must be a fitted Pipeline whose first step is an ActivationExtractor "
                 f"and whose last is a dictionary, but is {pipeline!r:.200}. Make one of fitted "
@@ -43,6 +43,7 @@ class Language:
                 f"row per token, but it has tokenizer={extractor.tokenizer!r:.50} and "
                 f"pooling={extractor.pooling!r}."
             )
+        check_dictionary(pipeline[1:], "Behind the extractor, ")
         self.extractor, self.dictionary = extractor, pipeline[1:]
         self.layer, self.side = extractor.layer, extractor.side
         self.model, self.tokenizer = (extractor.load()[k] for k in ("model", "tokenizer"))

@@ -9,8 +9,9 @@ from ._active import positive_entries
 from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
 from ._effects import measured_effects
-from ._interventions import feature_directions
+from ._interventions import feature_directions, split_dictionary
 from ._logits import logit_weights, vocabulary
+from ._nearness import Nearness
 from ._statistics import statistics_of
 from ._tokens import check_tokens, shown_tokens, token_table
 
@@ -41,12 +42,13 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
     Returns
     -------
     panels : dict
-        "statistics" as `feature_statistics` returns them, "n_active" of all features, "tokens"
-        and "features", a list of dicts ready for JSON.
+        "statistics" as `feature_statistics` returns them, "n_active" of all features, "tokens",
+        "near_by", what near misses are ranked by, and "features", a list of dicts ready for JSON.
     """
     dictionary = blocks.dictionary
     atoms = feature_directions(dictionary, np.arange(blocks.n_components))
     correlation = Correlation(blocks.n_components, columns)
+    nearness = Nearness(dictionary, columns)
     found = survey(
         blocks,
         columns,
@@ -54,7 +56,7 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
         n_intervals=n_intervals,
         n_per_interval=n_per_interval,
         n_random=N_RANDOM,
-        directions=atoms[columns],
+        nearness=nearness,
         n_near_misses=N_NEAR_MISSES,
         n_bins=N_BINS,
         seed=seed,
@@ -101,6 +103,7 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
         "statistics": statistics,
         "n_active": correlation.n_active,
         "tokens": snippets.table(),
+        "near_by": nearness.name,
         "features": features,
     }
 
@@ -199,7 +202,7 @@ def _add_neurons(features, atoms):
 
 def _add_encoder(features, dictionary, columns):
     """Cosine of encoder row and atom, and the encoder's bias, where there is an encoder."""
-    last = dictionary[-1] if hasattr(dictionary, "steps") else dictionary
+    _, last = split_dictionary(dictionary)
     weights = getattr(last, "encoder_coef_", None)
     if weights is None:
         return

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from sklearn.pipeline import Pipeline
 
 from ..utils._arrays import read_only
 from ._rows import to_numpy
@@ -12,19 +13,33 @@ BLOCK_SIZE = 2**26
 MIN_ROWS = 1024
 
 
+def check_dictionary(dictionary, condition=""):
+    """Raise a TypeError unless it codes and decodes; `condition` says when it has to."""
+    for method in ("transform", "inverse_transform"):
+        if hasattr(dictionary, method):
+            continue
+        raise TypeError(
+            f"{condition}dictionary must be a fitted estimator with transform and "
+            f"inverse_transform, but {_who_lacks(method, dictionary)} has no method {method}. Of "
+            "a Pipeline that starts with an extractor, give pipeline[1:]."
+        )
+
+
+def _who_lacks(method, estimator):
+    """The class of the estimator, or of the first such step of a Pipeline."""
+    for _, step in estimator.steps if isinstance(estimator, Pipeline) else ():
+        if step not in (None, "passthrough") and not hasattr(step, method):
+            return _who_lacks(method, step)
+    return type(estimator).__name__
+
+
 def coding_blocks(dictionary, X):
     """Yield (rows, codes, reconstruction) of `X`, so that dense codes fit in memory.
 
     `dictionary` is a fitted estimator with `transform` and `inverse_transform`; each is called
     once per block. `X` is a matrix of any kind that can be sliced by rows.
     """
-    for method in ("transform", "inverse_transform"):
-        if not hasattr(dictionary, method):
-            raise TypeError(
-                f"{type(dictionary).__name__} has no method {method}; metrics of a dictionary "
-                "need a fitted estimator with transform and inverse_transform. Of a Pipeline that "
-                "starts with an extractor, give pipeline[1:]."
-            )
+    check_dictionary(dictionary)
     start, n_rows = 0, MIN_ROWS
     while start < X.shape[0]:
         stop = min(start + n_rows, X.shape[0])

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from ..utils._arrays import read_only
+from ..utils._extractors import extractor_of
 from ._coding import coding_blocks
 from ._loss_recovered import loss_recovered
 from ._reconstruction import ReconstructionSums
@@ -153,11 +154,12 @@ def _coding_metrics(dictionary, X, wanted):
 
 def _dictionary_model(estimator, texts):
     """`loss_recovered` of a Pipeline that starts with an ActivationExtractor."""
-    extractor = estimator[0] if isinstance(estimator, Pipeline) else estimator
-    if not all(hasattr(extractor, name) for name in ("load", "layer", "side")):
+    extractor = extractor_of(estimator)
+    if extractor is None:
+        found = estimator[0] if isinstance(estimator, Pipeline) else estimator
         raise TypeError(
             f"The metrics {list(LOSS_METRICS)} need a Pipeline that starts with an "
-            f"ActivationExtractor, but got a {type(extractor).__name__}."
+            f"ActivationExtractor, but got a {type(found).__name__}."
         )
     if extractor.tokenizer is None:
         raise ValueError(

@@ -22,8 +22,10 @@ from skdict.inspection import (
     steering_effect,
     top_activations,
 )
+from skdict.inspection._language import Language
 from skdict.inspection._logits import _fixed_scales
 from skdict.utils._modules import replace_activation
+from skdict.utils._texts import TokenWindows
 
 transformers = pytest.importorskip("transformers")
 LAYER = "transformer.h.0.mlp.act"
@@ -438,6 +440,31 @@ class TestFeatureEffects:
             at = np.searchsorted(all_rows.rows, part.rows)
             assert_allclose(part.ablation, all_rows.ablation[at], atol=1e-5)
             assert_allclose(part.attribution, all_rows.attribution[at], atol=1e-5)
+
+    def test_more_windows_and_features_than_32_bits_number(
+        self, pipeline, short, features, monkeypatch
+    ):
+        """Sparse codes have indices of 32 bits; pairs of a feature and a window need more."""
+        expected = feature_effects(pipeline, short, features)
+
+        class Many(TokenWindows):
+            def __len__(self):
+                return 2**31
+
+        windows = Language.windows
+
+        def many_windows(self, texts):
+            found = windows(self, texts)
+            found.__class__ = Many
+            return found
+
+        monkeypatch.setattr(Language, "windows", many_windows)
+        sparse = copy.deepcopy(pipeline[1]).set_params(sparse_output=True)
+        found = feature_effects(make_pipeline(pipeline[0], sparse), short, features)
+        assert sum(len(each.rows) for each in found) > 0
+        for each, same in zip(found, expected, strict=True):
+            assert_array_equal(each.rows, same.rows)
+            assert_allclose(each.ablation, same.ablation, atol=1e-5)
 
     def test_windows_of_long_texts(self, language, dictionary, texts, features):
         """Rows run on over windows as the extractor's do, and no prediction crosses one."""

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -447,3 +448,30 @@ class TestOtherDictionaries:
         assert top_activations(activations, [], dictionary=dictionary, n_near_misses=2) == []
         (effect,) = feature_effects(pipeline, texts[:1], [7], rows=[[]])
         assert len(effect.rows) == 0
+
+    def test_estimators_that_do_not_decode(self, extractor, activations, texts, tokens):
+        """Each says which it is, and what it lacks."""
+        kmeans = KMeans(3, n_init=1, max_iter=2).fit(activations[:200])
+        scaled = make_pipeline(StandardScaler().fit(activations[:200]), kmeans)
+        for dictionary in (kmeans, scaled):
+            pipeline = make_pipeline(extractor, dictionary)
+            for measure in (
+                lambda pipeline=pipeline: feature_effects(pipeline, texts[:1], [0]),
+                lambda pipeline=pipeline: logit_attribution(pipeline, texts[:1], [0]),
+                lambda pipeline=pipeline: steering_effect(pipeline, 0, [1.0], len),
+                lambda pipeline=pipeline: FeatureDashboard.from_pipeline(pipeline, texts[:1]),
+                lambda dictionary=dictionary: FeatureDashboard.from_activations(
+                    dictionary, activations, tokens
+                ),
+                lambda dictionary=dictionary: top_activations(
+                    activations, [0], dictionary=dictionary, n_near_misses=1
+                ),
+                lambda dictionary=dictionary: steer(
+                    extractor.model, LAYER, dictionary, 0, pin_to=1.0
+                ),
+            ):
+                with pytest.raises(TypeError, match="KMeans has no method inverse_transform"):
+                    measure()
+            assert len(top_activations(activations, dictionary=dictionary)) == 3
+        with pytest.raises(TypeError, match="NoneType has no method transform"):
+            FeatureDashboard.from_activations(None, activations, tokens)

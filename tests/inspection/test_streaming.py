@@ -7,13 +7,17 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
+    FeatureDensityDisplay,
     _blocks,
     _collect,
     feature_statistics,
@@ -125,15 +129,68 @@ def test_near_misses(activations, dictionary, n_rows, monkeypatch):
     monkeypatch.setattr(_collect, "MAX_WAITING", n_rows)
     X = activations[:400]
     features = [4, 0, 9]
-    codes, projections = dictionary.transform(X), X @ dictionary.components_[features].T
+    codes = dictionary.transform(X)
+    pre_activations = (X.astype(float) - dictionary.intercept_) @ dictionary.encoder_coef_.T
+    pre_activations += dictionary.encoder_intercept_
     tops = top_activations(X, features, dictionary=dictionary, n_near_misses=6)
-    for i, (j, top) in enumerate(zip(features, tops, strict=True)):
+    for j, top in zip(features, tops, strict=True):
         silent = np.flatnonzero(codes[:, j] == 0)
-        expected = silent[np.argsort(-projections[silent, i])][:6]
+        expected = silent[np.argsort(-pre_activations[silent, j])][:6]
         assert_array_equal(top.near_misses.rows, expected)
-        assert_allclose(top.near_misses.projections, projections[expected, i], rtol=1e-5)
+        assert_allclose(
+            top.near_misses.pre_activations, pre_activations[expected, j], rtol=1e-4, atol=1e-6
+        )
         order = np.argsort(-codes[:, j])
         assert_allclose(top.activations, codes[order, j][: len(top.rows)], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"architecture": "relu"},
+        {"architecture": "jumprelu"},
+        {"architecture": "batch_topk", "n_nonzero_coefs": 6},
+        {"architecture": "gated"},
+    ],
+)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_near_misses_are_the_first_to_become_active(activations, params, scaled):
+    """When the encoder's bias is raised, little by little."""
+    X = activations[:600, :40].astype(np.float64) + 3  # the mean is to be subtracted
+    sae = SparseAutoencoderDictionary(32, max_iter=3, random_state=0, **params)
+    pipeline = make_pipeline(*[StandardScaler()] * scaled, sae).fit(X)
+    codes = pipeline.transform(X)
+    features = np.argsort(-(codes > 0).mean(axis=0))[[3, 8]]
+    tops = top_activations(X, features, dictionary=pipeline, n_near_misses=5)
+    for j, top in zip(features, tops, strict=True):
+        silent, given = codes[:, j] == 0, sae.encoder_intercept_.copy()
+        low, high = 0.0, 1e3
+        for _ in range(60):  # bisection for a bias with which five more rows are active
+            middle = (low + high) / 2
+            sae.encoder_intercept_ = given + middle * (np.arange(32) == j)
+            woken = np.flatnonzero(silent & (pipeline.transform(X)[:, j] > 0))
+            low, high = (middle, high) if len(woken) < 5 else (low, middle)
+            if len(woken) == 5:
+                break
+        sae.encoder_intercept_ = given
+        assert_array_equal(np.sort(top.near_misses.rows), woken)
+
+
+def test_near_misses_of_dictionaries_without_an_encoder(activations):
+    """They lie along the atom, which is not what makes the codes of an algorithm."""
+    X = activations[:300, :40]
+    sae = SparseAutoencoderDictionary(32, max_iter=2, random_state=0).fit(X)
+    sae.set_params(transform_algorithm="lasso")
+    for dictionary in (PCA(4).fit(X), sae):
+        codes, projections = dictionary.transform(X), X @ dictionary.components_.T
+        (near,) = (
+            top.near_misses
+            for top in top_activations(X, [2], dictionary=dictionary, n_near_misses=5)
+        )
+        silent = np.flatnonzero((codes[:, 2] <= 0) & (projections[:, 2] > 0))
+        expected = silent[np.argsort(-projections[silent, 2])][:5]
+        assert_array_equal(near.rows, expected)
+        assert_allclose(near.projections, projections[expected, 2], rtol=1e-4)
 
 
 def test_near_misses_of_wide_sparse_activations(monkeypatch):
@@ -242,3 +299,145 @@ def test_steps_that_work_in_place(activations, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of arrays that cannot be written to
         top_activations(X, dictionary=SparseAutoencoderDictionary(8, max_iter=1).fit(X))
+
+
+class TestWhatIsAsked:
+    """Indices of any kind, whichever others are asked for with them."""
+
+    def test_draws_of_a_feature_do_not_depend_on_the_others(self, codes):
+        def drawn(top):
+            return [top.random.rows.tolist(), *(each.rows.tolist() for each in top.intervals)]
+
+        options = {"n_random": 5, "n_intervals": 3, "n_per_interval": 2}
+        every = [drawn(top) for top in top_activations(codes, **options)]
+        assert len({str(each) for each in every}) > 8  # features draw for themselves
+        for features in ([3], [0, 3], [11, 3, 3, 0]):
+            tops = top_activations(codes, features, **options)
+            assert [drawn(top) for top in tops] == [every[j] for j in features]
+
+    @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint64, np.int64])
+    def test_small_and_unsigned_indices(self, dtype):
+        codes = sp.random_array((40, 300), density=0.2, format="csr", rng=0)
+        expected = top_activations(codes.toarray(), [100, 7], n_top=4)
+        for top, same in zip(
+            top_activations(codes, np.array([100, 7], dtype=dtype), n_top=4), expected, strict=True
+        ):
+            assert_array_equal(top.rows, same.rows)
+        mask = np.isin(np.arange(300), [7, 100])
+        assert_array_equal(feature_statistics(codes, mask).feature, [7, 100])
+
+    def test_numpys_scalars(self, codes):
+        wide = np.tile(codes, 12)  # 144 columns and 10 intervals are more than an int8 holds
+        small = {"n_top": np.int8(3), "n_intervals": np.int8(10), "n_random": np.uint8(2)}
+        plain = {name: int(value) for name, value in small.items()}
+        for top, same in zip(
+            top_activations(wide, **small), top_activations(wide, **plain), strict=True
+        ):
+            assert len(top.intervals) == 10
+            assert_array_equal(top.rows, same.rows)
+            assert_array_equal(top.random.rows, same.random.rows)
+        assert feature_statistics(wide, n_bins=np.uint8(200)).histogram.shape == (144, 200)
+
+    @pytest.mark.parametrize(
+        ("features", "message"),
+        [
+            ([-1], "features has -1, but there are 12 columns of codes, from 0 to 11"),
+            (np.array([12], np.uint8), "features has 12, but there are 12"),
+            (np.array([2**63], np.uint64), "features has 9223372036854775808, but there are 12"),
+            ([True, False], r"features is a boolean mask of shape \(2,\), but there are 12"),
+            ([0.0], "features must be a list of integers"),
+        ],
+    )
+    def test_what_is_none(self, codes, features, message):
+        for look in (top_activations, feature_statistics):
+            with pytest.raises(ValueError, match=message):
+                look(codes, features)
+
+    def test_products_of_indices_do_not_overflow(self):
+        """SciPy's indices have 32 bits."""
+        codes = sp.csr_array((np.ones(1), np.array([3], np.int32), np.array([0, 1], np.int32)))
+        assert codes.indices.dtype == np.int32
+        rows, features, _ = _blocks.nonzero_entries(codes, np.arange(4))
+        assert rows.dtype == features.dtype == np.int64
+
+
+def test_rows_are_counted_in_codes(language, dictionary, monkeypatch):
+    """Of token ids in an array, each sample has many."""
+    ids = np.random.default_rng(0).integers(1, 4000, size=(64, 20))
+    extractor = ActivationExtractor(
+        language.model, "transformer.h.0.mlp.act", tokenizer=None, batch_size=8
+    ).fit(ids)
+    pipeline = make_pipeline(extractor, dictionary)
+    X = extractor.transform(ids)
+    codes = dictionary.transform(X)
+    assert codes.shape == (64 * 20, 256)
+    j = int(np.argmax((codes > 0).sum(axis=0)))
+    expected = top_activations(X, [j], dictionary=dictionary, n_random=4, n_near_misses=4)[0]
+    for size in (2**24, 512 * 10, 512 * 200):
+        monkeypatch.setattr(_blocks, "BLOCK_SIZE", size)
+        top = top_activations(ids, [j], dictionary=pipeline, n_random=4, n_near_misses=4)[0]
+        assert_array_equal(top.rows, np.argsort(-codes[:, j], kind="stable")[:10])
+        assert_array_equal(top.random.rows, expected.random.rows)
+        assert_array_equal(top.near_misses.rows, expected.near_misses.rows)
+        assert feature_statistics(ids, [j], dictionary=pipeline).n_samples == 64 * 20
+
+
+def test_steps_that_leave_rows_out():
+    """Whatever they are: rows are those of the codes."""
+
+    class EverySecond(TransformerMixin, BaseEstimator):
+        def fit(self, X, y=None):
+            return self
+
+        def __sklearn_is_fitted__(self):
+            return True
+
+        def transform(self, X):
+            return X[::2]
+
+    X = np.random.default_rng(0).random((40, 3))
+    pipeline = make_pipeline(EverySecond(), PCA(2)).fit(X)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_blocks, "BLOCK_SIZE", 3 * 8)
+        top = top_activations(X, [0], dictionary=pipeline, n_top=20)[0]
+    codes = pipeline.transform(X)[:, 0]
+    assert_array_equal(top.rows, np.argsort(-codes)[: np.sum(codes > 0)])
+
+
+def test_what_the_user_set_is_left_alone(activations):
+    """What a dictionary returns, and how."""
+    sae = SparseAutoencoderDictionary(8, max_iter=1, random_state=0).fit(activations[:200])
+    pipeline = make_pipeline(StandardScaler(), sae).fit(activations[:200])
+    for dictionary in (sae.set_output(transform="pandas"), pipeline):
+        top_activations(activations[:50], dictionary=dictionary, n_near_misses=2)
+        feature_statistics(activations[:50], dictionary=dictionary)
+        assert isinstance(sae.transform(activations[:3]), pd.DataFrame)
+    assert sae.sparse_output is False
+
+
+def test_a_vectorizer_with_a_tokenizer_is_no_extractor():
+    """What takes texts to codes otherwise is told so."""
+    texts = ["a b c", "b c d", "d e a"]
+    words = TfidfVectorizer(tokenizer=str.split, token_pattern=None)
+    pipeline = make_pipeline(words, TruncatedSVD(2)).fit(texts)
+    with pytest.raises(TypeError, match=r"X must be a matrix of real numbers"):
+        top_activations(texts, dictionary=pipeline)
+    top = top_activations(words.transform(texts), [0], dictionary=pipeline[1:])[0]
+    assert_array_equal(top.rows, np.argsort(-pipeline.transform(texts)[:, 0]))
+
+
+def test_a_density_takes_one_pass(activations, dictionary, monkeypatch):
+    pytest.importorskip("matplotlib")
+    n_rows, transform = [], SparseAutoencoderDictionary.transform
+    monkeypatch.setattr(
+        SparseAutoencoderDictionary,
+        "transform",
+        lambda self, rows: n_rows.append(len(rows)) or transform(self, rows),
+    )
+    marked = np.array([3, 200], np.uint8)
+    display = FeatureDensityDisplay.from_codes(activations, dictionary=dictionary, marked=marked)
+    assert sum(n_rows) == len(activations)
+    assert_array_equal(display.marked, [3, 200])
+    for wrong in ([-1], [1.5], [256]):
+        with pytest.raises(ValueError, match="marked"):
+            FeatureDensityDisplay(display.density, marked=wrong)

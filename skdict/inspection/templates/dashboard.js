@@ -334,6 +334,8 @@ function distinct(feature, found, shown, put) {
   });
 }
 
+const NEAR_BY = { pre_activations: "the encoder's pre-activation", projections: "the projection on the atom, x·d" };
+
 function snippets(feature, put) {
   const node = element("div", { class: "snippets" });
   const part = (title, hint, groups, shown = []) => {
@@ -350,7 +352,7 @@ function snippets(feature, put) {
     part(`${show(i * width)} to ${show((i + 1) * width)}`, "drawn at random from this interval", [intervals[i]]);
   }
   part("At random", "of all tokens on which it is active", random);
-  part("Near misses", "not active, although the activation lies far along the atom; on the left, how far: the projection x·d", near, feature.near_values);
+  part("Near misses", `not active, but nearest to it; on the left, how near: ${NEAR_BY[general.near_by]}`, near, feature.near_values);
   if (node.childElementCount === 0) node.append(element("p", { class: "hint" }, "Never active on these tokens."));
   return node;
 }
