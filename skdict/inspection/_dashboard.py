@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
 
 from ..metrics._coding import check_dictionary
+from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._texts import check_texts
 from ._blocks import CodedBlocks
