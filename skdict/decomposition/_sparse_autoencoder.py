@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_array
+from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -18,16 +18,16 @@ from .._core.dict_learning import OnlineDictionaryLearning
 from .._core.optim import normalize_
 from ..utils._arrays import (
     Rows,
+    as_matrix,
     check_activations,
     check_codes,
+    check_entries_finite,
     collect_dense,
     collect_sparse,
     from_numpy,
 )
 from ..utils._device import resolve_device
-from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
-from ..utils._torch_state import plain_torch
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._alternating_fit import AlternatingFit
 from ._atoms import ATOMS, default_n_components, make_atoms
@@ -399,7 +399,6 @@ class SparseAutoencoderDictionary(
         self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
-    @plain_torch()
     def fit(self, X, y=None):
         """Learn a dictionary from activations.
 
@@ -447,7 +446,6 @@ class SparseAutoencoderDictionary(
 
     @available_if(_learns_from_streams)
     @fit_context(prefer_skip_nested_validation=True)
-    @plain_torch()
     def partial_fit(self, X, y=None):
         """Go on learning from one more portion of activations: one pass over it.
 
@@ -649,18 +647,20 @@ class SparseAutoencoderDictionary(
         if given is None:
             return None
         name = "dict_init" if previous is None else "components_ of the previous fit (warm_start)"
-        given = check_array(given, dtype=np.float64, input_name=name, copy=True)
+        given = as_matrix(given, name)
+        check_entries_finite(given, name)
         n_components = self.n_components
-        expected = (len(given) if n_components == "auto" else n_components, rows.shape[1])
+        expected = (given.shape[0] if n_components == "auto" else n_components, rows.shape[1])
         if given.shape != expected:
             raise ValueError(
                 f"{name} has shape {given.shape}, but (n_components, n_features) is {expected}. "
                 "Make them agree, or leave n_components='auto'."
             )
-        if previous is None and not given.any(axis=1).all():
-            row = int(np.argmin(given.any(axis=1)))
+        atoms = Rows(given, torch.device("cpu"))[:].to(torch.float64, copy=True)
+        if previous is None and not atoms.any(dim=1).all():
+            row = int(atoms.any(dim=1).int().argmin())
             raise ValueError(f"dict_init has a zero row ({row}). An atom needs a direction.")
-        return normalize_(torch.from_numpy(given))
+        return normalize_(atoms)
 
     def _n_components(self, rows):
         if self.n_components != "auto":
@@ -719,7 +719,6 @@ class SparseAutoencoderDictionary(
 
     # -- codes -----------------------------------------------------------------------------
 
-    @plain_torch()
     def transform(self, X):
         """Find the codes of activations.
 
@@ -746,7 +745,6 @@ class SparseAutoencoderDictionary(
         collect = collect_sparse if self.sparse_output else collect_dense
         return collect(blocks, len(rows), n_components, rows)
 
-    @plain_torch()
     def inverse_transform(self, X):
         """Reconstruct activations from codes: ``codes @ components_ + intercept_``.
 
@@ -775,7 +773,6 @@ class SparseAutoencoderDictionary(
             dtype, copy=False
         ) + self.intercept_.astype(dtype, copy=False)
 
-    @plain_torch()
     def score_samples(self, X):
         r"""Log-likelihood of each sample under the sparse-coding model of the fit.
 

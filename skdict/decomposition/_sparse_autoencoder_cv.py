@@ -9,11 +9,9 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
-from sklearn.utils import check_array
 
-from ..utils._arrays import Rows, take_rows
+from ..utils._arrays import Rows, as_vector, take_rows
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
-from ..utils._torch_state import plain_torch
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import WITH_ENCODER, SparseAutoencoderDictionary
 
@@ -161,7 +159,6 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
-    @plain_torch()
     def fit(self, X, y=None):
         """Choose alpha on folds of X, then learn a dictionary from all of X with it.
 
@@ -221,8 +218,8 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
     def _grid(self, X):
         if isinstance(self.alphas, Integral):
             return alpha_grid(X, self.alphas)
-        alphas = np.unique(check_array(self.alphas, ensure_2d=False, dtype=np.float64))
-        if alphas.ndim != 1 or len(alphas) == 0 or alphas[0] < 0:
+        alphas = np.unique(as_vector(self.alphas, "alphas"))
+        if len(alphas) == 0 or alphas[0] < 0 or not np.isfinite(alphas).all():
             raise ValueError(
                 f"alphas={self.alphas!r}: expected numbers >= 0, or how many to try of "
                 "alpha_grid(X)."

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import contextmanager
-from numbers import Real
 
 import numpy as np
 import torch
@@ -11,10 +10,9 @@ from sklearn.pipeline import Pipeline
 
 from ..metrics._coding import check_dictionary, reconstruction_function
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
-from ..utils._arrays import read_only
+from ..utils._arrays import as_numbers, read_only
 from ..utils._modules import find_module, replace_activation
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
-from ..utils._torch_state import without_autocast
 from ._active import check_indices
 from ._positions import TokenSelection
 
@@ -338,7 +336,6 @@ class _Shift:
         self.directions = torch.from_numpy(directions)
         self.amount = amount
 
-    @without_autocast()
     def __call__(self, activations):
         if self.directions.shape[1] != activations.shape[1]:
             raise ValueError(
@@ -419,9 +416,10 @@ def _check_scale(scale, n_components):
 
 def _check_amount(amount, n, name):
     """`amount` as float64 of shape (n,)."""
-    numbers = np.atleast_1d(np.asarray(amount))
-    ok = isinstance(amount, Real) or numbers.shape == (n,)
-    if not ok or (numbers.size and numbers.dtype.kind not in "biuf"):
+    numbers = as_numbers(amount, name)
+    if isinstance(numbers, torch.Tensor):
+        numbers = to_numpy(numbers)
+    if numbers.shape not in ((), (n,)):
         raise ValueError(
             f"{name} must be a number, or one for each of the {n} features, but is {amount!r}."
         )

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from scipy.sparse import issparse
 
-from ..metrics._rows import as_matrix
+from ..metrics._rows import as_matrix, to_numpy
+from ..utils._arrays import as_numbers
 
 
 def named_labels(labels):
@@ -17,7 +19,7 @@ def named_labels(labels):
     labels : ndarray of bool of shape (n_samples, n_labels)
     """
     names = getattr(labels, "columns", None)
-    if isinstance(labels, Mapping):
+    if isinstance(labels, Mapping) and not issparse(labels):  # a DOK matrix is a dict, too
         missing = {"data", "target_names"} - set(labels)
         if missing:
             raise ValueError(
@@ -36,13 +38,17 @@ def named_labels(labels):
 
 def boolean_labels(labels):
     """Labels as a boolean ndarray of shape (n_samples, n_labels)."""
-    if np.ndim(labels) == 1 and not issparse(labels):
+    labels = as_numbers(labels, "labels")
+    if labels.ndim == 1:
         raise ValueError(
             "labels must have shape (n_samples, n_labels), but is one-dimensional. Make a single "
             "label a column: labels.reshape(-1, 1)."
         )
     labels = as_matrix(labels, "labels")
-    labels = labels.toarray() if issparse(labels) else np.asarray(labels)
+    if isinstance(labels, torch.Tensor):
+        labels = to_numpy(labels)
+    elif issparse(labels):
+        labels = labels.toarray()
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
             "labels must be true or false (1 or 0) for each sample and label, but has other "

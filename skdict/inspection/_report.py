@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils import Bunch
 
 from ..metrics._rows import as_matrix, float64_block
+from ..utils._arrays import check_entries_finite
 from ..utils._sklearn_compat import Interval, validate_params
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels
@@ -109,9 +110,11 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
     selecting, reporting = slice(None, n_selecting), slice(n_selecting, None)
     report = Bunch(label=names)
     for who, matrix in (("feature", codes), ("neuron", neurons)):
-        if matrix is None:
+        if neurons is None and who == "neuron":
             continue
-        matrix = as_matrix(matrix, "codes" if who == "feature" else "neurons")
+        name = "codes" if who == "feature" else "neurons"
+        matrix = as_matrix(matrix, name)
+        check_entries_finite(matrix, name)
         if matrix.shape[0] != labels.shape[0]:
             raise ValueError(
                 f"{who}s and labels must have one row per sample, but have {matrix.shape[0]} "

@@ -3,12 +3,11 @@
 from numbers import Integral
 
 import numpy as np
-import torch
-from scipy.sparse import issparse
-from sklearn.utils import Bunch, check_consistent_length, column_or_1d
+from sklearn.utils import Bunch
 
 from ..metrics._pareto import COLORS
-from ..metrics._rows import as_matrix, check_finite, float64_block
+from ..metrics._rows import check_finite
+from ..utils._arrays import as_vector
 from ..utils._drawing import axes_for
 from ..utils._sklearn_compat import Interval, validate_params
 
@@ -64,13 +63,13 @@ def activation_specificity(activations, labels, *, n_levels=10):
     >>> specificity.edges, specificity.precision
     (array([0., 2., 4.]), array([0.5, 1. ]))
     """
-    if issparse(activations) or isinstance(activations, torch.Tensor):
-        column = activations.reshape(-1, 1) if activations.ndim == 1 else activations
-        activations = float64_block(as_matrix(column, "activations"), slice(None))
-    activations = column_or_1d(activations).astype(np.float64)
-    labels = column_or_1d(labels)
-    check_consistent_length(activations, labels)
-    if labels.dtype.kind not in "biuf" or not ((labels == 0) | (labels == 1)).all():
+    activations, labels = as_vector(activations, "activations"), as_vector(labels, "labels")
+    if len(activations) != len(labels):
+        raise ValueError(
+            f"activations and labels must have one entry per sample, but have {len(activations)} "
+            f"and {len(labels)}."
+        )
+    if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
             f"labels must be true or false (1 or 0) for each sample, but has entries such as "
             f"{labels[0]!r}."

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..utils._arrays import as_vector
 from ..utils._drawing import axes_for
 from ._scorer import DictionaryScorer
 
@@ -62,11 +63,11 @@ class ParetoDisplay:
     """
 
     def __init__(self, l0, explained_variance, group):
-        self.l0 = np.asarray(l0, dtype=np.float64)
-        self.explained_variance = np.asarray(explained_variance, dtype=np.float64)
+        self.l0 = as_vector(l0, "l0")
+        self.explained_variance = as_vector(explained_variance, "explained_variance")
         self.group = np.asarray(group)
         shapes = {self.l0.shape, self.explained_variance.shape, self.group.shape}
-        if len(shapes) > 1 or self.l0.ndim != 1:
+        if len(shapes) > 1:
             raise ValueError(
                 "l0, explained_variance and group must be one-dimensional and of the same "
                 f"length, but have shapes {self.l0.shape}, {self.explained_variance.shape} and "

@@ -129,14 +129,16 @@ class DictionaryScorer:
 def _last_step(estimator, X):
     """The dictionary, and the activations that it is given."""
     if not isinstance(estimator, Pipeline):
-        return estimator, X if hasattr(X, "shape") else np.asarray(X)
+        return estimator, X
     if len(estimator) > 1:
         X = estimator[:-1].transform(read_only(X))
     return _last_step(estimator[-1], X)
 
 
 def _coding_metrics(dictionary, X, wanted):
-    sums, n_active = ReconstructionSums(), 0
+    matrix, sums, n_active = as_matrix(X, "X"), ReconstructionSums(), 0
+    if not hasattr(X, "columns"):  # frames keep their names, which the dictionary may ask for
+        X = matrix
     for rows, codes, reconstruction in coding_blocks(dictionary, X):
         n_active = n_active + count_active(as_matrix(codes, "codes"))
         rows, reconstruction = as_matrix(rows, "X"), as_matrix(reconstruction, "X_reconstructed")

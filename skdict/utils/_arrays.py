@@ -19,7 +19,7 @@ BLOCK_BYTES = 1 << 24
 ROWS_TO_MAP = 512
 
 
-# Tensors of these are computed with as they are; others become float64, if they hold numbers.
+# Tensors of these are computed with as they are.
 TENSOR_DTYPES = (
     torch.float64,
     torch.float32,
@@ -32,7 +32,12 @@ TENSOR_DTYPES = (
     torch.uint8,
     torch.bool,
 )
-UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+# What the others become: torch has no arithmetic for them.
+WIDER = {
+    torch.uint16: torch.int64,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.float64,
+}
 
 
 def as_numbers(X, name):
@@ -90,6 +95,21 @@ def as_matrix(X, name, *, min_samples=1, estimator=None, csr_tensors=False, allo
                 f"{unit}(s) (shape={tuple(X.shape)}) while a minimum of {minimum} is required{by}."
             )
     return _check_dtype(X, name, what)
+
+
+def as_vector(X, name):
+    """X, one-dimensional or a column, as an ndarray of float64 of shape (n,)."""
+    X = _check_dtype(_read(X, name, "an array", csr_tensors=True), name, "an array")
+    if X.ndim != 1 and (X.ndim != 2 or X.shape[1] != 1):
+        raise ValueError(
+            f"{name} must be one-dimensional, but has shape {tuple(X.shape)}. Give a list of "
+            "numbers."
+        )
+    if isinstance(X, torch.Tensor):
+        X = X.to_dense().to("cpu", torch.float64).numpy()
+    elif sp.issparse(X):
+        X = X.toarray()
+    return X.astype(np.float64).ravel()
 
 
 def _read(X, name, what, *, csr_tensors=False):
@@ -152,8 +172,8 @@ def _check_dtype(X, name, what):
     if isinstance(X, torch.Tensor):
         if X.is_complex():
             raise ValueError(f"Complex data not supported: {name} has dtype {X.dtype}.")
-        if X.dtype in UNSIGNED:
-            return X.to(torch.float64)
+        if X.dtype in WIDER:
+            return X.to(WIDER[X.dtype])
         if X.dtype not in TENSOR_DTYPES:
             raise TypeError(
                 f"{name} must be {what} of real numbers, but is a tensor of dtype {X.dtype}. "
@@ -308,10 +328,11 @@ def _first_not_finite(values):
 
 def _raise_not_finite(name, value, place):
     what = "NaN" if np.isnan(float(value)) else "infinity"
-    row, column = place if len(place) == 2 else (place[0], place[1:])
+    row, *columns = place
+    where = f"row {row}" + "".join(f", column {column}" for column in columns)
     raise ValueError(
-        f"Input {name} contains {what} ({float(value)}) at row {row}, column {column}. Drop or "
-        f"impute such rows first, for instance with {name}[np.isfinite({name}).all(axis=1)]."
+        f"Input {name} contains {what} ({float(value)}) at {where}. Drop or impute such rows "
+        f"first, for instance with {name}[np.isfinite({name}).all(axis=1)]."
     )
 
 

@@ -345,8 +345,8 @@ def test_the_picture(table):
         ({"budgets": []}, ValueError, r"budgets=\[\]: give a sequence"),
         ({"budgets": [0, 3]}, ValueError, r"budgets=\[0, 3\]: .* finite and greater than 0"),
         ({"budgets": [np.inf]}, ValueError, r"budgets=\[inf\]: .* finite and greater than 0"),
-        ({"budgets": ["x"]}, ValueError, r"budgets=\['x'\]: give a sequence"),
-        ({"budgets": 3}, ValueError, "budgets=3: give a sequence"),
+        ({"budgets": ["x"]}, TypeError, "budgets must be an array of real numbers"),
+        ({"budgets": 3}, ValueError, r"budgets must be one-dimensional, but has shape \(\)"),
         (
             {
                 "estimators": {"x": SparseAutoencoderDictionary(4, solver="lasso")},
