@@ -1,6 +1,5 @@
 """Texts or arrays in, the activations of one layer of a network out."""
 
-import contextlib
 import copy
 import os
 import weakref
@@ -527,27 +526,20 @@ class ActivationExtractor(
             cache = ActivationCache(self.cache, (network.fingerprint, self.layer, self.side))
             results = self._run_cached(network, inputs, cache, follow)
         else:
-            results = self._run(network, inputs, range(len(inputs)), follow)
-        with contextlib.closing(results):  # hands the model back even if a row cannot be stored
-            if self.pooling is None:
-                return _collect(results, inputs)
-            return _pool(results, inputs, self.pooling)
+            results = self._run(network, inputs, follow)
+        if self.pooling is None:
+            return _collect(results, inputs)
+        return _pool(results, inputs, self.pooling)
 
-    def _run(self, network, inputs, items, follow):
-        """Yield (item, its activations) of some of the inputs, in batches of similar length."""
+    def _batches(self, network, inputs, items):
+        """Some of the inputs, in batches of similar length."""
         padding = network.takes_attention_mask
-        batches = list(batches_by_length(items, inputs.lengths, self.batch_size, padding=padding))
-        with evaluation_mode(network.module):
-            for batch in follow(batches):
-                args, kwargs = inputs.arguments(network, batch)
-                with torch.no_grad():
-                    activation = read_activation(
-                        network.module,
-                        self.layer,
-                        lambda args=args, kwargs=kwargs: network.module(*args, **kwargs),
-                        side=self.side,
-                    )
-                yield from zip(batch, inputs.split(activation, batch), strict=True)
+        return list(batches_by_length(items, inputs.lengths, self.batch_size, padding=padding))
+
+    def _run(self, network, inputs, follow):
+        """Yield (item, its activations) of all inputs."""
+        for batch in follow(self._batches(network, inputs, range(len(inputs)))):
+            yield from self._run_batch(network, inputs, batch)
 
     def _run_cached(self, network, inputs, cache, follow):
         """Yield (item, its activations) of all inputs, and run the model only on new ones."""
@@ -559,19 +551,35 @@ class ActivationExtractor(
                 missing[key].append(item)
             else:
                 yield item, activations
+        keys = {items[0]: key for key, items in missing.items()}
+        for batch in follow(self._batches(network, inputs, keys)):
+            for first, activations in self._run_new(network, inputs, batch, keys, cache):
+                yield from ((item, activations) for item in missing[keys[first]])
 
-        with cache.lock() if missing else contextlib.nullcontext():
-            to_run = {}
-            for key, items in missing.items():
-                activations = cache.read(key)  # while we waited, others may have run it
-                if activations is None:
-                    to_run[items[0]] = key
-                else:
-                    yield from ((item, activations) for item in items)
-            with contextlib.closing(self._run(network, inputs, to_run, follow)) as run:
-                for first, activations in run:
-                    cache.write(to_run[first], activations)
-                    yield from ((item, activations) for item in missing[to_run[first]])
+    def _run_new(self, network, inputs, batch, keys, cache):
+        """Return (item, its activations) of a batch, and keep them."""
+        # The model first and then the folder, always. Batch by batch, so that nothing of the
+        # user's is called in between.
+        with evaluation_mode(network.module), cache.lock():
+            # while we waited, others may have run it
+            found = {item: cache.read(keys[item]) for item in batch}
+            new = [item for item, activations in found.items() if activations is None]
+            for item, activations in self._run_batch(network, inputs, new) if new else ():
+                cache.write(keys[item], activations)
+                found[item] = activations
+        return found.items()
+
+    def _run_batch(self, network, inputs, batch):
+        """Return (item, its activations) of a batch."""
+        args, kwargs = inputs.arguments(network, batch)
+        with evaluation_mode(network.module), torch.no_grad():
+            activation = read_activation(
+                network.module,
+                self.layer,
+                lambda: network.module(*args, **kwargs),
+                side=self.side,
+            )
+        return zip(batch, inputs.split(activation, batch), strict=True)
 
     def __sklearn_clone__(self):
         # model and tokenizer are shared, everything else is as in any other clone

@@ -170,17 +170,19 @@ def steering_effect(
         generator = torch.Generator(language.network.device).manual_seed(seed)
         for prompt in prompts:
             ids = prompt.expand(n_samples, -1)
-            with steer(
-                language.model,
-                language.layer,
-                direction,
-                0,
-                strength=strength,
-                side=language.side,
-                tokenizer=language.tokenizer,
-            ):
-                written = _sample(language, ids, n_tokens, temperature, generator, writable)
-            losses.append(_losses(language, ids, written))
+            # not around `in_context`, which may well wait for others that use the model
+            with evaluation_mode(language.model), torch.no_grad():
+                with steer(
+                    language.model,
+                    language.layer,
+                    direction,
+                    0,
+                    strength=strength,
+                    side=language.side,
+                    tokenizer=language.tokenizer,
+                ):
+                    written = _sample(language, ids, n_tokens, temperature, generator, writable)
+                losses.append(_losses(language, ids, written))
             found = [language.tokenizer.decode(row) for row in written]
             fractions += [_fraction(in_context, text) for text in found]
             texts += found
@@ -189,21 +191,20 @@ def steering_effect(
     table = {name: [] for name in ("in_context", "in_context_error", "cross_entropy")}
     table |= {f"control_{name}": [] for name in list(table)}
     examples = []
-    with evaluation_mode(language.model), torch.no_grad():
-        for strength in strengths:
-            of_feature = measure(atom, strength, seeds[0])
-            of_controls = [
-                measure(row[None], strength, seed)
-                for row, seed in zip(controls, seeds[1:], strict=True)
-            ]
-            examples.append(of_feature[2][0])
-            pooled = [np.concatenate(parts) for parts in list(zip(*of_controls, strict=True))[:2]]
-            for prefix, (fractions, losses) in (("", of_feature[:2]), ("control_", pooled)):
-                table[f"{prefix}in_context"].append(fractions.mean())
-                one = len(fractions) == 1
-                error = np.nan if one else fractions.std(ddof=1) / np.sqrt(len(fractions))
-                table[f"{prefix}in_context_error"].append(error)
-                table[f"{prefix}cross_entropy"].append(losses.mean())
+    for strength in strengths:
+        of_feature = measure(atom, strength, seeds[0])
+        of_controls = [
+            measure(row[None], strength, seed)
+            for row, seed in zip(controls, seeds[1:], strict=True)
+        ]
+        examples.append(of_feature[2][0])
+        pooled = [np.concatenate(parts) for parts in list(zip(*of_controls, strict=True))[:2]]
+        for prefix, (fractions, losses) in (("", of_feature[:2]), ("control_", pooled)):
+            table[f"{prefix}in_context"].append(fractions.mean())
+            one = len(fractions) == 1
+            error = np.nan if one else fractions.std(ddof=1) / np.sqrt(len(fractions))
+            table[f"{prefix}in_context_error"].append(error)
+            table[f"{prefix}cross_entropy"].append(losses.mean())
     columns = {name: np.array(values) for name, values in table.items()}
     return Bunch(strength=strengths, **columns, example=examples)
 

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import torch
 
-# A model's mode and hooks are the model's, so threads take turns with it.
-_MODELS_IN_USE = threading.RLock()
+# {held lock of a block of `evaluation_mode`: (its thread, the ids of its modules)}. Locks of C, of
+# which no interrupt can miss the release, as it can of a Condition.
+_BLOCKS = {}
+_ENTERING = threading.Lock()
 
 
 def find_module(model, layer):
@@ -269,19 +271,88 @@ def is_replaced(model):
 def evaluation_mode(model):
     """Have a model, in evaluation mode, for oneself during a ``with`` block.
 
+    A model's mode and hooks are the model's, so threads take turns with it: another thread waits
+    at the entry of a block for a model that has a module in common with this one, and for no
+    other. Within a thread blocks can be nested.
+
     On exit every submodule gets its own former mode back, frozen ones among trained ones too.
-    Other threads wait at the entry of such a block, whatever their model: two models can share
-    submodules. Within a thread blocks can be nested.
+    Modules with a `train` of their own, such as those that merge an adapter into their weights in
+    evaluation mode, are put back by it, and their weights to the bit.
+
+    Nothing that waits for another lock should be called inside, but for locks that are never
+    held when a block is entered.
 
     Parameters
     ----------
     model : torch.nn.Module
     """
-    with _MODELS_IN_USE:
-        training = [module for module in model.modules() if module.training]
-        model.eval()
+    modules = list(model.modules())
+    thread, ids = threading.get_ident(), frozenset(map(id, modules))
+    block = threading.Lock()
+    block.acquire()
+    modes, tensors = [], []
+    try:
+        while (other := _enter(block, thread, ids)) is not None:
+            if other.acquire(timeout=1):
+                other.release()
+        if any(module.training for module in modules):
+            tensors = _tensors_at_risk(modules)
+            modes = [(module, module.training) for module in modules]
+            for module in modules:
+                if module.training:
+                    module.eval()
+        yield
+    finally:
         try:
-            yield
+            _restore(modes, tensors)
+        except BaseException:  # an interrupt on the way: once more from the start
+            _restore(modes, tensors)
+            raise
         finally:
-            for module in training:
-                module.training = True
+            _BLOCKS.pop(block, None)
+            block.release()
+
+
+def _enter(block, thread, ids):
+    """Enter a block, or return one of another thread that has a module in common."""
+    with _ENTERING:
+        for other, (owner, theirs) in list(_BLOCKS.items()):
+            if owner != thread and not ids.isdisjoint(theirs):
+                return other
+        _BLOCKS[block] = thread, ids
+    return None
+
+
+def _has_own_train(module):
+    return "train" in vars(module) or type(module).train is not torch.nn.Module.train
+
+
+def _tensors_at_risk(modules):
+    """Copies of what a `train` of a module's own may write to: its tensors, its children's."""
+    parts = {
+        part: None
+        for module in modules
+        if _has_own_train(module)
+        for part in (module, *module.children())
+    }
+    return [
+        (tensors, name, tensor.detach().clone())
+        for part in parts
+        for tensors in (part._parameters, part._buffers)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    ]
+
+
+def _restore(modes, tensors):
+    """Give modules, parents first, their modes back, and tensors their values."""
+    for module, mode in modes:
+        if module.training != mode and _has_own_train(module):
+            module.train(mode)  # and all below it, which come later
+    for module, mode in modes:
+        if module.training != mode:
+            module.training = mode
+    for where, name, values in tensors:
+        tensor = dict(where.items()).get(name)
+        if tensor is not None and tensor.shape == values.shape and tensor.dtype == values.dtype:
+            tensor.data.copy_(values)

@@ -375,6 +375,28 @@ def test_who_comes_second_waits(logging_model, texts, tmp_path):
     assert passes() == once_each(tokenizer, texts)
 
 
+def test_callbacks_may_wait_for_others_that_use_model_and_folder(bert, texts, tmp_path):
+    model, tokenizer = bert
+    cached = ActivationExtractor(model, LAYER, tokenizer=tokenizer, cache=tmp_path, batch_size=2)
+    ended = []
+
+    class Waiting:
+        def setup(self, estimator, context):
+            pass
+
+        teardown = on_fit_task_begin = setup
+
+        def on_fit_task_end(self, estimator, context):
+            new = [f"{texts[0]} = {len(ended)}"]
+            other = threading.Thread(target=cached.transform, args=(new,), daemon=True)
+            other.start()
+            other.join(timeout=30)
+            ended.append(not other.is_alive())
+
+    clone(cached).set_callbacks(Waiting()).fit_transform(texts)
+    assert len(ended) > 2 and all(ended)
+
+
 def test_arrays(tmp_path):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     X = np.random.default_rng(0).normal(size=(6, 3))

@@ -1,6 +1,7 @@
 """What features do to the model: against closed forms, plain loops and other derivatives."""
 
 import copy
+import threading
 
 import numpy as np
 import pandas as pd
@@ -552,6 +553,16 @@ class TestSteering:
             at = range(start.shape[1] - 1, whole.shape[1] - 1)
             losses.append(-np.mean([float(log_p[0, t, whole[0, t + 1]]) for t in at]))
         assert_allclose(effect.cross_entropy[0], np.mean(losses), rtol=1e-4)
+
+    def test_in_context_may_wait_for_others_that_use_the_model(self, neurons):
+        def in_context(text):
+            other = threading.Thread(target=neurons.transform, args=(["import"],), daemon=True)
+            other.start()
+            other.join(timeout=30)
+            return not other.is_alive()
+
+        options = {"n_samples": 1, "n_tokens": 1, "n_controls": 1}
+        assert steering_effect(neurons, 5, [0.0], in_context, **options).in_context[0] == 1
 
     def test_display(self, neurons):
         plt = pytest.importorskip("matplotlib.pyplot")
