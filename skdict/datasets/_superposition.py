@@ -6,8 +6,8 @@ import numpy as np
 from scipy import sparse
 from scipy.special import ndtr, ndtri
 from sklearn.preprocessing import normalize
-from sklearn.utils import check_random_state
 
+from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, align_sparse_interface, validate_params
 
 _ENTRIES_PER_CHUNK = 2**22  # bounds the memory that dense temporaries take

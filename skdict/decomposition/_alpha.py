@@ -5,6 +5,7 @@ import torch
 
 from ..utils._arrays import Rows, check_activations
 from ..utils._sklearn_compat import python_numbers
+from ..utils._torch_state import plain_torch
 
 # alpha="auto" is this fraction of the data's centred RMS norm. About right on planted data (64
 # dimensions, 256 atoms) and on the 512 neurons of a one-layer transformer alike.
@@ -48,6 +49,7 @@ def location_and_scale(rows, *, name="X"):
 
 
 @python_numbers
+@plain_torch()
 def alpha_grid(X, n_alphas=8):
     """Grid of L1 coefficients that suits the scale of X.
 

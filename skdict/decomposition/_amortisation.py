@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..utils._arrays import Rows, check_activations
 from ..utils._device import resolve_device
 from ..utils._drawing import pair_of_axes
+from ..utils._torch_state import plain_torch
 from ._alpha import location_and_scale
 from ._sparse_coding import check_alpha, make_coder
 
@@ -15,6 +16,7 @@ CODERS = ("encoder", "lasso", "omp")
 COLORS = {"encoder": "#0072B2", "lasso": "#D55E00", "omp": "#009E73"}
 
 
+@plain_torch()
 def amortisation_gap(estimator, X, *, alpha=None):
     r"""Codes of an encoder beside the best codes in the same dictionary, sample by sample.
 

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from sklearn import decomposition
 
+from ..utils._random import global_random_state_kept
+
 
 class MiniBatchDictionaryLearning:
     """scikit-learn's estimator of this name on centred data, with non-negative codes.
@@ -53,11 +55,13 @@ class MiniBatchDictionaryLearning:
     def _scaled(self, rows):
         return (rows[:].cpu().double().numpy() - self.mean) / self.scale
 
+    @global_random_state_kept()
     def fit(self, rows):
         self.learner.fit(self._scaled(rows))
         counters = {"n_iter_": math.ceil(self.learner.n_iter_), "n_steps_": self.learner.n_steps_}
         return {**counters, "loss_curve_": [], **self.attributes()}
 
+    @global_random_state_kept()
     def partial_fit(self, rows):
         self.learner.partial_fit(self._scaled(rows))
 

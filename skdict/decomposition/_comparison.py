@@ -4,7 +4,6 @@ import copy
 import inspect
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from functools import cache
 
@@ -20,6 +19,8 @@ from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
 from ..utils._arrays import Rows, as_vector, check_activations
 from ..utils._device import resolve_device
+from ..utils._torch_state import plain_torch
+from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._likelihood import log_likelihood
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -321,13 +322,14 @@ def _ways(name, fitted, algorithms, budgets, X_test):
                 if 0 < n_nonzero <= most:
                     yield budget, {**way, "transform_n_nonzero_coefs": n_nonzero}
                 else:
-                    _warn_of_budget(name, budget, algorithm, f"between 1 and {most}", stacklevel=4)
+                    _warn_of_budget(name, budget, algorithm, f"between 1 and {most}")
                 continue
             alpha = _match_l0(name, fitted, algorithm, budget, X_test)
             if alpha is not None:
                 yield budget, {**way, "transform_alpha": alpha}
 
 
+@plain_torch()
 def _match_l0(name, fitted, algorithm, budget, X_test):
     """L1 coefficient at which codes of X_test have the L0 wanted, or None."""
     rows = Rows(X_test, resolve_device(fitted.device))
@@ -351,21 +353,21 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
         log_alpha -= STEP
     if excess(log_alpha) < 0:
         most = budget * math.exp(excess(log_alpha))
-        _warn_of_budget(name, budget, algorithm, f"at most about {most:.3g}", stacklevel=5)
+        _warn_of_budget(name, budget, algorithm, f"at most about {most:.3g}")
         return None
     if log_alpha < top:
         log_alpha = brentq(excess, log_alpha, log_alpha + STEP, xtol=L0_TOL / 2)
     return math.exp(log_alpha)
 
 
-def _warn_of_budget(name, budget, algorithm, l0, *, stacklevel):
-    warnings.warn(
+def _warn_of_budget(name, budget, algorithm, l0):
+    warn(
         f"budget={budget:g} is out of reach of {name!r} with {algorithm!r}: its L0 is {l0}. The "
-        "row is left out.",
-        stacklevel=stacklevel,
+        "row is left out."
     )
 
 
+@plain_torch()
 def _set_way(fitted, way, X_train, *, fitted_before):
     """The fitted estimator with these parameters of `transform`, and with what `score` needs."""
     if not way:
@@ -378,6 +380,7 @@ def _set_way(fitted, way, X_train, *, fitted_before):
     return coder
 
 
+@plain_torch()
 def _measure(coder, X_test, alpha, rms):
     """What one fitted estimator does on X_test, in one pass over it.
 

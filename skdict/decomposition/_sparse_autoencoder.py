@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -27,7 +26,9 @@ from ..utils._arrays import (
     from_numpy,
 )
 from ..utils._device import resolve_device
+from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
+from ..utils._torch_state import plain_torch
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._alternating_fit import AlternatingFit
 from ._atoms import ATOMS, default_n_components, make_atoms
@@ -399,6 +400,7 @@ class SparseAutoencoderDictionary(
         self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
+    @plain_torch()
     def fit(self, X, y=None):
         """Learn a dictionary from activations.
 
@@ -446,6 +448,7 @@ class SparseAutoencoderDictionary(
 
     @available_if(_learns_from_streams)
     @fit_context(prefer_skip_nested_validation=True)
+    @plain_torch()
     def partial_fit(self, X, y=None):
         """Go on learning from one more portion of activations: one pass over it.
 
@@ -719,6 +722,7 @@ class SparseAutoencoderDictionary(
 
     # -- codes -----------------------------------------------------------------------------
 
+    @plain_torch()
     def transform(self, X):
         """Find the codes of activations.
 
@@ -745,6 +749,7 @@ class SparseAutoencoderDictionary(
         collect = collect_sparse if self.sparse_output else collect_dense
         return collect(blocks, len(rows), n_components, rows)
 
+    @plain_torch()
     def inverse_transform(self, X):
         """Reconstruct activations from codes: ``codes @ components_ + intercept_``.
 
@@ -773,6 +778,7 @@ class SparseAutoencoderDictionary(
             dtype, copy=False
         ) + self.intercept_.astype(dtype, copy=False)
 
+    @plain_torch()
     def score_samples(self, X):
         r"""Log-likelihood of each sample under the sparse-coding model of the fit.
 

@@ -12,6 +12,7 @@ from sklearn.model_selection import check_cv
 
 from ..utils._arrays import Rows, as_vector, take_rows
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
+from ..utils._torch_state import plain_torch
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import WITH_ENCODER, SparseAutoencoderDictionary
 
@@ -159,6 +160,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
+    @plain_torch()
     def fit(self, X, y=None):
         """Choose alpha on folds of X, then learn a dictionary from all of X with it.
 

@@ -1,6 +1,5 @@
 """Codes in a dictionary that is given: sparse_encode, and the coders of the estimators."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -14,10 +13,13 @@ from .._core.sparse import Support
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import python_numbers
+from ..utils._torch_state import plain_torch
+from ..utils._warnings import warn
 
 ALGORITHMS = ("lasso", "omp", "threshold")
 
 
+@plain_torch()
 def sparse_encode(
     X,
     dictionary,
@@ -243,10 +245,9 @@ def warn_of_gaps(gaps, tol):
     """Warn where the duality gap of some samples (n,) has stayed above ``tol``."""
     n_above = int((gaps > tol).sum())
     if n_above:
-        warnings.warn(
+        warn(
             f"The Lasso codes of {n_above} of {len(gaps)} samples have a duality gap above "
             f"tol={tol:g} (at most {float(gaps.max()):.1e} of the objective). Use float64, raise "
             "alpha, tol or max_iter.",
             ConvergenceWarning,
-            stacklevel=3,
         )

@@ -5,9 +5,10 @@ from numbers import Integral, Real
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import pdtrc
-from sklearn.utils import Bunch, check_random_state, gen_batches
+from sklearn.utils import Bunch, gen_batches
 
 from ..metrics._rows import BLOCK_SIZE
+from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ._active import positive_entries
 

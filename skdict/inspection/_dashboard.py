@@ -2,6 +2,7 @@
 
 import os
 import uuid
+import warnings
 from collections.abc import Mapping
 from html import escape
 from numbers import Integral
@@ -10,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
 
 from ..metrics._coding import check_dictionary
+from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._texts import check_texts
 from ._blocks import CodedBlocks
@@ -168,8 +169,15 @@ class FeatureDashboard:
             If `pipeline` is no such Pipeline.
         ValueError
             If a feature is none of the dictionary's, or labels are of other tokens.
+
+        Warns
+        -----
+        UserWarning
+            If something is missing that a page of a language model has, such as the logits of one
+            without a head. The page says so too.
         """
         language = Language(pipeline)
+        reason = language.why_not_causal()
         texts = check_texts(texts, name="texts")
         tokens = language.extractor.tokens(texts)
         tokens = check_tokens(tokens, len(tokens.token))
@@ -179,7 +187,7 @@ class FeatureDashboard:
             whole = clone(language.extractor).set_params(long_documents="window")
             steps = [("extractor", whole), ("dictionary", language.dictionary)]
             shown = (Pipeline(steps), show_texts, whole.tokens(show_texts))
-        return cls._gather(
+        dashboard = cls._gather(
             CodedBlocks(texts, pipeline),
             tokens,
             features,
@@ -190,8 +198,17 @@ class FeatureDashboard:
             n_top=n_top,
             n_intervals=n_intervals,
             n_per_interval=n_per_interval,
-            language=None if language.why_not_causal() else language,
+            language=language if reason is None else None,
         )
+        missing = dashboard.content["missing"]
+        if reason is not None:
+            missing.append(
+                "No logits and no effects on the next token: these need a causal language model, "
+                f"and {type(language.model).__name__} is none: {writable(reason):.300}"
+            )
+        for message in missing:
+            warnings.warn(message, stacklevel=4)  # from two decorators
+        return dashboard
 
     @classmethod
     @validate_params(_OPTIONS, prefer_skip_nested_validation=True)
@@ -291,7 +308,7 @@ class FeatureDashboard:
             raise ValueError(
                 f"features must be some features, each once, but is {columns.tolist()!r:.80}."
             )
-        names, scores = _names(blocks, columns, labels, len(tokens["token"]))
+        names, scores, others = _names(blocks, columns, labels, len(tokens["token"]))
         seed = check_random_state(random_state).randint(2**31)
         panels = gather(blocks, tokens, columns, seed=seed, language=language, **sizes)
         statistics = panels["statistics"]
@@ -299,8 +316,11 @@ class FeatureDashboard:
         for j, feature, name, score in zip(
             columns, panels["features"], names, scores, strict=True
         ):
-            label = None if name is None else writable(name)
-            feature |= {"id": int(j), "label": label, "score": score}
+            feature |= {"id": int(j), "label": name, "score": score}
+        texts = [] if shown is None else shown_texts(*shown)
+        mentioned = {j for text in texts for _, active in text for j in active[::2]}
+        for feature in panels["features"]:
+            mentioned.update(j for j, _ in feature["cosine"] + feature["correlation"])
         return cls(
             {
                 "title": writable(str(title)),
@@ -308,9 +328,11 @@ class FeatureDashboard:
                 "n_components": blocks.n_components,
                 "population": density_histogram(density),
                 "near_by": panels["near_by"],
+                "missing": panels["missing"],
+                "names": {j: name for j, name in others.items() if j in mentioned},
                 "tokens": panels["tokens"],
                 "features": panels["features"],
-                "texts": [] if shown is None else shown_texts(*shown),
+                "texts": texts,
                 "density_": density,
             }
         )
@@ -415,6 +437,10 @@ class FeatureDashboard:
         listed = ("id", "label", "score", "density", "maximum", "effect", "words")
         content = self.content
         tokens = content["tokens"]
+        shown = {feature["id"] for feature in features}
+        names = content["names"] | {
+            feature["id"]: feature["label"] for feature in content["features"] if feature["label"]
+        }
         if len(features) < len(content["features"]):
             tokens, features = _only(tokens, features)
         yield from environment.get_template("dashboard.html.jinja").generate(
@@ -422,8 +448,9 @@ class FeatureDashboard:
             general={
                 **{
                     key: content[key]
-                    for key in ("n_samples", "n_components", "population", "near_by")
+                    for key in ("n_samples", "n_components", "population", "near_by", "missing")
                 },
+                "names": {j: name for j, name in names.items() if j not in shown},
                 "tokens": {**tokens, "document": _runs(tokens["document"])},
                 "n_texts": len(content["texts"]),
                 "index": [[feature[key] for key in listed] for feature in features],
@@ -471,9 +498,9 @@ def _only(tokens, features):
 
 
 def _names(blocks, columns, labels, n_tokens):
-    """Name and score of each feature, None where there is none."""
+    """Name and score of each feature, None where there is none, and the names of all others."""
     if labels is None:
-        return [None] * len(columns), [None] * len(columns)
+        return [None] * len(columns), [None] * len(columns), {}
     if not isinstance(labels, Mapping):
         raise TypeError(
             "labels must be a dict from features to names, or labels of tokens with 'data' and "
@@ -486,19 +513,20 @@ def _names(blocks, columns, labels, n_tokens):
                 f"labels are of {len(data)} tokens, but there are {n_tokens}. Label the tokens of "
                 "these texts."
             )
-        names, scores = best_labels(blocks, columns, target_names, data)
-        return names, [None if score is None else number(score) for score in scores]
+        names, scores = best_labels(blocks, columns, [*map(writable, target_names)], data)
+        return names, [None if score is None else number(score) for score in scores], {}
     unknown = [j for j in labels if j not in range(blocks.n_components)]
     if unknown:
         raise ValueError(
             f"labels has names for {unknown[:5]!r:.80}, which are none of the dictionary's "
             f"features, the integers from 0 to {blocks.n_components - 1}."
         )
-    pairs = []
-    for j in columns:
-        given = labels.get(int(j))
+    pairs = {}
+    for j, given in labels.items():
         name, score = given if isinstance(given, tuple | list) else (given, None)
-        pairs.append(
-            (None if name is None else str(name), None if score is None else number(score))
+        pairs[int(j)] = (
+            None if name is None else writable(str(name)),
+            None if score is None else number(score),
         )
-    return [list(column) for column in zip(*pairs, strict=True)]
+    names, scores = zip(*(pairs.pop(int(j), (None, None)) for j in columns), strict=True)
+    return names, scores, {j: name for j, (name, _) in pairs.items() if name is not None}

@@ -3,8 +3,9 @@
 from numbers import Integral
 from typing import NamedTuple
 
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch
 
+from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._spans import check_text_sequence
 from ._active import check_indices

@@ -13,6 +13,7 @@ from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, 
 from ..utils._arrays import as_numbers, read_only
 from ..utils._modules import find_module, replace_activation
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
+from ..utils._torch_state import without_autocast
 from ._active import check_indices
 from ._positions import TokenSelection
 
@@ -336,6 +337,7 @@ class _Shift:
         self.directions = torch.from_numpy(directions)
         self.amount = amount
 
+    @without_autocast()
     def __call__(self, activations):
         if self.directions.shape[1] != activations.shape[1]:
             raise ValueError(

@@ -54,7 +54,7 @@ class Language:
         """Why the model does not predict each next token from those before it; None if it does."""
         try:
             causal = not sees_later_tokens(self.network, self.tokenizer)
-        except Exception as error:  # of a model that is not ours: any kind
+        except (TypeError, ValueError) as error:  # no logits, or it wants more than token ids
             return f"{type(error).__name__}: {error}"
         return None if causal else "what it predicts depends on later tokens"
 

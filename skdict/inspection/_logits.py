@@ -130,6 +130,11 @@ def logit_weights(language, texts, directions):
         yield weights.astype(np.float32)
 
 
+def lacks_forward_derivative(error):
+    """Whether an exception says that an operation has no forward-mode derivative."""
+    return any(part in str(error) for part in ("forward AD", "forward mode", "jvp"))
+
+
 def vocabulary(tokenizer, n):
     """The text of each of the first `n` token ids, of special tokens the name."""
     special = set(tokenizer.all_special_ids)

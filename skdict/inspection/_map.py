@@ -4,10 +4,10 @@ from importlib.util import find_spec
 
 import numpy as np
 from sklearn.manifold import TSNE
-from sklearn.utils import check_random_state
 
 from ..metrics._pareto import COLORS, MARKERS
 from ..utils._drawing import axes_for
+from ..utils._random import check_random_state
 from ._directions import unit_directions
 
 METHODS = ("auto", "umap", "tsne")

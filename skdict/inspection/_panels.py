@@ -10,7 +10,7 @@ from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
 from ._effects import measured_effects
 from ._interventions import feature_directions, split_dictionary
-from ._logits import logit_weights, vocabulary
+from ._logits import lacks_forward_derivative, logit_weights, vocabulary
 from ._nearness import Nearness
 from ._statistics import statistics_of
 from ._tokens import check_tokens, shown_tokens, token_table
@@ -43,7 +43,8 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
     -------
     panels : dict
         "statistics" as `feature_statistics` returns them, "n_active" of all features, "tokens",
-        "near_by", what near misses are ranked by, and "features", a list of dicts ready for JSON.
+        "near_by", what near misses are ranked by, "missing", what there is not and why, and
+        "features", a list of dicts ready for JSON.
     """
     dictionary = blocks.dictionary
     atoms = feature_directions(dictionary, np.arange(blocks.n_components))
@@ -97,13 +98,20 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
     _add_neighbours(features, atoms, columns, correlation)
     _add_neurons(features, atoms[columns])
     _add_encoder(features, dictionary, columns)
+    missing = []
     if language is not None:
-        _add_logits(features, language, blocks.X, atoms[columns])
+        try:
+            _add_logits(features, language, blocks.X, atoms[columns])
+        except (NotImplementedError, RuntimeError) as error:
+            if not lacks_forward_derivative(error):
+                raise
+            missing.append(f"No logits: {error}")
     return {
         "statistics": statistics,
         "n_active": correlation.n_active,
         "tokens": snippets.table(),
         "near_by": nearness.name,
+        "missing": missing,
         "features": features,
     }
 

@@ -4,12 +4,13 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch
 
 from ..metrics._next_token import next_token_logits
 from ..metrics._pareto import COLORS
 from ..utils._drawing import pair_of_axes
 from ..utils._modules import evaluation_mode
+from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._texts import check_texts, encode, special_token_ids
 from ._active import check_indices

@@ -1,6 +1,5 @@
 """What a language model loses when a layer's activations are replaced by reconstructions."""
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from numbers import Integral
@@ -14,6 +13,7 @@ from ..utils._modules import evaluation_mode, read_activation, replace_activatio
 from ..utils._network import Network
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..utils._texts import batches_by_length, check_texts, tokenize
+from ..utils._warnings import warn
 from ._coding import reconstruction_function
 from ._next_token import next_token_logits, sees_later_tokens
 
@@ -324,10 +324,9 @@ def _blocks(logits):
 def _lost(ce, ablation):
     """What the ablation costs, nan if nothing."""
     if ce[ablation] == ce["clean"]:
-        warnings.warn(
+        warn(
             f"Loss recovered is undefined (nan): {ablation} ablation changes nothing.",
             UndefinedMetricWarning,
-            stacklevel=4,
         )
         return float("nan")
     return ce[ablation] - ce["clean"]

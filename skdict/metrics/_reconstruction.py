@@ -1,10 +1,9 @@
 """How close reconstructed activations are to the activations."""
 
-import warnings
-
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
+from ..utils._warnings import warn
 from ._rows import as_matrix, check_finite, float64_block, row_blocks
 
 
@@ -63,11 +62,10 @@ class ReconstructionSums:
 
     def shrinkage(self):
         if self.cross == 0:
-            warnings.warn(
+            warn(
                 "shrinkage is undefined (nan): X and X_reconstructed are orthogonal, or one of "
                 "them is zero.",
                 UndefinedMetricWarning,
-                stacklevel=3,
             )
             return float("nan")
         return float(self.reconstruction_square / self.cross)

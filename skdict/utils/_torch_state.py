@@ -9,18 +9,25 @@ _DEVICE_TYPES = ("cpu", "cuda", "xpu")
 
 
 @contextmanager
+def without_autocast():
+    """Compute in the precision of the tensors; also a decorator."""
+    with ExitStack() as stack:
+        for device_type in _DEVICE_TYPES:
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+@contextmanager
 def plain_torch():
     """Compute without the caller's autocast, inference mode and gradients; also a decorator.
 
     Autocast would round products to half precision, and tensors made in inference mode can
-    neither be trained nor be changed in place afterwards. Other settings, as the default device
-    and dtype, cannot be changed for one thread at no cost: every tensor is made with its own.
+    neither be trained nor be changed in place afterwards. The default device and dtype are
+    another matter: every tensor is made with its own, as no context changes those at no cost.
     """
-    with ExitStack() as stack:
+    with without_autocast(), ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        for device_type in _DEVICE_TYPES:
-            if torch.is_autocast_enabled(device_type):
-                stack.enter_context(torch.autocast(device_type, enabled=False))
+        stack.enter_context(torch.no_grad())  # inference_mode(False) turns gradients on
         yield

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
+    FeatureDashboard,
     SteeringDisplay,
     feature_effects,
     logit_attribution,
@@ -420,6 +421,13 @@ class TestFeatureEffects:
         for effect, same in zip(found, expected, strict=True):
             assert_allclose(effect.ablation, same.ablation, atol=1e-6)
             assert np.isnan(effect.attribution).all() and np.isnan(effect.agreement)
+        with pytest.warns(UserWarning, match="No logits: "):
+            dashboard = FeatureDashboard.from_pipeline(
+                make_pipeline(extractor, pipeline[1]), short, features=features[:2], n_top=2
+            )
+        assert dashboard.content["missing"][0].startswith("No logits: ")
+        for panel in dashboard.content["features"]:
+            assert "logits" not in panel and panel["effect"] is not None
 
     def test_in_inference_mode(self, pipeline, short, features):
         (expected,) = feature_effects(pipeline, short[:1], features[:1])

@@ -202,6 +202,27 @@ def test_labels(pipeline, few_texts, few_tokens, codes, dashboard):
         close(panel(labelled, j)["score"], f1.max())
 
 
+def test_names_of_features_that_are_not_on_the_page(dictionary, X, few_tokens, pipeline):
+    labels = {j: f"name {j}" for j in range(256)}
+    content = FeatureDashboard.from_activations(
+        dictionary, X, few_tokens, features=[7, 31], labels=labels
+    ).content
+    near = {j for each in content["features"] for j, _ in each["cosine"] + each["correlation"]} - {
+        7,
+        31,
+    }
+    assert content["names"] == {j: f"name {j}" for j in near}
+    dashboard = FeatureDashboard.from_pipeline(
+        pipeline, ["import os\n"], features=[7], labels=labels, show_texts=["def f(x):"], n_top=1
+    )
+    (text,) = dashboard.content["texts"]
+    active = {j for _, codes in text for j in codes[::2]} - {7}
+    assert active and active <= set(dashboard.content["names"])
+    page = "".join(dashboard._page(dashboard.content["features"]))
+    names = json.loads(shards(page)["general"])["names"]
+    assert all(names[str(j)] == f"name {j}" for j in active)
+
+
 def test_without_a_model_and_by_blocks(
     dictionary, X, few_tokens, dashboard, monkeypatch, tmp_path
 ):

@@ -520,17 +520,45 @@ def test_near_misses(odd_browser):
     open_at(odd_browser, "feature-64")
     values = texts(odd_browser, ".snippet .value")
     assert values == ["1", "0.25", "0.125"]
-    assert "the projection x·d" in one(odd_browser, "#feature-view").text
+    assert "the encoder's pre-activation" in one(odd_browser, "#feature-view").text
     assert "underlined where the feature helped" in one(odd_browser, "#feature-view").text
 
 
-def test_near_misses_show_their_projections(browser, dashboard):
+def test_near_misses_show_their_pre_activations(browser, dashboard):
     j = int(np.argmax(dashboard.density_))
     open_at(browser, f"feature-{j}")
     values = panel(dashboard, j)["near_values"]
-    assert "projection" in one(browser, "#feature-view").text
+    assert "pre-activation" in one(browser, "#feature-view").text
     shown = [float(text) for text in texts(browser, ".snippet .value")[-len(values) :]]
     assert set(shown) <= {float(f"{value:.3g}") for value in values}  # equal snippets stand once
+
+
+def test_repeated_examples_are_in_line(driver, dashboard, tmp_path):
+    """Snippets of the same tokens stand once, with their number; the centres below each other."""
+    content = copy.deepcopy(dashboard.content)
+    feature = content["features"][0]
+    feature["snippets"]["top"] = [[[0, 9, 4, [4, 1.0], []]] * 3 + [[1, 9, 4, [4, 1.0], []]]]
+    content["features"] = [feature]
+    driver.get(FeatureDashboard(content).to_html(tmp_path / "page.html").as_uri() + "#feature-0")
+    assert texts(driver, ".snippet .count")[:2] == ["×3", ""]
+    centres = driver.find_elements("css selector", ".snippet .centre")
+    assert len({round(centre.rect["x"], 1) for centre in centres}) == 1
+
+
+def test_what_is_missing_and_names_of_others(driver, dashboard, tmp_path):
+    content = copy.deepcopy(dashboard.content)
+    content["missing"] = ["No logits: <b>because</b>"]
+    content["names"] = {9: "nine <i>"}
+    content["features"] = content["features"][:1]
+    content["features"][0]["cosine"] = [[9, 0.5], [8, 0.25]]
+    content["texts"] = [[["x", [9, 1.0]]]]
+    page = FeatureDashboard(content).to_html(tmp_path / "page.html").as_uri()
+    driver.get(page + "#feature-0")
+    assert "No logits: <b>because</b>" in one(driver, "#feature-view").text
+    assert "9 0.5 nine <i>" in one(driver, ".neighbours").text
+    driver.get(page + "#text-0")
+    one(driver, ".prose .token").click()
+    assert "nine <i>" in one(driver, ".aside").text
 
 
 def luminance(colour):

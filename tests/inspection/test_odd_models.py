@@ -320,8 +320,50 @@ class TestNotCausal:
 
     def test_dashboard_has_no_logits(self, bert, texts):
         pipeline = make_pipeline(bert, PCA(4)).fit(texts[:2])
-        found = FeatureDashboard.from_pipeline(pipeline, texts[:2]).content["features"]
+        with pytest.warns(UserWarning, match=r"No logits and no .*MaskedLM is none") as warned:
+            dashboard = FeatureDashboard.from_pipeline(pipeline, texts[:2])
+        assert all(warning.filename == __file__ for warning in warned)
+        found = dashboard.content["features"]
         assert all("logits" not in each and each["effect"] is None for each in found)
+        (missing,) = dashboard.content["missing"]
+        assert "what it predicts depends on later tokens" in missing
+
+    def test_dashboard_of_a_model_without_a_head(self, language, texts, tmp_path):
+        pytest.importorskip("jinja2")
+        extractor = ActivationExtractor(
+            language.model.transformer, "h.0.mlp.act", tokenizer=language.tokenizer
+        )
+        pipeline = make_pipeline(extractor, PCA(2)).fit(texts[:2])
+        with pytest.warns(UserWarning, match="without logits of shape"):
+            dashboard = FeatureDashboard.from_pipeline(pipeline, texts[:2], n_top=2)
+        (missing,) = dashboard.content["missing"]
+        page = dashboard.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "GPT2Model is none: TypeError: model returns a" in missing and missing[:40] in page
+        with pytest.raises(ValueError, match=r"causal language model, .* without logits of"):
+            feature_effects(pipeline, texts[:1], [0])
+
+    @pytest.mark.parametrize(
+        "error",
+        [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("a kernel")],
+    )
+    def test_failures_are_not_taken_for_an_answer(self, language, texts, error):
+        """A model that fails is not for that reason not causal."""
+        model = copy.deepcopy(language.model)
+        extractor = ActivationExtractor(model, LAYER, tokenizer=language.tokenizer)
+        pipeline = make_pipeline(extractor, PCA(2)).fit(texts[:2])
+
+        def fail(module, args, output):
+            raise error
+
+        model.register_forward_hook(fail)  # extraction stops at the layer, before
+        for measure in (
+            lambda: FeatureDashboard.from_pipeline(pipeline, texts[:1]),
+            lambda: feature_effects(pipeline, texts[:1], [0]),
+            lambda: logit_attribution(pipeline, texts[:1], [0]),
+            lambda: steering_effect(pipeline, 0, [1.0], len),
+        ):
+            with pytest.raises(type(error)):
+                measure()
 
     def test_a_model_without_a_named_head_has_logits(self, language, texts):
         class Own(nn.Module):

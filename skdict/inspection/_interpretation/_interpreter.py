@@ -6,9 +6,9 @@ from numbers import Integral, Real
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 
 from ...metrics._rows import as_matrix
+from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_parameter_constraints
 from .._active import active_rows, check_indices
 from .._detectors import check_codes_and_labels

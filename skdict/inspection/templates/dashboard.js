@@ -119,6 +119,9 @@ function walkable(row, tokens, current) {
 
 const order = { column: 3, descending: true };
 const labels = new Map(general.index.map((row) => [row[0], row[1] ? visible(row[1]) : ""]));
+// Names of features that are spoken of, but not on this page.
+const others = new Map(Object.entries(general.names).map(([j, name]) => [Number(j), visible(name)]));
+const nameOf = (feature) => labels.get(feature) || others.get(feature) || "";
 let listed = [], drawn = 0;
 
 function compare(a, b) {
@@ -329,7 +332,7 @@ function distinct(feature, found, shown, put) {
   });
   return [...seen.values()].map(({ each, value, count }) => {
     const node = snippet(feature, each, value, put);
-    if (count > 1) node.append(element("span", { class: "hint" }, "×" + count));
+    node.append(element("span", { class: "count" }, count > 1 ? "×" + count : "")); // keeps rows in line
     return node;
   });
 }
@@ -375,7 +378,7 @@ function drawFeature(id) {
     ["enc·dec cosine", feature.encoder ? show(feature.encoder[0]) : ""],
     ["encoder bias", feature.encoder ? show(feature.encoder[1]) : ""],
   ].filter(([, value]) => value !== "");
-  const near = (pairs) => pairs.map(([other, value]) => [labels.has(other) ? link(other) : String(other), show(value), labels.get(other) || ""]);
+  const near = (pairs) => pairs.map(([other, value]) => [labels.has(other) ? link(other) : String(other), show(value), nameOf(other)]);
   const heads = (name) => [["feature", false], [name, false], ["", true]];
   const i = listed.findIndex((row) => row[0] === id);
   const step = (k, text) => listed[i + k] && i >= 0 ? element("a", { href: "#feature-" + listed[i + k][0] }, text) : element("span", { class: "hint" }, text);
@@ -387,6 +390,7 @@ function drawFeature(id) {
         element("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
         densityChart(feature), charts.node,
         feature.logits ? logitPanel(feature.logits) : null,
+        ...general.missing.map((text) => element("p", { class: "hint" }, visible(text))),
         element("h3", {}, "Neurons ", element("small", {}, "greatest weights of the atom, of either sign, and share of its L1 norm")),
         table(feature.neurons.map(([j, value, share]) => [String(j), show(value), show(100 * share) + " %"]), [["neuron", false], ["weight", false], ["share", false]]),
         element("h3", {}, "Nearest features ", element("small", {}, "of all " + general.n_components)),
@@ -417,7 +421,7 @@ function drawText(index) {
   tokens.forEach(([text, codes], k) => {
     const node = element("span", { class: "token", role: "button" }, visibleLines(text));
     if (text.startsWith("\n")) node.classList.add("break");
-    const named = (j) => j + (labels.get(j) ? " " + labels.get(j) : "");
+    const named = (j) => `${j} ${nameOf(j)}`.trimEnd();
     explain(node, () => {
       const lines = [...spread(codes)].slice(0, 5).map(([j, value]) => `${named(j)}  ${show(value)}`);
       return [`“${visible(text)}”`, ...(lines.length ? lines : ["no feature is active"])].join("\n");
@@ -427,7 +431,7 @@ function drawText(index) {
       node.classList.add("chosen");
       const active = [...spread(codes)], weaker = active.length - N_OF_TOKEN;
       const rows = active.slice(0, N_OF_TOKEN).map(([j, value]) => [
-        labels.has(j) ? link(j) : String(j), labels.get(j) || "", show(value),
+        labels.has(j) ? link(j) : String(j), nameOf(j), show(value),
         element("button", { type: "button", onclick: () => shade(j) }, "shade")]);
       aside.replaceChildren(element("h3", {}, `Token ${k}: “${visible(text)}”`),
         table(rows, [["feature", false], ["label", true], ["activation", false], ["", false]]),
