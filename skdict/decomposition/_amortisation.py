@@ -9,7 +9,7 @@ from ..utils._arrays import Rows, check_activations
 from ..utils._device import resolve_device
 from ..utils._drawing import pair_of_axes
 from ..utils._torch_state import plain_torch
-from ._alpha import location_and_scale
+from ._alpha import variation
 from ._sparse_coding import check_alpha, make_coder
 
 CODERS = ("encoder", "lasso", "omp")
@@ -99,8 +99,7 @@ def amortisation_gap(estimator, X, *, alpha=None):
             objective = 0.5 * error + alpha * z.double().sum(dim=1)
             l0 = (z != 0).sum(dim=1).double()
             parts[name].append(torch.stack([objective, error, l0]).cpu())
-    _, rms = location_and_scale(rows)
-    total = len(rows) * rms**2
+    total = len(rows) * variation(rows) ** 2
     result = Bunch(alpha=alpha)
     for name, blocks in parts.items():
         objective, error, l0 = torch.cat(blocks, dim=1).numpy()

@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
 from sklearn.exceptions import ConvergenceWarning
 
 from .._core.optim import normalize_
+from ._alpha import away_from
 
 ATOMS = ("exemplars", "random", "pca", "ica", "nmf", "identity")
 # Those that are directions: an atom for each of their two signs.
@@ -132,14 +133,12 @@ def draw_exemplars(rows, mean, n_components, random_state):
     -------
     atoms : tensor of shape (n_components, n_features), float64
     """
-    rounding = 10 * torch.finfo(mean.dtype).eps * float(torch.linalg.vector_norm(mean.double()))
     order = torch.from_numpy(random_state.permutation(len(rows)))
     atoms = []
     for chunk in order.split(n_components):
-        candidates = rows[chunk].double() - mean
-        norms = torch.linalg.vector_norm(candidates, dim=1, keepdim=True)
-        keep = norms[:, 0] > rounding
-        atoms.append(candidates[keep] / norms[keep])
+        x = rows[chunk]
+        candidates = (x.double() - mean)[away_from(x, mean)]
+        atoms.append(candidates / torch.linalg.vector_norm(candidates, dim=1, keepdim=True))
         if sum(map(len, atoms)) >= n_components:
             return torch.cat(atoms)[:n_components]
     found = sum(map(len, atoms))

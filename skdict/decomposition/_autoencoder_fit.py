@@ -9,6 +9,7 @@ from .._core.optim import fitting_scale, normalize_
 from .._core.sparse import decode
 from .._core.train import Schedule, Training, train
 from ..utils._arrays import from_numpy
+from ._alpha import away_from
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
 # sparse from the start not worse; without them 1 would overshoot.
@@ -207,9 +208,8 @@ def initial_atoms(rows, mean, scale, n_components, generator):
 
     Activations cluster, and atoms that start where they are explain more from the start.
     """
-    atoms = (draw_rows(rows, n_components, generator) - mean) / scale
-    rounding = 10 * torch.finfo(atoms.dtype).eps * torch.linalg.vector_norm(mean / scale)
-    atoms = atoms[torch.linalg.vector_norm(atoms, dim=1) > rounding]
+    drawn = draw_rows(rows, n_components, generator)
+    atoms = ((drawn - mean) / scale)[away_from(drawn, mean)]
     drawn_on_cpu = {"generator": generator, "device": "cpu"}
     missing = torch.randn(
         n_components - len(atoms), atoms.shape[1], dtype=torch.float32, **drawn_on_cpu

@@ -21,7 +21,7 @@ from ..utils._arrays import Rows, as_vector, check_activations
 from ..utils._device import resolve_device
 from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
-from ._alpha import ALPHA_FRACTION, location_and_scale
+from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._likelihood import log_likelihood
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_coding import ALGORITHMS, check_alpha
@@ -177,7 +177,7 @@ def compare_dictionaries(
     if alpha is None:
         alpha = ALPHA_FRACTION * location_and_scale(Rows(X_train, resolve_device("cpu")))[1]
     check_alpha(alpha)
-    _, rms = location_and_scale(Rows(X_test, resolve_device("cpu")), name="X_test")
+    rms = variation(Rows(X_test, resolve_device("cpu")), name="X_test")
     table, coded = [], {}
     for name, estimator in estimators:
         fitted, fit_seconds = _fit(estimator, X_train)

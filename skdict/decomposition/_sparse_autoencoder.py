@@ -102,7 +102,8 @@ class SparseAutoencoderDictionary(
     alpha : float or "auto", default="auto"
         L1 coefficient, in the units of the data. "auto" takes
         :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`; :func:`alpha_grid` gives a grid around it.
-        The value used is ``alpha_``.
+        A few samples of a norm far above that of all others, which would decide it, do not
+        count, and a warning says so. The value used is ``alpha_``.
     architecture : str, default="relu"
         Non-linearity and penalty of the autoencoder, with the pre-activations
         :math:`p = (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc}`. Used by

@@ -368,6 +368,11 @@ class Rows:
     def __len__(self):
         return self.shape[0]
 
+    def take(self, index):
+        """Those of these rows that an int64 tensor names."""
+        index = index if self.index is None else self.index[index]
+        return Rows(self.X, self.device, index)
+
     def __getitem__(self, index):
         """Rows given by a slice or by an int64 tensor: (n_rows, n_features)."""
         if self.index is not None:

@@ -1,0 +1,186 @@
+"""Data and parameters at the limits of floating point: right, warned of or refused."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from dictionary_testing import SOLVERS, make_estimator
+from sklearn.exceptions import ConvergenceWarning
+
+from skdict.datasets import make_superposition
+from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid, amortisation_gap
+from skdict.decomposition._alpha import location_and_scale
+from skdict.metrics import explained_variance
+from skdict.utils._arrays import Rows
+
+CPU = torch.device("cpu")
+
+
+def location_and_scale_of(X):
+    mean, rms = location_and_scale(Rows(X, CPU))
+    return mean.numpy(), rms
+
+
+@pytest.fixture(scope="module")
+def X():
+    """Of unit variance: (1000, 12), float64."""
+    X = make_superposition(1000, 12, 20, l0=1.5, noise=0.05, random_state=0)[0]
+    return X / X.std()
+
+
+# -- few samples that are massive ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [100, 1000, 1e6])
+@pytest.mark.parametrize("n_massive", [1, 5, 100])
+def test_massive_samples_do_not_decide_the_scale(X, n_massive, factor):
+    massive = np.zeros(len(X), dtype=bool)
+    massive[np.random.default_rng(0).choice(len(X), n_massive, replace=False)] = True
+    data = X.copy()
+    data[massive] = factor * np.linalg.norm(X, axis=1).mean() * np.eye(12)[0]
+    with pytest.warns(UserWarning, match=f"{n_massive} of the 1000 samples of X are massive"):
+        mean, rms = location_and_scale_of(data)
+    others = X[~massive]
+    np.testing.assert_allclose(mean, others.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(rms, np.sqrt(others.var(axis=0).sum()), rtol=1e-12)
+    with pytest.warns(UserWarning, match="are massive"):
+        np.testing.assert_allclose(alpha_grid(data, 3)[1], 0.1 * rms, rtol=1e-12)
+
+
+def test_massive_samples_leave_the_others_their_codes(X):
+    massive = np.arange(len(X)) % 200 == 7
+    data = X.copy()
+    data[massive] = 1000 * np.linalg.norm(X, axis=1).mean() * np.eye(12)[0]
+    explained = []
+    for samples in (data, X[~massive]):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*are massive")
+            estimator = SparseAutoencoderDictionary(20, random_state=0).fit(samples)
+        codes = estimator.transform(X[~massive])
+        explained.append(explained_variance(X[~massive], estimator.inverse_transform(codes)))
+    assert explained[0] > explained[1] - 0.1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.random.default_rng(0).normal(size=(200, 5)),
+        np.random.default_rng(0).standard_t(3, size=(2000, 5)),
+        # all but a few are equal: those are all that there is to learn from
+        np.repeat(np.eye(5), [4, 3, 0, 0, 193], axis=0),
+        np.repeat(1000 * np.eye(5), [1, 1, 1, 1, 1], axis=0),
+    ],
+    ids=["normal", "heavy tails", "mostly equal", "few"],
+)
+def test_all_samples_of_other_data_count(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean, rms = location_and_scale_of(data)
+    np.testing.assert_allclose(mean, data.mean(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(rms, np.sqrt(data.var(axis=0).sum()), rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*are massive")
+def test_explained_variance_is_of_all_samples(X):
+    data = X.copy()
+    data[3] *= 1e4
+    gap = amortisation_gap(SparseAutoencoderDictionary(20, random_state=0).fit(data), data)
+    total = ((data - data.mean(axis=0)) ** 2).sum()
+    want = 1 - gap.lasso.squared_error.sum() / total
+    np.testing.assert_allclose(gap.lasso.explained_variance, want, rtol=1e-9)
+
+
+# -- samples far from the origin, and constant columns --------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_constant_column_does_not_hide_the_others(X, solver):
+    data = np.hstack([X, np.full((len(X), 1), 1e8)]).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("default", category=ConvergenceWarning)
+        estimator = make_estimator(solver=solver, max_iter=10).fit(data)
+    codes = estimator.transform(data)
+    without = make_estimator(solver=solver, max_iter=10).fit(data[:, :-1])
+    X_hat = without.inverse_transform(without.transform(data[:, :-1]))
+    assert explained_variance(data[:, :-1], estimator.inverse_transform(codes)[:, :-1]) > (
+        explained_variance(data[:, :-1], X_hat) - 0.05
+    )
+
+
+def test_atoms_begin_as_samples_however_far_from_the_origin(X):
+    data = (X + 1e5).astype(np.float32)
+    atoms = SparseAutoencoderDictionary(
+        50, solver="lasso", dict_init="exemplars", random_state=0
+    ).fit(data)
+    centred = data - data.mean(axis=0, dtype=np.float64)
+    directions = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    assert ((atoms.components_ @ directions.T).max(axis=1) > 0.99).all()
+
+
+@pytest.mark.parametrize(("dtype", "mean"), [(np.float32, 1e6), (np.float64, 1e15)])
+def test_samples_whose_differences_are_in_the_last_digits(X, dtype, mean):
+    data = (X + mean).astype(dtype)
+    with pytest.warns(UserWarning, match="so far from the origin that torch.float.* Subtract"):
+        estimator = SparseAutoencoderDictionary(20, max_iter=10, random_state=0).fit(data)
+    X_hat = estimator.inverse_transform(estimator.transform(data)).astype(np.float64)
+    assert explained_variance(data.astype(np.float64), X_hat) > 0.7
+
+
+@pytest.mark.parametrize("value", [0.1, 1e6 / 3, 1e-300, 1e300, 5e-324])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_samples_have_no_dictionary(value, dtype):
+    if not 0 < abs(dtype(value)) < np.inf:
+        pytest.skip("not a number of this dtype")
+    data = np.full((300, 4), value, dtype=dtype)
+    data[::7] = np.nextafter(data[0], np.array(0, dtype))  # the last digit is rounding
+    with pytest.raises(ValueError, match="zero variance" if value != 5e-324 else "too small"):
+        SparseAutoencoderDictionary(4, random_state=0).fit(data)
+
+
+# -- near the limits of the dtype ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [
+        (np.float32, 2.0**-80),
+        (np.float32, 2.0**80),
+        (np.float64, 2.0**-400),
+        (np.float64, 2.0**400),
+    ],
+)
+def test_a_change_of_units_changes_nothing(X, solver, dtype, factor):
+    one, other = (
+        make_estimator(solver=solver, n_components=20).fit((scale * X).astype(dtype))
+        for scale in (1, factor)
+    )
+    np.testing.assert_allclose(other.components_, one.components_, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other.alpha_ / factor, one.alpha_, rtol=1e-12)
+    np.testing.assert_allclose(other.noise_variance_ / factor**2, one.noise_variance_, rtol=1e-5)
+    codes = [e.transform((s * X).astype(dtype)) for e, s in ((one, 1), (other, factor))]
+    np.testing.assert_allclose(codes[1] / dtype(factor), codes[0], rtol=1e-4, atol=1e-5)
+    scores = one.score(X.astype(dtype)), other.score((factor * X).astype(dtype))
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    ("dtype", "factor", "how"),
+    [
+        (np.float32, 1e-40, "small"),
+        (np.float32, 1e-35, "small"),
+        (np.float32, 1e37, "large"),
+        (np.float64, 1e-300, "small"),
+        (np.float64, 1e-160, "small"),
+        (np.float64, 1e155, "large"),
+        (np.float64, 1e300, "large"),
+        (np.float64, 1e308, "large"),
+    ],
+)
+def test_scales_that_cannot_be_computed_with_are_refused(X, solver, dtype, factor, how):
+    data = (np.clip(X, -1, 1) * factor).astype(dtype)
+    with pytest.raises(ValueError, match=f"X is too {how} to compute with in torch.float.*Multip"):
+        make_estimator(solver=solver).fit(data)
