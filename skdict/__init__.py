@@ -1,6 +1,8 @@
 """skdict: dictionary learning on neural activations, the scikit-learn way."""
 
 import importlib
+import os
+import sys
 
 __version__ = "0.1.0"
 
@@ -12,6 +14,11 @@ _PUBLIC_NAMES = {
 }
 
 __all__ = [*_PUBLIC_NAMES, *_SUBPACKAGES, "__version__"]
+
+# Threads of OpenMP that wait for one another spin, and two programs on the same cores take many
+# times as long as one. libgomp reads for how long as torch is imported; what is set by then stays.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def __getattr__(name):

@@ -12,7 +12,7 @@ import skdict
 ROOT = Path(skdict.__file__).parent
 MAY_IMPORT = {
     "_core": set(),
-    "utils": set(),
+    "utils": {"_core"},
     "metrics": {"utils"},
     "datasets": {"utils"},
     "feature_extraction": {"utils"},

@@ -15,6 +15,7 @@ from .._core.architectures import ARCHITECTURES
 from .._core.autoencoder import infer
 from .._core.dict_learning import OnlineDictionaryLearning
 from .._core.optim import normalize_
+from .._core.threads_cpu import threads_for
 from ..utils._arrays import (
     Rows,
     as_matrix,
@@ -46,6 +47,7 @@ WITH_ENCODER = ("autoencoder", "kmeans")
 # coding all of millions would take as long as another pass over them.
 N_ENCODED_SAMPLES = 100_000
 N_SPARSE_CODED_SAMPLES = 20_000
+N_STATISTICS_ROWS = 256  # at a time
 # Largest duality gap of Lasso codes, as a fraction of a sample's objective.
 LASSO_TOL = 1e-4
 # partial_fit remembers the statistics of about so many samples.
@@ -428,7 +430,8 @@ class SparseAutoencoderDictionary(
 
     def _fit(self, rows, alpha, previous, X, y):
         """`fit` to checked rows; X and y are for callbacks."""
-        mean, rms = location_and_scale(rows)
+        with self._threads(rows):
+            mean, rms = location_and_scale(rows)
         units = self._units(rms, alpha)
         alpha = units["alpha_"]
         context = self._init_callback_context(
@@ -438,11 +441,13 @@ class SparseAutoencoderDictionary(
         data = {"estimator": self, "X": X, "y": X if y is None else y}
         context.call_on_fit_task_begin(**data)
 
-        run = self._begin(rows, mean, rms, alpha, previous)
+        with self._threads(rows):
+            run = self._begin(rows, mean, rms, alpha, previous)
         if self.solver in TRAINED_IN_PASSES:
             attributes = self._train(run, rows, units, context, data)
         else:
-            attributes = units | run.fit(rows)
+            with self._threads(rows):
+                attributes = units | run.fit(rows)
         _publish(self, self._with_statistics(attributes, rows))
         context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
@@ -481,12 +486,14 @@ class SparseAutoencoderDictionary(
         self._check_transform_algorithm(self.solver in WITH_ENCODER)
         rows = self._rows(X, reset=first, min_samples=2 if begins else 1)
         if begins:
-            mean, rms = location_and_scale(rows)
+            with self._threads(rows):
+                mean, rms = location_and_scale(rows)
             units = self._units(rms, self.alpha) if first else {}
             alpha = units["alpha_"] if first else self.alpha_
             if self.fit_intercept and not first:
                 mean = from_numpy(self.intercept_).to(mean)
-            run = self._begin(rows, mean, rms, alpha, None if first else self)
+            with self._threads(rows):
+                run = self._begin(rows, mean, rms, alpha, None if first else self)
         else:
             units, alpha = {}, self.alpha_
             rows.dtype = from_numpy(self.components_).dtype
@@ -504,8 +511,9 @@ class SparseAutoencoderDictionary(
         if first:
             self._statistics = CodeStatistics.empty(len(self.components_))
         self._statistics.decay(STREAM_MEMORY)
-        for codes, residual in self._coded(rows, rows.blocks(len(self.components_))):
-            self._statistics.update(codes, residual)
+        with self._threads(rows, rows.block_size(len(self.components_))):
+            for codes, residual in self._coded(rows, rows.blocks(len(self.components_))):
+                self._statistics.update(codes, residual)
         vars(self).update(self._statistics.attributes(self.n_features_in_))
         return self
 
@@ -523,7 +531,8 @@ class SparseAutoencoderDictionary(
             batch_size=batch_size,
             shuffle=self.shuffle,
         )
-        return list(passes), run.n_steps - before
+        with self._threads(rows):
+            return list(passes), run.n_steps - before
 
     def _kind_of_stream(self):
         """What must not change for training to go on with its optimiser's state."""
@@ -612,6 +621,12 @@ class SparseAutoencoderDictionary(
             return self.batch_size
         return min(1024, max(64, n_samples // 64))
 
+    def _threads(self, rows, n_rows=None):
+        """Context in which rows are worked on so many at a time, by default those of a batch."""
+        n_rows = min(len(rows), self._batch_size(len(rows)) if n_rows is None else n_rows)
+        work = n_rows * rows.shape[1] * self._n_components(rows)
+        return threads_for(work, math.ceil(len(rows) / n_rows))
+
     def _codebooks(self, rows, mean, scale, random_state):
         n_components, n_books = self._n_components(rows), self.n_nonzero_coefs or 1
         if n_books > n_components:
@@ -699,14 +714,16 @@ class SparseAutoencoderDictionary(
         while not stop and len(loss_curve) < self.max_iter:
             task = context.subcontext(task_name="pass")
             task.call_on_fit_task_begin(**data)
-            loss_curve.append(next(passes))
+            with self._threads(rows):
+                loss_curve.append(next(passes))
             counters = {
                 "n_iter_": len(loss_curve),
                 "n_steps_": run.n_steps,
                 "loss_curve_": list(loss_curve),
             }
             if held_out is not None:
-                validation_curve.append(run.objective(rows, held_out, alpha))
+                with self._threads(rows):
+                    validation_curve.append(run.objective(rows, held_out, alpha))
                 counters["validation_loss_curve_"] = list(validation_curve)
                 # until alpha and architecture are the final ones, no pass can be the best
                 if not run.is_settled(schedule):
@@ -748,7 +765,8 @@ class SparseAutoencoderDictionary(
         encode, n_components = self._encoder(rows), len(self.components_)
         blocks = ((block, encode(x)) for block, x in rows.blocks(n_components))
         collect = collect_sparse if self.sparse_output else collect_dense
-        return collect(blocks, len(rows), n_components, rows)
+        with self._threads(rows, rows.block_size(n_components)):
+            return collect(blocks, len(rows), n_components, rows)
 
     @plain_torch()
     def inverse_transform(self, X):
@@ -814,12 +832,14 @@ class SparseAutoencoderDictionary(
         check_is_fitted(self)
         rows = self._rows(X, reset=False)
         model = self._likelihood_model(rows.device)
-        return np.concatenate(
-            [
-                log_likelihood(codes, residual, **model).cpu().numpy()
-                for codes, residual in self._coded(rows, rows.blocks(len(self.components_)))
-            ]
-        )
+        n_components = len(self.components_)
+        with self._threads(rows, rows.block_size(n_components)):
+            return np.concatenate(
+                [
+                    log_likelihood(codes, residual, **model).cpu().numpy()
+                    for codes, residual in self._coded(rows, rows.blocks(n_components))
+                ]
+            )
 
     def score(self, X, y=None):
         """Mean log-likelihood of the samples, in nats, as `score_samples`.
@@ -932,9 +952,10 @@ class SparseAutoencoderDictionary(
         statistics = CodeStatistics.empty(len(self.components_))
         n_samples = N_ENCODED_SAMPLES if self._codes_by_encoder() else N_SPARSE_CODED_SAMPLES
         index = torch.arange(0, len(rows), math.ceil(len(rows) / n_samples), device="cpu")
-        blocks = ((chunk, rows[chunk]) for chunk in index.split(256))
-        for codes, residual in self._coded(rows, blocks):
-            statistics.update(codes, residual)
+        blocks = ((chunk, rows[chunk]) for chunk in index.split(N_STATISTICS_ROWS))
+        with self._threads(rows, N_STATISTICS_ROWS):
+            for codes, residual in self._coded(rows, blocks):
+                statistics.update(codes, residual)
         return {**statistics.attributes(rows.shape[1]), "_statistics": statistics}
 
     def __sklearn_is_fitted__(self):

@@ -1,5 +1,6 @@
 """Codes in a dictionary that is given: sparse_encode, and the coders of the estimators."""
 
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.utils.validation import check_scalar
 from .._core.lasso import Lasso
 from .._core.omp import OrthogonalMatchingPursuit
 from .._core.sparse import Support
+from .._core.threads_cpu import threads_for
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import python_numbers
@@ -180,7 +182,10 @@ def sparse_encode(
                 yield block, support.dense(values)
 
     collect = collect_sparse if sparse_output else collect_dense
-    codes = collect(coded(), len(rows), n_components, rows)
+    n_rows = min(len(rows), rows.block_size(n_components))
+    work = n_rows * rows.shape[1] * n_components
+    with threads_for(work, math.ceil(len(rows) / n_rows)):
+        codes = collect(coded(), len(rows), n_components, rows)
     if algorithm != "lasso":
         return codes
     gap = torch.cat(gaps).cpu().numpy()

@@ -508,7 +508,7 @@ class ActivationExtractor(
                 calls = record_activations(
                     network.module,
                     self.layer,
-                    lambda: network.module(*args, **kwargs),
+                    lambda: network.run(args, kwargs),
                     side=self.side,
                 )
             if len(calls) > 1:
@@ -576,7 +576,7 @@ class ActivationExtractor(
             activation = read_activation(
                 network.module,
                 self.layer,
-                lambda: network.module(*args, **kwargs),
+                lambda: network.run(args, kwargs),
                 side=self.side,
             )
         return zip(batch, inputs.split(activation, batch), strict=True)

@@ -99,7 +99,7 @@ class Language:
         ):
             arguments, keywords = windows.arguments(self.network, batch)
             kept = windows.kept_mask(batch).to(self.network.device)
-            yield batch, partial(self.model, *arguments, **keywords), arguments[0], kept
+            yield batch, partial(self.network.run, arguments, keywords), arguments[0], kept
 
 
 def first_rows(windows):

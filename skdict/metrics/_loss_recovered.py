@@ -239,7 +239,7 @@ def _batches(windows, indices, network, batch_size):
     ):
         arguments, keywords = windows.arguments(network, batch)
         content = windows.kept_mask(batch).to(network.device)
-        yield partial(network.module, *arguments, **keywords), arguments[0], content
+        yield partial(network.run, arguments, keywords), arguments[0], content
 
 
 def _mean_activation(model, layer, side, batches):

@@ -41,7 +41,7 @@ def sees_later_tokens(network, tokenizer):
     )
     (ids,), keywords = windows.arguments(network, [0, 1])
     with evaluation_mode(network.module), torch.no_grad():
-        logits = next_token_logits(network.module(ids, **keywords), ids)[:, :2]
+        logits = next_token_logits(network.run((ids,), keywords), ids)[:, :2]
     # random weights make small differences; rounding, where the dtype is coarse, smaller ones yet
     eps = torch.finfo(logits.dtype).eps
     logits = logits.double()

@@ -395,13 +395,17 @@ class Rows:
             release_pages(self.X)
         return rows.to(device=self.device, dtype=self.dtype).contiguous()
 
+    def block_size(self, n_columns=0):
+        """How many rows there are in a block of `blocks`."""
+        width = max(self.shape[1], n_columns, 1)
+        return max(1, BLOCK_BYTES // (width * self.dtype.itemsize))
+
     def blocks(self, n_columns=0):
         """Yield (slice, rows) over all rows; a block holds about `BLOCK_BYTES`.
 
         ``n_columns`` is the width of what is computed from the rows, if wider than they are.
         """
-        width = max(self.shape[1], n_columns, 1)
-        step = max(1, BLOCK_BYTES // (width * self.dtype.itemsize))
+        step = self.block_size(n_columns)
         for start in range(0, len(self), step):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]

@@ -9,6 +9,8 @@ from numbers import Real
 import torch
 from torch import nn
 
+from .._core.threads_cpu import threads_for
+
 NO_LIMIT = 1e15  # tokenizers of transformers that know no limit give 1e30
 
 
@@ -41,6 +43,29 @@ class Network:
     @cached_property
     def _tensors(self):
         return [*self.module.named_parameters(), *self.module.named_buffers()]
+
+    def run(self, arguments, keywords):
+        """Run the model, in as many threads as its largest product of matrices is worth."""
+        inputs = next((x for x in arguments if isinstance(x, torch.Tensor)), None)
+        n_positions = 0
+        if inputs is not None:
+            by_position = inputs.is_floating_point() and inputs.ndim > 1
+            n_positions = inputs.numel() // (inputs.shape[1] if by_position else 1)
+        with threads_for(n_positions * self._largest_matrix):
+            return self.module(*arguments, **keywords)
+
+    @cached_property
+    def _largest_matrix(self):
+        """Elements of the largest weight besides embeddings, of which one row is read."""
+        return max(
+            (
+                tensor.numel()
+                for module in self.module.modules()
+                if not isinstance(module, nn.Embedding | nn.EmbeddingBag)
+                for tensor in module.parameters(recurse=False)
+            ),
+            default=0,
+        )
 
     @cached_property
     def device(self):
