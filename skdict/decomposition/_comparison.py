@@ -19,6 +19,7 @@ from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
 from ..utils._arrays import Rows, as_vector, check_activations
 from ..utils._device import resolve_device
+from ..utils._optional import is_missing
 from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
@@ -208,7 +209,9 @@ def compare_dictionaries(
     columns = {name: np.array([row[name] for row in table]) for name in names}
     try:
         import pandas as pd
-    except ImportError:
+    except ImportError as error:
+        if not is_missing(error, "pandas"):
+            warn(f"The table is a dict: pandas is there but cannot be imported ({error}).")
         return columns
     return pd.DataFrame(columns)
 

@@ -2,7 +2,6 @@
 
 import os
 import uuid
-import warnings
 from collections.abc import Mapping
 from html import escape
 from numbers import Integral
@@ -13,9 +12,11 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from ..metrics._coding import check_dictionary
+from ..utils._optional import optional
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._texts import check_texts
+from ..utils._warnings import warn
 from ._blocks import CodedBlocks
 from ._display import FeatureDisplay
 from ._language import Language
@@ -207,7 +208,7 @@ class FeatureDashboard:
                 f"and {type(language.model).__name__} is none: {writable(reason):.300}"
             )
         for message in missing:
-            warnings.warn(message, stacklevel=4)  # from two decorators
+            warn(message)
         return dashboard
 
     @classmethod
@@ -420,12 +421,8 @@ class FeatureDashboard:
 
     def _page(self, features):
         """Yield the page in pieces."""
-        try:
+        with optional("jinja2", "FeatureDashboard", '"skdict[plot]"'):
             from jinja2 import Environment, PackageLoader
-        except ImportError as error:
-            raise ImportError(
-                'FeatureDashboard needs jinja2. Install it with pip install "skdict[plot]".'
-            ) from error
         environment = Environment(
             loader=PackageLoader("skdict.inspection"), autoescape=True, trim_blocks=True
         )

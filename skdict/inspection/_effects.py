@@ -1,7 +1,5 @@
 """What a feature does to the prediction of the token that comes next, measured and predicted."""
 
-import warnings
-
 import numpy as np
 import torch
 from scipy.sparse import csc_array
@@ -14,6 +12,7 @@ from ..metrics._next_token import next_token_logits
 from ..metrics._rows import as_matrix, to_numpy
 from ..utils._modules import evaluation_mode, replace_activation
 from ..utils._texts import TokenWindows
+from ..utils._warnings import warn
 from ._active import check_indices
 from ._blocks import nonzero_entries
 from ._interventions import feature_directions
@@ -299,11 +298,10 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
                 if not lacks_forward_derivative(error):
                     raise
                 attribute = False
-                warnings.warn(
+                warn(
                     f"The attribution is nan: {type(language.model).__name__} has no forward-mode "
                     f"derivative ({error}). Load it with plain attention and experts "
-                    "(attn_implementation='eager', experts_implementation='eager').",
-                    stacklevel=4,
+                    "(attn_implementation='eager', experts_implementation='eager')."
                 )
         if attribute:
             if slope is None:

@@ -7,6 +7,7 @@ from sklearn.manifold import TSNE
 
 from ..metrics._pareto import COLORS, MARKERS
 from ..utils._drawing import axes_for
+from ..utils._optional import optional
 from ..utils._random import check_random_state
 from ._directions import unit_directions
 
@@ -209,13 +210,8 @@ def _tsne(directions, seed):
 
 
 def _umap(directions, seed):
-    try:
+    with optional("umap", "method='umap' (there is 'tsne' too)", "umap-learn"):
         from umap import UMAP
-    except ImportError as error:
-        raise ImportError(
-            "method='umap' needs the package umap-learn. Install it with pip install umap-learn, "
-            "or take method='tsne'."
-        ) from error
     n_neighbors = min(15, len(directions) - 1)
     options = {"n_neighbors": n_neighbors, "min_dist": 0.05, "metric": "cosine"}
     return UMAP(**options, random_state=seed).fit_transform(directions)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ._optional import optional
+
 
 def axes_for(display, ax, **figure_options):
     """`ax`, or the axes of a new figure.
@@ -18,13 +20,8 @@ def axes_for(display, ax, **figure_options):
     -------
     ax : matplotlib Axes
     """
-    try:
+    with optional("matplotlib", f"{type(display).__name__}.plot", '"skdict[plot]"'):
         import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            f"{type(display).__name__}.plot needs matplotlib. Install it with "
-            'pip install "skdict[plot]".'
-        ) from error
     if ax is None:
         _, ax = plt.subplots(layout="constrained", **figure_options)
     return ax

@@ -2,16 +2,13 @@
 
 from contextlib import contextmanager
 
+from ._optional import optional
+
 
 def import_transformers(what):
     """Import transformers, or raise an ImportError that says `what` needs it and how to get it."""
-    try:
+    with optional("transformers", what, '"skdict[transformers]"'):
         import transformers
-    except ImportError as error:
-        raise ImportError(
-            f"{what} needs transformers, which is not installed. Install it with: "
-            'pip install "skdict[transformers]"'
-        ) from error
     return transformers
 
 

@@ -1,5 +1,6 @@
 """Reading answers, asking again, remembering, and what it costs."""
 
+import contextlib
 import json
 import math
 import threading
@@ -8,6 +9,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from interpretation_testing import SCORERS, Oracle, kind_of, oracle, planted
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -112,6 +114,43 @@ def test_no_explanation(text):
         parse_explanation(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("```\n```", "```"),
+        ("names ```", "names ```"),
+        ("``` \nnames\n```\n\n```", "``` names ```"),
+        ("\n```python\nnames\n  ``` \n", "names"),
+        ("names\n\n \n```", "names"),
+    ],
+)
+def test_fences(text, expected):
+    assert parse_explanation(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        ("Explanation: x", "\n "),
+        ("", "\n"),
+        ("", "\n```"),
+        ("", "**Explanation: "),
+        ("**Explanation:", "** "),
+        ("", "Explanation\n"),
+        ("<think>", "</think>\t"),
+        ("[", "1,"),
+        ("", "["),
+    ],
+)
+def test_long_answers_are_read_in_linear_time(start, piece):
+    """A model in a loop: in quadratic time each would take an hour."""
+    text = start + piece * 200_000 + "y"
+    with contextlib.suppress(ValueError):
+        parse_explanation(text)
+    with pytest.raises(ValueError):
+        parse_numbers(text, 3, low=0, high=1)
+
+
 def test_expected_digits():
     logprobs = [
         ("The 3:", {}),
@@ -170,6 +209,14 @@ def test_exceptions_are_waited_for(monkeypatch):
     assert answer.error == "OSError: down again"
     assert waited[3:] == [40, 60]  # not after the last one, and never for longer than a minute
     assert answer.prompt_tokens == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA")])
+def test_no_memory_is_no_failed_request(error):
+    asker, asked = make_asker([error, "7"])
+    with pytest.raises(type(error)):
+        asker.ask(MESSAGES, int)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 # Answers of a server that will be the same however often it is asked.
 _FINAL_STATUS = frozenset(range(400, 500)) - {408, 409, 425, 429}
 _CHARACTERS_PER_TOKEN = 4
@@ -101,7 +103,8 @@ class Asker:
         """Return the `Answer` whose value is ``parse(completion)``.
 
         A completion for which `parse` raises ValueError is shown to the model together with the
-        complaint. An exception of the model's is waited for and the request repeated.
+        complaint. An exception of the model's is waited for and the request repeated, unless
+        this machine is out of memory.
         """
         asked, answer = messages, Answer(None)
         for attempt in range(self._max_retries + 1):
@@ -112,6 +115,8 @@ class Asker:
                 answer = answer._replace(n_requests=answer.n_requests + 1)
                 try:
                     completion = self._request(asked, logprobs)
+                except (MemoryError, torch.OutOfMemoryError):  # of a model on this machine
+                    raise
                 except Exception as error:  # of a callable that is not ours: any kind
                     answer = answer._replace(
                         error=f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]

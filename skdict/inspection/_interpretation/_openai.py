@@ -4,6 +4,7 @@ import json
 import os
 from urllib.parse import urlsplit
 
+from ...utils._optional import optional
 from ._asking import Completion
 
 # Likeliest tokens that are asked for in place of each token.
@@ -225,10 +226,6 @@ def _completion(response):
 
 
 def _import_openai():
-    try:
+    with optional("openai", "OpenAIChat", '"skdict[llm]"'):
         import openai
-    except ImportError as error:
-        raise ImportError(
-            'OpenAIChat needs openai. Install it with pip install "skdict[llm]".'
-        ) from error
     return openai

@@ -21,7 +21,7 @@ _BOLD_HEADING = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_PHRASE = re.compile(r"(\*{1,2}|`)((?:(?!\1).)+)\1", re.DOTALL)
-_FENCE = re.compile(r"\A\s*```\w*\n|\n\s*```\s*\Z")
+_OPENED_FENCE = re.compile(r"\A\s*```\w*\n")
 # Reasoning that a server leaves in the text; where it begins may stand in the prompt.
 _THOUGHTS = re.compile(
     r"\A\s*<think>.*?(?:</think>|\Z)|\A.*</think>[ \t]*$", re.DOTALL | re.MULTILINE
@@ -184,13 +184,23 @@ def _numbered(lines):
 
 def parse_explanation(text):
     """The phrase behind the last "Explanation:", or all of the text where there is none."""
-    text = _FENCE.sub("", _THOUGHTS.sub("", text))
+    text = _without_fence(_THOUGHTS.sub("", text))
     phrase = _EXPLANATION.split(_BOLD_HEADING.sub(r"\1\3", text))[-1]
     phrase = " ".join(phrase.split())
     if not phrase.strip("*"):
         raise ValueError("There is no explanation in it.")
     whole = _BOLD_PHRASE.fullmatch(phrase)
     return whole[2] if whole else phrase
+
+
+def _without_fence(text):
+    """A text without the lines that open and close a block of code around it."""
+    text = _OPENED_FENCE.sub("", text)
+    # not by a regular expression, which at every line break would read all white space behind it
+    inside = text.rstrip().removesuffix("```")
+    end = len(inside.rstrip())
+    closed = len(inside) < len(text.rstrip()) and "\n" in inside[end:]
+    return inside[:end] if closed else text
 
 
 def parse_numbers(text, n_numbers, *, low, high):

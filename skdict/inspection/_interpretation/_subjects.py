@@ -1,12 +1,12 @@
 """Features and neurons on their way from windows to explanations, answers and scores."""
 
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.utils import Bunch
 
 from ...metrics._rows import float64_block, row_blocks
+from ...utils._warnings import warn
 from .._active import active_rows
 from ._questions import CHANCE, explain_question, score, score_questions
 from ._windows import Activity, Sample, TooFewWindows
@@ -199,8 +199,7 @@ def _texts(values):
 def _warn_of_failures(answers):
     failed = [answer for answer in answers if answer.value is None]
     if failed:
-        warnings.warn(
+        warn(
             f"{len(failed)} of {len(answers)} questions have no answer, even after retries; see "
-            f"n_failures. The last one: {failed[-1].error}",
-            stacklevel=4,
+            f"n_failures. The last one: {failed[-1].error}"
         )
