@@ -1,12 +1,13 @@
 """The scale of the L1 coefficient."""
 
 import math
+from numbers import Integral
 
 import numpy as np
 import torch
 
 from ..utils._arrays import Rows, check_activations
-from ..utils._sklearn_compat import python_numbers
+from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 
@@ -154,7 +155,9 @@ def _massive(rows, squares):
     return massive if others_differ else None
 
 
-@python_numbers
+@validate_params(
+    {"n_alphas": [Interval(Integral, 2, None, closed="left")]}, prefer_skip_nested_validation=True
+)
 @plain_torch()
 def alpha_grid(X, n_alphas=8):
     """Grid of L1 coefficients that suits the scale of X.
@@ -189,8 +192,6 @@ def alpha_grid(X, n_alphas=8):
     >>> alpha_grid(X, n_alphas=3).round(2)
     array([0.12, 1.  , 8.  ])
     """
-    if not isinstance(n_alphas, int) or n_alphas < 2:
-        raise ValueError(f"n_alphas={n_alphas!r}: give an integer of at least 2.")
     X = check_activations(None, X, min_samples=2)
     _, rms = location_and_scale(Rows(X, torch.device("cpu")))
     return ALPHA_FRACTION * rms * np.geomspace(1 / 8, 8, n_alphas)

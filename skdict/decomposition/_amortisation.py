@@ -1,5 +1,7 @@
 """How much of what a dictionary could do its encoder loses."""
 
+from numbers import Real
+
 import numpy as np
 import torch
 from sklearn.utils import Bunch
@@ -8,14 +10,18 @@ from sklearn.utils.validation import check_is_fitted
 from ..utils._arrays import Rows, check_activations
 from ..utils._device import resolve_device
 from ..utils._drawing import pair_of_axes
+from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._torch_state import plain_torch
 from ._alpha import variation
-from ._sparse_coding import check_alpha, make_coder
+from ._sparse_coding import make_coder
 
 CODERS = ("encoder", "lasso", "omp")
 COLORS = {"encoder": "#0072B2", "lasso": "#D55E00", "omp": "#009E73"}
 
 
+@validate_params(
+    {"alpha": [Interval(Real, 0, None, closed="left"), None]}, prefer_skip_nested_validation=True
+)
 @plain_torch()
 def amortisation_gap(estimator, X, *, alpha=None):
     r"""Codes of an encoder beside the best codes in the same dictionary, sample by sample.
@@ -74,7 +80,6 @@ def amortisation_gap(estimator, X, *, alpha=None):
         )
     rows = Rows(check_activations(estimator, X), resolve_device(estimator.device))
     alpha = estimator.alpha_ if alpha is None else alpha
-    check_alpha(alpha)
     alpha = float(alpha)
     components, intercept = estimator._tensors(
         rows.dtype, rows.device, "components_", "intercept_"

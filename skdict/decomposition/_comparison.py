@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from functools import cache
+from numbers import Real
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from ..metrics._pareto import named_estimators
 from ..utils._arrays import Rows, as_vector, check_activations
 from ..utils._device import resolve_device
 from ..utils._optional import is_missing
+from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._likelihood import log_likelihood
 from ._sparse_autoencoder import SparseAutoencoderDictionary
-from ._sparse_coding import ALGORITHMS, check_alpha
+from ._sparse_coding import ALGORITHMS
 
 TRANSFORM_ALGORITHMS = ("auto", "encoder", *ALGORITHMS)
 COLUMNS = (
@@ -53,6 +55,13 @@ STEP = 0.5
 N_WARM_UP = 8
 
 
+@validate_params(
+    {
+        "alpha": [Interval(Real, 0, None, closed="left"), None],
+        "loss_recovered_params": [Mapping, None],
+    },
+    prefer_skip_nested_validation=False,  # estimators and loss_recovered check theirs
+)
 def compare_dictionaries(
     estimators,
     X_train,
@@ -177,7 +186,6 @@ def compare_dictionaries(
                 validate_data(estimator, X, reset=False, skip_check_array=True)
     if alpha is None:
         alpha = ALPHA_FRACTION * location_and_scale(Rows(X_train, resolve_device("cpu")))[1]
-    check_alpha(alpha)
     rms = variation(Rows(X_test, resolve_device("cpu")), name="X_test")
     table, coded = [], {}
     for name, estimator in estimators:

@@ -28,7 +28,12 @@ from ..utils._arrays import (
 )
 from ..utils._device import resolve_device
 from ..utils._random import check_random_state
-from ..utils._sklearn_compat import Interval, StrOptions, fit_context
+from ..utils._sklearn_compat import (
+    Interval,
+    StrOptions,
+    fit_context,
+    validate_parameter_constraints,
+)
 from ..utils._torch_state import plain_torch
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._alternating_fit import AlternatingFit
@@ -861,6 +866,13 @@ class SparseAutoencoderDictionary(
         return float(self.score_samples(X).mean())
 
     def _check_transform_algorithm(self, has_encoder):
+        # they may have changed since the fit, which checks them all
+        names = ("transform_algorithm", "transform_alpha", "transform_n_nonzero_coefs")
+        validate_parameter_constraints(
+            self._parameter_constraints,
+            {name: getattr(self, name) for name in names},
+            type(self).__name__,
+        )
         if self.transform_algorithm == "encoder" and not has_encoder:
             raise ValueError(
                 f"transform_algorithm='encoder' needs an encoder, which solver={self.solver!r} "

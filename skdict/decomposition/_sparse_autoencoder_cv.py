@@ -96,7 +96,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         "alphas": [Interval(Integral, 2, None, closed="left"), "array-like"],
         "cv": ["cv_object"],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Interval(Integral, None, None, closed="neither"), None],
     }
     for _name in ("alpha", "warm_start"):
         _parameter_constraints.pop(_name)

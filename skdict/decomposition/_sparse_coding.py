@@ -3,10 +3,8 @@
 import math
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_scalar
 
 from .._core.lasso import Lasso
 from .._core.omp import OrthogonalMatchingPursuit
@@ -14,13 +12,27 @@ from .._core.sparse import Support
 from .._core.threads_cpu import threads_for
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device
-from ..utils._sklearn_compat import python_numbers
+from ..utils._sklearn_compat import Interval, StrOptions, python_numbers, validate_params
 from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 
 ALGORITHMS = ("lasso", "omp", "threshold")
 
 
+@validate_params(
+    {
+        "algorithm": [StrOptions(set(ALGORITHMS))],
+        "alpha": [Interval(Real, 0, None, closed="left"), None],
+        "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
+        "positive": ["boolean"],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "sparse_output": ["boolean"],
+        "return_gap": ["boolean"],
+        "device": [str],
+    },
+    prefer_skip_nested_validation=True,
+)
 @plain_torch()
 def sparse_encode(
     X,
@@ -128,15 +140,6 @@ def sparse_encode(
     >>> bool((gap < 1e-4).all())
     True
     """
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm={algorithm!r}: give one of {', '.join(ALGORITHMS)}.")
-    check_scalar(tol, "tol", Real, min_val=0, include_boundaries="neither")
-    check_scalar(max_iter, "max_iter", Integral, min_val=1)
-    if alpha is not None:
-        check_alpha(alpha)
-    check_scalar(positive, "positive", (bool, np.bool_))
-    if n_nonzero_coefs is not None:
-        check_scalar(n_nonzero_coefs, "n_nonzero_coefs", Integral, min_val=1)
     for given, name in ((return_gap, "return_gap"), (init is not None, "init")):
         if given and algorithm != "lasso":
             raise ValueError(f"{name} is for algorithm='lasso', but algorithm={algorithm!r}.")
@@ -191,12 +194,6 @@ def sparse_encode(
     gap = torch.cat(gaps).cpu().numpy()
     warn_of_gaps(gap, tol)
     return (codes, gap) if return_gap else codes
-
-
-def check_alpha(alpha):
-    check_scalar(alpha, "alpha", Real, min_val=0)
-    if not np.isfinite(alpha):
-        raise ValueError(f"alpha == {alpha}, must be finite.")
 
 
 @python_numbers

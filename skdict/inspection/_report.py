@@ -18,6 +18,7 @@ from ._specificity import activation_specificity
     {
         "test_size": [Interval(Real, 0, 1, closed="neither")],
         "n_levels": [Interval(Integral, 1, None, closed="left")],
+        "min_precision": [Interval(Real, 0, 1, closed="both")],
     },
     prefer_skip_nested_validation=True,
 )

@@ -8,6 +8,7 @@ from sklearn.utils import Bunch
 
 from ..metrics._next_token import next_token_logits
 from ..metrics._pareto import COLORS
+from ..utils._arrays import as_vector
 from ..utils._drawing import pair_of_axes
 from ..utils._modules import evaluation_mode
 from ..utils._random import check_random_state
@@ -20,7 +21,7 @@ from ._language import Language
 
 @validate_params(
     {
-        "feature": [Integral],
+        "feature": [Interval(Integral, None, None, closed="neither")],
         "in_context": [callable],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "n_tokens": [Interval(Integral, 1, None, closed="left")],
@@ -149,11 +150,9 @@ def steering_effect(
     language.check_causal()
     of = "features of the dictionary"
     features = check_indices([feature], language.n_components, name="feature", of=of)
-    given, strengths = strengths, np.asarray(strengths)
-    is_numeric = strengths.dtype.kind in "biuf" and strengths.ndim == 1
-    if not is_numeric or not np.isfinite(strengths).all():
+    given, strengths = strengths, as_vector(strengths, "strengths")
+    if not np.isfinite(strengths).all():
         raise ValueError(f"strengths must be a list of finite numbers, but is {given!r:.80}.")
-    strengths = strengths.astype(np.float64)
     random_state = check_random_state(random_state)
     seeds = random_state.randint(2**31, size=1 + n_controls).tolist()
     atom = feature_directions(language.dictionary, features)

@@ -5,6 +5,7 @@ all of them.
 """
 
 import functools
+from contextlib import suppress
 from numbers import Integral, Real
 
 import numpy as np
@@ -13,10 +14,10 @@ from sklearn.base import _fit_context
 from sklearn.utils import _align_api_if_sparse as align_sparse_interface
 from sklearn.utils._param_validation import (
     HasMethods,
-    Interval,
     StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils._param_validation import Interval as _Interval
 from sklearn.utils._param_validation import validate_params as _validate_params
 
 __all__ = [
@@ -34,17 +35,29 @@ __all__ = [
 ]
 
 
+class Interval(_Interval):
+    """scikit-learn's, of numbers that a float can hold; True and False are none."""
+
+    def is_satisfied_by(self, value):
+        if isinstance(value, bool) or not isinstance(value, self.type):
+            return False
+        try:
+            return float(value) in self
+        except OverflowError:
+            return False
+
+
 def python_number(value):
-    """The number of Python's that a scalar of NumPy's is; anything else as it is.
+    """The int, float or bool that a number of another type is; anything else as it is.
 
     Small integers of NumPy's overflow, unsigned ones have no negative, half-precision numbers
     round what is computed with them, and torch takes none of them for a size.
     """
-    if isinstance(value, np.bool_):
+    if isinstance(value, bool | np.bool_):
         return bool(value)
-    if isinstance(value, np.generic):
-        for kind, python in ((Integral, int), (Real, float)):
-            if isinstance(value, kind):
+    for kind, python in ((Integral, int), (Real, float)):
+        if isinstance(value, kind):
+            with suppress(OverflowError):  # of a fraction that is too large: refused later
                 return python(value)
     return value
 

@@ -357,7 +357,7 @@ def test_the_picture(table):
         ),
         ({"loss_recovered_params": {"texts": []}}, TypeError, "missing a required argument"),
         ({"X_test": np.ones((5, 16))}, ValueError, "X_test has zero variance"),
-        ({"alpha": -1}, ValueError, "alpha == -1, must be >= 0"),
+        ({"alpha": -1}, ValueError, r"'alpha' .* in the range \[0.0, inf\) or None. Got -1"),
         ({"X_test": np.ones((5, 3))}, ValueError, "X_train has 16 features, but X_test has 3"),
         ({"X_test": np.full((5, 16), np.nan)}, ValueError, "Input X_test contains NaN"),
         ({"X_train": np.ones((1, 16))}, ValueError, "minimum of 2 is required"),

@@ -159,7 +159,7 @@ class AutoInterpreter(BaseEstimator):
         "n_score": [Interval(Integral, 10, None, closed="left")],
         "near_miss_fraction": [Interval(Real, 0, 1, closed="both")],
         "cache": [str, os.PathLike, None],
-        "n_jobs": [Integral, None],
+        "n_jobs": [Interval(Integral, None, None, closed="neither"), None],
         "max_retries": [Interval(Integral, 0, None, closed="left")],
         "retry_wait": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],

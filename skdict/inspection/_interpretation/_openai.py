@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Mapping
+from numbers import Real
 from urllib.parse import urlsplit
 
 from ...utils._optional import optional
+from ...utils._sklearn_compat import Interval, validate_params
 from ._asking import Completion
 
 # Likeliest tokens that are asked for in place of each token.
@@ -85,6 +88,16 @@ class OpenAIChat:
     With a server there, ``llm([{"role": "user", "content": "Hello"}])`` is its answer.
     """
 
+    @validate_params(
+        {
+            "model": [str],
+            "base_url": [str, None],
+            "temperature": [Interval(Real, 0, None, closed="left"), None],
+            "timeout": [Interval(Real, 0, None, closed="neither")],
+            "params": [Mapping, None],
+        },
+        prefer_skip_nested_validation=True,
+    )
     def __init__(
         self, model, *, base_url=None, api_key=None, temperature=0.0, timeout=60.0, params=None
     ):
