@@ -20,39 +20,42 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 # Multiplications between two points at which threads wait for each other that are worth more
-# threads than one (benchmarks/busy.py).
+# threads than one (benchmarks/README.md).
 SMALL_WORK = 1 << 24
+# What else is done to an entry of a product takes the time of about so many.
+WORK_OF_ENTRY = 256
 # And those of a whole call that are worth the half millisecond that `_short_spins` takes.
 LONG_WORK = 1 << 31
 # What tells libgomp how long to spin. It reads them once, as torch is imported.
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
-_lock = threading.Lock()
-_working = {}  # {thread inside of `threads_for`: torch's number of threads there before}
+_of_caller = threading.local()  # torch's number of threads outside of `threads_for`
+
+
+def work_of_product(n_rows, n_summed, n_columns):
+    """Work of a product of matrices and of what is done to its entries."""
+    return n_rows * n_columns * max(n_summed, WORK_OF_ENTRY)
 
 
 @contextmanager
 def threads_for(work, n_times=1):
     """Have torch use as many threads as work is worth, in this thread, during a ``with`` block.
 
-    No more than the caller has set, than the process may use by affinity and quota, and than
-    other threads leave that are inside of such a block. `map_on_cores` goes by that number too.
+    No more than the caller has set, and than the process may use by affinity and quota. What other
+    threads do does not count: the order of sums, and with it the last digits of a result, goes by
+    the number of threads. `map_on_cores` goes by it too.
 
     Parameters
     ----------
     work : int
-        Multiplications of a step, or of a block of rows.
+        Of a step, or of a block of rows: as `work_of_product` has it.
     n_times : int
         How many of these there are.
     """
-    thread = threading.get_ident()
-    with _lock:
-        is_outermost = thread not in _working
-        if is_outermost:
-            _working[thread] = torch.get_num_threads()
-        n_threads = min(_working[thread], max(1, n_cores() // len(_working)))
-    if work < SMALL_WORK:
-        n_threads = 1
+    outermost = not hasattr(_of_caller, "n_threads")
+    if outermost:
+        _of_caller.n_threads = torch.get_num_threads()
+    n_threads = 1 if work < SMALL_WORK else min(_of_caller.n_threads, n_cores())
     try:
         with ExitStack() as stack:
             stack.enter_context(_torch_threads(n_threads))
@@ -60,9 +63,8 @@ def threads_for(work, n_times=1):
                 stack.enter_context(_short_spins())
             yield
     finally:
-        if is_outermost:
-            with _lock:
-                del _working[thread]
+        if outermost:
+            del _of_caller.n_threads
 
 
 def map_on_cores(function, *iterables):
@@ -124,6 +126,9 @@ def _torch_threads(n_threads):
 
     `torch.set_num_threads` would decide for all threads that begin meanwhile.
     """
+    if n_threads == torch.get_num_threads():
+        yield
+        return
     with _openmp().limit(limits=n_threads):
         before = _set_threads_of_mkl(n_threads)
         try:

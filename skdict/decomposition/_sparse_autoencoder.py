@@ -15,7 +15,7 @@ from .._core.architectures import ARCHITECTURES
 from .._core.autoencoder import infer
 from .._core.dict_learning import OnlineDictionaryLearning
 from .._core.optim import normalize_
-from .._core.threads_cpu import threads_for
+from .._core.threads_cpu import threads_for, work_of_product
 from ..utils._arrays import (
     Rows,
     as_matrix,
@@ -53,6 +53,8 @@ WITH_ENCODER = ("autoencoder", "kmeans")
 N_ENCODED_SAMPLES = 100_000
 N_SPARSE_CODED_SAMPLES = 20_000
 N_STATISTICS_ROWS = 256  # at a time
+# To find the largest entries takes the time of about so many multiplications for each entry.
+WORK_OF_SELECTION = 1024
 # Largest duality gap of Lasso codes, as a fraction of a sample's objective.
 LASSO_TOL = 1e-4
 # partial_fit remembers the statistics of about so many samples.
@@ -516,7 +518,7 @@ class SparseAutoencoderDictionary(
         if first:
             self._statistics = CodeStatistics.empty(len(self.components_))
         self._statistics.decay(STREAM_MEMORY)
-        with self._threads(rows, rows.block_size(len(self.components_))):
+        with self._threads_for_codes(rows):
             for codes, residual in self._coded(rows, rows.blocks(len(self.components_))):
                 self._statistics.update(codes, residual)
         vars(self).update(self._statistics.attributes(self.n_features_in_))
@@ -629,7 +631,14 @@ class SparseAutoencoderDictionary(
     def _threads(self, rows, n_rows=None):
         """Context in which rows are worked on so many at a time, by default those of a batch."""
         n_rows = min(len(rows), self._batch_size(len(rows)) if n_rows is None else n_rows)
-        work = n_rows * rows.shape[1] * self._n_components(rows)
+        work = work_of_product(n_rows, rows.shape[1], self._n_components(rows))
+        return threads_for(work, math.ceil(len(rows) / n_rows))
+
+    def _threads_for_codes(self, rows):
+        """Context in which rows are coded block by block."""
+        n_components = len(self.components_)
+        n_rows = min(len(rows), rows.block_size(n_components))
+        work = work_of_product(n_rows, max(rows.shape[1], WORK_OF_SELECTION), n_components)
         return threads_for(work, math.ceil(len(rows) / n_rows))
 
     def _codebooks(self, rows, mean, scale, random_state):
@@ -770,7 +779,7 @@ class SparseAutoencoderDictionary(
         encode, n_components = self._encoder(rows), len(self.components_)
         blocks = ((block, encode(x)) for block, x in rows.blocks(n_components))
         collect = collect_sparse if self.sparse_output else collect_dense
-        with self._threads(rows, rows.block_size(n_components)):
+        with self._threads_for_codes(rows):
             return collect(blocks, len(rows), n_components, rows)
 
     @plain_torch()
@@ -838,7 +847,7 @@ class SparseAutoencoderDictionary(
         rows = self._rows(X, reset=False)
         model = self._likelihood_model(rows.device)
         n_components = len(self.components_)
-        with self._threads(rows, rows.block_size(n_components)):
+        with self._threads_for_codes(rows):
             return np.concatenate(
                 [
                     log_likelihood(codes, residual, **model).cpu().numpy()

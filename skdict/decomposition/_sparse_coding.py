@@ -9,7 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .._core.lasso import Lasso
 from .._core.omp import OrthogonalMatchingPursuit
 from .._core.sparse import Support
-from .._core.threads_cpu import threads_for
+from .._core.threads_cpu import threads_for, work_of_product
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, StrOptions, python_numbers, validate_params
@@ -186,7 +186,7 @@ def sparse_encode(
 
     collect = collect_sparse if sparse_output else collect_dense
     n_rows = min(len(rows), rows.block_size(n_components))
-    work = n_rows * rows.shape[1] * n_components
+    work = work_of_product(n_rows, rows.shape[1], n_components)
     with threads_for(work, math.ceil(len(rows) / n_rows)):
         codes = collect(coded(), len(rows), n_components, rows)
     if algorithm != "lasso":

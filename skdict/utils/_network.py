@@ -46,13 +46,11 @@ class Network:
 
     def run(self, arguments, keywords):
         """Run the model, in as many threads as its largest product of matrices is worth."""
-        inputs = next((x for x in arguments if isinstance(x, torch.Tensor)), None)
-        n_positions = 0
-        if inputs is not None:
-            by_position = inputs.is_floating_point() and inputs.ndim > 1
-            n_positions = inputs.numel() // (inputs.shape[1] if by_position else 1)
+        (inputs,) = arguments
+        has_channels = inputs.is_floating_point() and inputs.ndim > 1
+        n_positions = inputs.numel() // (inputs.shape[1] if has_channels else 1)
         with threads_for(n_positions * self._largest_matrix):
-            return self.module(*arguments, **keywords)
+            return self.module(inputs, **keywords)
 
     @cached_property
     def _largest_matrix(self):
