@@ -2,7 +2,6 @@
 
 import copy
 import os
-import weakref
 from collections import defaultdict
 from numbers import Integral
 
@@ -15,13 +14,8 @@ from sklearn.utils import Bunch
 
 from ..utils._device import resolve_device
 from ..utils._extractors import ExtractorMixin
-from ..utils._modules import (
-    evaluation_mode,
-    find_module,
-    is_replaced,
-    read_activation,
-    record_activations,
-)
+from ..utils._layers import Layer
+from ..utils._modules import evaluation_mode, is_replaced
 from ..utils._network import Network
 from ..utils._sklearn_compat import (
     Interval,
@@ -30,13 +24,10 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
-from ..utils._texts import TokenWindows, batches_by_length, check_texts, tokenize
+from ..utils._texts import TokenWindows, check_texts, tokenize
 from ._arrays import check_samples
 from ._cache import ActivationCache, has_location
 from ._models import check_tokenizer, load_network, load_tokenizer
-
-# {layer's module: {(id of the model, side, shape of a sample): n_features}} of checked layers
-_CHECKED_LAYERS = weakref.WeakKeyDictionary()
 
 
 class ActivationExtractor(
@@ -76,6 +67,12 @@ class ActivationExtractor(
     side : {"output", "input"}, default="output"
         Whether to take what the layer returns or what it is given.
 
+    feature_axis : "auto" or int, default="auto"
+        Which axis of the layer's activation, from 1 on or from -1 back, is that of the features;
+        axis 0 is that of the texts or samples. "auto" looks at the layer itself and at those
+        before it: a convolution has its channels on axis 1, a linear layer or a norm of vectors
+        on the last. Where nothing tells, an error asks for this parameter.
+
     tokenizer : "auto", None or a fast tokenizer of transformers, default="auto"
         "auto" loads the tokenizer that belongs to `model`. None is for a model that takes
         arrays. A tokenizer without padding token will do, and none is changed.
@@ -98,7 +95,9 @@ class ActivationExtractor(
         special token in this sense.
 
     batch_size : int, default=32
-        Texts (windows, samples) per forward pass.
+        Texts (windows, samples) per forward pass. Where the rows of a text depend on how far it
+        is padded, texts of equal length only are run together; where they depend on the other
+        texts all the same, only 1 is allowed.
 
     device : str, default="auto"
         Where a model given by name is run: "auto" (CUDA if there is one, else the CPU) or a
@@ -138,16 +137,21 @@ class ActivationExtractor(
     Notes
     -----
     This estimator is stateless: `fit` only checks parameters, layer and `X`, and `transform`
-    works without it. The first use of a layer in a process makes one additional forward pass,
-    of two tokens (or one sample) through the whole model, to see how often the layer is called
-    and how wide it is.
+    works without it. The first use of a layer in a process makes additional forward passes. One,
+    of two tokens (or one sample), goes through the whole model, to see how often the layer is
+    called, how wide it is and which axis its features are on. A few, of two texts of at most 16
+    tokens (or two samples), together and alone, go as far as the layer, to see whether its rows
+    depend on the batch and whether it is given the tokens where they are in the text: a decoder
+    that is given them shifted by one, as BART's, is refused. A model that has been changed is
+    looked at again.
 
     The progress of `fit_transform`, and so of a `Pipeline` that is fitted, can be followed
     through callbacks (:meth:`set_callbacks`): each batch is a subtask. `fit` is a single task,
     and `transform` is no fit and calls none.
 
     Batches change the results by no more than rounding. In arrays, integers are token ids to a
-    model with a token embedding and numbers to any other.
+    model with a token embedding and numbers to any other. Numbers are given to a ready module in
+    the widest floating-point type of its parameters that its forward pass takes.
 
     Examples
     --------
@@ -180,6 +184,7 @@ class ActivationExtractor(
         "model": [str, os.PathLike, torch.nn.Module],
         "layer": [str],
         "side": [StrOptions({"output", "input"})],
+        "feature_axis": [StrOptions({"auto"}), Integral],
         "tokenizer": [StrOptions({"auto"}), callable, None],
         "pooling": [StrOptions({"mean", "max", "last"}), None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
@@ -198,6 +203,7 @@ class ActivationExtractor(
         layer,
         *,
         side="output",
+        feature_axis="auto",
         tokenizer="auto",
         pooling=None,
         max_length=None,
@@ -212,6 +218,7 @@ class ActivationExtractor(
         self.model = model
         self.layer = layer
         self.side = side
+        self.feature_axis = feature_axis
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_length = max_length
@@ -278,8 +285,7 @@ class ActivationExtractor(
                 subtask.call_on_fit_task_end(estimator=self)
             context.call_on_fit_task_end(estimator=self, X=X, y=y)
 
-        network, inputs = self._fit(X)
-        return self._activations(network, inputs, follow)
+        return self._activations(self._fit(X), follow)
 
     def transform(self, X):
         """Return the activations.
@@ -294,9 +300,9 @@ class ActivationExtractor(
         -------
         activations : ndarray of shape (n_rows, n_features), dtype float32
             One row per token, or with `pooling` per text. With ``tokenizer=None``, a layer of
-            shape (n_samples, n_features) gives one row per sample; (n_samples, n_positions,
-            n_features) one per position; (n_samples, n_channels, height, width), torch's
-            layout of images, one per pixel, with the channels as features.
+            shape (n_samples, n_features) gives one row per sample; one of more axes, such as
+            (n_samples, n_positions, n_features) or (n_samples, n_channels, height, width), one
+            per position, in the order of the axes that are not `feature_axis`.
 
         Raises
         ------
@@ -306,8 +312,7 @@ class ActivationExtractor(
         self._validate()
         network = self._network()
         inputs = self._inputs(X, network, reset=False)
-        self._count_features(network, inputs)
-        return self._activations(network, inputs, iter)
+        return self._activations(self._layer(network, inputs), iter)
 
     def get_feature_names_out(self, input_features=None):
         """Get output feature names for transformation.
@@ -326,7 +331,7 @@ class ActivationExtractor(
         """
         fitted = copy.copy(self)
         if self.tokenizer is not None:
-            fitted._n_features_out = self._count_features(self._network(), TokenWindows.first())
+            fitted._n_features_out = self._layer(self._network(), TokenWindows.first()).n_features
         return super(ActivationExtractor, fitted).get_feature_names_out(input_features)
 
     def tokens(self, X):
@@ -418,10 +423,10 @@ class ActivationExtractor(
     def _fit(self, X):
         network = self._network()
         inputs = self._inputs(X, network, reset=True)
-        n_features = self._count_features(network, inputs)
+        layer = self._layer(network, inputs)
         if self.tokenizer is None:
-            self._n_features_out = n_features
-        return network, inputs
+            self._n_features_out = layer.n_features
+        return layer
 
     def _network(self):
         """Return the model, loaded if need be."""
@@ -494,55 +499,38 @@ class ActivationExtractor(
             )
         return windows
 
-    def _count_features(self, network, inputs):
-        """Return the width of the layer, and make sure that it is called exactly once.
+    def _layer(self, network, inputs):
+        """Return the layer, looked at the first time that it is met."""
+        return Layer(
+            network,
+            self.layer,
+            self.side,
+            inputs,
+            batch_size=self.batch_size,
+            feature_axis=self.feature_axis,
+        )
 
-        This takes a pass through the whole model, so each layer is looked at once.
-        """
-        checked = _CHECKED_LAYERS.setdefault(find_module(network.module, self.layer), {})
-        key = (id(network.module), self.side, inputs.sample_shape)
-        if key not in checked:
-            first = inputs.first()
-            args, kwargs = first.arguments(network, [0])
-            with evaluation_mode(network.module), torch.no_grad():
-                calls = record_activations(
-                    network.module,
-                    self.layer,
-                    lambda: network.run(args, kwargs),
-                    side=self.side,
-                )
-            if len(calls) > 1:
-                raise ValueError(
-                    f"layer={self.layer!r} is called {len(calls)} times in a forward pass, so it "
-                    "has no single activation. Name a module that is called once."
-                )
-            checked[key] = first.split(calls[0], [0])[0].shape[1]
-        return checked[key]
-
-    def _activations(self, network, inputs, follow):
+    def _activations(self, layer, follow):
         """Return the rows of all inputs."""
+        inputs, network = layer.inputs, layer.network
         # what an intervention makes of the model is not to be taken for the model's own
         if has_location(self.cache) and not is_replaced(network.module):
             cache = ActivationCache(self.cache, (network.fingerprint, self.layer, self.side))
-            results = self._run_cached(network, inputs, cache, follow)
+            results = self._run_cached(layer, cache, follow)
         else:
-            results = self._run(network, inputs, follow)
+            results = self._run(layer, follow)
         if self.pooling is None:
             return _collect(results, inputs)
         return _pool(results, inputs, self.pooling)
 
-    def _batches(self, network, inputs, items):
-        """Some of the inputs, in batches of similar length."""
-        padding = network.takes_attention_mask
-        return list(batches_by_length(items, inputs.lengths, self.batch_size, padding=padding))
-
-    def _run(self, network, inputs, follow):
+    def _run(self, layer, follow):
         """Yield (item, its activations) of all inputs."""
-        for batch in follow(self._batches(network, inputs, range(len(inputs)))):
-            yield from self._run_batch(network, inputs, batch)
+        for batch in follow(layer.batches(range(len(layer.inputs)))):
+            yield from zip(batch, layer.read(batch), strict=True)
 
-    def _run_cached(self, network, inputs, cache, follow):
+    def _run_cached(self, layer, cache, follow):
         """Yield (item, its activations) of all inputs, and run the model only on new ones."""
+        inputs = layer.inputs
         missing = defaultdict(list)  # {key: items, several where texts are alike}
         for item in range(len(inputs)):
             key = cache.key(inputs.content(item))
@@ -552,34 +540,22 @@ class ActivationExtractor(
             else:
                 yield item, activations
         keys = {items[0]: key for key, items in missing.items()}
-        for batch in follow(self._batches(network, inputs, keys)):
-            for first, activations in self._run_new(network, inputs, batch, keys, cache):
+        for batch in follow(layer.batches(keys)):
+            for first, activations in self._run_new(layer, batch, keys, cache):
                 yield from ((item, activations) for item in missing[keys[first]])
 
-    def _run_new(self, network, inputs, batch, keys, cache):
+    def _run_new(self, layer, batch, keys, cache):
         """Return (item, its activations) of a batch, and keep them."""
         # The model first and then the folder, always. Batch by batch, so that nothing of the
         # user's is called in between.
-        with evaluation_mode(network.module), cache.lock():
+        with evaluation_mode(layer.network.module), cache.lock():
             # while we waited, others may have run it
             found = {item: cache.read(keys[item]) for item in batch}
             new = [item for item, activations in found.items() if activations is None]
-            for item, activations in self._run_batch(network, inputs, new) if new else ():
+            for item, activations in zip(new, layer.read(new), strict=True) if new else ():
                 cache.write(keys[item], activations)
                 found[item] = activations
         return found.items()
-
-    def _run_batch(self, network, inputs, batch):
-        """Return (item, its activations) of a batch."""
-        args, kwargs = inputs.arguments(network, batch)
-        with evaluation_mode(network.module), torch.no_grad():
-            activation = read_activation(
-                network.module,
-                self.layer,
-                lambda: network.run(args, kwargs),
-                side=self.side,
-            )
-        return zip(batch, inputs.split(activation, batch), strict=True)
 
     def __sklearn_clone__(self):
         # model and tokenizer are shared, everything else is as in any other clone

@@ -57,10 +57,12 @@ class Samples:
     def __len__(self):
         return len(self.X)
 
+    token_ids = None
+
     @property
-    def sample_shape(self):
-        """Shape of a sample."""
-        return self.X.shape[1:]
+    def kind(self):
+        """What the layer's width may depend on."""
+        return self.X.shape[1:], self.X.dtype.kind
 
     def content(self, sample):
         """What the model sees of a sample."""
@@ -70,6 +72,39 @@ class Samples:
         """One sample, enough to see what a layer gives."""
         return Samples(self.X[:1])
 
+    def probes(self, network):
+        """Two samples, to try whether a batch changes their rows; see `TokenWindows.probes`."""
+        others = (i for i in range(1, len(self.X)) if not np.array_equal(self.X[i], self.X[0]))
+        other = next(others, None)
+        if other is None:
+            return [], False
+        return [(False, Samples(self.X[[0, other]]))], True
+
+    def dtypes(self, network):
+        """What floats could be given in, to be tried in this order."""
+        if self.X.dtype.kind in "biu":
+            return (
+                [torch.int64] if network.takes_only_token_ids else [torch.int64, *network.dtypes]
+            )
+        return network.dtypes
+
+    def explain(self, error, network, layer):
+        """Raise an error that is clearer than what a model raises."""
+        if network.takes_token_ids and self.X.dtype.kind == "f" and (self.X % 1 == 0).all():
+            raise ValueError(
+                f"The model cannot be run on X, which has dtype {self.X.dtype}: {error}. If X is "
+                "token ids, give them as integers: X.astype(int)."
+            ) from error
+
+    @staticmethod
+    def usual_axis(activation, layer):
+        """Raise an error, as nothing tells on which axis the features are."""
+        raise ValueError(
+            f"layer={layer!r} gives shape {tuple(activation.shape)} for a sample, and nothing "
+            "tells which axis is that of the features. Set feature_axis: 1 for channels before "
+            "positions, as torch's convolutions have them, or -1 for channels last."
+        )
+
     def n_rows(self, n_positions):
         """Rows of each sample, the same for all."""
         return np.full(len(self), n_positions)
@@ -78,13 +113,11 @@ class Samples:
         """Rows of a sample among its activations: all."""
         return activations
 
-    def arguments(self, network, batch):
+    def arguments(self, network, batch, dtype):
         """Return positional and keyword arguments of the model for some samples."""
-        inputs = torch.from_numpy(self.X[batch])
-        dtype = network.dtype if inputs.is_floating_point() else inputs.dtype
-        return (inputs.to(network.device, dtype),), {}
+        return (torch.from_numpy(self.X[batch]).to(network.device, dtype),), {}
 
-    def split(self, activation, batch):
+    def split(self, activation, batch, feature_axis):
         """Turn a batch's activation into one array (n_positions, n_features) per sample."""
         if activation.ndim < 2 or len(activation) != len(batch):
             raise ValueError(
@@ -92,7 +125,6 @@ class Samples:
                 "(n_samples, n_features), (n_samples, n_positions, n_features) or (n_samples, "
                 "n_channels, height, width) is needed. Name another layer, or its other side."
             )
-        if activation.ndim > 3:
-            activation = activation.movedim(1, -1)
+        activation = activation.movedim(feature_axis, -1)
         rows = activation.flatten(1, -2) if activation.ndim > 2 else activation[:, None]
         return list(rows.float().cpu().numpy())

@@ -77,6 +77,13 @@ class Network:
         return next(dtypes, torch.float32)
 
     @cached_property
+    def dtypes(self):
+        """What the model may compute in: floating-point types of its parameters, widest first."""
+        found = {tensor.dtype for tensor in self.module.parameters()}
+        usual = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+        return [dtype for dtype in usual if dtype in found] or [torch.float32]
+
+    @cached_property
     def context_length(self):
         """Longest sequence in tokens, or None where the config does not say."""
         limit = as_limit(getattr(text_config(self.module), "max_position_embeddings", None))
@@ -100,10 +107,15 @@ class Network:
         return getattr(embeddings, "num_embeddings", None)
 
     @cached_property
+    def takes_only_token_ids(self):
+        """Whether the model says so itself."""
+        return getattr(self.module, "main_input_name", None) == "input_ids"
+
+    @cached_property
     def takes_token_ids(self):
-        """Whether an array of integers is an array of token ids."""
+        """Whether an array of integers can be an array of token ids."""
         if hasattr(self.module, "main_input_name"):  # a model of transformers
-            return self.module.main_input_name == "input_ids"
+            return self.takes_only_token_ids
         embeddings = (nn.Embedding, nn.EmbeddingBag)
         return any(isinstance(module, embeddings) for module in self.module.modules())
 

@@ -9,6 +9,10 @@ from ._network import as_limit, text_config
 # Whole texts whose activations exist at a time: about 40,000 tokens of source code.
 CHARACTERS_AT_ONCE = 1 << 17
 
+# Token ids that tell whether a batch changes a model's activations. Any model has these two. No
+# positions come in such an order, and there are more of one than of the other from the start on.
+PROBE = (1, 1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 0, 1)
+
 _TEXTS_AT_ONCE = 256  # tokenizers answer in Python lists, some 100 bytes per token
 
 
@@ -106,7 +110,7 @@ class TokenWindows:
         What to fill up shorter windows with.
     """
 
-    sample_shape = None  # the layer's width does not depend on the text
+    kind = None  # the layer's width does not depend on the text
 
     def __init__(self, document, token_ids, kept, spans=None, *, pad_id=0):
         self.document = np.array(document)
@@ -134,7 +138,48 @@ class TokenWindows:
     @staticmethod
     def first():
         """Two tokens, enough to see what a layer gives."""
-        return TokenWindows([0], [np.zeros(2, dtype=np.int64)], [np.ones(2, dtype=bool)])
+        return TokenWindows([0], [np.arange(2)], [np.ones(2, dtype=bool)])
+
+    def probes(self, network):
+        """Two short windows, to try whether a batch changes their rows.
+
+        Returns
+        -------
+        probes : list of (bool, TokenWindows)
+            Whether the windows are of unequal length, and two windows.
+        is_proof : bool
+            Whether they are long enough to tell for all others.
+        """
+        one = np.array(PROBE[: self.lengths.max()])  # others may be too long for the model
+        if len(one) < 2:
+            return [], False
+        pairs = [(False, [one, 1 - one])]
+        if network.takes_attention_mask:
+            pairs.insert(0, (True, [one, 1 - one[: len(one) // 4 + 1]]))
+        return [(padding, self._all_kept(windows)) for padding, windows in pairs], len(one) >= 4
+
+    def _all_kept(self, token_ids):
+        kept = [np.ones(len(ids), dtype=bool) for ids in token_ids]
+        return TokenWindows(range(len(token_ids)), token_ids, kept, pad_id=self.pad_id)
+
+    @staticmethod
+    def dtypes(network):
+        """What floats could be given in: there are none."""
+        return [None]
+
+    @staticmethod
+    def explain(error, network, layer):
+        """Raise an error that is clearer than what a model raises."""
+        if getattr(text_config(network.module), "is_encoder_decoder", False):
+            raise ValueError(
+                f"The forward pass fails before layer={layer!r} is called. Of an encoder-decoder "
+                f"model only the encoder is given the texts: name one of its layers. {error}"
+            ) from error
+
+    @staticmethod
+    def usual_axis(activation, layer):
+        """The axis of the features where nothing tells: they are vectors at tokens."""
+        return -1
 
     def n_rows(self, n_positions):
         """Rows of each window."""
@@ -144,7 +189,7 @@ class TokenWindows:
         """Rows of a window among the activations at all its tokens."""
         return activations[self.kept[window]]
 
-    def arguments(self, network, batch):
+    def arguments(self, network, batch, dtype=None):
         """Return positional and keyword arguments of the model for some windows.
 
         Windows are padded on the right, where the positions of all other tokens stay what they
@@ -163,9 +208,14 @@ class TokenWindows:
             keywords["use_cache"] = False
         return (input_ids.to(network.device),), keywords
 
-    def split(self, activation, batch):
+    def split(self, activation, batch, feature_axis=-1):
         """Turn a batch's activation into one array (n_tokens, n_features) per window."""
+        batch = np.array(batch)
         expected = (len(batch), self.lengths[batch].max())
+        if activation.ndim == 2 and len(activation) == expected[0] * expected[1]:
+            activation = activation.unflatten(0, expected)  # of a model that flattens its tokens
+        else:
+            activation = activation.movedim(feature_axis, -1)
         if activation.ndim != 3 or activation.shape[:2] != expected:
             raise ValueError(
                 f"The layer gives shape {tuple(activation.shape)} for {expected[0]} texts of "

@@ -23,7 +23,7 @@ from skdict.inspection import replace_activations, steer
 from skdict.utils._network import Network
 
 LAYER = "bert.encoder.layer.1"
-PROBE = "0 0"  # the two tokens that a layer is looked at with
+PROBE = {"0", "1"}  # the tokens that a layer is looked at with
 
 
 class LoggingModel(nn.Module):
@@ -50,7 +50,7 @@ def logging_model(bert, tmp_path):
 
     def passes():
         counts = Counter(log.read_text().splitlines()) if log.exists() else Counter()
-        return Counter({ids: n for ids, n in counts.items() if ids != PROBE})
+        return Counter({ids: n for ids, n in counts.items() if not PROBE.issuperset(ids.split())})
 
     return LoggingModel(len(tokenizer), log), tokenizer, passes
 
