@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..metrics._pareto import COLORS
-from ..utils._drawing import axes_for, pair_of_axes
+from ..utils._drawing import PLAIN_TEXT, axes_for, pair_of_axes, plain
 from ._active import check_indices
 from ._blocks import CodedBlocks
 from ._collect import survey
@@ -83,14 +83,14 @@ class FeatureDisplay:
         left.set_yscale("log")
         left.set_xlabel("Activation")
         left.set_ylabel("Tokens")
-        words = [repr(word)[1:-1] for word, _ in self.logits]
+        words = [plain(word).replace("\n", r"\n") for word, _ in self.logits]
         weights = np.array([weight for _, weight in self.logits])
         place = -np.arange(len(words))
         colors = [COLORS[0] if weight > 0 else COLORS[1] for weight in weights]
         right.barh(place, weights, color=colors)
-        right.set_yticks(place, words, fontsize="small", parse_math=False)
+        right.set_yticks(place, words, fontsize="small", **PLAIN_TEXT)
         right.set_xlabel("Logit weight")
-        left.figure.suptitle(self.name, parse_math=False)
+        left.figure.suptitle(plain(self.name, longest=100), **PLAIN_TEXT)
         self.ax_, self.ax_logits_, self.figure_ = left, right, left.figure
         return self
 

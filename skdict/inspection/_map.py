@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 
 from ..metrics._pareto import COLORS, MARKERS
-from ..utils._drawing import axes_for
+from ..utils._drawing import PLAIN_TEXT, axes_for, plain
 from ..utils._optional import optional
 from ..utils._random import check_random_state
 from ._directions import unit_directions
@@ -181,8 +181,8 @@ class FeatureMapDisplay:
                     linewidths=0,
                     label=label,
                 )
-        ax.set_xlabel(f"{self.name} 1")
-        ax.set_ylabel(f"{self.name} 2")
+        ax.set_xlabel(f"{plain(self.name)} 1", **PLAIN_TEXT)
+        ax.set_ylabel(f"{plain(self.name)} 2", **PLAIN_TEXT)
         ax.set_xticks([])
         ax.set_yticks([])
         if self.labels is not None and self.scatters_:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..metrics._pareto import COLORS
-from ..utils._drawing import axes_for
+from ..utils._drawing import axes_for, draw_legend, legend_label, plain
 
 # Not as many as COLORS, so that many curves get different pairs.
 LINESTYLES = ("-", "--", "-.", ":")
@@ -129,18 +129,18 @@ class FeatureMatchDisplay:
         self.lines_ = {}
         for i, (name, values) in enumerate(self.best_similarity.items()):
             values = -np.sort(-values[~np.isnan(values)])
-            label = f"{name} (median {np.median(values):.2f})" if len(values) else name
+            label = f"{plain(name)} (median {np.median(values):.2f})" if len(values) else name
             (self.lines_[name],) = ax.plot(
                 np.arange(1, len(values) + 1) / max(len(values), 1),
                 values,
                 color=COLORS[i % len(COLORS)],
                 linestyle=LINESTYLES[i % len(LINESTYLES)],
-                label=label,
+                label=legend_label(label),
             )
         ax.set_xlim(0, 1)
         ax.set_xlabel("Fraction of features")
         ax.set_ylabel("Similarity with the best match")
         ax.grid(alpha=0.3)
-        ax.legend()
+        draw_legend(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -8,7 +8,7 @@ from sklearn.utils import Bunch
 from ..metrics._pareto import COLORS
 from ..metrics._rows import check_finite
 from ..utils._arrays import as_vector
-from ..utils._drawing import axes_for
+from ..utils._drawing import PLAIN_TEXT, axes_for, draw_legend, legend_label, plain
 from ..utils._sklearn_compat import Interval, validate_params
 
 
@@ -196,7 +196,13 @@ class ActivationSpecificityDisplay:
             (self.n_labelled, -0.2, COLORS[0], self.label),
             (self.n_other, 0.2, COLORS[1], f"no {self.label}"),
         ):
-            ax.bar(middle + offset * width, counts, 0.4 * width, color=color, label=name)
+            ax.bar(
+                middle + offset * width,
+                counts,
+                0.4 * width,
+                color=color,
+                label=legend_label(name),
+            )
         ax.set_yscale("log")
         ax.set_xlabel("Activation")
         ax.set_ylabel("Samples")
@@ -212,12 +218,13 @@ class ActivationSpecificityDisplay:
             label="fraction",
         )
         precision.set_ylim(0, 1.05)
-        precision.set_ylabel(f"Fraction with {self.label}")
-        precision.legend(
+        precision.set_ylabel(f"Fraction with {plain(self.label)}", **PLAIN_TEXT)
+        draw_legend(
+            precision,
             handles=[*ax.containers, *precision.lines],
             loc="lower center",
             bbox_to_anchor=(0.5, 1.0),  # above the axes: bars may stand anywhere in them
-            ncols=3,
+            ncols=3 if len(str(self.label)) < 20 else 1,
         )
         self.ax_, self.ax_precision_, self.figure_ = ax, precision, ax.figure
         return self

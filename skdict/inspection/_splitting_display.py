@@ -5,7 +5,7 @@ from textwrap import fill
 
 import numpy as np
 
-from ..utils._drawing import axes_for
+from ..utils._drawing import PLAIN_TEXT, axes_for, plain
 from ._active import check_indices
 
 LABEL_WIDTH = 24  # characters per line of a node's text
@@ -194,15 +194,23 @@ class FeatureSplittingDisplay:
         )
         self.edges_.set_clim(0, 1)
         for level, features in enumerate(self.nodes):
-            ax.text(level, 0.56, self.titles[level], ha="center", va="bottom", color="0.3")
+            ax.text(
+                level,
+                0.56,
+                plain(self.titles[level]),
+                ha="center",
+                va="bottom",
+                color="0.3",
+                **PLAIN_TEXT,
+            )
             for i, text in zip(features, self.labels[level], strict=True):
                 ax.text(
                     *places[level][i],
-                    text,
+                    plain(text),
                     ha="center",
                     va="center",
                     fontsize="small",
-                    parse_math=False,
+                    **PLAIN_TEXT,
                     bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.5"},
                 )
         ax.set_xlim(-0.5, len(self.nodes) - 0.5)

@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 from ..metrics._next_token import next_token_logits
 from ..metrics._pareto import COLORS
 from ..utils._arrays import as_vector
-from ..utils._drawing import pair_of_axes
+from ..utils._drawing import draw_legend, legend_label, pair_of_axes
 from ..utils._modules import evaluation_mode
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
@@ -363,14 +363,18 @@ class SteeringDisplay:
                 fmt=style,
                 color=color,
                 capsize=2,
-                label=name,
+                label=legend_label(name),
             )
             below.plot(
-                strength, self.effect[f"{prefix}cross_entropy"], style, color=color, label=name
+                strength,
+                self.effect[f"{prefix}cross_entropy"],
+                style,
+                color=color,
+                label=legend_label(name),
             )
         above.set_ylabel("In context (fraction)")
         above.set_ylim(bottom=0)
-        above.legend()
+        draw_legend(above)
         below.set_ylabel("Cross-entropy (nats)")
         below.set_xlabel("Strength (units of the code)")
         for axes in (above, below):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..utils._arrays import as_vector
-from ..utils._drawing import axes_for
+from ..utils._drawing import axes_for, draw_legend, legend_label
 from ._scorer import DictionaryScorer
 
 # Okabe and Ito's palette without its yellow, which is too pale for lines on white.
@@ -248,7 +248,7 @@ class ParetoDisplay:
                 self.explained_variance[shown],
                 color=COLORS[i % len(COLORS)],
                 marker=MARKERS[i % len(MARKERS)],
-                label=name,
+                label=legend_label(name),
             )
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -257,7 +257,7 @@ class ParetoDisplay:
         ax.set_xlabel("L0 (active features per activation)")
         ax.set_ylabel("Explained variance (fraction)")
         ax.grid(alpha=0.3)
-        ax.legend()
+        draw_legend(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 

@@ -1,8 +1,35 @@
-"""Where displays draw."""
+"""Where displays draw, and how they write what others have named."""
 
 import numpy as np
 
 from ._optional import optional
+
+# Of a Text with a name in it: dollars and underscores in it are no mathematics.
+PLAIN_TEXT = {"parse_math": False, "usetex": False}
+# Before labels that legends would leave out; taken away again in the legend.
+_IN_LEGEND = "\N{WORD JOINER}"
+
+
+def plain(name, longest=40):
+    """A name that can be drawn: long lines are cut, and control characters named."""
+    lines = [
+        "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in line)
+        for line in str(name).split("\n")
+    ]
+    return "\n".join(x if len(x) <= longest else x[: longest - 1] + "…" for x in lines)
+
+
+def legend_label(name):
+    """A name as the label of an artist, so that legends have it, whatever it begins with."""
+    name = plain(name)
+    return _IN_LEGEND + name if name.startswith("_") or not name else name
+
+
+def draw_legend(ax, **options):
+    """A legend in which all names are shown as they are."""
+    legend = ax.legend(**options)
+    for text in legend.get_texts():
+        text.set(text=text.get_text().removeprefix(_IN_LEGEND), **PLAIN_TEXT)
 
 
 def axes_for(display, ax, **figure_options):

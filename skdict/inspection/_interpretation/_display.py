@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...metrics._pareto import COLORS, MARKERS
-from ...utils._drawing import axes_for
+from ...utils._drawing import PLAIN_TEXT, axes_for, draw_legend, legend_label, plain
 from ._questions import CHANCE
 
 # What stands behind the name of a scorer in a result, and what the picture calls it.
@@ -151,15 +151,15 @@ class InterpretationDisplay:
                     marker=MARKERS[k % len(MARKERS)],
                     linewidths=0,
                     alpha=0.7,
-                    label=name,
+                    label=legend_label(name),
                 )
             if scorer in CHANCE:
                 shown["chance"] = ax.hlines(
                     CHANCE[scorer], i - 0.45, i + 0.45, color="black", ls="--", label="chance"
                 )
-        ax.set_xticks(range(len(self.scores)), list(self.scores))
+        ax.set_xticks(range(len(self.scores)), [*map(plain, self.scores)], **PLAIN_TEXT)
         ax.set_ylabel("Score")
         ax.grid(axis="y", alpha=0.3)
-        ax.legend(handles=list(shown.values()))
+        draw_legend(ax, handles=list(shown.values()))
         self.ax_, self.figure_ = ax, ax.figure
         return self
