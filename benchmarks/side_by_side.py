@@ -1,0 +1,140 @@
+"""The main rows of this checkout and of another, in turn.
+
+    python benchmarks/side_by_side.py FOLDER [--rounds 15] [--tasks topk_step,lasso]
+
+A program of each checkout waits for its turn: one go of the one, one of the other, and so on, in
+changing order. Printed are the medians and the median of the ratios of neighbours, with its
+quartiles: below 1 this checkout is the faster.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import busy
+
+HERE = Path(__file__).resolve().parent
+
+
+def _step(architecture):
+    import torch
+    from peers import skdict
+
+    from skdict._core.architectures import ARCHITECTURES
+    from skdict._core.train import Schedule
+
+    x = torch.randn(4096, 512, generator=torch.Generator().manual_seed(0))
+    names = ARCHITECTURES[architecture].parameters
+    training = skdict(x, ARCHITECTURES[architecture](**dict.fromkeys(names, 32)), 4096)
+    schedule = Schedule(alpha=2.0, learning_rate=0.001, n_steps=10_000)
+    return lambda: training.step(x, schedule)
+
+
+def topk_step():
+    return _step("topk")
+
+
+def relu_step():
+    return _step("relu")
+
+
+def alternating_fit():
+    import numpy as np
+
+    from skdict import SparseAutoencoderDictionary
+
+    X = np.random.default_rng(0).standard_normal((4000, 128)).astype("f4")
+    sae = SparseAutoencoderDictionary(512, solver="alternating", max_iter=1, random_state=0)
+    return lambda: sae.fit(X)
+
+
+def omp():
+    import numpy as np
+
+    from skdict.decomposition import sparse_encode
+
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((1024, 128)).astype("f4")
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    X = rng.standard_normal((4000, 128)).astype("f4")
+    return lambda: sparse_encode(X, atoms, algorithm="omp", n_nonzero_coefs=12)
+
+
+def score():
+    import numpy as np
+
+    from skdict import SparseAutoencoderDictionary
+
+    X = np.random.default_rng(0).standard_normal((20_000, 128)).astype("f4")
+    sae = SparseAutoencoderDictionary(512, max_iter=1, random_state=0).fit(X[:4000])
+    return lambda: sae.score(X)
+
+
+TASKS = busy.TASKS | {
+    function.__name__: function for function in (topk_step, relu_step, alternating_fit, omp, score)
+}
+
+
+def work(name):
+    """In a program of its own: one go for each line that comes, and how long it took."""
+    go = TASKS[name]()
+    go()
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        go()
+        print(time.perf_counter() - start, flush=True)
+
+
+def compare(name, folders, n_rounds):
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, str(folder), "--work", name],
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for folder in folders
+    ]
+
+    def seconds(program):
+        program.stdin.write("\n")
+        program.stdin.flush()
+        return float(program.stdout.readline())
+
+    found = []
+    for i in range(n_rounds + 2):
+        order = programs if i % 2 else programs[::-1]
+        pair = [seconds(program) for program in order]
+        found.append(pair if i % 2 else pair[::-1])
+    for program in programs:
+        program.communicate()
+    return found[2:]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="another checkout of skdict")
+    parser.add_argument("--rounds", type=int, default=15)
+    tasks = [name for name in TASKS if name != "saelens"]
+    parser.add_argument("--tasks", default=",".join(tasks))
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(arguments.work)
+        return
+    print("| task | here, ms | there, ms | ratio (quartiles) |\n|---|---|---|---|")
+    for name in arguments.tasks.split(","):
+        pairs = compare(name, [HERE.parent, arguments.folder.resolve()], arguments.rounds)
+        here, there = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
+        low, middle, high = statistics.quantiles([a / b for a, b in pairs])
+        ratio = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+        print(f"| {name} | {here:.4g} | {there:.4g} | {ratio} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
