@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections import defaultdict
 from numbers import Integral
 
@@ -14,6 +15,7 @@ from sklearn.utils import Bunch
 
 from ..utils._device import resolve_device
 from ..utils._extractors import ExtractorMixin
+from ..utils._fingerprint import CannotDescribeError
 from ..utils._layers import Layer
 from ..utils._modules import evaluation_mode, is_replaced
 from ..utils._network import Network
@@ -110,11 +112,13 @@ class ActivationExtractor(
     cache : str, path-like, joblib.Memory or None, default=None
         Folder to keep activations in. With it, each text goes through the model once, whatever
         cross-validation folds, grid candidates, processes or later sessions it occurs in. A
-        text is known by its token ids, and the model by a digest of its configuration and
-        weights, so that `max_length`, `pooling` and the tokenizer may change without harm.
-        Processes that share the folder wait for one another rather than compute twice. Inside
-        a `steer` or `replace_activations` block it is not used; the digest does not see what
-        your own hooks change. Delete
+        text is known by its token ids, and the model by a digest of all that decides what it
+        computes (weights, attributes, adapters, hooks, your own code, autocast), taken at each
+        call, so that `max_length`, `pooling`, the tokenizer and the model may change without
+        harm. A model of which there is no such digest is not cached, with a warning. Files that
+        are damaged are computed again, and a folder that cannot be written to costs no more than
+        what would have been kept. Processes that share the folder wait for one another rather
+        than compute twice. Inside a `steer` or `replace_activations` block it is not used. Delete
         the folder to free the space: 4 bytes per token and feature, special tokens included.
 
     trust_remote_code : bool, default=False
@@ -512,16 +516,37 @@ class ActivationExtractor(
 
     def _activations(self, layer, follow):
         """Return the rows of all inputs."""
-        inputs, network = layer.inputs, layer.network
-        # what an intervention makes of the model is not to be taken for the model's own
-        if has_location(self.cache) and not is_replaced(network.module):
-            cache = ActivationCache(self.cache, (network.fingerprint, self.layer, self.side))
-            results = self._run_cached(layer, cache, follow)
-        else:
+        inputs = layer.inputs
+        cache = self._open_cache(layer)
+        if cache is None:
             results = self._run(layer, follow)
+        else:
+            results = self._run_cached(layer, cache, follow)
         if self.pooling is None:
             return _collect(results, inputs)
         return _pool(results, inputs, self.pooling)
+
+    def _open_cache(self, layer):
+        """The cache of the model as it is now; None where there is none."""
+        if not has_location(self.cache):
+            return None
+        model = layer.network.module
+        with evaluation_mode(model):  # as it is run, and without hooks of other threads
+            # what an intervention makes of the model is not to be taken for the model's own
+            if is_replaced(model):
+                return None
+            try:
+                fingerprint = layer.network.fingerprint
+            except CannotDescribeError as error:
+                warnings.warn(
+                    f"cache is not used: what the {type(model).__name__} computes may depend on "
+                    f"its {error}, of which there is no telling whether it is the same as before. "
+                    "Leave it out of the model, or set cache=None.",
+                    stacklevel=4,
+                )
+                return None
+        where = f"{self.layer} {self.side} {layer.feature_axis}"
+        return ActivationCache(self.cache, fingerprint, where)
 
     def _run(self, layer, follow):
         """Yield (item, its activations) of all inputs."""
@@ -534,7 +559,7 @@ class ActivationExtractor(
         missing = defaultdict(list)  # {key: items, several where texts are alike}
         for item in range(len(inputs)):
             key = cache.key(inputs.content(item))
-            activations = cache.read(key)
+            activations = cache.load(key)
             if activations is None:
                 missing[key].append(item)
             else:
@@ -550,11 +575,12 @@ class ActivationExtractor(
         # user's is called in between.
         with evaluation_mode(layer.network.module), cache.lock():
             # while we waited, others may have run it
-            found = {item: cache.read(keys[item]) for item in batch}
+            found = {item: cache.load(keys[item]) for item in batch}
             new = [item for item, activations in found.items() if activations is None]
-            for item, activations in zip(new, layer.read(new), strict=True) if new else ():
-                cache.write(keys[item], activations)
-                found[item] = activations
+            found.update(zip(new, layer.read(new) if new else (), strict=True))
+            if new and cache.is_for(layer.network):
+                for item in new:
+                    cache.store(keys[item], found[item])
         return found.items()
 
     def __sklearn_clone__(self):

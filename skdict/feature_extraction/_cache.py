@@ -1,8 +1,8 @@
 """Activations kept on disk, one file per sequence of tokens."""
 
+import contextlib
 import hashlib
-import os
-import uuid
+import io
 import warnings
 from pathlib import Path
 
@@ -10,73 +10,88 @@ import joblib
 import numpy as np
 from filelock import FileLock
 
+from ..utils._file_cache import FileCache
+from ..utils._fingerprint import CannotDescribeError
 
-class ActivationCache:
-    """A folder of ``.npy`` files, shared by any number of processes.
 
-    A file is written under another name and then renamed, so that there is never half a file
-    under its own; nothing in it is pickled. It is found by a digest of what the model was
-    given, in a sub-folder named by a digest of the model and the layer.
+class ActivationCache(FileCache):
+    """A folder of ``.npy`` files, each with a checksum behind its array.
+
+    A file is found by a digest of what the model was given, in a sub-folder named by a digest of
+    the model and the layer. Nothing in it is pickled.
 
     Parameters
     ----------
     location : str, path-like or joblib.Memory
         The folder; of a Memory, its own, so that ``memory.clear()`` empties both.
 
-    identity : tuple of str
-        What the activations depend on besides the model's input.
+    fingerprint : str
+        What the model is known by.
+
+    where : str
+        Where in the model the activations are from, and what is a feature there.
     """
 
-    def __init__(self, location, identity):
+    suffix = ".npy"
+
+    def __init__(self, location, fingerprint, where):
         if isinstance(location, joblib.Memory):
             location = location.store_backend.location
-        digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()
-        self.folder = Path(location).expanduser() / f"activations-{digest[:24]}"
+        self._fingerprint = fingerprint
+        self._is_for = None
+        identity = f"2 {fingerprint} {where}"  # 2: with a checksum
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        super().__init__(
+            Path(location).expanduser() / f"activations-{digest[:24]}",
+            digest,
+            "Its activations, and those of others like it, are computed again.",
+        )
+
+    def is_for(self, network):
+        """Whether a model is, after a run, what it was before; looked at once."""
+        if self._is_for is None:
+            try:
+                self._is_for = network.fingerprint == self._fingerprint
+            except CannotDescribeError:
+                self._is_for = False
+            if not self._is_for:
+                warnings.warn(
+                    f"The {type(network.module).__name__} is another after it was run: its "
+                    "attributes or tensors have changed. So these activations could not be found "
+                    "again, and are not kept in cache.",
+                    stacklevel=4,
+                )
+        return self._is_for
 
     def key(self, content):
         """Return the name that the activations of an array of model inputs go by."""
         header = f"{content.dtype.str}{content.shape}".encode()
         return hashlib.sha256(header + content.tobytes()).hexdigest()[:40]
 
-    def read(self, key):
-        """Return the activations (n_positions, n_features), or None where there are none."""
-        path = self._path(key)
-        try:
-            activations = np.load(path, allow_pickle=False)
-            damaged = activations.ndim != 2 or activations.dtype != np.float32
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError):
-            damaged = True
-        if damaged:
-            warnings.warn(
-                f"{path} in the folder given as cache is damaged. Its activations are computed "
-                "again.",
-                stacklevel=2,
-            )
-            path.unlink(missing_ok=True)
-            return None
-        return activations
+    def encode(self, activations):
+        """Return an array (n_positions, n_features) in NumPy's format."""
+        file = io.BytesIO()
+        np.save(file, activations, allow_pickle=False)
+        return file.getvalue()
 
-    def write(self, key, activations):
-        """Keep activations."""
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
-        try:
-            with open(temporary, "xb") as file:
-                np.save(file, activations, allow_pickle=False)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def decode(self, content):
+        """Return the array, which shares memory with the content."""
+        file = io.BytesIO(content)
+        np.lib.format.read_magic(file)
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
+        values = np.frombuffer(content, dtype, offset=file.tell())
+        return values.reshape(shape, order="F" if in_columns else "C")
 
+    @contextlib.contextmanager
     def lock(self):
-        """Return a lock among all processes that use the same sub-folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / "lock")
-
-    def _path(self, key):
-        return self.folder / key[:2] / f"{key}.npy"
+        """Keep other processes that use the same sub-folder waiting during a ``with`` block."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(self.folder / "lock"))
+            except (OSError, NotImplementedError) as error:
+                self.warn_of_writing(error)
+            yield
 
 
 def has_location(cache):

@@ -74,6 +74,9 @@ class Layer:
     n_features : int
         Width of the rows.
 
+    feature_axis : int
+        Axis of the activations that the features are on.
+
     Raises
     ------
     ValueError
@@ -91,7 +94,7 @@ class Layer:
         if key not in seen or seen[key].state != state:
             seen[key] = self._look(state, feature_axis)
         self._seen = seen[key]
-        self.n_features = self._seen.n_features
+        self.n_features, self.feature_axis = self._seen.n_features, self._seen.feature_axis
         self._check_alignment()
         self._padding = batch_size > 1 and self._may_be_padded()
 

@@ -1,8 +1,6 @@
 """A model, what has to be known to feed it, and what it is known by."""
 
-import hashlib
 import inspect
-import json
 from functools import cached_property
 from numbers import Real
 
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 
 from .._core.threads_cpu import threads_for
+from ._fingerprint import fingerprint
 
 NO_LIMIT = 1e15  # tokenizers of transformers that know no limit give 1e30
 
@@ -135,35 +134,7 @@ class Network:
         """Whether the model can be told not to keep keys and values for generation."""
         return "use_cache" in self._forward_parameters
 
-    @cached_property
+    @property
     def fingerprint(self):
-        """Digest of architecture, configuration and weights: equal for equal models anywhere.
-
-        It cannot see a change in the code of a module's ``forward``, nor hooks.
-        """
-        digest = hashlib.sha256(_describe(self.module).encode())
-        for name, tensor in self._tensors:
-            tensor = tensor.detach().cpu().contiguous()
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
-
-
-def _describe(module):
-    """Everything about a module that is not a tensor: classes, settings, plain attributes."""
-    config = getattr(module, "config", None)
-    if hasattr(config, "to_dict"):
-        settings = config.to_dict()
-        for where_from in ("_name_or_path", "transformers_version"):
-            settings.pop(where_from, None)
-    else:
-        settings = {
-            name: {
-                key: value
-                for key, value in vars(part).items()
-                if isinstance(value, bool | int | float | str | tuple) and key != "training"
-            }
-            for name, part in module.named_modules()
-        }
-    settings = json.dumps(settings, sort_keys=True, default=str)
-    return f"{type(module).__module__}.{type(module).__qualname__}{module!r}{settings}"
+        """Digest of the model as it is now, see `fingerprint`."""
+        return fingerprint(self.module)

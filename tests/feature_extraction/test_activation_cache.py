@@ -1,10 +1,15 @@
 """With a cache each text goes through the model once; what it holds can be trusted."""
 
 import copy
+import errno
+import os
 import pickle
+import shutil
 import threading
 import time
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -20,6 +25,7 @@ from torch import nn
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import replace_activations, steer
+from skdict.utils import _layers
 from skdict.utils._network import Network
 
 LAYER = "bert.encoder.layer.1"
@@ -27,7 +33,11 @@ PROBE = {"0", "1"}  # the tokens that a layer is looked at with
 
 
 class LoggingModel(nn.Module):
-    """Writes the token ids of every sequence that it is run on to a file, from any process."""
+    """Writes the token ids of every sequence that it is run on to a file, from any process.
+
+    Hooks that count would be part of what the cache knows the model by. With a number in another
+    file, it is interrupted when so many are written.
+    """
 
     def __init__(self, n_token_ids, log):
         super().__init__()
@@ -39,6 +49,11 @@ class LoggingModel(nn.Module):
         with open(self.log, "a") as file:
             for ids, mask in zip(input_ids, attention_mask, strict=True):
                 file.write(" ".join(map(str, ids[mask.bool()].tolist())) + "\n")
+        limit = Path(f"{self.log}.limit")
+        if limit.exists() and len(Path(self.log).read_text().splitlines()) == int(
+            limit.read_text()
+        ):
+            raise KeyboardInterrupt
         return self.mixed(self.embedding(input_ids))
 
 
@@ -252,6 +267,30 @@ def damage_by_reshaping(path):
     np.save(path, np.zeros(3, dtype=np.float32))
 
 
+def damage_by_zeros(path):
+    path.write_bytes(bytes(len(path.read_bytes())))
+
+
+def damage_by_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 64
+    path.write_bytes(content)
+
+
+def damage_by_a_huge_header(path):
+    path.write_bytes(path.read_bytes().replace(b", 16), }" + b" " * 9, b"0000000, 16), }  "))
+
+
+def damage_by_another_text(path):
+    others = [other for other in path.parent.parent.rglob("*.npy") if other != path]
+    path.write_bytes(others[-1].read_bytes())
+
+
+def damage_by_an_archive(path):
+    with open(path, "wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -260,6 +299,11 @@ def damage_by_reshaping(path):
         damage_by_overwriting,
         damage_by_pickling,
         damage_by_reshaping,
+        damage_by_zeros,
+        damage_by_a_bit,
+        damage_by_a_huge_header,
+        damage_by_another_text,
+        damage_by_an_archive,
     ],
 )
 def test_damaged_files_are_computed_again(damage, bert_folder, texts, tmp_path):
@@ -278,40 +322,102 @@ def test_damaged_files_are_computed_again(damage, bert_folder, texts, tmp_path):
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
+def test_many_damaged_files_are_one_warning(tmp_path):
+    model, X = Net(), np.eye(3)
+    expected, _ = transformed(model, X, tmp_path)
+    for file in tmp_path.rglob("*.npy"):
+        damage_by_cutting(file)
+    rows, messages = transformed(model, X, tmp_path)
+    np.testing.assert_array_equal(rows, expected)
+    (message,) = messages
+    assert "is damaged. Its activations, and those of others like it, are computed" in message
+    assert transformed(model, X, tmp_path)[1] == []  # mended
+
+
+@pytest.mark.parametrize("what", ["file", "its folder", "the lock"])
+def test_something_else_in_the_place_of_a_file(what, tmp_path):
+    model, X = Net(), np.eye(3)
+    expected, _ = transformed(model, X, tmp_path)
+    file = next(tmp_path.rglob("*.npy"))
+    if what == "its folder":
+        shutil.rmtree(file.parent)
+        file.parent.write_text("no folder")
+    else:
+        path = file if what == "file" else next(tmp_path.rglob("lock"))
+        file.unlink()
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    rows, messages = transformed(model, X, tmp_path)
+    np.testing.assert_array_equal(rows, expected)
+    words = ["cannot be read", "cannot be written"] if what == "file" else ["cannot be written"]
+    assert len(messages) == len(words)
+    assert all(word in message for word, message in zip(words, messages, strict=True))
+
+
+def test_what_cannot_be_opened_is_left_alone(tmp_path, monkeypatch):
+    model, X = Net(), np.eye(3)
+    expected, _ = transformed(model, X, tmp_path)
+    contents = {file: file.read_bytes() for file in tmp_path.rglob("*.npy")}
+    assert len(contents) == 3
+    real_open = open
+
+    def no_more_files(path, *args, **kwargs):
+        if str(path).endswith((".npy", ".tmp")):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", no_more_files)
+    rows, messages = transformed(model, X, tmp_path)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(rows, expected)
+    assert ["cannot be read" in messages[0], "cannot be written" in messages[1]] == [True, True]
+    assert len(messages) == 2
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.npy")} == contents
+
+
 def test_what_was_done_before_an_interruption_is_kept(logging_model, texts, tmp_path):
     model, tokenizer, passes = logging_model
     extractor = ActivationExtractor(
         model, "mixed", tokenizer=tokenizer, cache=tmp_path / "cache", batch_size=1
     ).fit(texts)
 
-    def interrupt(module, args):
-        if len(passes()) == 3:
-            raise KeyboardInterrupt
-
-    handle = model.mixed.register_forward_pre_hook(interrupt)
+    limit = Path(f"{model.log}.limit")
+    probes = len(Path(model.log).read_text().splitlines())
+    limit.write_text(str(probes + 3))
     with pytest.raises(KeyboardInterrupt):
         extractor.transform(texts)
-    handle.remove()
+    limit.unlink()
     extractor.transform(texts)
     repeated = [n for n in passes().values() if n > 1]
     assert repeated == [2]  # the one that was interrupted
 
 
-def test_model_is_handed_back_when_the_disk_is_full(bert, texts, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "function", ["numpy.save", "os.fsync", "os.replace", "pathlib.Path.mkdir", "filelock.FileLock"]
+)
+def test_what_cannot_be_kept_is_computed_all_the_same(
+    function, bert, texts, tmp_path, monkeypatch
+):
     model, tokenizer = bert
     model.train()
     extractor = ActivationExtractor(model, LAYER, tokenizer=tokenizer, cache=tmp_path).fit(texts)
+    expected = clone(extractor).set_params(cache=None).transform(texts)
 
     def full(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left") as error:
-        extractor.transform(texts)
+    if function == "filelock.FileLock":
+        monkeypatch.setattr("skdict.feature_extraction._cache.FileLock", full)
+    else:
+        monkeypatch.setattr(function, full)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        np.testing.assert_array_equal(extractor.transform(texts), expected)
+    (message,) = [str(warning.message) for warning in caught]
+    assert "cannot be written to" in message and "No space left on device" in message
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
     assert not list(tmp_path.glob("**/*.tmp"))
-    del error  # until here the traceback held on to all that was going on
     monkeypatch.undo()
     other = threading.Thread(target=extractor.transform, args=(texts,), daemon=True)
     other.start()
@@ -397,14 +503,78 @@ def test_callbacks_may_wait_for_others_that_use_model_and_folder(bert, texts, tm
     assert len(ended) > 2 and all(ended)
 
 
-def test_arrays(tmp_path):
+def test_arrays(tmp_path, monkeypatch):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     X = np.random.default_rng(0).normal(size=(6, 3))
     X[4] = X[1]
     extractor = ActivationExtractor(model, "1", tokenizer=None, cache=tmp_path)
     expected = extractor.fit_transform(X)
     assert len(list(tmp_path.glob("**/*.npy"))) == 5
-    seen = []
-    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
+    monkeypatch.setattr(_layers, "read_activation", None)  # so the model cannot be run
     np.testing.assert_array_equal(extractor.transform(X[::-1]), expected[::-1])
-    assert seen == []
+
+
+class Net(nn.Module):
+    """Depends on a list; `forward` writes to another."""
+
+    def __init__(self, written=None):
+        super().__init__()
+        self.linear, self.out, self.gain, self.written = nn.Linear(3, 4), nn.ReLU(), [1.0], written
+
+    def forward(self, x):
+        if self.written is not None:
+            self.written.append(1)
+        return self.out(self.linear(x) * self.gain[0])
+
+
+def transformed(model, X, cache):
+    """Activations, and the messages of all warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows = ActivationExtractor(model, "out", tokenizer=None, cache=cache).transform(X)
+    return rows, [str(warning.message) for warning in caught]
+
+
+def test_a_model_that_changes_is_another(tmp_path):
+    model, X = Net(), np.eye(3)
+    before, _ = transformed(model, X, tmp_path)
+    for change in (
+        lambda: model.gain.__setitem__(0, 2.0),
+        lambda: model.linear.weight.data.mul_(3),  # no version counter of the weight's sees it
+        lambda: model.linear.register_forward_hook(lambda module, args, output: -output),
+    ):
+        change()
+        rows, messages = transformed(model, X, tmp_path)
+        assert messages == []
+        np.testing.assert_array_equal(rows, transformed(model, X, None)[0])
+        assert np.abs(rows - before).max() > 0.01
+        before = rows
+
+
+def test_a_model_that_cannot_be_described_is_not_cached(tmp_path):
+    model, X = Net(), np.eye(3)
+    model.linear.generator = {"lock": threading.Lock()}
+    for _ in range(2):
+        rows, messages = transformed(model, X, tmp_path)
+        (message,) = messages
+        assert "cache is not used" in message and "linear.generator" in message
+        np.testing.assert_array_equal(rows, transformed(model, X, None)[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_changes_as_it_is_run_is_not_kept(tmp_path):
+    model, X = Net(written=[]), np.eye(3)
+    rows, messages = transformed(model, X, tmp_path)
+    (message,) = messages
+    assert "The Net is another after it was run" in message
+    assert list(tmp_path.rglob("*.npy")) == []
+    np.testing.assert_array_equal(rows, transformed(model, X, None)[0])
+
+
+def test_the_axis_of_the_features_is_in_the_key(tmp_path):
+    model = nn.Sequential(nn.Identity(), nn.ReLU())
+    X = np.random.default_rng(0).normal(size=(2, 3, 4))
+    for axis in (1, 2):
+        extractor = ActivationExtractor(model, "1", tokenizer=None, feature_axis=axis)
+        expected = extractor.transform(X)
+        np.testing.assert_array_equal(extractor.set_params(cache=tmp_path).transform(X), expected)

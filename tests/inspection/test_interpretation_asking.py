@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import threading
 import time
 
@@ -325,6 +326,80 @@ def test_damaged_cache(tmp_path, content):
         assert asker.ask(MESSAGES, int).value == 8
     assert len(asked) == 1
     assert cache.read(MESSAGES, False) == "8"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": "9"},
+        {"prompt_tokens": "5", "completion_tokens": 2},
+        {"prompt_tokens": math.nan, "completion_tokens": 2},
+        {"prompt_tokens": 10**30, "completion_tokens": 2},
+        {"logprobs": 3},
+        {"finish_reason": "length"},
+    ],
+)
+def test_changed_fields_are_damage(tmp_path, fields):
+    cache = AnswerCache(tmp_path, "model")
+    cache.write(MESSAGES, False, Completion("7"))
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    asker, _ = make_asker(["8"], cache=cache)
+    with pytest.warns(UserWarning, match=r"folder given as cache is damaged"):
+        assert asker.ask(MESSAGES, int).value == 8
+    assert cache.read(MESSAGES, False) == "8"
+
+
+def test_answers_to_other_questions_are_damage(tmp_path):
+    cache = AnswerCache(tmp_path, "model")
+    cache.write(MESSAGES, False, Completion("7"))
+    (path,) = tmp_path.rglob("*.json")
+    cache.write([*MESSAGES, *MESSAGES], False, Completion("8"))
+    (other,) = set(tmp_path.rglob("*.json")) - {path}
+    shutil.copy(other, path)
+    with pytest.warns(UserWarning, match=r"folder given as cache is damaged"):
+        assert cache.read(MESSAGES, False) is None
+    assert cache.read([*MESSAGES, *MESSAGES], False) == "8"
+
+
+def test_something_that_is_no_file(tmp_path):
+    cache = AnswerCache(tmp_path, "model")
+    cache.write(MESSAGES, False, Completion("7"))
+    (path,) = tmp_path.rglob("*.json")
+    path.unlink()
+    path.mkdir()
+    asker, _ = make_asker(["8"], cache=cache)
+    with pytest.warns(UserWarning) as caught:
+        assert asker.ask(MESSAGES, int).value == 8
+    messages = [str(warning.message) for warning in caught]
+    assert ["cannot be read" in messages[0], "cannot be written" in messages[1]] == [True, True]
+    assert len(messages) == 2
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="cannot be written to") as caught:
+        cache = AnswerCache(tmp_path / "file" / "folder", "model")
+        asker, asked = make_asker(["7", "8"], cache=cache)
+        assert asker.ask(MESSAGES, int).value == 7
+        assert asker.ask([*MESSAGES, *MESSAGES], int).value == 8
+    assert len(asked) == 2
+    assert len(caught) == 1  # before anything is paid for
+
+
+def test_what_has_no_json_is_not_kept(tmp_path):
+    cache = AnswerCache(tmp_path, "model")
+    asker, _ = make_asker([Completion("7", logprobs=[("7", {"7": object()})])], cache=cache)
+    with pytest.warns(UserWarning, match="cannot be written to, or not without exception"):
+        assert asker.ask(MESSAGES, int).value == 7
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+@pytest.mark.parametrize("told", ["5", math.nan, -1, 10**30, 2.5, True, [1]])
+def test_numbers_of_tokens_that_are_none_are_estimated(told):
+    asker, _ = make_asker([Completion("7", prompt_tokens=told, completion_tokens=2)])
+    answer = asker.ask(MESSAGES, int)
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.is_estimate) == (2, 1, True)
 
 
 def test_cache_keeps_unreadable_answers_but_no_exceptions(tmp_path):

@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import os
 import time
-import uuid
-import warnings
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from ...utils._file_cache import FileCache
 
 # Answers of a server that will be the same however often it is asked.
 _FINAL_STATUS = frozenset(range(400, 500)) - {408, 409, 425, 429}
@@ -160,23 +159,29 @@ class Asker:
 
 def _add_cost(answer, messages, completion):
     read, written = completion.prompt_tokens, completion.completion_tokens
-    is_estimate = read is None or written is None
+    is_estimate = not (_is_count(read) and _is_count(written))
     if is_estimate:
         n_read = sum(len(message["content"]) for message in messages)
         read = -(-n_read // _CHARACTERS_PER_TOKEN)
         written = -(-len(completion) // _CHARACTERS_PER_TOKEN)
     return answer._replace(
-        prompt_tokens=answer.prompt_tokens + read,
-        completion_tokens=answer.completion_tokens + written,
+        prompt_tokens=answer.prompt_tokens + int(read),
+        completion_tokens=answer.completion_tokens + int(written),
         is_estimate=answer.is_estimate or is_estimate,
     )
 
 
-class AnswerCache:
-    """A folder of JSON files, one per completion, shared by any number of threads and processes.
+def _is_count(number):
+    """Whether it is a number of tokens; what servers and callables tell may be anything."""
+    is_integer = isinstance(number, Integral) and not isinstance(number, bool)
+    return is_integer and 0 <= number < 2**53
 
-    A file is found by a digest of the model's name and the messages. It is written under another
-    name and then renamed, so that there is never half a file under its own.
+
+class AnswerCache(FileCache):
+    """A folder of JSON files, one per completion, with the messages that it answers.
+
+    A file is found by a digest of the model's name and the messages. Its last field is a
+    checksum of all others.
 
     Parameters
     ----------
@@ -185,40 +190,27 @@ class AnswerCache:
         What tells the answers of one model from those of another.
     """
 
+    suffix = ".json"
+
     def __init__(self, folder, name):
-        self._folder = Path(folder).expanduser()
-        self._folder.mkdir(parents=True, exist_ok=True)  # before anything is paid for
+        super().__init__(
+            Path(folder).expanduser(),
+            "",
+            "Its question, and those of others like it, is asked again.",
+        )
         self._name = name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.warn_of_writing(error)  # before anything is paid for
 
     def read(self, messages, logprobs):
         """Return the completion, or None where there is none."""
-        path = self._path(messages, logprobs)
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(stored["text"], str):
-                raise TypeError("text must be a str")
-            return Completion(
-                stored["text"],
-                prompt_tokens=stored["prompt_tokens"],
-                completion_tokens=stored["completion_tokens"],
-                logprobs=stored["logprobs"],
-                finish_reason=stored.get("finish_reason"),
-            )
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            warnings.warn(
-                f"{path} in the folder given as cache is damaged. The question is asked again.",
-                stacklevel=2,
-            )
-            return None
+        return self.load(self._key(messages, logprobs))
 
     def write(self, messages, logprobs, completion):
         """Keep a completion, with the messages that it answers."""
-        path = self._path(messages, logprobs)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
-        stored = {
+        fields = {
             "messages": messages,
             "text": str(completion),
             "prompt_tokens": completion.prompt_tokens,
@@ -226,15 +218,29 @@ class AnswerCache:
             "logprobs": completion.logprobs,
             "finish_reason": completion.finish_reason,
         }
-        try:
-            # models of one's own return NumPy's numbers
-            text = json.dumps(stored, default=lambda number: number.item())
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        self.store(self._key(messages, logprobs), fields)
 
-    def _path(self, messages, logprobs):
+    def _key(self, messages, logprobs):
         content = json.dumps([self._name, messages, logprobs])
-        digest = hashlib.sha256(content.encode()).hexdigest()[:40]
-        return self._folder / digest[:2] / f"{digest}.json"
+        return hashlib.sha256(content.encode()).hexdigest()[:40]
+
+    def encode(self, fields):
+        """Return the fields as JSON, without the bracket at the end."""
+        # models of one's own return NumPy's numbers
+        text = json.dumps(fields, default=lambda number: number.item())
+        return text.removesuffix("}").encode()
+
+    def seal(self, checksum):
+        """Return the last field."""
+        return b', "crc32": "' + checksum + b'"}'
+
+    def decode(self, content):
+        """Return the completion."""
+        stored = json.loads(content + b"}")
+        return Completion(
+            stored["text"],
+            prompt_tokens=stored["prompt_tokens"],
+            completion_tokens=stored["completion_tokens"],
+            logprobs=stored["logprobs"],
+            finish_reason=stored["finish_reason"],
+        )
