@@ -73,8 +73,26 @@ class Architecture:
         return weight, bias, None
 
     def unfold(self, bias, threshold):
-        """Encoder bias and ``extra`` to go on training from a folded encoder's."""
+        """Encoder bias and ``extra`` to go on training from another variant's folded encoder."""
         return bias, self.initial(torch.zeros_like(bias))
+
+    def undo_fold(self, weight, bias, extra):
+        """Encoder weight and bias that `fold` gave these, with the same ``extra``."""
+        return weight, bias
+
+    def in_units(self, extra, factor):
+        """``extra`` as it is with all pre-activations multiplied by a factor."""
+        return extra
+
+    def calibrated(self, extra, pre_activations):
+        """``extra`` for use after a training that ended before it was this variant.
+
+        Parameters
+        ----------
+        pre_activations : tensor of shape (B, n_components)
+            Of samples that are like the others.
+        """
+        return extra
 
     def codes(self, pre_activations, threshold):
         """Codes (B, n_components) of dense pre-activations, when training is over."""
@@ -184,8 +202,22 @@ class BatchTopK(Architecture):
     def fold(self, weight, bias, extra):
         return weight, bias, extra["threshold"]
 
+    def in_units(self, extra, factor):
+        return {"threshold": factor * extra["threshold"]}
+
+    def calibrated(self, extra, pre_activations):
+        cut = threshold_of(pre_activations, self.n_nonzero_coefs)
+        return {"threshold": torch.full_like(extra["threshold"], cut)}
+
     def unfold(self, bias, threshold):
         return bias, {"threshold": torch.zeros_like(bias) if threshold is None else threshold}
+
+
+def threshold_of(pre_activations, k):
+    """What the k B largest positive pre-activations of B samples, and no others, exceed."""
+    values = torch.relu(pre_activations).flatten()
+    n_cut = len(values) - k * len(pre_activations)
+    return float(values.kthvalue(n_cut).values) if n_cut > 0 else 0.0
 
 
 class Matryoshka(BatchTopK):
@@ -300,6 +332,16 @@ class JumpReLU(Architecture):
     def fold(self, weight, bias, extra):
         return weight, bias, extra["log_threshold"].exp()
 
+    def in_units(self, extra, factor):
+        return {**extra, "log_threshold": extra["log_threshold"] + math.log(factor)}
+
+    def calibrated(self, extra, pre_activations):
+        if self.n_nonzero_coefs is None:
+            return extra
+        cut = threshold_of(pre_activations, self.n_nonzero_coefs)
+        cut = max(cut, torch.finfo(pre_activations.dtype).tiny)
+        return {**extra, "log_threshold": torch.full_like(extra["log_threshold"], math.log(cut))}
+
     def unfold(self, bias, threshold):
         extra = self.initial(torch.zeros_like(bias))
         if threshold is not None:
@@ -377,6 +419,13 @@ class Gated(Architecture):
         gain = extra["log_gain"].exp()
         shift = extra["shift"]
         return gain[:, None] * weight, gain * bias + shift, shift.clamp_min(0)
+
+    def undo_fold(self, weight, bias, extra):
+        gain = extra["log_gain"].exp()
+        return weight / gain[:, None], (bias - extra["shift"]) / gain
+
+    def in_units(self, extra, factor):
+        return {**extra, "shift": factor * extra["shift"]}
 
     def unfold(self, bias, threshold):
         extra = self.initial(torch.zeros_like(bias))

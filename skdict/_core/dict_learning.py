@@ -104,12 +104,25 @@ class OnlineDictionaryLearning:
         self.code_code[:, rows] = 0
         self.code_sample[rows] = 0
 
-    def to(self, device):
-        """The same, on another device."""
-        moved = object.__new__(type(self))
-        for name, value in vars(self).items():
-            setattr(moved, name, value.to(device) if isinstance(value, torch.Tensor) else value)
-        return moved
+    def state_dict(self):
+        """The whole state in a dict, with the tensors themselves and not copies."""
+        return {**vars(self), "generator": self.generator.get_state()}
+
+    @classmethod
+    def from_state_dict(cls, state, device):
+        """Go on from a state on a device, with tensors of its own."""
+        generator = torch.Generator(device="cpu")
+        generator.set_state(state["generator"])
+        learner = cls(
+            state["dictionary"].to(device),
+            state["intercept"].to(device),
+            generator,
+            fit_intercept=state["fit_intercept"],
+        )
+        for name in ("code_code", "code_sample"):
+            setattr(learner, name, state[name].to(device, copy=True))
+        learner.n_steps = state["n_steps"]
+        return learner
 
 
 def add_outer_products(matrix, support, values, weight):

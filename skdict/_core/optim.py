@@ -1,5 +1,7 @@
 """Optimiser, learning-rate schedule, unit-norm atoms."""
 
+import copy
+
 import torch
 
 
@@ -44,16 +46,11 @@ class UnitNormAdam:
                     self._adam.state[parameter][moment][rows] = 0
 
     def state_dict(self):
-        """A copy of Adam's state, on the CPU."""
-        state = self._adam.state_dict()
-        state["state"] = {
-            key: {name: value.cpu().clone() for name, value in moments.items()}
-            for key, moments in state["state"].items()
-        }
-        return state
+        return self._adam.state_dict()
 
     def load_state_dict(self, state):
-        self._adam.load_state_dict(state)
+        """Go on from a state, with tensors of its own."""
+        self._adam.load_state_dict(copy.deepcopy(state))
 
 
 def remove_along_(vectors, atoms):

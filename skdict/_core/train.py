@@ -80,10 +80,13 @@ class Schedule:
         planned = self.n_steps is not None and self.from_scratch
         return (step + 1) / self.n_steps if planned else 1.0
 
+    def is_itself_at(self, step, architecture):
+        """Whether this step trains the architecture, and not the one that it begins as."""
+        return architecture.during(self.progress_at(step)) is architecture
+
     def settled_at(self, step, architecture):
         """Whether this step is trained on the objective that the run ends with."""
-        progress = self.progress_at(step)
-        return self.alpha_at(step) == self.alpha and architecture.during(progress) is architecture
+        return self.alpha_at(step) == self.alpha and self.is_itself_at(step, architecture)
 
     def renews_at(self, step):
         """Whether dead and duplicate features are renewed after this step."""
@@ -193,28 +196,29 @@ class Training:
         self.n_watched = 0
 
     def state_dict(self):
-        """The whole state with tensors on the CPU, in types that pickle anywhere."""
+        """The whole state in plain containers, with the tensors themselves and not copies."""
         autoencoder = self.autoencoder
         return {
-            "tensors": [tensor.detach().cpu().clone() for tensor in autoencoder.tensors],
+            "tensors": [tensor.detach() for tensor in autoencoder.tensors],
             "extra": list(autoencoder.extra),
             "architecture": autoencoder.architecture,
             "fit_intercept": autoencoder.intercept.requires_grad,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "n_steps": self.n_steps,
-            "has_fired": self.has_fired.cpu(),
+            "has_fired": self.has_fired,
             "n_watched": self.n_watched,
             "density": self._density,
         }
 
     @classmethod
     def from_state_dict(cls, state, device):
+        """Go on from a state on a device, with tensors of its own."""
         dictionary, weight, bias, *extra, intercept = (
-            tensor.clone().to(device) for tensor in state["tensors"]
+            tensor.to(device, copy=True) for tensor in state["tensors"]
         )
         extra = dict(zip(state["extra"], extra, strict=True))
-        generator = torch.Generator()
+        generator = torch.Generator(device="cpu")
         generator.set_state(state["generator"])
         training = cls(
             Autoencoder(dictionary, weight, bias, intercept, state["architecture"], extra),
@@ -224,7 +228,7 @@ class Training:
         )
         training.optimizer.load_state_dict(state["optimizer"])
         training.n_steps = state["n_steps"]
-        training.has_fired = state["has_fired"].clone().to(device)
+        training.has_fired = state["has_fired"].to(device, copy=True)
         training.n_watched = state["n_watched"]
         return training
 

@@ -6,6 +6,7 @@ from .._core.dict_learning import OnlineDictionaryLearning
 from .._core.lasso import Lasso
 from .._core.sparse import decode
 from .._core.train import batches
+from ..utils._arrays import as_arrays, as_tensors
 
 
 class AlternatingFit:
@@ -38,27 +39,27 @@ class AlternatingFit:
     def is_settled(self, schedule):
         return True
 
-    def passes(self, rows, index, schedule, *, n_passes, batch_size, shuffle):
-        """Learn from the rows named by ``index``; yield each pass's objective, in data units."""
+    def passes(self, rows, schedule, *, n_passes, batch_size, shuffle):
+        """Learn from the rows; yield each pass's objective, in data units."""
         for _ in range(n_passes):
             total = 0.0
-            for batch in batches(len(index), batch_size, self.generator if shuffle else None):
-                total += float(self.learner.step(self._scaled(rows[index[batch]]), schedule))
-            yield total * self.scale**2 / len(index)
+            for batch in batches(len(rows), batch_size, self.generator if shuffle else None):
+                total += float(self.learner.step(self._scaled(rows[batch]), schedule))
+            yield total * self.scale**2 / len(rows)
 
-    def objective(self, rows, index, alpha):
-        """Mean objective of the rows named by ``index``, in data units."""
+    def objective(self, rows, alpha):
+        """Mean objective of the rows, in data units."""
         total, alpha = 0.0, alpha / self.scale
         dictionary = self.learner.dictionary
         coder = Lasso(dictionary, alpha)
-        for chunk in index.split(4096):
-            x = self._scaled(rows[chunk]) - self.learner.intercept
+        for start in range(0, len(rows), 4096):
+            x = self._scaled(rows[start : start + 4096]) - self.learner.intercept
             support, values, _ = coder(x)
             residual = x - decode(values, support, dictionary)
             total += float(0.5 * residual.square().sum() + alpha * values.sum())
-        return total * self.scale**2 / len(index)
+        return total * self.scale**2 / len(rows)
 
-    def attributes(self):
+    def attributes(self, rows, schedule):
         """Fitted attributes in the units of the data, arrays as new ndarrays."""
         learner = self.learner
         return {
@@ -66,22 +67,18 @@ class AlternatingFit:
             "intercept_": (self.mean + self.scale * learner.intercept).cpu().numpy(),
         }
 
-    def to(self, device):
-        """The same, on another device."""
-        return AlternatingFit(self.learner.to(device), self.mean.to(device), self.scale)
+    def copy_to(self, device):
+        """The same with tensors of its own, on a device."""
+        learner = OnlineDictionaryLearning.from_state_dict(self.learner.state_dict(), device)
+        return AlternatingFit(learner, self.mean.to(device), self.scale)
 
     def __getstate__(self):
-        """Everything on the CPU: what was learned on a GPU loads without one."""
-        on_cpu = self.to(torch.device("cpu"))
-        learner = dict(vars(on_cpu.learner), generator=self.generator.get_state())
-        return vars(on_cpu) | {"learner": learner}
+        """Plain containers of ndarrays: what was learned on a GPU loads without one."""
+        return as_arrays(vars(self) | {"learner": self.learner.state_dict()})
 
     def __setstate__(self, state):
-        vars(self).update(state)
-        self.learner = object.__new__(OnlineDictionaryLearning)
-        generator = torch.Generator()
-        generator.set_state(state["learner"]["generator"])
-        vars(self.learner).update(state["learner"], generator=generator)
+        vars(self).update(as_tensors(state))
+        self.learner = OnlineDictionaryLearning.from_state_dict(self.learner, torch.device("cpu"))
 
     def _scaled(self, x):
         return (x - self.mean) / self.scale

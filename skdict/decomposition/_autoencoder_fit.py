@@ -1,6 +1,7 @@
 """Training of an autoencoder on data brought to a common scale, and back to the data's units."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -8,7 +9,7 @@ from .._core.autoencoder import Autoencoder
 from .._core.optim import fitting_scale, normalize_
 from .._core.sparse import decode
 from .._core.train import Schedule, Training, train
-from ..utils._arrays import from_numpy
+from ..utils._arrays import as_arrays, as_tensors, from_numpy
 from ._alpha import away_from
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
@@ -17,6 +18,8 @@ ENCODER_INIT_SCALE = 0.5
 # Active features of a sample at the start, but no more than a twentieth of all.
 INITIAL_L0 = 200
 N_CALIBRATION_SAMPLES = 4096
+# Pre-activations that a threshold is taken from, where none has been learned.
+N_CALIBRATION_ENTRIES = 1 << 24
 # Codes of atoms that resemble each other would add up to many times the sample. The encoder is
 # scaled down to what fits best, but no further than to this fraction: from very small codes it
 # takes many steps to sparse ones.
@@ -83,24 +86,34 @@ class AutoencoderFit:
 
     @classmethod
     def from_attributes(cls, estimator, architecture, mean, scale, generator):
-        """Go on from the fitted attributes of an estimator, with a fresh optimiser."""
+        """Go on from the fitted attributes of an estimator, with a fresh optimiser.
+
+        From the same architecture it goes on with all that this has learned; from another, with
+        its encoder and threshold.
+        """
 
         def tensor(array):
             return from_numpy(array).to(dtype=mean.dtype, device=mean.device)
 
         intercept = tensor(estimator.intercept_) if estimator.fit_intercept else mean
+        weight = tensor(estimator.encoder_coef_)
+        bias = tensor(estimator.encoder_intercept_) / scale
         threshold = getattr(estimator, "threshold_", None)
-        bias, extra = architecture.unfold(
-            tensor(estimator.encoder_intercept_) / scale,
-            None if threshold is None else tensor(threshold) / scale,
-        )
+        if type(estimator._architecture) is type(architecture):
+            extra = {name: tensor(array) for name, array in estimator._extra.items()}
+            extra = architecture.in_units(extra, 1 / scale)
+            weight, bias = architecture.undo_fold(weight, bias, extra)
+        else:
+            bias, extra = architecture.unfold(
+                bias, None if threshold is None else tensor(threshold) / scale
+            )
         autoencoder = Autoencoder(
             dictionary=tensor(estimator.components_).clone(),
-            encoder_weight=tensor(estimator.encoder_coef_).clone(),
+            encoder_weight=weight.clone(),
             encoder_bias=bias,
             intercept=(intercept - mean) / scale,
             architecture=architecture,
-            extra=extra,
+            extra={name: value.clone() for name, value in extra.items()},
         )
         training = Training(autoencoder, generator, fit_intercept=estimator.fit_intercept)
         return cls(training, mean, scale, from_scratch=False)
@@ -135,13 +148,13 @@ class AutoencoderFit:
         architecture = self.training.autoencoder.architecture
         return schedule.settled_at(self.training.n_steps - 1, architecture)
 
-    def passes(self, rows, index, schedule, *, n_passes, batch_size, shuffle):
-        """Train on the rows named by ``index``; yield each pass's objective, in data units."""
+    def passes(self, rows, schedule, *, n_passes, batch_size, shuffle):
+        """Train on the rows; yield each pass's objective, in data units."""
         for objective in train(
             self.training,
             schedule,
-            lambda batch: (rows[index[batch]] - self.mean) / self.scale,
-            len(index),
+            lambda batch: (rows[batch] - self.mean) / self.scale,
+            len(rows),
             n_passes=n_passes,
             batch_size=batch_size,
             shuffle=shuffle,
@@ -149,19 +162,25 @@ class AutoencoderFit:
             yield objective * self.scale**2
 
     @torch.no_grad()
-    def objective(self, rows, index, alpha):
-        """Mean objective of the rows named by ``index``, in data units."""
+    def objective(self, rows, alpha):
+        """Mean objective of the rows, in data units."""
         total = 0.0
         autoencoder = self.training.autoencoder
-        for chunk in index.split(1024):
-            x = (rows[chunk] - self.mean) / self.scale - autoencoder.intercept
+        for start in range(0, len(rows), 1024):
+            x = (rows[start : start + 1024] - self.mean) / self.scale - autoencoder.intercept
             total += float(autoencoder.objective(x, alpha / self.scale, None)[0])
-        return total * self.scale**2 / len(index)
+        return total * self.scale**2 / len(rows)
 
-    def attributes(self):
-        """Fitted attributes in the units of the data, arrays as new ndarrays."""
+    def attributes(self, rows, schedule):
+        """Fitted attributes in the units of the data, arrays as new ndarrays.
+
+        Where training has not come to the architecture itself, but is still at what this begins
+        as, its thresholds are taken from the rows.
+        """
         autoencoder = self.training.autoencoder
         architecture = autoencoder.architecture
+        if not schedule.is_itself_at(self.training.n_steps - 1, architecture):
+            autoencoder = self._calibrated(rows)
 
         def array(tensor):
             return tensor.detach().cpu().numpy().copy()
@@ -173,28 +192,41 @@ class AutoencoderFit:
             "encoder_coef_": array(weight),
             "encoder_intercept_": array(self.scale * bias),
             "_architecture": architecture,
+            "_extra": {
+                name: array(tensor)
+                for name, tensor in architecture.in_units(autoencoder.extra, self.scale).items()
+            },
             **{f"{name}_": getattr(architecture, name) for name in architecture.parameters},
         }
         if threshold is not None:
             attributes["threshold_"] = array(self.scale * threshold)
         return attributes
 
-    def to(self, device):
-        """The same training, on another device."""
-        if self.mean.device == device:
-            return self
+    @torch.no_grad()
+    def _calibrated(self, rows):
+        autoencoder = self.training.autoencoder
+        most = min(N_CALIBRATION_SAMPLES, N_CALIBRATION_ENTRIES // len(autoencoder.dictionary))
+        every = math.ceil(len(rows) / max(most, 1))
+        x = rows[torch.arange(0, len(rows), every, device="cpu")]
+        centred = (x - self.mean) / self.scale - autoencoder.intercept
+        pre_activations = autoencoder.pre_activations(centred, None)
+        extra = autoencoder.architecture.calibrated(autoencoder.extra, pre_activations)
+        return replace(autoencoder, extra=extra)
+
+    def copy_to(self, device):
+        """The same training with tensors of its own, on a device."""
         training = Training.from_state_dict(self.training.state_dict(), device)
         return AutoencoderFit(
             training, self.mean.to(device), self.scale, from_scratch=self.from_scratch
         )
 
     def __getstate__(self):
-        """Everything on the CPU: what was trained on a GPU loads without one."""
-        return vars(self) | {"training": self.training.state_dict(), "mean": self.mean.cpu()}
+        """Plain containers of ndarrays: what was trained on a GPU loads without one."""
+        return as_arrays(vars(self) | {"training": self.training.state_dict()})
 
     def __setstate__(self, state):
-        vars(self).update(state)
-        self.training = Training.from_state_dict(state["training"], torch.device("cpu"))
+        vars(self).update(as_tensors(state))
+        self.training = Training.from_state_dict(self.training, torch.device("cpu"))
 
 
 def draw_rows(rows, n_rows, generator):

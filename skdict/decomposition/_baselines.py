@@ -1,5 +1,6 @@
 """Solvers that are scikit-learn's own, and atoms as they are given."""
 
+import copy
 import math
 
 import numpy as np
@@ -35,6 +36,8 @@ class MiniBatchDictionaryLearning:
         self, estimator, n_components, alpha, batch_size, atoms, mean, scale, random_state
     ):
         early = estimator.early_stopping
+        # for the order of streams; the learner's own draws stay what they are
+        self.shuffling = copy.deepcopy(random_state)
         self.mean = mean.cpu().numpy()
         self.scale = scale
         self.learner = decomposition.MiniBatchDictionaryLearning(
@@ -55,6 +58,10 @@ class MiniBatchDictionaryLearning:
     def _scaled(self, rows):
         return (rows[:].cpu().double().numpy() - self.mean) / self.scale
 
+    @property
+    def n_steps(self):
+        return getattr(self.learner, "n_steps_", 0)
+
     @global_random_state_kept()
     def fit(self, rows):
         self.learner.fit(self._scaled(rows))
@@ -62,8 +69,18 @@ class MiniBatchDictionaryLearning:
         return {**counters, "loss_curve_": [], **self.attributes()}
 
     @global_random_state_kept()
-    def partial_fit(self, rows):
-        self.learner.partial_fit(self._scaled(rows))
+    def partial_fit(self, rows, alpha, batch_size, *, shuffle, verbose):
+        """One pass over a portion of a stream, in batches."""
+        X = self._scaled(rows)
+        self.learner.set_params(alpha=alpha / self.scale, verbose=bool(verbose))
+        if self.n_steps == 0 and len(X) > batch_size:  # its first atoms come from all of X
+            self.learner.set_params(max_iter=1, batch_size=batch_size, shuffle=shuffle)
+            self.learner.set_params(tol=0.0, max_no_improvement=None).fit(X)
+            return
+        n_batches = math.ceil(len(X) / batch_size)
+        order = self.shuffling.permutation(len(X)) if shuffle and n_batches > 1 else slice(None)
+        for batch in np.array_split(X[order], n_batches):
+            self.learner.partial_fit(batch)
 
     def attributes(self):
         components = self.learner.components_
@@ -74,8 +91,9 @@ class MiniBatchDictionaryLearning:
             "intercept_": self.mean,
         }
 
-    def to(self, device):
-        return self
+    def copy_to(self, device):
+        """The same with arrays of its own; they are never on a device."""
+        return copy.deepcopy(self)
 
 
 class FixedAtoms:

@@ -21,6 +21,7 @@ that basis, the residual vanishes, and log σ² rewards each further digit of it
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 # τ² as a fraction of the data's variance per feature. benchmarks/score_curve.py shows the score
@@ -34,38 +35,37 @@ class CodeStatistics:
 
     Parameters
     ----------
-    counts : tensor of shape (n_components,)
+    counts : ndarray of shape (n_components,)
         How often each feature was active.
-    magnitudes : tensor of shape (n_components,)
+    magnitudes : ndarray of shape (n_components,)
         Sum of each feature's absolute values.
     squared_error : float
         Sum of squared residuals over samples and features.
     n_samples : float
     """
 
-    counts: torch.Tensor
-    magnitudes: torch.Tensor
+    counts: np.ndarray
+    magnitudes: np.ndarray
     squared_error: float = 0.0
     n_samples: float = 0.0
 
     @classmethod
     def empty(cls, n_components):
-        zeros = torch.zeros(n_components, dtype=torch.float64, device="cpu")
-        return cls(counts=zeros, magnitudes=zeros.clone())
+        return cls(counts=np.zeros(n_components), magnitudes=np.zeros(n_components))
 
     def update(self, codes, residual):
         """Add samples: codes (B, n_components), residual (B, n_features)."""
-        self.counts += (codes != 0).sum(dim=0).double().cpu()
-        self.magnitudes += codes.abs().sum(dim=0, dtype=torch.float64).cpu()
+        self.counts = self.counts + (codes != 0).sum(dim=0).double().cpu().numpy()
+        magnitudes = codes.abs().sum(dim=0, dtype=torch.float64)
+        self.magnitudes = self.magnitudes + magnitudes.cpu().numpy()
         self.squared_error += float(residual.double().square().sum())
         self.n_samples += len(codes)
-        return self
 
     def decay(self, n_samples):
         """Shrink what is remembered to the weight of ``n_samples`` samples, if it has more."""
         factor = min(1.0, n_samples / self.n_samples) if self.n_samples else 1.0
-        self.counts *= factor
-        self.magnitudes *= factor
+        self.counts = factor * self.counts
+        self.magnitudes = factor * self.magnitudes
         self.squared_error *= factor
         self.n_samples *= factor
 
@@ -79,8 +79,8 @@ class CodeStatistics:
         total = float(self.counts.sum())
         overall = float(self.magnitudes.sum()) / total if total else 1.0
         return {
-            "feature_density_": (self.counts / n).numpy(),
-            "feature_magnitude_": ((self.magnitudes + overall) / (self.counts + 1)).numpy(),
+            "feature_density_": self.counts / n,
+            "feature_magnitude_": (self.magnitudes + overall) / (self.counts + 1),
             "noise_variance_": self.squared_error / (n * n_features),
             "n_samples_seen_": round(self.n_samples),
         }

@@ -4,6 +4,7 @@ import copy
 import math
 from numbers import Integral, Real
 
+import joblib
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -48,6 +49,9 @@ from ._sparse_coding import ALGORITHMS, make_coder, warn_of_gaps
 TRAINED_IN_PASSES = ("autoencoder", "alternating")
 # Those that come with a way to find codes.
 WITH_ENCODER = ("autoencoder", "kmeans")
+LEARNING_FROM_STREAMS = ("autoencoder", "alternating", "dictionary_learning")
+# Those whose state is more than the dictionary: without it one portion would count for all.
+WITH_MEMORY = ("alternating", "dictionary_learning")
 # The statistics of the codes are estimated on about so many training samples, evenly spread:
 # coding all of millions would take as long as another pass over them.
 N_ENCODED_SAMPLES = 100_000
@@ -63,6 +67,7 @@ STREAM_MEMORY = 100_000
 NOT_OF_EVERY_FIT = (
     "_stream",
     "_architecture",
+    "_extra",
     "encoder_coef_",
     "encoder_intercept_",
     "threshold_",
@@ -74,7 +79,7 @@ NOT_OF_EVERY_FIT = (
 
 
 def _learns_from_streams(estimator):
-    if estimator.solver in ("lasso", "kmeans"):
+    if estimator.solver not in LEARNING_FROM_STREAMS:
         raise AttributeError(
             f"partial_fit is not available with solver={estimator.solver!r}: its atoms are not "
             "learned from a stream. Use fit, or solver='autoencoder', 'alternating' or "
@@ -437,8 +442,15 @@ class SparseAutoencoderDictionary(
 
     def _fit(self, rows, alpha, previous, X, y):
         """`fit` to checked rows; X and y are for callbacks."""
+        random_state = check_random_state(self.random_state)
+        training, held_out = rows, None
+        if self.early_stopping and self.solver in TRAINED_IN_PASSES:
+            parts = _split(len(rows), self.validation_fraction, random_state)
+            training, held_out = map(rows.take, parts)
+        # one sample alone has no scale
+        seen = training if len(training) > 1 else rows
         with self._threads(rows):
-            mean, rms = location_and_scale(rows)
+            mean, rms = location_and_scale(seen)
         units = self._units(rms, alpha)
         alpha = units["alpha_"]
         context = self._init_callback_context(
@@ -449,12 +461,15 @@ class SparseAutoencoderDictionary(
         context.call_on_fit_task_begin(**data)
 
         with self._threads(rows):
-            run = self._begin(rows, mean, rms, alpha, previous)
+            run = self._begin(seen, mean, rms, alpha, previous, random_state)
         if self.solver in TRAINED_IN_PASSES:
-            attributes = self._train(run, rows, units, context, data)
+            attributes, run = self._train(run, training, held_out, rows, units, context, data)
         else:
             with self._threads(rows):
                 attributes = units | run.fit(rows)
+        if self.solver in LEARNING_FROM_STREAMS:
+            memory = run if self.solver in WITH_MEMORY else None
+            attributes["_stream"] = self._kind_of_stream(), memory, self._beginning()
         _publish(self, self._with_statistics(attributes, rows))
         context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
@@ -465,10 +480,17 @@ class SparseAutoencoderDictionary(
     def partial_fit(self, X, y=None):
         """Go on learning from one more portion of activations: one pass over it.
 
-        The first call fixes ``alpha_`` (if "auto") and the scale of the data, so let it be a
-        few thousand samples that look like the rest. There is no planned end, so the learning
-        rate does not decay and ``architecture="topk"`` does not begin as "relu"; parameters
-        that plan a whole run (``max_iter``, ``early_stopping``) are not used.
+        After `fit` it goes on from what that has learned, else from nothing. The first call, or
+        `fit`, fixes ``alpha_`` (if "auto") and the scale of the data, so let it be a few thousand
+        samples that look like the rest. There is no planned end, so the learning rate does not
+        decay and ``architecture="topk"`` does not begin as "relu"; parameters that plan a whole
+        run (``max_iter``, ``early_stopping``) are not used.
+
+        Between calls ``alpha``, ``batch_size``, ``learning_rate_init``, ``shuffle`` and what
+        `transform` uses may change. Another ``solver``, ``architecture`` or ``n_nonzero_coefs``
+        goes on from the dictionary with a fresh optimiser. What the dictionary began with,
+        ``n_components``, ``fit_intercept``, ``dict_init`` and ``random_state``, can only change
+        with a new `fit`.
 
         Parameters
         ----------
@@ -484,69 +506,98 @@ class SparseAutoencoderDictionary(
         Raises
         ------
         ValueError
-            As `fit`.
+            As `fit`, or if a parameter has changed that cannot change between calls.
         """
+        self._validate_params()  # scikit-learn does so at the first call only
         first = not hasattr(self, "components_")
-        kind = self._kind_of_stream()
-        kind_before, run = getattr(self, "_stream", (None, None))
-        begins = kind != kind_before
+        kind, began = self._kind_of_stream(), self._beginning()
+        kind_before, run, began_before = getattr(self, "_stream", (None, None, None))
+        if began_before is not None:
+            self._check_same_beginning(began_before)
+        if kind != kind_before:
+            run = None
         self._check_transform_algorithm(self.solver in WITH_ENCODER)
-        rows = self._rows(X, reset=first, min_samples=2 if begins else 1)
-        if begins:
+        rows = self._rows(X, reset=first, min_samples=2 if run is None else 1)
+        units = {}
+        if run is None:
             with self._threads(rows):
                 mean, rms = location_and_scale(rows)
             units = self._units(rms, self.alpha) if first else {}
-            alpha = units["alpha_"] if first else self.alpha_
+        if not first:
+            units["alpha_"] = self.alpha_ if self.alpha == "auto" else float(self.alpha)
+        alpha = units["alpha_"]
+        if run is None:
             if self.fit_intercept and not first:
                 mean = from_numpy(self.intercept_).to(mean)
+            previous, random_state = None if first else self, check_random_state(self.random_state)
             with self._threads(rows):
-                run = self._begin(rows, mean, rms, alpha, None if first else self)
+                run = self._begin(rows, mean, rms, alpha, previous, random_state)
         else:
-            units, alpha = {}, self.alpha_
             rows.dtype = from_numpy(self.components_).dtype
-            run = run.to(rows.device)
-        loss_curve, n_steps = self._one_pass(run, rows, alpha)
+            run = run.copy_to(rows.device)  # that of the former call stays whole
+        n_steps = run.n_steps
+        loss_curve, learned = self._one_pass(run, rows, alpha)
         before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
         attributes = {
             **units,
             "n_iter_": before["n_iter_"] + 1,
-            "n_steps_": before["n_steps_"] + n_steps,
+            "n_steps_": before["n_steps_"] + run.n_steps - n_steps,
             "loss_curve_": before["loss_curve_"] + loss_curve,
-            **run.attributes(),
+            **learned,
         }
-        _publish(self, {"_stream": (kind, run), **attributes})
-        if first:
-            self._statistics = CodeStatistics.empty(len(self.components_))
-        self._statistics.decay(STREAM_MEMORY)
+        _publish(self, {"_stream": (kind, run, began), **attributes})
+        statistics = CodeStatistics.empty(len(self.components_))
+        if not first:
+            statistics = CodeStatistics(**self._statistics)
+        statistics.decay(STREAM_MEMORY)
         with self._threads_for_codes(rows):
             for codes, residual in self._coded(rows, rows.blocks(len(self.components_))):
-                self._statistics.update(codes, residual)
-        vars(self).update(self._statistics.attributes(self.n_features_in_))
+                statistics.update(codes, residual)
+        self._statistics = vars(statistics)
+        vars(self).update(statistics.attributes(self.n_features_in_))
         return self
 
     def _one_pass(self, run, rows, alpha):
-        """One pass over a portion of a stream: its objective, in a list, and number of steps."""
+        """One pass over a portion of a stream: its objective, in a list, and what it learned."""
+        batch_size = self._batch_size(len(rows))
+        options = {"batch_size": batch_size, "shuffle": self.shuffle}
         if self.solver == "dictionary_learning":
-            run.partial_fit(rows)
-            return [], 1
-        batch_size, before = self._batch_size(len(rows)), run.n_steps
-        passes = run.passes(
-            rows,
-            torch.arange(len(rows), device="cpu"),
-            run.schedule(alpha, self.learning_rate_init, batch_size),
-            n_passes=1,
-            batch_size=batch_size,
-            shuffle=self.shuffle,
-        )
+            run.partial_fit(rows, alpha, verbose=self.verbose, **options)
+            return [], run.attributes()
+        schedule = run.schedule(alpha, self.learning_rate_init, batch_size)
         with self._threads(rows):
-            return list(passes), run.n_steps - before
+            loss_curve = list(run.passes(rows, schedule, n_passes=1, **options))
+        return loss_curve, run.attributes(rows, schedule)
 
     def _kind_of_stream(self):
-        """What must not change for training to go on with its optimiser's state."""
+        """What must not change for training to go on with the solver's state."""
         if self.solver != "autoencoder":
             return (self.solver,)
         parameters = ARCHITECTURES[self.architecture].parameters
         return self.solver, self.architecture, *(getattr(self, name) for name in parameters)
+
+    def _beginning(self):
+        """Parameters that only the beginning of a dictionary uses, such that they compare."""
+        seed = self.random_state
+        return {
+            "fit_intercept": self.fit_intercept,
+            "dict_init": joblib.hash(self.dict_init),
+            # drawing from a generator changes it
+            "random_state": "drawn from" if isinstance(seed, np.random.RandomState) else seed,
+        }
+
+    def _check_same_beginning(self, began):
+        """Refuse parameters that would change nothing any more."""
+        beginning = self._beginning()
+        changed = [name for name in beginning if beginning[name] != began[name]]
+        if self.n_components not in ("auto", len(self.components_)):
+            changed.append("n_components")
+        if changed:
+            raise ValueError(
+                f"{' and '.join(changed)} cannot change between calls of partial_fit: the "
+                "dictionary that it goes on with began otherwise. Set "
+                f"{'it' if len(changed) == 1 else 'them'} back, or begin anew with fit."
+            )
 
     def _rows(self, X, **check):
         if isinstance(X, Rows):  # those of a fold, checked before
@@ -561,14 +612,13 @@ class SparseAutoencoderDictionary(
             "resolution_variance_": RESOLUTION * rms**2 / self.n_features_in_,
         }
 
-    def _begin(self, rows, mean, rms, alpha, previous):
+    def _begin(self, rows, mean, rms, alpha, previous, random_state):
         """State of the solver before its first step, from scratch or from a previous fit."""
         n_features = rows.shape[1]
         if not self.fit_intercept:
             rms = math.hypot(rms, float(torch.linalg.vector_norm(mean)))
             mean = torch.zeros_like(mean)
         scale = rms / math.sqrt(n_features)
-        random_state = check_random_state(self.random_state)
         if self.solver == "kmeans":
             return self._codebooks(rows, mean, scale, random_state)
         atoms = self._initial_atoms(rows, mean, scale, previous, random_state)
@@ -702,22 +752,21 @@ class SparseAutoencoderDictionary(
             "random" if self.solver == "autoencoder" else "exemplars", *rows.shape
         )
 
-    def _train(self, run, rows, units, context, data):
-        """Passes over the data until one of max_iter, a callback, early stopping ends them."""
+    def _train(self, run, training, held_out, rows, units, context, data):
+        """Passes over the data until one of max_iter, a callback, early stopping ends them.
+
+        Returns what they found, and the state of the solver that found it.
+        """
         alpha = units["alpha_"]
-        index, held_out = torch.arange(len(rows), device="cpu"), None
-        if self.early_stopping:
-            index, held_out = _split(len(rows), self.validation_fraction, run.generator)
-        batch_size = self._batch_size(len(index))
+        batch_size = self._batch_size(len(training))
         schedule = run.schedule(
             alpha,
             self.learning_rate_init,
             batch_size,
-            n_steps=self.max_iter * math.ceil(len(index) / batch_size),
+            n_steps=self.max_iter * math.ceil(len(training) / batch_size),
         )
         passes = run.passes(
-            rows,
-            index,
+            training,
             schedule,
             n_passes=self.max_iter,
             batch_size=batch_size,
@@ -737,20 +786,22 @@ class SparseAutoencoderDictionary(
             }
             if held_out is not None:
                 with self._threads(rows):
-                    validation_curve.append(run.objective(rows, held_out, alpha))
+                    validation_curve.append(run.objective(held_out, alpha))
                 counters["validation_loss_curve_"] = list(validation_curve)
                 # until alpha and architecture are the final ones, no pass can be the best
                 if not run.is_settled(schedule):
                     n_unsettled = len(validation_curve)
                 settled = validation_curve[n_unsettled:]
                 if settled and settled[-1] == min(settled):
-                    best = run.attributes()
+                    memory = run.copy_to(rows.device) if self.solver in WITH_MEMORY else None
+                    best = run.attributes(training, schedule), memory
                 stop = _no_improvement(settled, self.tol, self.n_iter_no_change)
             now = lambda counters=counters: self._with_statistics(  # noqa: E731
-                {**units, **counters, **run.attributes()}, rows
+                {**units, **counters, **run.attributes(training, schedule)}, rows
             )
             stop |= task.call_on_fit_task_end(**data, reconstruction_attributes=now)
-        return {**units, **counters, **(best or run.attributes())}
+        attributes, run = best or (run.attributes(training, schedule), run)
+        return {**units, **counters, **attributes}, run
 
     # -- codes -----------------------------------------------------------------------------
 
@@ -977,7 +1028,7 @@ class SparseAutoencoderDictionary(
         with self._threads(rows, N_STATISTICS_ROWS):
             for codes, residual in self._coded(rows, blocks):
                 statistics.update(codes, residual)
-        return {**statistics.attributes(rows.shape[1]), "_statistics": statistics}
+        return {**statistics.attributes(rows.shape[1]), "_statistics": vars(statistics)}
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "components_")
@@ -1004,9 +1055,9 @@ def _publish(estimator, attributes):
     return estimator
 
 
-def _split(n_rows, validation_fraction, generator):
+def _split(n_rows, validation_fraction, random_state):
     """Draw held-out rows: sorted indices for training and for validation."""
-    order = torch.randperm(n_rows, generator=generator, device="cpu")
+    order = torch.from_numpy(random_state.permutation(n_rows))
     n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
     return order[n_held_out:].sort().values, order[:n_held_out].sort().values
 

@@ -268,6 +268,27 @@ def from_numpy(array):
     return torch.from_numpy(array)
 
 
+def as_arrays(state):
+    """Dicts, lists and tuples with ndarrays where they had tensors; copied only from a GPU."""
+    return _mapped(state, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy())
+
+
+def as_tensors(state):
+    """Undo `as_arrays`, with tensors that can be written to."""
+    return _mapped(state, np.ndarray, from_numpy)
+
+
+def _mapped(state, kind, function):
+    """Nested containers with a function applied to all that is of a kind."""
+    if isinstance(state, kind):
+        return function(state)
+    if isinstance(state, dict):
+        return {key: _mapped(value, kind, function) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_mapped(value, kind, function) for value in state)
+    return state
+
+
 def check_entries_finite(X, name):
     """Raise a ValueError that names the first NaN or infinity with its place."""
     if sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr:

@@ -1,21 +1,37 @@
 """What an estimator holds: who may change it, and when."""
 
+import copy
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
-from dictionary_testing import make_estimator
+from dictionary_testing import (
+    LEARN_FROM_STREAMS,
+    fit_sklearns,
+    make_estimator,
+    objective,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdict._core.architectures import ARCHITECTURES
+from skdict.datasets import make_superposition
 from skdict.decomposition import (
     AmortisationGapDisplay,
+    SparseAutoencoderDictionary,
+    _sparse_autoencoder,
     amortisation_gap,
     compare_dictionaries,
 )
+from skdict.decomposition._sparse_autoencoder import _split
 from skdict.inspection import feature_statistics, top_activations
-from skdict.metrics import DictionaryScorer, ParetoDisplay, explained_variance_scorer
+from skdict.metrics import (
+    DictionaryScorer,
+    ParetoDisplay,
+    dictionary_recovery,
+    explained_variance_scorer,
+)
 
 NAMES = [f"neuron{i}" for i in range(16)]
 
@@ -78,3 +94,253 @@ def test_the_steps_of_a_pipeline_are_looked_at_likewise(frame):
     state = pickle.dumps(pipeline)
     feature_statistics(frame, dictionary=pipeline)
     assert pickle.dumps(pipeline) == state
+
+
+# -- going on from what has been learned -------------------------------------------------------
+
+
+def mean_objective(estimator, X):
+    return objective(estimator, X, estimator.transform(X), estimator.alpha_)
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return make_superposition(3000, 16, 32, l0=2.0, noise=0.05, random_state=0)[:2]
+
+
+@pytest.mark.parametrize("solver", LEARN_FROM_STREAMS)
+def test_a_small_portion_after_fit_does_not_count_for_all(synthetic, solver):
+    """As it does not after the same data in a stream, and in scikit-learn's own estimator."""
+    X, dictionary = synthetic
+    estimator = make_estimator(solver=solver, max_iter=5).fit(X)
+    before = mean_objective(estimator, X), dictionary_recovery(estimator.components_, dictionary)
+    for start in (0, 20, 40):
+        estimator.partial_fit(X[start : start + 20])
+        after = (
+            mean_objective(estimator, X),
+            dictionary_recovery(estimator.components_, dictionary),
+        )
+        np.testing.assert_allclose(after, before, rtol=0.005)
+
+
+def test_early_stopping_keeps_what_belongs_to_the_best_pass(synthetic):
+    X, _ = synthetic
+    estimator = make_estimator(solver="alternating", early_stopping=True, max_iter=6, tol=0.0)
+    estimator.fit(X)
+    _, run, _ = estimator._stream
+    np.testing.assert_array_equal(run.attributes(None, None)["components_"], estimator.components_)
+
+
+@pytest.mark.parametrize("target", [None, 3])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_an_architecture_learned_is_kept(planted, architecture, target):
+    """Gradients that do nothing leave everything as it was, but for what batches decide."""
+    params = {"architecture": architecture, "n_nonzero_coefs": target, "max_iter": 20}
+    estimator = make_estimator(**params).fit(planted)
+    want = {name: np.array(value) for name, value in estimator._extra.items()}
+    for again in (
+        copy.deepcopy(estimator).set_params(learning_rate_init=1e-30).partial_fit(planted[:100]),
+        copy.deepcopy(estimator)
+        .set_params(learning_rate_init=1e-30, warm_start=True, max_iter=1, batch_size=600)
+        .fit(2 * planted[:400]),
+    ):
+        assert again._extra.keys() == want.keys()
+        for name in want.keys() - {"threshold"}:  # which is that of the last batches
+            # four steps of thresholds and price, each by two per cent at most
+            np.testing.assert_allclose(again._extra[name], want[name], atol=0.081)
+        for name in ("encoder_coef_", "encoder_intercept_"):
+            np.testing.assert_allclose(
+                getattr(again, name), getattr(estimator, name), rtol=1e-6, atol=1e-9
+            )
+
+
+def test_the_target_of_jumprelu_is_kept(synthetic):
+    X, _ = synthetic
+    estimator = SparseAutoencoderDictionary(
+        32, architecture="jumprelu", n_nonzero_coefs=3, max_iter=20, random_state=0, device="cpu"
+    ).fit(X)
+    price = estimator._extra["log_price"][0]
+    assert abs(price) > 0.1
+    streamed, warm = copy.deepcopy(estimator), copy.deepcopy(estimator)
+    l0 = [np.count_nonzero(estimator.transform(X)) / len(X)]
+    for _ in range(3):
+        l0.append(np.count_nonzero(streamed.partial_fit(X).transform(X)) / len(X))
+    warm.set_params(warm_start=True, max_iter=3).fit(X)
+    l0.append(np.count_nonzero(warm.transform(X)) / len(X))
+    np.testing.assert_allclose(l0, 3, atol=0.15)
+
+
+def test_the_gain_of_gated_is_kept(synthetic):
+    """Before, the gate went on as if it were the magnitude, and had to shrink anew."""
+    X, _ = synthetic
+    estimator = make_estimator(architecture="gated", max_iter=20).fit(X)
+    assert np.abs(estimator._extra["log_gain"]).max() > 0.05
+    again = copy.deepcopy(estimator).set_params(learning_rate_init=1e-30).partial_fit(X)
+    loss = again.loss_curve_[-1]
+    assert loss == pytest.approx(estimator.loss_curve_[-1], rel=0.03)
+
+
+# -- ending early ------------------------------------------------------------------------------
+
+
+class Stop:
+    """A callback that ends the fit after some passes, and looks at each."""
+
+    def __init__(self, n_passes):
+        self.n_passes = n_passes
+        self.l0 = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None):
+        if context.task_name != "pass":
+            return False
+        self.l0.append(np.count_nonzero(fitted_estimator.transform(X)) / len(X))
+        return len(self.l0) == self.n_passes
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka", "jumprelu"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_fit_that_is_stopped_early_has_the_l0_that_it_is_named_for(planted, architecture, dtype):
+    X = planted.astype(dtype)
+    stop = Stop(2)
+    params = {"architecture": architecture, "n_nonzero_coefs": 2, "max_iter": 20, "alpha": 0.01}
+    estimator = make_estimator(**params).set_callbacks(stop).fit(X)
+    assert estimator.n_iter_ == 2
+    n_active = np.count_nonzero(estimator.transform(X), axis=1)
+    pre_activations = (X - estimator.intercept_) @ estimator.encoder_coef_.T
+    n_positive = np.count_nonzero(pre_activations + estimator.encoder_intercept_ > 0, axis=1)
+    assert n_positive.mean() > 2
+    if architecture == "topk":
+        np.testing.assert_array_equal(n_active, np.minimum(n_positive, 2))
+    else:
+        assert n_active.mean() == pytest.approx(2, abs=0.005)
+    assert stop.l0[-1] == n_active.mean()
+    assert max(stop.l0) <= 2.005
+
+
+@pytest.mark.parametrize("architecture", ["batch_topk", "jumprelu"])
+def test_a_threshold_of_its_own_is_not_touched(planted, architecture):
+    params = {"architecture": architecture, "n_nonzero_coefs": 3, "max_iter": 4}
+    plain = make_estimator(**params).fit(planted)
+    watched = make_estimator(**params).set_callbacks(Stop(4)).fit(planted)
+    np.testing.assert_allclose(watched.threshold_, plain.threshold_, rtol=1e-9)
+
+
+# -- held out from the beginning ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"solver": "autoencoder"},
+        {"solver": "alternating"},
+        *({"dict_init": name} for name in ("exemplars", "pca", "ica", "random")),
+        {"dict_init": "nmf", "fit_intercept": False, "n_components": 9},
+    ],
+)
+def test_held_out_samples_leave_no_trace(planted, monkeypatch, params):
+    held_out = []
+
+    def split(*args):
+        parts = _split(*args)
+        held_out.append(parts[1].numpy())
+        return parts
+
+    monkeypatch.setattr(_sparse_autoencoder, "_split", split)
+    options = {"early_stopping": True, "validation_fraction": 0.3, "max_iter": 1, **params}
+    X = abs(planted)
+    one = make_estimator(**options).fit(X)
+    other = X.copy()
+    other[held_out[0]] = 7 + 5 * other[held_out[0]][:, ::-1]
+    two = make_estimator(**options).fit(other)
+    assert len(held_out[0]) == 180
+    assert one.alpha_ == two.alpha_
+    for name in ("components_", "intercept_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert one.validation_loss_curve_ != two.validation_loss_curve_
+
+
+# -- parameters that change in a stream --------------------------------------------------------
+
+
+def changed(planted, solver, **params):
+    """A stream in which parameters change between two portions, and the one without."""
+    streams = []
+    for given in (params, {}):
+        stream = make_estimator(solver=solver, alpha=0.3, batch_size=300).partial_fit(planted)
+        streams.append(stream.set_params(**given).partial_fit(planted))
+    return streams
+
+
+@pytest.mark.parametrize("solver", LEARN_FROM_STREAMS)
+@pytest.mark.parametrize("params", [{"alpha": 0.6}, {"batch_size": 100}, {"shuffle": False}])
+def test_changed_parameters_are_used(planted, solver, params):
+    one, other = changed(planted, solver, **params)
+    assert not np.array_equal(one.components_, other.components_)
+    assert one.alpha_ == params.get("alpha", 0.3)
+    assert one.n_steps_ == 2 + (6 if "batch_size" in params else 2)
+
+
+@pytest.mark.parametrize("params", [{"learning_rate_init": 0.1}, {"architecture": "gated"}])
+def test_changed_parameters_of_the_autoencoder_are_used(planted, params):
+    one, other = changed(planted, "autoencoder", **params)
+    assert not np.array_equal(one.components_, other.components_)
+
+
+@pytest.mark.parametrize("solver", LEARN_FROM_STREAMS)
+@pytest.mark.parametrize("first", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"n_components": 40},
+        {"fit_intercept": False},
+        {"dict_init": "pca"},
+        {"random_state": 1},
+        {"fit_intercept": False, "n_components": 40},
+    ],
+)
+def test_parameters_of_the_beginning_cannot_change(planted, solver, first, params):
+    estimator = getattr(make_estimator(solver=solver), first)(planted)
+    components = estimator.components_.copy()
+    with pytest.raises(ValueError, match=f"{' and '.join(params)} cannot change between calls"):
+        estimator.set_params(**params).partial_fit(planted)
+    np.testing.assert_array_equal(estimator.components_, components)
+    estimator.set_params(
+        n_components="auto", fit_intercept=True, dict_init=None, random_state=0
+    ).partial_fit(planted)
+
+
+def test_parameters_that_are_out_of_range_are_refused_in_a_stream(planted):
+    estimator = make_estimator().partial_fit(planted)
+    with pytest.raises(ValueError, match="'alpha' parameter"):
+        estimator.set_params(alpha=-1.0).partial_fit(planted)
+
+
+def test_an_alpha_that_is_automatic_stays(planted):
+    estimator = make_estimator(alpha="auto").partial_fit(planted)
+    alpha = estimator.alpha_
+    assert estimator.partial_fit(3 * planted).alpha_ == alpha
+    assert estimator.set_params(alpha=0.5).partial_fit(planted).alpha_ == 0.5
+
+
+def test_a_stream_of_dictionary_learning_is_that_of_scikit_learn(planted):
+    """Its first portion is one pass of `fit`, in batches; the next are batches of their own."""
+    options = {"shuffle": False, "solver": "dictionary_learning", "alpha": 0.3}
+    estimator = make_estimator(**options).partial_fit(planted)
+    learner, atoms = fit_sklearns(planted, 0.3, max_iter=1, shuffle=False)
+    np.testing.assert_allclose(estimator.components_, atoms, atol=1e-10)
+    centred = planted - planted.mean(axis=0)
+    for batch in np.split(centred / np.sqrt(np.mean(centred**2)), 6):
+        learner.partial_fit(batch)
+    estimator.partial_fit(planted)
+    assert estimator.n_steps_ == learner.n_steps_ == 12
+    norms = np.linalg.norm(learner.components_, axis=1, keepdims=True)
+    np.testing.assert_allclose(estimator.components_, learner.components_ / norms, atol=1e-10)
