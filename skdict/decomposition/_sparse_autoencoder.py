@@ -581,7 +581,7 @@ class SparseAutoencoderDictionary(
         seed = self.random_state
         return {
             "fit_intercept": self.fit_intercept,
-            "dict_init": joblib.hash(self.dict_init),
+            "dict_init": joblib.hash(self.dict_init, coerce_mmap=True),
             # drawing from a generator changes it
             "random_state": "drawn from" if isinstance(seed, np.random.RandomState) else seed,
         }
