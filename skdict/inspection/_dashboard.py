@@ -1,7 +1,6 @@
 """Features to look at, in one page that opens from disk."""
 
 import os
-import uuid
 from collections.abc import Mapping
 from html import escape
 from numbers import Integral
@@ -12,6 +11,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from ..metrics._coding import check_dictionary
+from ..utils._files import replacing
 from ..utils._optional import optional
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
@@ -343,7 +343,7 @@ class FeatureDashboard:
 
         Parameters
         ----------
-        path : str or path-like
+        path : str, bytes or path-like
             Where to. The file appears when it is complete.
 
         Returns
@@ -358,17 +358,12 @@ class FeatureDashboard:
         FileNotFoundError
             If the folder is not there.
         """
-        path = Path(path)
+        path = Path(os.fsdecode(path))
         if not path.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in.")
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with open(temporary, "x", encoding="utf-8") as file:
-                for piece in self._page(self.content["features"]):
-                    file.write(piece)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            for piece in self._page(self.content["features"]):
+                file.write(piece)
         return path
 
     def _repr_html_(self):

@@ -47,7 +47,20 @@ def unit_directions(dictionary, name, attribute="components_"):
         )
     directions = float64_block(directions, slice(None))
     check_finite(directions, name)
-    norms = np.linalg.norm(directions, axis=1)
-    alive = norms > 0
-    directions = directions / np.where(alive, norms, 1)[:, None]
+    directions = unit_rows(directions)
+    alive = directions.any(axis=1)
     return directions, alive if density is None else alive & (np.asarray(density) > 0)
+
+
+def unit_rows(matrix):
+    """Rows of a float64 matrix divided by their norms; zero rows stay zero."""
+    with np.errstate(over="ignore", under="ignore"):
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    # squares of what is very large or small are infinite, or zero
+    extreme = ~((norms > 1e-140) & (norms < 1e140))[:, 0]
+    if extreme.any():
+        matrix = matrix.copy()
+        largest = abs(matrix[extreme]).max(axis=1, keepdims=True)
+        matrix[extreme] /= np.where(largest > 0, largest, 1)
+        norms[extreme] = np.linalg.norm(matrix[extreme], axis=1, keepdims=True)
+    return matrix / np.where(norms > 0, norms, 1)

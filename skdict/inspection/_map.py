@@ -108,7 +108,7 @@ class FeatureMapDisplay:
         ImportError
             If umap-learn or matplotlib is not installed.
         ValueError
-            If fewer than four features are alive.
+            If fewer than four features are alive, or all of them point the same way.
 
         References
         ----------
@@ -131,6 +131,12 @@ class FeatureMapDisplay:
             raise ValueError(
                 "A map needs at least four features that are alive, but estimator has "
                 f"{np.count_nonzero(alive)} of {len(alive)}."
+            )
+        if directions.shape[1] < 2 or not np.ptp(directions[alive], axis=0).max() > 1e-12:
+            raise ValueError(
+                "A map needs features that point in different directions, but all "
+                f"{np.count_nonzero(alive)} of estimator that are alive point the same way, or "
+                "have a single dimension."
             )
         if method == "auto":
             method = "umap" if find_spec("umap") else "tsne"

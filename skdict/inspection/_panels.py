@@ -8,6 +8,7 @@ from sklearn.utils import gen_batches
 from ._active import positive_entries
 from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
+from ._directions import unit_rows
 from ._effects import measured_effects
 from ._interventions import feature_directions, split_dictionary
 from ._logits import lacks_forward_derivative, logit_weights, vocabulary
@@ -188,7 +189,7 @@ class _Snippets:
 
 
 def _add_neighbours(features, atoms, columns, correlation):
-    unit = atoms / np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), 1e-30)
+    unit = unit_rows(atoms)
     by_correlation = correlation.nearest(N_LISTED)
     for rows in gen_batches(len(columns), max(1, 2**24 // len(unit))):
         by_cosine = greatest_others(unit[columns[rows]] @ unit.T, columns[rows], N_LISTED)
@@ -215,9 +216,9 @@ def _add_encoder(features, dictionary, columns):
     if weights is None:
         return
     atoms = last.components_  # in the space that the encoder reads, behind a Pipeline's scaling
-    norms = np.linalg.norm(weights, axis=1) * np.linalg.norm(atoms, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = (weights * atoms).sum(axis=1) / norms
+    weights, atoms = (unit_rows(rows.astype(np.float64)) for rows in (weights, atoms))
+    cosine = (weights * atoms).sum(axis=1)
+    cosine[~(weights.any(axis=1) & atoms.any(axis=1))] = np.nan
     for feature, j in zip(features, columns, strict=True):
         feature["encoder"] = [number(cosine[j]), number(last.encoder_intercept_[j])]
 

@@ -2,7 +2,11 @@
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ from skdict.inspection import (
     top_activations,
 )
 from skdict.inspection._panels import TEXT_FOR_LOGITS
+from skdict.utils._files import replacing
 
 pytest.importorskip("jinja2")
 FEATURES = [7, 0, 31, 200]
@@ -287,6 +292,39 @@ def test_nothing_is_lost_if_writing_fails(dashboard, tmp_path, monkeypatch):
         dashboard.to_html(path)
     assert path.read_text() == "precious"
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 250 + ".html", "a b[1]*?.html", "ünï $x_.html", "%s {}.html"]
+)
+@pytest.mark.parametrize("kind", [str, os.fsencode, Path])
+def test_names_of_files(dashboard, tmp_path, name, kind):
+    path = dashboard.to_html(kind(os.path.join(tmp_path, name)))
+    assert path == tmp_path / name
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_what_killed_writers_left_is_removed(dashboard, tmp_path):
+    """And nothing else: neither what others write at this moment, nor other pages' files."""
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from skdict.utils._files import replacing\n"
+        "with replacing(pathlib.Path(sys.argv[1])) as file:\n"
+        "    file.write('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "page.html"
+    subprocess.run([sys.executable, "-c", code, path])
+    (left,) = tmp_path.iterdir()
+    with replacing(path) as file:
+        assert not left.exists()
+        file.write("first")
+        (temporary,) = tmp_path.iterdir()
+        dashboard.to_html(path)  # by another, who is faster
+        dashboard.to_html(tmp_path / "other.html")
+        assert temporary.exists()
+    assert path.read_text() == "first"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["other.html", "page.html"]
 
 
 def test_in_a_notebook(dashboard):

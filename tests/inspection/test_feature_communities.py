@@ -11,7 +11,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import hypergeom, poisson
 from sklearn.metrics import adjusted_rand_score
 
-from skdict.inspection import FeatureMapDisplay, _communities, feature_communities
+from skdict.inspection import (
+    FeatureMapDisplay,
+    _communities,
+    feature_communities,
+    match_features,
+)
 
 
 def independent(seed, n=3000, n_components=60):
@@ -322,3 +327,38 @@ def test_map_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'FeatureMapDisplay.*pip install "skdict\[plot\]"'):
         FeatureMapDisplay(np.zeros((2, 2))).plot()
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        np.tile([1.0, 2.0, 3.0], (8, 1)),
+        np.outer(np.arange(1, 9), [1.0, 2.0]),  # of several lengths
+        np.tile([1e200, 2e200], (8, 1)),
+        np.ones((8, 1)),
+    ],
+)
+def test_map_of_one_direction(plt, atoms):
+    """t-SNE would divide by a spread of 0, and end the process."""
+    with pytest.raises(ValueError, match="all 8 of estimator that are alive point the same way"):
+        FeatureMapDisplay.from_estimator(atoms, method="tsne")
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_map_of_extreme_lengths(plt, scale):
+    """Atoms whose squared length is infinite, or 0, are neither dead nor without direction."""
+    expected = FeatureMapDisplay.from_estimator(clusters(0), method="tsne", random_state=0)
+    atoms = clusters(0) * np.where(np.arange(len(clusters(0))) % 2, 1, scale)[:, None]
+    display = FeatureMapDisplay.from_estimator(atoms, method="tsne", random_state=0)
+    assert np.isfinite(display.positions).all() == np.isfinite(expected.positions).all()
+    match = match_features(atoms, clusters(0))
+    assert match.n_dead_a == 0
+    assert_allclose(match.best_similarity, 1)
+
+
+@pytest.mark.parametrize("n_same", [3, 7, 39])
+def test_map_of_few_directions(plt, n_same):
+    rng = np.random.default_rng(0)
+    atoms = np.vstack([np.tile([1.0, 0, 0], (n_same, 1)), rng.normal(size=(5, 3))])
+    display = FeatureMapDisplay.from_estimator(atoms, method="tsne", random_state=0)
+    assert np.isfinite(display.positions).all()

@@ -266,6 +266,10 @@ def test_the_key_stays_where_it_is(tmp_path, monkeypatch):
         # clones can go on asking
         clone(interpreter).set_params(random_state=1).interpret(codes, tokens, [0])
         copy.deepcopy(llm)(HELLO)
+        copied = copy.copy(llm)
+        copied.temperature = 0.5  # a copy of its own
+        copied(HELLO)
+        assert llm.temperature == 0.0
         assert set(server.keys_seen) == {f"Bearer {KEY}"}
         for text in (repr(llm), str(llm), llm.name, repr(interpreter), repr(result)):
             assert KEY not in text
@@ -311,6 +315,19 @@ def test_no_key_at_all():
 def test_credentials_are_no_part_of_the_address():
     with pytest.raises(ValueError, match="base_url must hold no user name or password"):
         OpenAIChat("oracle", base_url="http://me:secret@localhost/v1")
+
+
+def test_numpys_scalars():
+    params = {"seed": np.int8(3), "top_p": np.float32(0.5)}
+    with serve(right) as server:
+        llm = OpenAIChat("small", base_url=server.url, temperature=np.float32(0.5), params=params)
+        llm(HELLO)
+        plain = OpenAIChat(
+            "small", base_url=server.url, temperature=0.5, params={"seed": 3, "top_p": 0.5}
+        )
+        assert llm.name == plain.name
+        sent = server.requests[-1]
+    assert (sent["temperature"], sent["seed"], sent["top_p"]) == (0.5, 3, 0.5)
 
 
 def test_without_openai(monkeypatch):

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from interpretation_testing import make_tokens
+from interpretation_testing import make_tokens, planted
 from numpy.testing import assert_array_equal
 from sklearn.metrics import roc_auc_score
 
 from skdict.datasets import load_one_layer_transformer
 from skdict.feature_extraction import ActivationExtractor
+from skdict.inspection import AutoInterpreter
 from skdict.inspection._interpretation._questions import score_questions
 from skdict.inspection._interpretation._windows import Activity, TooFewWindows, WindowGrid
 
@@ -229,3 +230,34 @@ def test_fewer_windows_than_asked_for_stay_balanced():
     assert (
         len(sample.score_active) == len(sample.score_inactive) == 14 - len(sample.explain_active)
     )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64])
+def test_small_and_unsigned_integers(dtype):
+    """Positions and token ids that reach the end of their type."""
+    top = int(min(np.iinfo(dtype).max, 255))
+    n = 2 * (top + 1)
+    tokens = {name: np.zeros(n, np.int64) for name in ("document", "start", "end")}
+    tokens["position"] = np.tile(np.arange(top + 1), 2)
+    tokens["token_id"] = top - tokens["position"]
+    tokens["token"] = np.array(["x"] * n, dtype=object)
+    expected = WindowGrid(tokens, n, 8, 0)
+    small = {
+        name: column if name == "token" else column.astype(dtype)
+        for name, column in tokens.items()
+    }
+    grid = WindowGrid(small, n, 8, 0)
+    assert top + 1 in grid.first  # the second text begins a window of its own
+    assert_array_equal(grid.first, expected.first)
+    assert_array_equal(grid.token_id, expected.token_id)
+
+
+def test_numpys_scalars_as_parameters():
+    codes, tokens = planted(3)
+    params = {"window_length": 8, "n_explain": 20, "n_score": 20, "random_state": 1}
+    expected = AutoInterpreter(**params).interpret(codes, tokens, [0, 2])
+    interpreter = AutoInterpreter(**{name: np.int8(value) for name, value in params.items()})
+    found = interpreter.interpret(codes, tokens, np.array([0, 2], np.uint8))
+    assert isinstance(interpreter.n_explain, np.int8)  # parameters stay what they are
+    for name in ("detection", "fuzzing", "n_active_windows", "explanation"):
+        assert_array_equal(found[name], expected[name])

@@ -1,5 +1,6 @@
 """AutoInterpreter: explanations of features, scored on other windows than they are made from."""
 
+import copy
 import os
 from numbers import Integral, Real
 
@@ -9,7 +10,11 @@ from sklearn.base import BaseEstimator
 
 from ...metrics._rows import as_matrix
 from ...utils._random import check_random_state
-from ...utils._sklearn_compat import Interval, validate_parameter_constraints
+from ...utils._sklearn_compat import (
+    Interval,
+    python_number,
+    validate_parameter_constraints,
+)
 from .._active import active_rows, check_indices
 from .._detectors import check_codes_and_labels
 from .._named_labels import named_labels
@@ -278,6 +283,14 @@ class AutoInterpreter(BaseEstimator):
             If questions failed: how many, and the last error.
         """
         self._validate()
+        # scalars of NumPy's could overflow in what is computed with them
+        numbers = {
+            name: python_number(value) for name, value in self.get_params(deep=False).items()
+        }
+        with_numbers = copy.copy(self).set_params(**numbers)
+        return with_numbers._interpret(codes, tokens, features, labels, neurons)
+
+    def _interpret(self, codes, tokens, features, labels, neurons):
         codes = as_matrix(codes, "codes")
         features = check_indices(features, codes.shape[1], name="features", of="columns of codes")
         seed = check_random_state(self.random_state).randint(2**31 - 1)

@@ -7,7 +7,7 @@ from numbers import Real
 from urllib.parse import urlsplit
 
 from ...utils._optional import optional
-from ...utils._sklearn_compat import Interval, validate_params
+from ...utils._sklearn_compat import Interval, python_number, validate_params
 from ._asking import Completion
 
 # Likeliest tokens that are asked for in place of each token.
@@ -111,8 +111,8 @@ class OpenAIChat:
             raise ValueError("base_url must hold no user name or password. Use api_key.")
         self.model = model
         self.base_url = base_url
-        self.temperature = temperature
-        self.timeout = timeout
+        self.temperature = python_number(temperature)
+        self.timeout = python_number(timeout)
         self.params = params
         self._api_key = api_key
         self._client = None
@@ -120,7 +120,8 @@ class OpenAIChat:
     @property
     def name(self):
         url = self.base_url or os.environ.get("OPENAI_BASE_URL", "")
-        return json.dumps([self.model, url, self.temperature, self.params], sort_keys=True)
+        content = [self.model, url, self.temperature, self.params]
+        return json.dumps(content, sort_keys=True, default=python_number)
 
     def __call__(self, messages):
         """Send messages and return the answer.
@@ -167,7 +168,7 @@ class OpenAIChat:
 
     def _complete(self, messages, **options):
         openai = _import_openai()
-        options |= self.params or {}
+        options |= {name: python_number(value) for name, value in (self.params or {}).items()}
         if self.temperature is not None:
             options["temperature"] = self.temperature
         try:
@@ -207,8 +208,15 @@ class OpenAIChat:
     def __getstate__(self):
         return vars(self) | {"_api_key": None, "_client": None}
 
+    # a copy by way of the state would have no key
+
+    def __copy__(self):
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self) | {"_client": None})
+        return copied
+
     def __deepcopy__(self, memo):
-        return self  # nothing changes in it; a copy by way of the state would have no key
+        return self  # nothing changes in it
 
 
 def _wait(error):
