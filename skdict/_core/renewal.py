@@ -49,7 +49,7 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     if len(rows) == 0:
         return
     weights = residual.double().square().sum(dim=1).square().cpu()
-    if not weights.sum() > 0:
+    if not 0 < weights.sum() < math.inf:  # nothing is missing, or the training has diverged
         return
     n_revived = min(len(rows), _most_renewed(len(dead)))
     order = torch.randperm(len(rows), generator=generator, device="cpu")

@@ -16,6 +16,9 @@ from ..utils._warnings import warn
 ALPHA_FRACTION = 0.1
 
 
+# The largest alpha that is trained with, where samples have a norm of about sqrt(n_features): the
+# best code of all of them is zero then, and with more it would overflow.
+MAX_ALPHA = 1e6
 # Values are equal that differ by no more than so many roundings of the larger.
 ROUNDINGS = 4
 # Rows are massive whose norm is so many times that of nine tenths of the rows, if such rows have
@@ -25,6 +28,11 @@ MASSIVE = 16
 N_CENTRE_ROWS = 1001
 # Digits of the data are too few if their rounding is more than this fraction of the RMS norm.
 MAX_ROUNDING = 0.05
+
+
+def alpha_in_training(alpha, scale):
+    """The coefficient for samples that have been divided by ``scale``."""
+    return min(alpha / scale, MAX_ALPHA)
 
 
 def location_and_scale(rows, *, name="X"):

@@ -7,6 +7,7 @@ from .._core.lasso import Lasso
 from .._core.sparse import decode
 from .._core.train import batches
 from ..utils._arrays import as_arrays, as_tensors
+from ._alpha import alpha_in_training
 
 
 class AlternatingFit:
@@ -34,7 +35,7 @@ class AlternatingFit:
         return self.learner.n_steps
 
     def schedule(self, alpha, learning_rate, batch_size, *, n_steps=None):
-        return alpha / self.scale
+        return alpha_in_training(alpha, self.scale)
 
     def is_settled(self, schedule):
         return True
@@ -49,7 +50,7 @@ class AlternatingFit:
 
     def objective(self, rows, alpha):
         """Mean objective of the rows, in data units."""
-        total, alpha = 0.0, alpha / self.scale
+        total, alpha = 0.0, alpha_in_training(alpha, self.scale)
         dictionary = self.learner.dictionary
         coder = Lasso(dictionary, alpha)
         for start in range(0, len(rows), 4096):

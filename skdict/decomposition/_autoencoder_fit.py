@@ -10,7 +10,7 @@ from .._core.optim import fitting_scale, normalize_
 from .._core.sparse import decode
 from .._core.train import Schedule, Training, train
 from ..utils._arrays import as_arrays, as_tensors, from_numpy
-from ._alpha import away_from
+from ._alpha import alpha_in_training, away_from
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
 # sparse from the start not worse; without them 1 would overshoot.
@@ -122,7 +122,7 @@ class AutoencoderFit:
         if learning_rate == "auto":
             learning_rate = self._learning_rate(batch_size, n_steps)
         return Schedule(
-            alpha=alpha / self.scale,
+            alpha=alpha_in_training(alpha, self.scale),
             learning_rate=learning_rate,
             n_steps=n_steps,
             from_scratch=self.from_scratch,
@@ -166,9 +166,10 @@ class AutoencoderFit:
         """Mean objective of the rows, in data units."""
         total = 0.0
         autoencoder = self.training.autoencoder
+        alpha = alpha_in_training(alpha, self.scale)
         for start in range(0, len(rows), 1024):
             x = (rows[start : start + 1024] - self.mean) / self.scale - autoencoder.intercept
-            total += float(autoencoder.objective(x, alpha / self.scale, None)[0])
+            total += float(autoencoder.objective(x, alpha, None)[0])
         return total * self.scale**2 / len(rows)
 
     def attributes(self, rows, schedule):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -36,6 +37,7 @@ from ..utils._sklearn_compat import (
     validate_parameter_constraints,
 )
 from ..utils._torch_state import plain_torch
+from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._alternating_fit import AlternatingFit
 from ._atoms import ATOMS, default_n_components, make_atoms
@@ -63,6 +65,10 @@ WORK_OF_SELECTION = 1024
 LASSO_TOL = 1e-4
 # partial_fit remembers the statistics of about so many samples.
 STREAM_MEMORY = 100_000
+# An encoder has diverged whose codes leave so many times the squared error of none; a warning is
+# given from the second on.
+DIVERGED = 100
+WORSE_THAN_NOTHING = 1.5
 # What a fit with other parameters leaves behind.
 NOT_OF_EVERY_FIT = (
     "_stream",
@@ -433,7 +439,8 @@ class SparseAutoencoderDictionary(
         Raises
         ------
         ValueError
-            If a parameter is out of range, or X is constant, not finite, or too small.
+            If a parameter is out of range, if X is constant, not finite, or too small, or if the
+            training diverges.
         """
         previous = self if self.warm_start and hasattr(self, "components_") else None
         self._check_transform_algorithm(self.solver in WITH_ENCODER)
@@ -471,6 +478,7 @@ class SparseAutoencoderDictionary(
             memory = run if self.solver in WITH_MEMORY else None
             attributes["_stream"] = self._kind_of_stream(), memory, self._beginning()
         _publish(self, self._with_statistics(attributes, rows))
+        self._check_worth(rows, run.mean)
         context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
 
@@ -555,6 +563,7 @@ class SparseAutoencoderDictionary(
                 statistics.update(codes, residual)
         self._statistics = vars(statistics)
         vars(self).update(statistics.attributes(self.n_features_in_))
+        self._check_worth(rows, run.mean)
         return self
 
     def _one_pass(self, run, rows, alpha):
@@ -784,6 +793,7 @@ class SparseAutoencoderDictionary(
                 "n_steps_": run.n_steps,
                 "loss_curve_": list(loss_curve),
             }
+            _check_finite_fit(counters)
             if held_out is not None:
                 with self._threads(rows):
                     validation_curve.append(run.objective(held_out, alpha))
@@ -1023,12 +1033,40 @@ class SparseAutoencoderDictionary(
         """Attributes that `score` depends on, from the codes of samples, evenly spread."""
         statistics = CodeStatistics.empty(len(self.components_))
         n_samples = N_ENCODED_SAMPLES if self._codes_by_encoder() else N_SPARSE_CODED_SAMPLES
-        index = torch.arange(0, len(rows), math.ceil(len(rows) / n_samples), device="cpu")
+        index = _spread(len(rows), n_samples)
         blocks = ((chunk, rows[chunk]) for chunk in index.split(N_STATISTICS_ROWS))
         with self._threads(rows, N_STATISTICS_ROWS):
             for codes, residual in self._coded(rows, blocks):
                 statistics.update(codes, residual)
         return {**statistics.attributes(rows.shape[1]), "_statistics": vars(statistics)}
+
+    def _check_worth(self, rows, origin):
+        """Raise or warn if a fit to rows has found what is worse than nothing, or nothing.
+
+        ``origin`` (n_features,) is the intercept that the training began with.
+        """
+        if not self.feature_density_.any():
+            warn(
+                f"No feature is active on any of {self.n_samples_seen_} samples: alpha_="
+                f"{self.alpha_:.3g} is too large for the scale of X. alpha_grid(X) gives values "
+                "that suit it."
+            )
+        variance = self.resolution_variance_ / RESOLUTION
+        if not self._codes_by_encoder() or self.noise_variance_ <= variance:
+            return
+        # massive samples do not count for the variance, and a stream may change
+        x = rows[_spread(len(rows), N_SPARSE_CODED_SAMPLES)]
+        ((_, residual),) = self._coded(rows, [(None, x)])
+        without = (x - origin).double().square().sum().clamp_min(x.numel() * variance)
+        ratio = float(residual.double().square().sum() / without)
+        if ratio <= WORSE_THAN_NOTHING:
+            return
+        message = _diverged(
+            vars(self), f"the codes leave {ratio:.3g} times the squared error of no codes at all"
+        )
+        if not ratio <= DIVERGED:
+            raise ValueError(message)
+        warn(message, ConvergenceWarning)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "components_")
@@ -1049,10 +1087,33 @@ class SparseAutoencoderDictionary(
 
 def _publish(estimator, attributes):
     """Set what a fit found, and nothing of a former fit with other parameters remains."""
+    _check_finite_fit(attributes)
     for name in NOT_OF_EVERY_FIT:
         vars(estimator).pop(name, None)
     vars(estimator).update(attributes)
     return estimator
+
+
+def _check_finite_fit(attributes):
+    """Raise unless all numbers that a fit has found are finite."""
+    for name, value in attributes.items():
+        is_number = name.endswith("_") and isinstance(value, float | list | np.ndarray)
+        if is_number and not np.isfinite(value).all():
+            raise ValueError(_diverged(attributes, f"{name} is not finite"))
+
+
+def _diverged(attributes, symptom):
+    loss = "".join(f", objective {loss:.3g}" for loss in attributes.get("loss_curve_", [])[-1:])
+    return (
+        f"Training has diverged: after {attributes.get('n_steps_', 0)} steps{loss}, {symptom}. "
+        "Lower learning_rate_init, or leave it 'auto'; if it is, change alpha to a value of "
+        "alpha_grid(X)."
+    )
+
+
+def _spread(n_rows, n_most):
+    """Numbers of at most so many rows, evenly spread."""
+    return torch.arange(0, n_rows, math.ceil(n_rows / n_most), device="cpu")
 
 
 def _split(n_rows, validation_fraction, random_state):

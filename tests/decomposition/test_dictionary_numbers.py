@@ -8,8 +8,14 @@ import torch
 from dictionary_testing import SOLVERS, make_estimator
 from sklearn.exceptions import ConvergenceWarning
 
+from skdict._core.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
-from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid, amortisation_gap
+from skdict.decomposition import (
+    SparseAutoencoderDictionary,
+    SparseAutoencoderDictionaryCV,
+    alpha_grid,
+    amortisation_gap,
+)
 from skdict.decomposition._alpha import location_and_scale
 from skdict.metrics import explained_variance
 from skdict.utils._arrays import Rows
@@ -184,3 +190,99 @@ def test_scales_that_cannot_be_computed_with_are_refused(X, solver, dtype, facto
     data = (np.clip(X, -1, 1) * factor).astype(dtype)
     with pytest.raises(ValueError, match=f"X is too {how} to compute with in torch.float.*Multip"):
         make_estimator(solver=solver).fit(data)
+
+
+# -- trainings that diverge --------------------------------------------------------------------
+
+DIVERGED = r"Training has diverged: after \d+ steps, objective .*Lower learning_rate_init"
+
+
+@pytest.mark.parametrize("learning_rate", [1e8, 1e12, 1e30])
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_training_that_diverges_raises(X, dtype, architecture, learning_rate):
+    estimator = make_estimator(
+        architecture=architecture, learning_rate_init=learning_rate, n_nonzero_coefs=2
+    )
+    for fit in (estimator.fit, estimator.partial_fit):
+        with pytest.raises(ValueError, match=DIVERGED):
+            fit(X.astype(dtype))
+        assert not hasattr(estimator, "components_")
+
+
+@pytest.mark.parametrize(
+    "params", [{"fit_intercept": False}, {"early_stopping": True}, {"shuffle": False}]
+)
+def test_a_training_that_diverges_raises_whatever_else_is_asked(X, params):
+    estimator = make_estimator(learning_rate_init=1e20, **params)
+    with pytest.raises(ValueError, match=DIVERGED):
+        estimator.fit(X.astype(np.float32))
+    with pytest.raises(ValueError, match=DIVERGED):
+        SparseAutoencoderDictionaryCV(8, alphas=2, cv=2, learning_rate_init=1e20).fit(X)
+
+
+def test_a_portion_that_diverges_leaves_what_was_learned(X):
+    estimator = make_estimator().fit(X)
+    before, codes = estimator.components_.copy(), estimator.transform(X)
+    with pytest.raises(ValueError, match=DIVERGED):
+        estimator.set_params(learning_rate_init=1e20).partial_fit(X)
+    np.testing.assert_array_equal(estimator.components_, before)
+    np.testing.assert_array_equal(estimator.transform(X), codes)
+    estimator.set_params(learning_rate_init="auto").partial_fit(X)
+    assert np.isfinite(estimator.score(X))
+
+
+def test_a_dictionary_that_is_worse_than_none_is_warned_of(X):
+    with pytest.warns(ConvergenceWarning, match="leave .* times the squared error of no codes"):
+        estimator = make_estimator(learning_rate_init=3.0).fit(X)
+    residual = X - estimator.inverse_transform(estimator.transform(X))
+    assert (residual**2).sum() > 1.5 * ((X - X.mean(axis=0)) ** 2).sum()
+
+
+def test_portions_of_another_scale_or_place_are_no_divergence(X):
+    for portion in (1000 * X, X + 50, X[:1] + 3):
+        estimator = make_estimator().partial_fit(X)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            estimator.partial_fit(portion)
+
+
+# -- alphas from none to huge ------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("alpha", [0.0, 1e-300, 1e-10, 1e4, 1e30, 1e300])
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"architecture": architecture} for architecture in sorted(ARCHITECTURES)),
+        *({"solver": solver} for solver in SOLVERS[1:]),
+    ],
+    ids=lambda params: next(iter(params.values())),
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_alphas_of_any_size(X, params, alpha, dtype):
+    data = X[:300].astype(dtype)
+    estimator = make_estimator(alpha=alpha, **params).fit(data)
+    codes = estimator.transform(data)
+    for value in (estimator.components_, codes, estimator.score(data), *estimator.loss_curve_):
+        assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu"])
+def test_the_larger_alpha_the_sparser(X, architecture):
+    l0 = []
+    for alpha in (0.3, 1e4, 1e30, 1e300):
+        estimator = SparseAutoencoderDictionary(
+            20, alpha=alpha, architecture=architecture, max_iter=5, random_state=0
+        )
+        codes = estimator.fit_transform(X.astype(np.float32))
+        l0.append(np.count_nonzero(codes) / len(codes))
+    assert l0[1] < l0[0]
+    assert max(l0[2:]) <= l0[1] + 0.01
+
+
+def test_a_dictionary_without_active_features_is_warned_of(X):
+    with pytest.warns(UserWarning, match=r"No feature is active .* alpha_=1e\+05 is too large"):
+        estimator = make_estimator(solver="alternating", alpha=1e5).fit(X)
+    assert not estimator.transform(X).any()
