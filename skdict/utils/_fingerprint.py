@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # What belongs to every module. Of it only tensors, children and hooks matter, see `_add_module`.
 _INTERNALS = frozenset(vars(nn.Module()))
@@ -69,6 +70,7 @@ class CannotDescribeError(TypeError):
     """Something of a model that it may depend on has no description."""
 
 
+@torch.no_grad()
 def fingerprint(module):
     """Digest of a model as it is now: equal for equal models, in any process.
 
@@ -79,8 +81,8 @@ def fingerprint(module):
 
     All of it is read at each call, because nothing tells that a tensor was written to through
     its ``data`` or through an array that shares its memory. So of large tensors there is no
-    cryptographic digest, but sums over two axes (`_sums`), which cost no more than reading
-    them does.
+    cryptographic digest, but sums over two axes (`_sums`): the sums over one cost no more than
+    reading the tensor does, and those over the other are taken once for each of its states.
 
     Parameters
     ----------
@@ -230,7 +232,6 @@ class _Description:
                 names, context = tensor.__tensor_flatten__()
                 self._add_named((name, getattr(tensor, name)) for name in names)
                 return self.add(context, "context")
-        tensor = tensor.detach()
         if tensor.is_meta:
             raise CannotDescribeError("")
         if tensor.is_nested:
@@ -427,10 +428,9 @@ def _sums(tensor):
     is, and so all of a small tensor. Another change than one that is made for it, like exchanges
     in the corners of a rectangle, shows in one of them.
     """
-    content = tensor.reshape(-1).contiguous()
+    content = tensor.detach().reshape(-1).contiguous()
     content = content.view(torch.uint8) if content.numel() else content.new_empty(0).byte()
-    n_words = len(content) // 8
-    n_rows = n_words // _WIDTH
+    n_rows = len(content) // 8 // _WIDTH
     end = 8 * n_rows * _WIDTH
     yield content[end:].cpu().numpy().tobytes()
     if not n_rows:
@@ -439,15 +439,32 @@ def _sums(tensor):
     if body.storage_offset() % 8:
         body = body.clone()
     words = body.view(torch.int64).view(n_rows, _WIDTH)
-    if words.device.type != "cpu":
-        yield words.sum(dim=1).cpu().numpy().tobytes()
-        yield words.sum(dim=0).cpu().numpy().tobytes()
+    if words.device.type == "cpu":  # NumPy is faster than torch along the second axis
+        words = words.numpy()
+        of_rows = words.sum(axis=1).tobytes()
+    else:
+        of_rows = words.sum(dim=1).cpu().numpy().tobytes()
+    yield of_rows
+    if tensor.is_inference():
+        yield _column_sums(words)
         return
-    words = words.numpy()
-    of_rows, of_columns = np.empty(n_rows, np.int64), np.zeros(_WIDTH, np.int64)
-    for start in range(0, n_rows, _ROWS_IN_CACHE):
-        block = words[start : start + _ROWS_IN_CACHE]
-        block.sum(axis=1, out=of_rows[start : start + _ROWS_IN_CACHE])
-        of_columns += block.sum(axis=0)
-    yield of_rows.tobytes()
-    yield of_columns.tobytes()
+    state = tensor._version, tensor.data_ptr(), of_rows
+    known = _COLUMN_SUMS.get(tensor)
+    if known is None or known[0] != state:
+        known = _COLUMN_SUMS[tensor] = state, _column_sums(words)
+    yield known[1]
+
+
+# {tensor: (its state, its sums)}. They take longer than those of rows, without which nothing is
+# believed: a write through ``data`` counts as no version, and only if it leaves the sum of every
+# row of 8 kB, as an exchange inside of one does, is it taken for none.
+_COLUMN_SUMS = WeakTensorKeyDictionary()
+
+
+def _column_sums(words):
+    if isinstance(words, torch.Tensor):
+        return words.sum(dim=0).cpu().numpy().tobytes()
+    total = np.zeros(_WIDTH, np.int64)
+    for start in range(0, len(words), _ROWS_IN_CACHE):
+        total += words[start : start + _ROWS_IN_CACHE].sum(axis=0)
+    return total.tobytes()

@@ -30,6 +30,8 @@ _WITH_CHANNELS = (
 _CHANNELS_STAY = tuple(
     f"torch.nn.modules.{name}" for name in ("activation", "dropout", "pooling", "padding")
 )
+# Modules of torch that round what they are given to 8 bits, by the range of a batch.
+_DYNAMIC = "torch.ao.nn.quantized.dynamic"
 
 
 @dataclass
@@ -41,6 +43,7 @@ class _Seen:
     feature_axis: int
     dtype: torch.dtype | None  # that floats are given in
     eps: float  # relative rounding
+    in_8_bits: bool  # see `_DYNAMIC`
     is_aligned: bool = False  # the model is given the tokens where they are
     padding: bool | None = None  # None: not tried yet
 
@@ -125,6 +128,8 @@ class Layer:
         return bool(found)
 
     def _is_same_alone(self, pair):
+        if self._seen.in_8_bits and self.inputs.token_ids is None:
+            return True  # a sample's rows can be small beside the rounding of another's
         together = self._read(pair, [0, 1])
         alone = [self._read(pair, [item])[0] for item in (0, 1)]
         if self._agree(together, alone):
@@ -202,7 +207,9 @@ class Layer:
         rows = first.split(activation, [0], feature_axis)
         dtypes = {activation.dtype, *self.network.dtypes}
         eps = max(torch.finfo(each).eps for each in dtypes if each.is_floating_point)
-        return _Seen(state, rows[0].shape[1], feature_axis, dtype, eps)
+        in_8_bits = any(type(each).__module__.startswith(_DYNAMIC) for each in model.modules())
+        eps = max(eps, 2**-7 if in_8_bits else 0)
+        return _Seen(state, rows[0].shape[1], feature_axis, dtype, eps, in_8_bits)
 
     def _check_alignment(self):
         """Raise a ValueError if the layer is given other tokens than the model, such as the next.

@@ -578,3 +578,20 @@ def test_the_axis_of_the_features_is_in_the_key(tmp_path):
         extractor = ActivationExtractor(model, "1", tokenizer=None, feature_axis=axis)
         expected = extractor.transform(X)
         np.testing.assert_array_equal(extractor.set_params(cache=tmp_path).transform(X), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_packed_weights_are_in_the_key(tmp_path):
+    """Quantised dynamically, by the range of a batch: rounding depends on what is beside a row."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+        return torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+
+    X = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    for seed in (0, 1):
+        model = make(seed)
+        cached = ActivationExtractor(model, "1", tokenizer=None, cache=tmp_path)
+        np.testing.assert_array_equal(cached.transform(X), model(torch.from_numpy(X)).numpy())
+        np.testing.assert_array_equal(cached.transform(X), model(torch.from_numpy(X)).numpy())

@@ -368,3 +368,27 @@ def test_sums_of_many_rows():
     tensor = torch.randn(700 * _WIDTH, 2, generator=seeded(0))
     words = tensor.numpy().reshape(-1).view(np.int64).reshape(-1, _WIDTH)
     assert list(_sums(tensor)) == [b"", words.sum(1).tobytes(), words.sum(0).tobytes()]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda weight: weight.detach().add_(1),
+        lambda weight: weight.data.add_(1e-6),
+        lambda weight: weight.data[1000, 1].neg_(),
+        lambda weight: weight.data.copy_(weight.data.flip(0)),
+        lambda weight: weight.data.copy_(weight.data.flip(1)),
+        lambda weight: weight.detach()[:2].copy_(weight.detach()[:2].flip(0)),  # a version
+        lambda weight: setattr(weight, "data", weight.data.clone().neg_()),
+        lambda weight: weight.detach().numpy().__setitem__((7, 7), 3),
+    ],
+)
+def test_large_tensors(write):
+    net = nn.Linear(40, 2000)
+    before = fingerprint(net)
+    assert fingerprint(net) == fingerprint(copy.deepcopy(net)) == before
+    write(net.weight)
+    after = fingerprint(net)
+    assert after == fingerprint(copy.deepcopy(net)) != before
+    with torch.inference_mode():
+        assert fingerprint(copy.deepcopy(net)) == after
