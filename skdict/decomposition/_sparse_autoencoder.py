@@ -28,7 +28,7 @@ from ..utils._arrays import (
     collect_sparse,
     from_numpy,
 )
-from ..utils._device import resolve_device
+from ..utils._device import available_memory, resolve_device
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import (
     Interval,
@@ -158,7 +158,8 @@ class SparseAutoencoderDictionary(
         - "autoencoder": a sparse autoencoder, trained with Adam on mini-batches.
         - "alternating": online dictionary learning [7]_: Lasso codes of a mini-batch, then one
           round of block coordinate descent on the atoms and the intercept, given the codes so
-          far. No encoder; the codes of `transform` are Lasso codes.
+          far. No encoder; the codes of `transform` are Lasso codes. Keeps a number for each pair
+          of atoms: 17 GB with 65,536 in float32.
         - "dictionary_learning": scikit-learn's
           :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with non-negative codes,
           on the centred data, which it needs in memory, in float64. Some hundred samples per
@@ -641,6 +642,7 @@ class SparseAutoencoderDictionary(
             )
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         if self.solver == "alternating":
+            self._check_memory(n_components, mean)
             if atoms is None:
                 atoms = initial_atoms(rows, mean, scale, n_components, generator)
             intercept = torch.zeros_like(mean)
@@ -664,6 +666,17 @@ class SparseAutoencoderDictionary(
             generator,
             fit_intercept=self.fit_intercept,
         )
+
+    def _check_memory(self, n_components, like):
+        """Refuse a matrix of pairs of atoms that does not fit: the system would end the process."""
+        needed, available = n_components**2 * like.itemsize, available_memory(like.device)
+        if needed > available:
+            raise MemoryError(
+                f"solver='alternating' keeps a number for each pair of atoms: with "
+                f"{n_components} components {needed / 1e9:.3g} GB, where "
+                f"{available / 1e9:.3g} GB are available. Use fewer components, or "
+                "solver='autoencoder'."
+            )
 
     def _make_architecture(self, n_components):
         architecture = ARCHITECTURES[self.architecture]

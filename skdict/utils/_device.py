@@ -1,5 +1,9 @@
 """Where the computation runs."""
 
+import re
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 
 
@@ -51,3 +55,16 @@ def resolve_device(device, dtype=torch.float64):
                 "or device='cpu'."
             ) from error
     return resolved
+
+
+def available_memory(device):
+    """Bytes that can still be had on a device; infinite where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = [float("inf")]
+    with suppress(OSError, TypeError):  # Linux only
+        found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        available.append(1024 * int(found[1]))
+    with suppress(OSError, ValueError):  # of a container; "max" where it has no limit
+        available.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(available)

@@ -97,6 +97,13 @@ def test_a_constant_matrix_in_float32_is_recognised():
         make_estimator().fit(X)
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_pairs_of_atoms_for_which_there_is_no_memory(planted, method):
+    estimator = make_estimator(solver="alternating", n_components=10**7)
+    with pytest.raises(MemoryError, match=r"with 10000000 components 8e.05 GB, where .*available"):
+        getattr(estimator, method)(planted[:, :2])
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_constant_column_is_handled(planted, solver):
     X = planted.copy()
