@@ -19,8 +19,8 @@ import torch.nn.functional as F
 BLOCK_ELEMENTS = 1 << 24
 
 
-def csr_tensor(indptr, indices, values, shape):
-    """A sparse CSR tensor of parts that are known to be right."""
+def csr_tensor(indptr, indices, values, shape, *, check_invariants=False):
+    """A sparse CSR tensor of parts; whether these make one is known, or checked."""
     return torch.sparse_csr_tensor(
         indptr,
         indices,
@@ -28,7 +28,7 @@ def csr_tensor(indptr, indices, values, shape):
         size=shape,
         dtype=values.dtype,
         device=values.device,
-        check_invariants=False,
+        check_invariants=check_invariants,
     )
 
 

@@ -13,7 +13,7 @@ BLOCK_SIZE = 2**22
 
 def as_matrix(X, name):
     """`X` as a two-dimensional ndarray, CSR matrix or dense tensor; not copied where possible."""
-    X = _arrays.as_matrix(X, name, csr_tensors=True)
+    X = _arrays.as_matrix(X, name)
     if isinstance(X, torch.Tensor) and X.layout is torch.sparse_csr:
         parts = (to_numpy(X.values()), X.col_indices().cpu(), X.crow_indices().cpu())
         return csr_array(parts, shape=X.shape)

@@ -63,7 +63,7 @@ def as_numbers(X, name):
     return _check_dtype(_read(X, name, "an array"), name, "an array")
 
 
-def as_matrix(X, name, *, min_samples=1, estimator=None, csr_tensors=False, allow_nd=False):
+def as_matrix(X, name, *, min_samples=1, estimator=None, allow_nd=False):
     """X as a matrix of real numbers, with rows and columns; otherwise as `as_numbers`.
 
     Parameters
@@ -72,13 +72,11 @@ def as_matrix(X, name, *, min_samples=1, estimator=None, csr_tensors=False, allo
         How many rows it has at least.
     estimator : estimator or None
         Who needs them.
-    csr_tensors : bool
-        Whether it may be a sparse CSR tensor.
     allow_nd : bool
-        Whether it may have more axes than two.
+        Whether it may have more axes than two. Else it may also be a sparse CSR tensor.
     """
     what = "an array" if allow_nd else "a matrix"
-    X = _read(X, name, what, csr_tensors=csr_tensors)
+    X = _read(X, name, what, csr_tensors=not allow_nd)
     if X.ndim < 2 or (X.ndim > 2 and not allow_nd):
         kind = "tensor" if isinstance(X, torch.Tensor) else "array"
         raise ValueError(
@@ -128,7 +126,7 @@ def _read(X, name, what, *, csr_tensors=False):
             f"their rows, or fill them: {name}.filled(0)."
         )
     with _naming(name, what):
-        return check_array(
+        X = check_array(
             X,
             accept_sparse="csr",
             dtype=None,
@@ -139,6 +137,10 @@ def _read(X, name, what, *, csr_tensors=False):
             ensure_min_features=0,
             input_name=name,
         )
+    if sp.issparse(X) and not X.has_canonical_format:  # entries are sums of several
+        X = X.copy()
+        X.sum_duplicates()
+    return X
 
 
 def _read_tensor(X, name, what, csr_tensors):
@@ -154,16 +156,21 @@ def _read_tensor(X, name, what, csr_tensors):
     if found:
         raise TypeError(f"{name} must be {what} of real numbers, but {found}.")
     if X.layout != torch.strided and not (csr_tensors and X.layout == torch.sparse_csr):
-        other = f"{name}.to_sparse_csr()" if csr_tensors else "a SciPy CSR matrix"
+        other = f" or {name}.to_sparse_csr()" if csr_tensors else ""
         raise TypeError(
             f"{name} is a sparse tensor (layout {X.layout}), which is not supported. Use "
-            f"{name}.to_dense(), or {other}."
+            f"{name}.to_dense(){other}."
         )
     X = X.detach()
     if type(X) is not torch.Tensor:
         X = X.as_subclass(torch.Tensor)
     if X.is_quantized:
         X = X.dequantize()
+    if X.layout == torch.sparse_csr:
+        parts = X.crow_indices(), X.col_indices(), X.values()
+        with _naming(name, what):
+            csr_tensor(*parts, X.shape, check_invariants=True)
+        return X
     return X.resolve_neg() if X.is_neg() else X
 
 
@@ -223,6 +230,7 @@ def check_activations(estimator, X, *, reset=False, min_samples=1, name="X"):
     estimator : estimator or None
         Gets or is checked for ``n_features_in_`` and ``feature_names_in_``.
     X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+        A tensor is dense or sparse CSR.
     reset : bool
         Whether the estimator learns its number of features from X.
     min_samples : int
@@ -236,7 +244,7 @@ def check_activations(estimator, X, *, reset=False, min_samples=1, name="X"):
     Raises
     ------
     TypeError
-        If X is a sparse tensor.
+        If X is a sparse tensor of another layout than CSR.
     ValueError
         As `sklearn.utils.check_array`; NaN and infinity are named with row and column.
     """
@@ -251,7 +259,7 @@ def check_activations(estimator, X, *, reset=False, min_samples=1, name="X"):
 
 def check_codes(X, n_components, *, name="X"):
     """Validate codes of shape (n_samples, n_components) for `inverse_transform`."""
-    X = _as_floating(as_matrix(X, name, csr_tensors=True))
+    X = _as_floating(as_matrix(X, name))
     if X.shape[1] != n_components:
         raise ValueError(
             f"{name} has {X.shape[1]} columns, but the dictionary has {n_components} components. "
@@ -399,9 +407,8 @@ class Rows:
         if self.index is not None:
             index = self.index[index]
         if isinstance(self.X, torch.Tensor):
-            if isinstance(index, torch.Tensor):
-                index = index.to(self.X.device)
-            rows = self.X[index]
+            rows = _rows_of_tensor(self.X, index)
+            rows = rows.to_dense() if rows.layout == torch.sparse_csr else rows
         elif sp.issparse(self.X):
             rows = self.X[index.numpy() if isinstance(index, torch.Tensor) else index]
             rows = from_numpy(rows.toarray())
@@ -432,11 +439,29 @@ class Rows:
             yield block, self[block]
 
 
+def _rows_of_tensor(X, index):
+    """Rows of a tensor, dense or CSR, given by a slice or by an int64 tensor."""
+    if isinstance(index, torch.Tensor):
+        index = index.to(X.device)
+    if X.layout != torch.sparse_csr:
+        return X[index]
+    indptr = X.crow_indices()
+    starts, counts = indptr[:-1][index], indptr.diff()[index]
+    indptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    n_entries = int(indptr[-1])
+    places = torch.arange(n_entries, dtype=torch.int64, device=X.device)
+    places += torch.repeat_interleave(starts - indptr[:-1], counts, output_size=n_entries)
+    columns = X.col_indices()[places].to(torch.int64)
+    return csr_tensor(indptr, columns, X.values()[places], (len(counts), X.shape[1]))
+
+
 def take_rows(X, index):
     """Rows of X by an int64 array; without a copy where they are consecutive."""
     if len(index) and (np.diff(index) == 1).all():
-        return X[index[0] : index[-1] + 1]
-    return X[torch.from_numpy(index).to(X.device)] if isinstance(X, torch.Tensor) else X[index]
+        index = slice(int(index[0]), int(index[-1]) + 1)
+    if not isinstance(X, torch.Tensor):
+        return X[index]
+    return _rows_of_tensor(X, index if isinstance(index, slice) else torch.from_numpy(index))
 
 
 def collect_dense(blocks, n_rows, n_columns, rows):

@@ -231,18 +231,47 @@ def test_another_number_of_columns(planted, fitted, as_kind):
         estimator.inverse_transform(as_kind(planted))
 
 
-@pytest.mark.parametrize("layout", ["to_sparse_csr", "to_sparse"])
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("as_sparse", [torch.Tensor.to_sparse, lambda X: X.to_sparse_bsr((2, 2))])
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support is in beta")
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
-def test_sparse_tensors_are_codes_not_activations(planted, fitted, layout):
-    X = getattr(torch.from_numpy(planted.copy()), layout)()
-    message = r"X is a sparse tensor \(layout torch.sparse_(csr|coo)\).* Use X.to_dense\(\)"
-    for method in (make_estimator().fit, fitted["autoencoder"].transform, alpha_grid):
+def test_sparse_tensors_are_csr(planted, fitted, as_sparse):
+    X = as_sparse(torch.from_numpy(planted.copy()))
+    message = r"X is a sparse tensor \(layout torch.sparse_(bsr|coo)\).* Use X.to_dense\(\) or"
+    for method in (
+        make_estimator().fit,
+        fitted["autoencoder"].transform,
+        fitted["autoencoder"].inverse_transform,
+        alpha_grid,
+    ):
         with pytest.raises(TypeError, match=message):
             method(X)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
+def test_csr_tensors_that_are_none(fitted):
+    """Unsorted and repeated columns, and columns that do not exist, are not read."""
+    for columns in ([1, 0], [1, 1], [0, 16]):
+        parts = torch.tensor([0, 2]), torch.tensor(columns), torch.ones(2)
+        X = torch.sparse_csr_tensor(*parts, size=(1, 16), check_invariants=False)
+        with pytest.raises(ValueError, match=r"X must be a matrix .*, but: `.*col_indices"):
+            fitted["autoencoder"].transform(X)
+
+
+def test_sums_of_entries_are_checked(planted):
+    """A CSR matrix may have several entries at a place: what they sum up to must be finite."""
+    dense = sp.csr_array(planted)
+    parts = (
+        np.concatenate([[1.5e308, 1.5e308], dense.data]),
+        np.concatenate([[2, 2], dense.indices]),
+        np.concatenate([[0], dense.indptr[1:] + 2]),
+    )
+    X = sp.csr_array(parts, shape=planted.shape)
+    for method in (make_estimator().fit, alpha_grid):
+        with pytest.raises(ValueError, match=r"X contains infinity \(inf\) at row 0, column 2"):
+            method(X)
+    assert X.nnz == dense.nnz + 2  # the caller's stays what it is
+
+
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
 def test_codes_must_be_finite_and_two_dimensional(planted, fitted):
     estimator = fitted["autoencoder"]

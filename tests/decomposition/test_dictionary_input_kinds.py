@@ -35,6 +35,12 @@ def read_only(X, folder):
     return X
 
 
+def csr_tensor(X, dtype, index_dtype):
+    X = torch.tensor(X, dtype=dtype).to_sparse_csr()
+    indices = X.crow_indices().to(index_dtype), X.col_indices().to(index_dtype)
+    return torch.sparse_csr_tensor(*indices, X.values(), size=X.shape, check_invariants=True)
+
+
 # name: (conversion, dtype of what comes out)
 KINDS = {
     "float64": (lambda X, _: X, "float64"),
@@ -67,6 +73,9 @@ KINDS = {
     "tensor float16": (lambda X, _: torch.tensor(X, dtype=torch.float16), "float32"),
     "tensor int64": (lambda X, _: torch.tensor(X, dtype=torch.int64), "float64"),
     "tensor transposed": (lambda X, _: torch.tensor(X.T.copy()).T, "float64"),
+    "tensor CSR float64": (lambda X, _: torch.tensor(X).to_sparse_csr(), "float64"),
+    "tensor CSR float32": (lambda X, _: csr_tensor(X, torch.float32, torch.int32), "float32"),
+    "tensor CSR int64": (lambda X, _: csr_tensor(X, torch.int64, torch.int64), "float64"),
     "tensor with gradient": (lambda X, _: torch.tensor(X, requires_grad=True), "float64"),
 }
 TOLERANCE = {"float64": {"rtol": 1e-9, "atol": 1e-10}, "float32": {"rtol": 1e-4, "atol": 1e-4}}
