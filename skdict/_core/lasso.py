@@ -6,12 +6,18 @@ On the CPU samples are solved one by one on the Gram matrix (`lasso_cpu.code_row
 where the Gram matrix would be too large, many are solved at a time: `Lasso._code_block` lets the
 atoms that violate optimality most into each sample's working set, after one product of all
 residuals with the dictionary, and retires the samples whose gap is small.
+
+Either way samples and atoms are brought to entries of about 1 first: with x scaled by σ and D by δ
+the same problem has the coefficient σδα and the codes zσ / δ.
 """
+
+import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .scaling import scaled, unit_factors
 from .sparse import Support, cpu_has_bfloat16
 from .threads_cpu import map_on_cores
 
@@ -23,8 +29,12 @@ GRAM_BYTES = 1 << 30
 BATCH_ELEMENTS = 1 << 24
 # Atoms that enter a sample's working set at a time (one by one: or half of its support, if more).
 N_ENTRANTS = 16
-# Of a sample's largest correlation. SLACK times that has to be well above rounding.
-SMALLEST_ALPHA = 1e-6
+# Of a sample's largest correlation: with less, steps among atoms that depend on each other get
+# too short (MIN_PIVOT).
+SMALLEST_ALPHA = {torch.float32: 1e-6, torch.float64: 1e-8}
+# Of samples and atoms with entries of about 1: with a larger alpha codes are zeros, and larger
+# codes are none to start from.
+LARGEST = 1e30
 # By this fraction of alpha a correlation may exceed alpha inside a working set.
 SLACK = 1e-8
 # An objective that falls by less, as a fraction of ‖x‖², falls no more: codes or correlations are
@@ -46,8 +56,8 @@ class Lasso:
     ----------
     dictionary : tensor of shape (n, d), float32 or float64
     alpha : float
-        Where it is less than `SMALLEST_ALPHA` times a sample's largest correlation, that is
-        taken: with alpha = 0 there is no dual point to bound the error with.
+        Where it is less than `SMALLEST_ALPHA` times a sample's largest correlation the codes are
+        those of that; their gap is that of alpha all the same.
     positive : bool
     tol : float
         Largest duality gap, as a fraction of the objective.
@@ -56,7 +66,20 @@ class Lasso:
     """
 
     def __init__(self, dictionary, alpha, *, positive=True, tol=1e-4, max_iter=1000):
-        self.dictionary = dictionary = dictionary.contiguous()  # atoms are read one by one
+        self.dtype = dictionary.dtype
+        sizes = dictionary.abs().amax(dim=1)
+        factor = unit_factors(sizes.max())
+        self.factor = factor.double()
+        extremes = (torch.where(sizes == 0, 1 / factor, sizes) * self.factor).aminmax()
+        smallest, largest = torch.stack(extremes).tolist()
+        limits = torch.finfo(dictionary.dtype)
+        if smallest < (limits.tiny / limits.eps) ** 0.5:  # squares of these lose digits
+            dictionary = dictionary.double()
+        # nothing is certain where atoms are nothing beside the largest, or not finite
+        lost = smallest < limits.tiny / limits.eps and dictionary.dtype == self.dtype
+        self.is_certain = math.isfinite(largest) and not lost
+        self.dictionary = dictionary = dictionary.contiguous() * factor
+        self.least_alpha = SMALLEST_ALPHA[dictionary.dtype]
         self.alpha = alpha
         self.positive = positive
         self.tol = tol
@@ -84,18 +107,31 @@ class Lasso:
         gaps : tensor of shape (B,), float64
             Duality gap over objective of the codes as they are returned, 0 where both are.
         """
+        x = x.to(self.dictionary.dtype)
+        factor = unit_factors(x.abs().amax(dim=1))
+        x, factor = x * factor[:, None], factor.double()
+        of_codes = self.factor / factor
         if start is None:
             none = torch.zeros(len(x) + 1, dtype=torch.int64, device=x.device)
-            start = Support(none, none[:0], len(self.dictionary)), x.new_empty(0)
+            support = Support(none, none[:0], len(self.dictionary))
+            values = torch.empty(0, dtype=torch.float64, device=x.device)
+        else:
+            support, values = start
+            values = values.double() / of_codes[support.rows]
+            values = torch.where(values.abs() < LARGEST, values, 0)
+        alpha = scaled(self.alpha, factor, self.factor).clamp_max(LARGEST)
         code = self._code_one_by_one if self.one_by_one else self._code_together
-        counts, indices, values, gaps = code(x, *start)
+        counts, indices, values, gaps = code(x, alpha, of_codes, support, values)
+        if not self.is_certain:
+            gaps = torch.full_like(gaps, torch.nan)
         indptr = F.pad(counts.cumsum(0), (1, 0))
         return Support(indptr, indices, len(self.dictionary)), values, gaps
 
-    def _code_one_by_one(self, x, support, values):
+    def _code_one_by_one(self, x, alpha, of_codes, support, values):
         from .lasso_cpu import code_rows  # Numba takes a moment to import
 
         atoms, gram = self.dictionary.numpy(), self.gram.numpy()
+        of_samples = alpha.numpy(), of_codes.numpy()
         indptr, indices, values = (
             tensor.numpy() for tensor in (support.indptr, support.indices, values)
         )
@@ -108,7 +144,9 @@ class Lasso:
                 *(tensor.numpy() for tensor in (piece, first, error)),
                 atoms,
                 gram,
-                self.alpha,
+                *(array[block] for array in of_samples),
+                torch.empty(1, dtype=self.dtype, device="cpu").numpy(),
+                self.least_alpha,
                 self.positive,
                 self.tol,
                 self.max_iter,
@@ -120,7 +158,7 @@ class Lasso:
         found = zip(*map_on_cores(code, pieces_of(len(x), len(atoms))), strict=True)
         return tuple(torch.from_numpy(np.concatenate(part)) for part in found)
 
-    def _code_together(self, x, support, values):
+    def _code_together(self, x, alpha, of_codes, support, values):
         n_components, n_features = self.dictionary.shape
         step = max(1, BATCH_ELEMENTS // max(n_components, 64 * n_features))
         found = []
@@ -134,18 +172,22 @@ class Lasso:
             atoms = torch.full(shape, n_components, device=x.device)
             codes = torch.zeros(shape, dtype=torch.float64, device=x.device)
             atoms[row, column] = support.indices[place]
-            codes[row, column] = values[place].double()
-            found.append(self._code_block(block, atoms, codes))
+            codes[row, column] = values[place]
+            of_block = alpha[first : first + step], of_codes[first : first + step]
+            found.append(self._code_block(block, *of_block, atoms, codes))
         return tuple(torch.cat(part) for part in zip(*found, strict=True))
 
-    def _code_block(self, x, atoms, codes):
-        """Code some rows together, from working sets atoms and codes (B, m), float64."""
+    def _code_block(self, x, given_alpha, of_codes, atoms, codes):
+        """Code some rows together, from working sets atoms and codes (B, m), float64.
+
+        ``of_codes`` is what the codes of a row (B,) are multiplied by in the end.
+        """
         dictionary, tol = self.padded, self.tol
         in_double = dictionary.double()
         nothing = len(dictionary) - 1
         size = _same if self.positive else torch.abs
         largest = size(x @ dictionary.T).amax(dim=1)
-        alpha = (SMALLEST_ALPHA * largest.double()).clamp_min(self.alpha)
+        alpha = torch.maximum(self.least_alpha * largest.double(), given_alpha)
         gaps = torch.empty(len(x), dtype=torch.float64, device=x.device)
         finished = []  # (samples, atoms, codes) that are done
         left = torch.arange(len(x), device=x.device)
@@ -160,7 +202,7 @@ class Lasso:
                 alpha[left],
                 self.positive,
             )
-            codes = codes.to(x.dtype).double()  # as they will be returned
+            codes = self._as_returned(codes, of_codes[left])
             at = alpha[left]
             residual = sample - (codes[:, None] @ of_set)[:, 0]
             scores = size(residual.to(x.dtype) @ dictionary.T).scatter_(1, atoms, -1)
@@ -170,7 +212,7 @@ class Lasso:
             primal, gap = _gap(sample, residual, codes, at, torch.maximum(largest, score[:, 0]))
 
             # in full precision where it may be the end
-            last = before - primal <= STALLED * sample.square().sum(dim=1)
+            last = ~(before - primal > STALLED * sample.square().sum(dim=1))
             last |= iteration == self.max_iter
             before = primal
             check = ((gap <= 2 * tol * primal) | (score[:, 0] <= at) | last).nonzero()[:, 0]
@@ -179,7 +221,16 @@ class Lasso:
             gap[check] = _gap(sample[check], exact, codes[check], at[check], largest)[1]
             done = last.clone()
             done[check] |= gap[check] <= tol * primal[check]
-            gaps[left[done]] = torch.where(primal > 0, gap.clamp_min(0) / primal, 0)[done]
+            certain = done[check]
+            of_done = check[certain]
+            found = _gap(
+                sample[of_done],
+                exact[certain],
+                codes[of_done],
+                given_alpha[left[of_done]],
+                largest[certain],
+            )
+            gaps[left[of_done]] = _relative(*found)
             finished.append((left[done], atoms[done], codes[done]))
             rest = ~done
             left, before = left[rest], before[rest]
@@ -197,9 +248,17 @@ class Lasso:
         )
         atoms = torch.cat([atoms[codes != 0] for _, atoms, codes in finished])
         codes = torch.cat([codes[codes != 0] for _, _, codes in finished])
+        codes = (codes * of_codes[samples]).to(self.dtype)
         counts = torch.bincount(samples, minlength=len(x))
         order = samples.argsort(stable=True)
-        return counts, atoms[order], codes[order].to(x.dtype), gaps
+        return counts, atoms[order], codes[order], gaps
+
+    def _as_returned(self, codes, factor):
+        """Codes (B, m) that are returned, times factor (B,), in another precision; all finite."""
+        largest = torch.finfo(self.dtype).max
+        codes = (codes * factor[:, None]).nan_to_num(0.0, largest, -largest)
+        codes = codes.clamp(-largest, largest).to(self.dtype).double()
+        return torch.where(codes != 0, codes / factor[:, None], 0)
 
 
 def product(left, right):
@@ -253,6 +312,11 @@ class _Correlations:
         error += 1.01 * norm * self.rounding
         error += torch.finfo(low.dtype).eps * products.abs().amax(dim=1)
         return products, error.double()
+
+
+def _relative(objective, gap):
+    """A duality gap as a fraction of the objective, 0 where that is 0; a NaN stays one."""
+    return torch.where(objective == 0, 0, gap.clamp_min(0) / objective)
 
 
 def _gap(x, residual, codes, alpha, largest):

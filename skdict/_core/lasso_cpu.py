@@ -17,7 +17,7 @@ from numba.extending import overload
 
 from .compile_cpu import compiled
 from .kernels_cpu import _append_from, _bound_of_largest
-from .lasso import MAX_EXCHANGES, MIN_PIVOT, N_ENTRANTS, SLACK, SMALLEST_ALPHA, STALLED
+from .lasso import MAX_EXCHANGES, MIN_PIVOT, N_ENTRANTS, SLACK, STALLED
 
 # Sweeps of coordinate descent, at most, before the system at the support is solved exactly.
 N_SWEEPS = 10
@@ -194,8 +194,8 @@ def _solve_at_support(
             code = codes[support[i]]
             if (code + step[i]) * sign[support[i]] <= 0:
                 limit = -code / step[i] if code != 0 else 0.0
-                if limit < length:
-                    length, first = limit, i
+                if limit < length or first < 0:  # what becomes zero leaves, also at the end
+                    length, first = min(limit, 1.0), i
         for i in range(n_support):
             codes[support[i]] += length * step[i]
             _add_multiple(correlations[:n_atoms], -length * step[i], gram[support[i], :n_atoms])
@@ -311,12 +311,23 @@ def _largest(values, n):
 
 
 @compiled(error_model="numpy")
+def _as_returned(code, factor, room):
+    """A code that is returned, times ``factor``, in the precision of ``room`` (1,); finite."""
+    limit = np.finfo(room.dtype).max
+    room[0] = min(max(code * factor, -limit), limit)
+    return room[0] / factor if room[0] != 0 else 0.0
+
+
+@compiled(error_model="numpy")
 def code_rows(
     samples,
     first,
     error,
     dictionary,
     gram,
+    given_alpha,
+    of_codes,
+    room,
     least_alpha,
     positive,
     tol,
@@ -336,8 +347,14 @@ def code_rows(
         How far off they are, at most.
     dictionary : array of shape (n, d)
     gram : array of shape (n, n)
+    given_alpha : array of shape (B,)
+        α of each sample.
+    of_codes : array of shape (B,)
+        What the codes of each sample are multiplied by in the end.
+    room : array of shape (1,)
+        Of the dtype of the codes.
     least_alpha : float
-        α, or `SMALLEST_ALPHA` times the largest correlation where that is more.
+        A fraction of the largest correlation. Where that is more than α it takes its place.
     positive : bool
     tol : float
         Largest duality gap, as a fraction of the objective.
@@ -358,11 +375,11 @@ def code_rows(
     n = first.shape[1]
     counts, gaps = np.zeros(n_samples, np.int64), np.zeros(n_samples)
     out_indices = np.empty(64 * n_samples, np.int64)
-    out_values = np.empty(64 * n_samples, samples.dtype)
+    out_values = np.empty(64 * n_samples, room.dtype)
     end = 0
     # of one sample: q, of all atoms; x - z D; of the working set, in float64, the atoms, z, c, q
     # and the Gram matrix
-    q, rounded = np.empty(n, first.dtype), np.empty(1, samples.dtype)
+    q = np.empty(n, first.dtype)
     found, spare = np.empty(n, np.int64), np.empty(n, first.dtype)
     residual = np.empty(n_features)
     atoms, codes = np.empty(n, np.int64), np.empty(n)
@@ -376,13 +393,13 @@ def code_rows(
         square_x, largest = _dot(x, x), 0.0
         for j in range(n):
             largest = max(largest, c[j] if positive else abs(c[j]))
-        alpha = max(least_alpha, SMALLEST_ALPHA * largest)
+        alpha = max(given_alpha[i], least_alpha * largest)
         n_atoms, n_known = 0, 0
         for entry in range(indptr[i], indptr[i + 1]):
             atoms[n_atoms], codes[n_atoms] = indices[entry], start[entry]
             first_at_set[n_atoms] = _dot(x, dictionary[indices[entry]])
             n_atoms += 1
-        primal, gap, before = 0.0, 0.0, np.inf
+        before, l1, square_r, x_r = np.inf, 0.0, 0.0, 0.0
         for iteration in range(max_iter + 1):
             # what has entered the working set
             if n_atoms > len(sub_gram):
@@ -411,7 +428,7 @@ def code_rows(
                 n_support += codes[j] != 0
                 q[atoms[j]] = -1
             largest = alpha
-            while n_atoms == n_known:
+            while n_atoms == n_known:  # no atom is looked at twice
                 n_found = _find_largest(q, alpha, max(N_ENTRANTS, n_support // 2), found, spare)
                 if n_found == 0:
                     break
@@ -421,7 +438,7 @@ def code_rows(
                     for k in range(n_known):
                         correlation -= codes[k] * gram[j, atoms[k]]
                     q[j] = correlation if positive else abs(correlation)
-                    if q[j] > alpha:
+                    if not q[j] <= alpha:
                         largest = max(largest, np.float64(q[j]))
                         q[j] = -1
                         atoms[n_atoms], codes[n_atoms] = j, 0.0
@@ -429,7 +446,7 @@ def code_rows(
             primal, gap = _dual_gap(
                 square_x, max(square_x - z_c - z_q, 0.0), square_x - z_c, l1, largest, alpha
             )
-            last = iteration == max_iter or before - primal <= STALLED * square_x
+            last = iteration == max_iter or not before - primal > STALLED * square_x
             before = primal
             if not (gap <= 0.5 * tol * primal or n_atoms == n_known or last):
                 continue
@@ -439,8 +456,7 @@ def code_rows(
             l1 = 0.0
             for j in range(n_known):
                 if codes[j] != 0:
-                    rounded[0] = codes[j]
-                    codes[j] = rounded[0]
+                    codes[j] = _as_returned(codes[j], of_codes[i], room)
                     l1 += abs(codes[j])
                     _add_multiple(residual, -codes[j], dictionary[atoms[j]])
             largest = 0.0
@@ -459,22 +475,22 @@ def code_rows(
                     atoms[n_atoms], codes[n_atoms] = j, 0.0
                     first_at_set[n_atoms] = _dot(x, dictionary[j])
                     n_atoms += 1
-            primal, gap = _dual_gap(
-                square_x, _dot(residual, residual), _dot(x, residual), l1, largest, alpha
-            )
+            square_r, x_r = _dot(residual, residual), _dot(x, residual)
+            primal, gap = _dual_gap(square_x, square_r, x_r, l1, largest, alpha)
             if gap <= tol * primal or last:
                 break
             for j in range(n_known):
                 first_at_set[j] = at_set[j] + _dot(sub_gram[j, :n_known], codes[:n_known])
 
-        gaps[i] = max(gap, 0.0) / primal if primal > 0 else 0.0
+        primal, gap = _dual_gap(square_x, square_r, x_r, l1, largest, given_alpha[i])
+        gaps[i] = max(gap, 0.0) / primal if primal != 0 else 0.0
         if end + n_atoms > len(out_indices):
             more = len(out_indices) + n_atoms
             out_indices = np.concatenate((out_indices, np.empty(more, np.int64)))
-            out_values = np.concatenate((out_values, np.empty(more, samples.dtype)))
+            out_values = np.concatenate((out_values, np.empty(more, room.dtype)))
         for j in range(n_atoms):
             if codes[j] != 0:
-                out_indices[end], out_values[end] = atoms[j], codes[j]
+                out_indices[end], out_values[end] = atoms[j], codes[j] * of_codes[i]
                 end += 1
                 counts[i] += 1
     return counts, out_indices[:end], out_values[:end], gaps

@@ -7,18 +7,20 @@ import torch.nn.functional as F
 from .lasso import (
     BATCH_ELEMENTS,
     MIN_PIVOT,
-    SMALLEST_ALPHA,
     gram_fits,
     pieces_of,
     product,
     solve_working_sets,
 )
+from .scaling import unit_factors
 from .sparse import Support
 from .threads_cpu import map_on_cores
 
 # A correlation that is smaller, as a fraction of the sample's norm times units of rounding, is
 # none: the atom has been taken, or depends on those that have.
 NO_CORRELATION = 16
+# Penalty, of the largest correlation, with which negative codes are done away with.
+SMALLEST_ALPHA = 1e-6
 
 
 class OrthogonalMatchingPursuit:
@@ -39,7 +41,18 @@ class OrthogonalMatchingPursuit:
     """
 
     def __init__(self, dictionary, n_nonzero, *, square_tol=0.0, positive=True):
-        self.dictionary = dictionary = dictionary.contiguous()  # atoms are read one by one
+        # atoms of norms of about 1, each by a power of two, and what a correlation then counts
+        factors = unit_factors(dictionary.abs().amax(dim=1))
+        dictionary = dictionary.contiguous() * factors[:, None]
+        norms = torch.linalg.vector_norm(dictionary, dim=1)
+        to_one = unit_factors(0.5**0.5 * norms)
+        self.dictionary = dictionary = dictionary.mul_(to_one[:, None])
+        self.factors = factors = factors.double() * to_one.double()
+        factors = factors[norms > 0]
+        self.weights = torch.ones_like(self.factors)
+        if len(factors):
+            self.weights[norms > 0] = factors.min() / factors
+        self.are_equal = bool((self.weights == 1).all())
         self.n_nonzero = min(n_nonzero, *dictionary.shape)
         self.square_tol = square_tol
         self.positive = positive
@@ -66,15 +79,21 @@ class OrthogonalMatchingPursuit:
         if n_nonzero is None:
             n_nonzero = torch.full((len(x),), self.n_nonzero, device=x.device)
         n_nonzero = n_nonzero.clamp_max(min(self.dictionary.shape))
+        factor = unit_factors(x.abs().amax(dim=1))
+        x, factor = x * factor[:, None], factor.double()
+        square_tol = self.square_tol * factor * factor
         code = self._code_one_by_one if self.one_by_one else self._code_together
-        counts, indices, values = code(x, n_nonzero)
-        indptr = F.pad(counts.cumsum(0), (1, 0))
-        return Support(indptr, indices, len(self.dictionary)), values
+        counts, indices, values = code(x, n_nonzero, square_tol)
+        support = Support(F.pad(counts.cumsum(0), (1, 0)), indices, len(self.dictionary))
+        values = values.double() * (self.factors[indices] / factor[support.rows])
+        return support, values.to(x.dtype)
 
-    def _code_one_by_one(self, x, n_nonzero):
+    def _code_one_by_one(self, x, n_nonzero, square_tol):
         from .omp_cpu import pursue_rows  # Numba takes a moment to import
 
-        atoms, gram = self.dictionary.numpy(), self.gram.numpy()
+        atoms, gram, weights = (
+            tensor.numpy() for tensor in (self.dictionary, self.gram, self.weights)
+        )
 
         def code(block):
             piece = x[block]
@@ -84,8 +103,10 @@ class OrthogonalMatchingPursuit:
                 first.numpy(),
                 atoms,
                 gram,
+                weights,
+                self.are_equal,
                 n_nonzero[block].numpy(),
-                self.square_tol,
+                square_tol[block].numpy(),
                 self.positive,
                 self.least,
             )
@@ -93,27 +114,30 @@ class OrthogonalMatchingPursuit:
         found = zip(*map_on_cores(code, pieces_of(len(x), len(atoms))), strict=True)
         return tuple(torch.from_numpy(np.concatenate(part)) for part in found)
 
-    def _code_together(self, x, n_nonzero):
+    def _code_together(self, x, n_nonzero, square_tol):
         most = int(n_nonzero.max())
         step = max(1, BATCH_ELEMENTS // max(len(self.dictionary), most * x.shape[1]))
-        blocks = map(self._code_block, x.split(step), n_nonzero.split(step))
+        of_rows = (tensor.split(step) for tensor in (x, n_nonzero, square_tol))
+        blocks = map(self._code_block, *of_rows)
         return tuple(torch.cat(part) for part in zip(*blocks, strict=True))
 
-    def _code_block(self, x, n_nonzero):
+    def _code_block(self, x, n_nonzero, square_tol):
         n_components = len(self.dictionary)
         dictionary = F.pad(self.dictionary, (0, 0, 0, 1))  # a last atom, of zeros, fills up
-        sample = x.double()
+        weights, sample = F.pad(self.weights, (0, 1)), x.double()
         smallest = self.least * torch.linalg.vector_norm(sample, dim=1)
         atoms = torch.full((len(x), 0), n_components, device=x.device)
         codes, residual = sample.new_zeros(len(x), 0), sample
         going = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for _ in range((2 if self.positive else 1) * int(n_nonzero.max())):
-            going &= residual.square().sum(dim=1) > self.square_tol
+            going &= residual.square().sum(dim=1) > square_tol
             going &= (codes != 0).sum(dim=1) < n_nonzero
             score = residual.to(x.dtype) @ dictionary.T
             score = (score if self.positive else score.abs()).scatter_(1, atoms, -1)
+            if not self.are_equal:
+                score = torch.where(score > smallest[:, None], score * weights, 0)
             score, atom = score.max(dim=1)
-            going &= score > smallest
+            going &= score > (smallest if self.are_equal else 0)
             if not going.any():  # sync
                 break
             atom = torch.where(going, atom, n_components)

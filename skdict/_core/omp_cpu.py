@@ -4,7 +4,6 @@ import numpy as np
 
 from .compile_cpu import compiled
 from .kernels_cpu import _append_from
-from .lasso import SMALLEST_ALPHA
 from .lasso_cpu import (
     _dot,
     _factorise,
@@ -15,10 +14,32 @@ from .lasso_cpu import (
     smallest_pivot,
     solve_working_set,
 )
+from .omp import SMALLEST_ALPHA
 
 
 @compiled(error_model="numpy")
-def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positive, rounding):
+def _heaviest(values, weights, smallest):
+    """Position of the largest value times its weight, of values above the smallest; or -1."""
+    position, largest = -1, 0.0
+    for j in range(len(values)):
+        if values[j] > smallest and values[j] * weights[j] > largest:
+            position, largest = j, values[j] * weights[j]
+    return position
+
+
+@compiled(error_model="numpy")
+def pursue_rows(
+    samples,
+    first,
+    dictionary,
+    gram,
+    weights,
+    are_equal,
+    n_nonzero,
+    square_tol,
+    positive,
+    rounding,
+):
     """Codes of some samples, as `omp.OrthogonalMatchingPursuit` has them.
 
     Parameters
@@ -28,8 +49,11 @@ def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positiv
         ``samples @ dictionary.T``.
     dictionary : array of shape (n, d)
     gram : array of shape (n, n)
+    weights : array of shape (n,)
+        What a correlation with each atom counts; and whether all do the same.
+    are_equal : bool
     n_nonzero : array of shape (B,), int64
-    square_tol : float
+    square_tol : array of shape (B,)
     positive : bool
     rounding : float
         A correlation that is smaller, as a fraction of ‖x‖, is rounding.
@@ -60,7 +84,7 @@ def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positiv
         n_atoms, square = 0, square_x
         # where codes must not be negative atoms may leave again
         for _ in range((2 if positive else 1) * n_nonzero[i]):
-            if n_atoms >= n_nonzero[i] or square <= square_tol:
+            if n_atoms >= n_nonzero[i] or square <= square_tol[i]:
                 break
             _residual_correlations(q, c, gram, atoms, codes, n_atoms)
             if not positive:
@@ -68,13 +92,19 @@ def pursue_rows(samples, first, dictionary, gram, n_nonzero, square_tol, positiv
                     q[j] = abs(q[j])
             for j in range(n_atoms):
                 q[atoms[j]] = -1
-            top = _top(keys)
-            _append_from(keys, max(top, keys.dtype.type(1)), found, 0)
-            if top == 0 or q[found[0]] <= smallest:
-                break
-            atoms[n_atoms], codes[n_atoms] = found[0], 0.0
-            first_at_set[n_atoms] = _dot(x, dictionary[found[0]])
-            row = gram[found[0]]
+            if are_equal:
+                top = _top(keys)
+                _append_from(keys, max(top, keys.dtype.type(1)), found, 0)
+                entrant = found[0]
+                if top == 0 or not q[entrant] > smallest:
+                    break
+            else:
+                entrant = _heaviest(q, weights, smallest)
+                if entrant < 0:
+                    break
+            atoms[n_atoms], codes[n_atoms] = entrant, 0.0
+            first_at_set[n_atoms] = _dot(x, dictionary[entrant])
+            row = gram[entrant]
             for k in range(n_atoms + 1):
                 sub_gram[n_atoms, k] = sub_gram[k, n_atoms] = row[atoms[k]]
             if _factorise(sub_gram, support, n_atoms, n_atoms + 1, least, factor):

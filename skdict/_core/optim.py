@@ -4,6 +4,8 @@ import copy
 
 import torch
 
+from .scaling import unit_factors
+
 
 def learning_rate_factor(step, n_steps, warmup, decay):
     """Linear warm-up over the first, linear decay to zero over the last part of training.
@@ -70,4 +72,8 @@ def fitting_scale(estimate, target):
 
     1 where the estimate is zero.
     """
-    return ((estimate * target).sum() / estimate.square().sum()).nan_to_num(1.0)
+    largest = estimate.abs().max()
+    of_estimate, of_target = unit_factors(largest), unit_factors(target.abs().max())
+    estimate, target = estimate * of_estimate, target * of_target
+    scale = (estimate * target).sum() / estimate.square().sum() * (of_estimate / of_target)
+    return torch.where(largest > 0, scale, 1)

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
+from .._core.scaling import unit_factors
+
 
 class Codebooks:
     """Codebooks of scikit-learn's k-means, each for what those before it leave over.
@@ -79,9 +81,10 @@ def quantise(x, atoms, norms, sizes):
     first = 0
     for size in sizes:
         book, norm = atoms[first : first + size], norms[first : first + size]
-        # ‖x - norm u‖² is least where norm (u·x - norm / 2) is largest; no square may overflow
+        # ‖x - norm u‖² is least where norm (u·x - norm / 2) is largest; nothing may overflow
         relative = norm / norm.max().clamp_min(torch.finfo(x.dtype).tiny)
-        nearest = (relative * (x @ book.T - 0.5 * norm)).argmax(dim=1)
+        unit = unit_factors(torch.maximum(x.abs().amax(dim=1, keepdim=True), norm.max()))
+        nearest = (relative * ((x * unit) @ book.T - 0.5 * norm * unit)).argmax(dim=1)
         codes[torch.arange(len(x), device=x.device), first + nearest] = norm[nearest]
         x = x - norm[nearest, None] * book[nearest]
         first += size

@@ -26,8 +26,8 @@ from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._likelihood import log_likelihood
-from ._sparse_autoencoder import SparseAutoencoderDictionary
-from ._sparse_coding import ALGORITHMS
+from ._sparse_autoencoder import LASSO_TOL, SparseAutoencoderDictionary
+from ._sparse_coding import ALGORITHMS, warn_of_gaps
 
 TRANSFORM_ALGORITHMS = ("auto", "encoder", *ALGORITHMS)
 COLUMNS = (
@@ -397,10 +397,10 @@ def _measure(coder, X_test, alpha, rms):
 
     ``rms`` is the centred RMS norm of X_test.
     """
-    ours = isinstance(coder, SparseAutoencoderDictionary)
+    ours, gaps = isinstance(coder, SparseAutoencoderDictionary), []
     if ours:
         rows = Rows(X_test, resolve_device(coder.device))
-        encode, residual_of = coder._encoder(rows), coder._residual_of(rows)
+        encode, residual_of = coder._encoder(rows, gaps), coder._residual_of(rows)
         model = coder._likelihood_model(rows.device)
         size = 1
     else:
@@ -420,6 +420,7 @@ def _measure(coder, X_test, alpha, rms):
     if not ours:  # the L1 norm of a code is that with unit-norm atoms
         at_zero, at_one = np.zeros((1, n_components)), np.eye(n_components)
         size = np.linalg.norm(decode(at_one) - decode(at_zero), axis=1)
+    gaps.clear()
     n_active = l1 = error = score = seconds = 0.0
     for _, x in rows.blocks(n_components):
         start = time.perf_counter()
@@ -431,6 +432,7 @@ def _measure(coder, X_test, alpha, rms):
         error += float(residual.double().square().sum())
         if ours:
             score += float(log_likelihood(codes, residual, **model).sum())
+    warn_of_gaps(gaps, LASSO_TOL)
     n = len(rows)
     return {
         "n_components": n_components,

@@ -850,11 +850,14 @@ class SparseAutoencoderDictionary(
         """
         check_is_fitted(self)
         rows = self._rows(X, reset=False)
-        encode, n_components = self._encoder(rows), len(self.components_)
+        gaps, n_components = [], len(self.components_)
+        encode = self._encoder(rows, gaps)
         blocks = ((block, encode(x)) for block, x in rows.blocks(n_components))
         collect = collect_sparse if self.sparse_output else collect_dense
         with self._threads_for_codes(rows):
-            return collect(blocks, len(rows), n_components, rows)
+            codes = collect(blocks, len(rows), n_components, rows)
+        warn_of_gaps(gaps, LASSO_TOL)
+        return codes
 
     @plain_torch()
     def inverse_transform(self, X):
@@ -963,8 +966,11 @@ class SparseAutoencoderDictionary(
                 "'threshold', or solver='autoencoder' or 'kmeans'."
             )
 
-    def _encoder(self, rows):
-        """Function from rows (B, n_features) to codes (B, n_components), on their device."""
+    def _encoder(self, rows, gaps=None):
+        """Function from rows (B, n_features) to codes (B, n_components), on their device.
+
+        Duality gaps of Lasso codes (B,) are appended to the list ``gaps``, for `warn_of_gaps`.
+        """
         self._check_transform_algorithm(self._has_encoder())
         if self._codes_by_encoder():
             return self._trained_encoder(rows)
@@ -983,9 +989,9 @@ class SparseAutoencoderDictionary(
         )
 
         def encode(x):
-            support, values, gaps = code(x - intercept)
-            if gaps is not None:
-                warn_of_gaps(gaps, LASSO_TOL)
+            support, values, gap = code(x - intercept)
+            if gap is not None and gaps is not None:
+                gaps.append(gap)
             return support.dense(values)
 
         return encode
@@ -1021,10 +1027,12 @@ class SparseAutoencoderDictionary(
 
     def _coded(self, rows, blocks):
         """Yield (codes, residual) of blocks of rows."""
-        encode, residual_of = self._encoder(rows), self._residual_of(rows)
+        gaps = []
+        encode, residual_of = self._encoder(rows, gaps), self._residual_of(rows)
         for _, x in blocks:
             codes = encode(x)
             yield codes, residual_of(x, codes)
+        warn_of_gaps(gaps, LASSO_TOL)
 
     def _likelihood_model(self, device):
         """What `log_likelihood` wants to know beside codes and residual."""

@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .._core.lasso import Lasso
 from .._core.omp import OrthogonalMatchingPursuit
+from .._core.scaling import scaled, unit_factors
 from .._core.sparse import Support
 from .._core.threads_cpu import threads_for, work_of_product
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
@@ -86,12 +87,14 @@ def sparse_encode(
     return_gap : bool, default=False
         Whether to return the certificate as well. Only with "lasso".
     device : str, default="auto"
-        "auto" (CUDA if there is one, else the CPU) or a device name of torch.
+        Where to compute: a device name of torch, or "auto": where X is, if that is a tensor, else
+        CUDA if there is one, else the CPU.
 
     Returns
     -------
     codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
-        Float32 if X and dictionary are in single or half precision, else float64.
+        Float32 if X and dictionary are in single or half precision, else float64. A tensor is on
+        the device of X.
     gap : ndarray of shape (n_samples,), float64
         Only with ``return_gap=True``. The duality gap
 
@@ -100,19 +103,23 @@ def sparse_encode(
             1 - \frac1{P(z)} \max_s \left( s\, x \cdot r - \tfrac{s^2}2 \lVert r \rVert^2 \right),
             \qquad r = x - z D, \quad 0 \le s \le \alpha / \max_j D_j \cdot r
 
-        (:math:`|D_j \cdot r|` if signed) of the codes as they are returned, in float64.
+        (:math:`|D_j \cdot r|` if signed) of the codes as they are returned, in float64: at most
+        1, or NaN where the norms of the atoms are too far apart for numbers in this precision.
 
     Raises
     ------
     ValueError
-        If a parameter is out of range, or X and dictionary differ in their number of features.
+        If a parameter is out of range, X and dictionary differ in their number of features, or
+        codes of "omp" or "threshold" are too large for their dtype.
 
     Warns
     -----
     ConvergenceWarning
         If the gap of some samples stays above ``tol``. In float32 the rounding of the codes
-        limits it to some 1e-5 where alpha is small; with ``alpha=0`` codes and gap are
-        those of a millionth of each sample's largest correlation with an atom.
+        limits it to some 1e-5 where alpha is small. Where alpha is less than 1e-8 of a sample's
+        largest correlation with an atom (1e-6 in float32) the codes are those of that alpha, and
+        the gap, which is that of the alpha given, is large: 1 with ``alpha=0``, where no dual
+        point bounds the objective.
 
     See Also
     --------
@@ -151,7 +158,10 @@ def sparse_encode(
             f"{dictionary.shape[1]}. Give both in the same space: X of shape (n_samples, "
             "n_features), dictionary of shape (n_components, n_features)."
         )
-    device = X.device if isinstance(X, torch.Tensor) else resolve_device(device)
+    if device != "auto" or not isinstance(X, torch.Tensor):
+        device = resolve_device(device)
+    else:
+        device = X.device
     rows, atoms = Rows(X, device), Rows(dictionary, device)
     rows.dtype = atoms.dtype = torch.promote_types(rows.dtype, atoms.dtype)
     atoms = atoms[:]
@@ -191,9 +201,8 @@ def sparse_encode(
         codes = collect(coded(), len(rows), n_components, rows)
     if algorithm != "lasso":
         return codes
-    gap = torch.cat(gaps).cpu().numpy()
-    warn_of_gaps(gap, tol)
-    return (codes, gap) if return_gap else codes
+    warn_of_gaps(gaps, tol)
+    return (codes, torch.cat(gaps).cpu().numpy()) if return_gap else codes
 
 
 @python_numbers
@@ -222,15 +231,27 @@ def make_coder(
             dictionary, n_nonzero, square_tol=square_tol, positive=positive
         )
 
-        return lambda x, n_nonzero=None: (*omp(x, n_nonzero), None)
+        def pursue(x, n_nonzero=None):
+            support, values = omp(x, n_nonzero)
+            return support, _check_in_range(values, algorithm), None
+
+        return pursue
     alpha = 1.0 if alpha is None else float(alpha)
     if algorithm == "threshold":
-        shrink = torch.nn.functional.softshrink
+        of_atoms = unit_factors(dictionary.abs().max())
+        atoms = dictionary * of_atoms
 
         def threshold(x):
-            correlations = x @ dictionary.T
-            codes = torch.relu(correlations - alpha) if positive else shrink(correlations, alpha)
-            return *Support.of(codes), None
+            of_rows = unit_factors(x.abs().amax(dim=1, keepdim=True))
+            correlations = (x * of_rows) @ atoms.T
+            of_rows, of_codes = of_rows.double(), of_atoms.double()
+            bound = scaled(alpha, of_rows, of_codes).to(x.dtype)
+            codes = torch.relu(correlations - bound)
+            if not positive:
+                codes -= torch.relu(-correlations - bound)
+            support, values = Support.of(codes)
+            values = values.double() / of_codes / of_rows[support.rows, 0]
+            return support, _check_in_range(values.to(x.dtype), algorithm), None
 
         return threshold
     lasso = Lasso(dictionary, alpha, positive=positive, tol=tol, max_iter=max_iter)
@@ -243,13 +264,35 @@ def make_coder(
     return code
 
 
+def _check_in_range(values, algorithm):
+    """The values of codes, of which none is infinite or was computed from what is."""
+    if not torch.isfinite(values).all():
+        dtype = str(values.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"Codes of algorithm={algorithm!r} are too large for {dtype}: X is too large for the "
+            "norms of the atoms. Bring both to a common scale."
+        )
+    return values
+
+
 def warn_of_gaps(gaps, tol):
-    """Warn where the duality gap of some samples (n,) has stayed above ``tol``."""
-    n_above = int((gaps > tol).sum())
+    """Warn where the duality gap of some samples has stayed above ``tol``, or is not known.
+
+    Parameters
+    ----------
+    gaps : list of tensors of shape (n,)
+        Of all blocks of a call, which gives one warning.
+    """
+    gaps = torch.cat(gaps) if gaps else torch.zeros(0, dtype=torch.float64, device="cpu")
+    n_above = int((~(gaps <= tol)).sum())
     if n_above:
+        known = gaps[~gaps.isnan()]
+        size = f"at most {float(known.max()):.1e} of the objective" if len(known) else "unknown"
+        if 0 < len(known) < len(gaps):
+            size += f", {len(gaps) - len(known)} unknown"
         warn(
             f"The Lasso codes of {n_above} of {len(gaps)} samples have a duality gap above "
-            f"tol={tol:g} (at most {float(gaps.max()):.1e} of the objective). Use float64, raise "
-            "alpha, tol or max_iter.",
+            f"tol={tol:g} ({size}). Use float64 and atoms of similar norms, raise alpha, tol or "
+            "max_iter.",
             ConvergenceWarning,
         )

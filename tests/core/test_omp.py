@@ -97,3 +97,57 @@ def test_degenerate_samples_and_atoms(positive):
         else:
             weights = np.linalg.lstsq(atoms.T.numpy(), sample)[0]
             assert error == pytest.approx(np.linalg.norm(sample - weights @ atoms.numpy()))
+
+
+def plain_pursuit(sample, atoms, k, positive):
+    """As it is defined, on atoms of norm 1: what an atom's norm changes is how soon it joins."""
+    norms = np.linalg.norm(atoms, axis=1)
+    unit = atoms / norms[:, None]
+    support, code = [], np.zeros(len(atoms))
+    for _ in range(2 * k):
+        correlation = unit @ (sample - code @ unit)
+        correlation = correlation if positive else np.abs(correlation)
+        correlation[support] = 0
+        correlation[correlation <= 1e-12 * np.linalg.norm(sample)] = 0
+        if len(support) == k or not correlation.any():
+            break
+        support.append(int((correlation * norms).argmax()))
+        code[:] = 0
+        if positive:
+            code[support] = nnls(unit[support].T, sample)[0]
+        else:
+            code[support] = np.linalg.lstsq(unit[support].T, sample)[0]
+        support = [j for j in support if code[j] != 0]
+    return code / norms
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_atoms_of_any_norm(dtype, positive):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 6))
+    norms = 10.0 ** rng.integers(-12, 13, (10, 1))
+    atoms = rng.normal(size=(10, 6)) * norms
+    pursuit = OrthogonalMatchingPursuit(torch.tensor(atoms, dtype=dtype), 6, positive=positive)
+    codes = dense(*pursuit(torch.tensor(x, dtype=dtype)))
+    expected = np.stack([plain_pursuit(sample, atoms, 6, positive) for sample in x])
+    tolerance = 1e-8 if dtype == torch.float64 else 1e-3
+    np.testing.assert_allclose(codes * norms.T, expected * norms.T, atol=tolerance)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(("of_x", "of_atoms"), [(900, -50), (-900, 50), (-50, 900), (50, -900)])
+def test_powers_of_two_change_nothing(of_x, of_atoms, positive):
+    x, atoms = make_problem(n=30, d=10)
+    expected = dense(*OrthogonalMatchingPursuit(atoms, 5, positive=positive)(x))
+    of_x, of_atoms = 2.0**of_x, 2.0**of_atoms
+    codes = dense(*OrthogonalMatchingPursuit(atoms * of_atoms, 5, positive=positive)(x * of_x))
+    np.testing.assert_array_equal(codes, expected / of_atoms * of_x)
+
+
+def test_the_error_to_end_at_is_in_the_units_of_x():
+    x, atoms = make_problem()
+    expected = dense(*OrthogonalMatchingPursuit(atoms, 40, square_tol=0.8)(x))
+    scale = 2.0**400
+    pursuit = OrthogonalMatchingPursuit(atoms, 40, square_tol=0.8 * scale**2)
+    np.testing.assert_array_equal(dense(*pursuit(x * scale)), expected * scale)

@@ -5,7 +5,7 @@ import torch
 
 from skdict._core.architectures import ARCHITECTURES
 from skdict._core.autoencoder import Autoencoder
-from skdict._core.optim import UnitNormAdam, learning_rate_factor, normalize_
+from skdict._core.optim import UnitNormAdam, fitting_scale, learning_rate_factor, normalize_
 from skdict._core.train import Schedule, Training, train
 
 
@@ -97,3 +97,18 @@ def test_training_resumes_exactly_from_its_state():
         list(train(training, schedule, lambda i: x[i], 300, **options))
     for a, b in zip(one.autoencoder.tensors, other.autoencoder.tensors, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fitting_scale(dtype):
+    """Least squares, by hand, wherever the squares are; 1 for an estimate of zeros."""
+    estimate = torch.tensor([[1.0, 2.0], [0.0, -2.0]], dtype=dtype)
+    target = torch.tensor([[3.0, 3.0], [5.0, 0.0]], dtype=dtype)  # 9 / 9
+    assert fitting_scale(estimate, target) == 1.0
+    assert fitting_scale(estimate, 0.5 * target) == 0.5
+    limits = torch.finfo(dtype)
+    for size in (limits.max / 8, limits.tiny):
+        for other in (size, 1.0, size**0.5):
+            scale = fitting_scale(size * estimate, other * target)
+            assert scale == pytest.approx(other / size, rel=1e-6)
+    assert fitting_scale(0 * estimate, target) == 1.0

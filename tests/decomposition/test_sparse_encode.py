@@ -1,5 +1,11 @@
 """sparse_encode: what goes in, what comes out, and that it is scikit-learn's."""
 
+import functools
+import re
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +13,15 @@ import scipy.sparse as sp
 import torch
 from sklearn import decomposition
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
 
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
+from skdict.utils import _arrays
+
+
+def csr_tensor(array):
+    return torch.tensor(array).to_sparse_csr()
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +70,8 @@ def test_kinds_of_input(problem, algorithm):
     assert type(tensor) is torch.Tensor
     np.testing.assert_allclose(tensor, expected, 1e-9)
     np.testing.assert_allclose(sparse_encode(X, torch.tensor(dictionary), **options), expected)
+    sparse = torch.tensor(X).to_sparse_csr(), torch.tensor(dictionary).to_sparse_csr()
+    np.testing.assert_allclose(sparse_encode(*sparse, **options), expected, 1e-9)
     for low in (np.float32, np.float16):
         codes = sparse_encode(X.astype(low), dictionary.astype(np.float32), **options)
         assert codes.dtype == np.float32
@@ -100,7 +114,7 @@ def test_arrays_in_any_order_of_their_entries(problem, algorithm):
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [np.asarray, sp.csr_array, torch.tensor])
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_array, torch.tensor, csr_tensor])
 def test_init(problem, kind):
     X, dictionary = problem
     expected = sparse_encode(X, dictionary, alpha=0.3, tol=1e-10)
@@ -108,6 +122,21 @@ def test_init(problem, kind):
     for codes in (start, -start, expected):
         found = sparse_encode(X, dictionary, alpha=0.3, tol=1e-10, init=kind(codes))
         np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_codes_as_they_come_out_are_codes_to_start_from(problem):
+    X, dictionary = torch.tensor(problem[0]), problem[1]
+    codes = sparse_encode(X, dictionary, alpha=0.3, sparse_output=True)
+    again, gap = sparse_encode(X, dictionary, alpha=0.3, init=codes, max_iter=1, return_gap=True)
+    np.testing.assert_allclose(again, codes.to_dense(), atol=1e-3)
+    assert gap.max() <= 1e-4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has the device that is asked for")
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, csr_tensor])
+def test_the_device_that_is_given_counts(problem, kind):
+    with pytest.raises(ValueError, match="device='cuda' asks for CUDA"):
+        sparse_encode(kind(problem[0]), problem[1], device="cuda")
 
 
 def test_certificate(problem):
@@ -206,3 +235,112 @@ def test_objective_is_that_of_lars(dictionaries, kind, multiple, positive):
     right = gap_of_lars <= 1e-6  # on coherent atoms it misses the optimum for some samples
     assert right.mean() > 0.9 and (kind == "exemplars" or right.all())
     np.testing.assert_allclose(objective[right], lars[right], rtol=1e-6)
+
+
+@pytest.fixture
+def unconverged(monkeypatch):
+    """Float32 samples in several blocks, whose codes on coherent atoms stay above the gap."""
+    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 1 << 14)
+    rng = np.random.default_rng(0)
+    X, atoms = rng.normal(size=(600, 16)), rng.normal(size=(64, 16))
+    atoms[32:] = atoms[:32] + 1e-7
+    return X.astype(np.float32), atoms
+
+
+def only_warning_of_gaps(call):
+    """The one ConvergenceWarning of a call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    (warning,) = (w for w in caught if issubclass(w.category, ConvergenceWarning))
+    assert warning.filename == __file__
+    return re.search(r"of (\d+) of (\d+) samples", str(warning.message)).groups()
+
+
+def test_a_call_warns_once_of_all_its_samples(unconverged):
+    X, atoms = unconverged
+    options = {"alpha": 1e-9, "max_iter": 5}
+    with pytest.warns(ConvergenceWarning):
+        gap = sparse_encode(X, atoms.astype("f4"), return_gap=True, **options)[1]
+    expected = str((gap > 1e-4).sum()), "600"
+    encode = functools.partial(sparse_encode, X, atoms.astype("f4"), **options)
+    assert only_warning_of_gaps(lambda: encode()) == expected
+    estimator = SparseAutoencoderDictionary(64, solver="lasso", dict_init=atoms, alpha=1e-9)
+    assert only_warning_of_gaps(lambda: estimator.fit(X))[1] == "600"
+    pipeline = make_pipeline(estimator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline.fit(X)
+    for call in (pipeline.transform, pipeline.score, estimator.score_samples):
+        assert only_warning_of_gaps(lambda: call(X))[1] == "600"  # noqa: B023
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_threshold_where_products_leave_the_range(dtype, positive):
+    """The products are infinite, their sums are not."""
+    size = np.finfo(dtype).max / 4
+    X, dictionary = np.array([[size, -size]]), np.array([[6.0, 5.0], [5.0, 6.0]])
+    X, dictionary = X.astype(dtype), dictionary.astype(dtype)
+    codes = sparse_encode(X, dictionary, algorithm="threshold", alpha=0.25, positive=positive)
+    np.testing.assert_allclose(codes, [[size, 0.0 if positive else -size]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["omp", "threshold"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_codes_that_are_too_large_are_refused(algorithm, dtype):
+    root = np.sqrt(np.finfo(dtype).max)
+    size = 1 / root if algorithm == "omp" else root
+    X, dictionary = np.full((3, 2), 4 * root, dtype=dtype), size * np.eye(2, dtype=dtype)
+    message = f"Codes of algorithm='{algorithm}' are too large for {np.dtype(dtype)}"
+    with pytest.raises(ValueError, match=message):
+        sparse_encode(X, dictionary, algorithm=algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ["lasso", "omp", "threshold"])
+@pytest.mark.parametrize("alpha", [0.0, 1e-300, 1e30, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_alpha(problem, algorithm, alpha, dtype):
+    X, dictionary = (array.astype(dtype) for array in problem)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        codes = sparse_encode(X, dictionary, algorithm=algorithm, alpha=alpha, positive=False)
+    assert np.isfinite(codes).all()
+    if alpha >= 1e30:
+        assert not codes.any()
+    elif algorithm != "threshold" and dtype == np.float64:
+        np.testing.assert_allclose(codes @ dictionary, X, atol=1e-3)
+
+
+def test_without_a_penalty_nothing_is_certified(problem):
+    """The least objective is zero: any other is larger by all of itself."""
+    with pytest.warns(ConvergenceWarning, match=r"30 of 30 samples .* \(at most 1.0e\+00 of the"):
+        gap = sparse_encode(*problem, alpha=0.0, return_gap=True)[1]
+    np.testing.assert_array_equal(gap, 1.0)
+
+
+def test_a_gap_that_is_not_known_is_warned_of():
+    with pytest.warns(ConvergenceWarning, match=r"1 of 1 samples .* \(unknown\)"):
+        gap = sparse_encode([[1.0]], [[-1e200], [1e-200]], alpha=0.0, return_gap=True)[1]
+    assert np.isnan(gap).all()
+
+
+def test_an_interrupt_ends_it_and_the_process():
+    """The rows are coded in pieces: those that have not begun never do."""
+    code = """
+import numpy as np, os, signal, threading, time
+from skdict.decomposition import sparse_encode
+rng = np.random.default_rng(0)
+X, atoms = rng.normal(size=(200_000, 40)), rng.normal(size=(600, 40))
+sparse_encode(X[:10], atoms, alpha=0.01, tol=1e-12)
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+start = time.process_time()
+try:
+    sparse_encode(X, atoms, alpha=0.01, tol=1e-12)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    import atexit
+    atexit.register(lambda: print(time.process_time() - start < 20))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["interrupted", "True"], done.stderr
