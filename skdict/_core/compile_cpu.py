@@ -27,6 +27,20 @@ def compiled(**options):
     return decorate
 
 
+def call_interruptibly(kernel, *arguments):
+    """Call a kernel that returns arrays; an interrupt that arrives meanwhile is raised as one.
+
+    Numba makes the arrays with the exception set, and Python takes that for a SystemError.
+    """
+    try:
+        return kernel(*arguments)
+    except SystemError as error:
+        first = error
+        while isinstance(first, SystemError) and first.__context__ is not None:
+            first = first.__context__
+        raise first from None
+
+
 class _Cache(FunctionCache):
     """Numba's cache, of which no error is one of the caller.
 

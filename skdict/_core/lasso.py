@@ -128,7 +128,8 @@ class Lasso:
         return Support(indptr, indices, len(self.dictionary)), values, gaps
 
     def _code_one_by_one(self, x, alpha, of_codes, support, values):
-        from .lasso_cpu import code_rows  # Numba takes a moment to import
+        from .compile_cpu import call_interruptibly  # Numba takes a moment to import
+        from .lasso_cpu import code_rows
 
         atoms, gram = self.dictionary.numpy(), self.gram.numpy()
         of_samples = alpha.numpy(), of_codes.numpy()
@@ -140,7 +141,8 @@ class Lasso:
             piece = x[block]
             first, error = self.correlations(piece)
             entries = slice(indptr[block.start], indptr[block.stop])
-            return code_rows(
+            return call_interruptibly(
+                code_rows,
                 *(tensor.numpy() for tensor in (piece, first, error)),
                 atoms,
                 gram,

@@ -89,7 +89,8 @@ class OrthogonalMatchingPursuit:
         return support, values.to(x.dtype)
 
     def _code_one_by_one(self, x, n_nonzero, square_tol):
-        from .omp_cpu import pursue_rows  # Numba takes a moment to import
+        from .compile_cpu import call_interruptibly  # Numba takes a moment to import
+        from .omp_cpu import pursue_rows
 
         atoms, gram, weights = (
             tensor.numpy() for tensor in (self.dictionary, self.gram, self.weights)
@@ -98,7 +99,8 @@ class OrthogonalMatchingPursuit:
         def code(block):
             piece = x[block]
             first = product(piece, self.dictionary)
-            return pursue_rows(
+            return call_interruptibly(
+                pursue_rows,
                 piece.numpy(),
                 first.numpy(),
                 atoms,

@@ -12,6 +12,7 @@ import numba
 import pytest
 
 import skdict
+from skdict._core import compile_cpu
 
 ROOT = Path(skdict.__file__).parents[1]
 
@@ -168,3 +169,16 @@ print(skdict.__file__, kernels_cpu.transpose(torch.tensor([0, 1]), torch.tensor(
     variables = {"HOME": "/dev/null", "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": ""}
     found = run_script(code, tmp_path, **variables)
     assert found == [str(copy / "__init__.py"), "tensor(1)"]
+
+
+def test_an_interrupt_while_a_kernel_returns_is_one():
+    def kernel(error):
+        try:
+            raise error
+        except BaseException as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    with pytest.raises(KeyboardInterrupt):
+        compile_cpu.call_interruptibly(kernel, KeyboardInterrupt())
+    with pytest.raises(SystemError, match="of its own"):
+        compile_cpu.call_interruptibly(lambda: (_ for _ in ()).throw(SystemError("of its own")))
