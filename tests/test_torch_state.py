@@ -31,6 +31,8 @@ MAKERS = {
     *("sparse_coo_tensor", "sparse_csr_tensor", "tensor", "tril_indices", "triu_indices"),
 }
 MAKERS_OF_FLOATS = {"empty", "eye", "linspace", "logspace", "ones", "rand", "randn", "zeros"}
+FUNCTIONS = (ast.FunctionDef, ast.Lambda)
+CHANGE_FILTERS = {"catch_warnings", "filterwarnings", "simplefilter", "resetwarnings"}
 
 
 def tensors_made(path):
@@ -245,6 +247,21 @@ def test_steering_under_autocast_passes_gradients(X):
     with torch.autocast("cpu", dtype=torch.bfloat16), steer(model, "0", dictionary, 3, strength=1):
         model(tensor).sum().backward()
     assert tensor.grad.any()
+
+
+def test_filters_of_warnings_are_left_alone():
+    """Where they are changed for a time, other threads lose what they set meanwhile."""
+    found = []
+    for path in sorted(Path(skdict.__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        inside = {node for f in ast.walk(tree) if isinstance(f, FUNCTIONS) for node in ast.walk(f)}
+        found += [
+            path.name
+            for node in inside
+            if isinstance(node, ast.Attribute) and node.attr in CHANGE_FILTERS
+        ]
+    # what Python says of the source of others, which nobody can silence otherwise
+    assert set(found) <= {"_python_labels.py"}
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

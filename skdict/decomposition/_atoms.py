@@ -1,11 +1,8 @@
 """Dictionaries that nobody trained: the atoms that ``dict_init`` can name."""
 
-import warnings
-
 import numpy as np
 import torch
 from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
-from sklearn.exceptions import ConvergenceWarning
 
 from .._core.optim import normalize_
 from ._alpha import away_from
@@ -98,10 +95,8 @@ def _principal_basis(rows, mean, scale):
 def _ica(X, n_directions, random_state):
     """Directions along which independent sources act on the data: columns of the mixing matrix."""
     ica = FastICA(n_directions, whiten="unit-variance", random_state=random_state)
-    with warnings.catch_warnings():
-        # the noise among so many sources never comes to rest
-        warnings.filterwarnings("ignore", "FastICA did not converge", ConvergenceWarning)
-        return ica.fit(X).mixing_.T
+    # may warn, and is let to: the filters of warnings are not this thread's alone
+    return ica.fit(X).mixing_.T
 
 
 def _nmf(rows, scale, n_components, max_iter, random_state):

@@ -217,7 +217,8 @@ class SparseAutoencoderDictionary(
         - "pca", "ica": principal directions, and those along which the sources of
           :class:`~sklearn.decomposition.FastICA` act, each with both signs, as codes are
           non-negative: at most two for each feature (of "ica": for each dimension of the data),
-          which is what ``n_components="auto"`` takes.
+          which is what ``n_components="auto"`` takes. FastICA may warn that it did not converge:
+          the noise among many sources never comes to rest.
         - "identity": the features (neurons) themselves, likewise.
         - "nmf": atoms of :class:`~sklearn.decomposition.MiniBatchNMF`, for non-negative
           activations and ``fit_intercept=False``; "auto" takes one for each feature.
@@ -668,7 +669,7 @@ class SparseAutoencoderDictionary(
         )
 
     def _check_memory(self, n_components, like):
-        """Refuse a matrix of pairs of atoms that does not fit: the system would end the process."""
+        """Refuse a matrix of pairs of atoms for which there is no memory."""
         needed, available = n_components**2 * like.itemsize, available_memory(like.device)
         if needed > available:
             raise MemoryError(
