@@ -212,6 +212,7 @@ class _Tree:
                 warnings.simplefilter("ignore")  # invalid escape sequences
                 tree = ast.parse(source)
             self.complete = True
+        # the parser calls it MemoryError when its own stack is full
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             self.complete = False
             return

@@ -6,7 +6,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..metrics._rows import as_matrix, check_finite, float64_block
+from ..metrics._rows import as_matrix, check_finite, float64_block, unit_rows
 
 
 def unit_directions(dictionary, name, attribute="components_"):
@@ -50,17 +50,3 @@ def unit_directions(dictionary, name, attribute="components_"):
     directions = unit_rows(directions)
     alive = directions.any(axis=1)
     return directions, alive if density is None else alive & (np.asarray(density) > 0)
-
-
-def unit_rows(matrix):
-    """Rows of a float64 matrix divided by their norms; zero rows stay zero."""
-    with np.errstate(over="ignore", under="ignore"):
-        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    # squares of what is very large or small are infinite, or zero
-    extreme = ~((norms > 1e-140) & (norms < 1e140))[:, 0]
-    if extreme.any():
-        matrix = matrix.copy()
-        largest = abs(matrix[extreme]).max(axis=1, keepdims=True)
-        matrix[extreme] /= np.where(largest > 0, largest, 1)
-        norms[extreme] = np.linalg.norm(matrix[extreme], axis=1, keepdims=True)
-    return matrix / np.where(norms > 0, norms, 1)

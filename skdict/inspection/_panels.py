@@ -5,10 +5,10 @@ from itertools import chain, pairwise
 import numpy as np
 from sklearn.utils import gen_batches
 
+from ..metrics._rows import unit_rows
 from ._active import positive_entries
 from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
-from ._directions import unit_rows
 from ._effects import measured_effects
 from ._interventions import feature_directions, split_dictionary
 from ._logits import lacks_forward_derivative, logit_weights, vocabulary

@@ -1,9 +1,8 @@
 """How well learned atoms match true ones."""
 
 from scipy.optimize import linear_sum_assignment
-from sklearn.preprocessing import normalize
 
-from ._rows import as_matrix, check_finite, float64_block
+from ._rows import as_matrix, check_finite, float64_block, unit_rows
 
 
 def _cosines(components, true_components):
@@ -22,7 +21,7 @@ def _cosines(components, true_components):
     for name, atoms in (("true_components", true), ("components", learned)):
         atoms = float64_block(atoms, slice(None))
         check_finite(atoms, name)
-        unit.append(normalize(atoms))
+        unit.append(unit_rows(atoms))
     return unit[0] @ unit[1].T
 
 

@@ -56,3 +56,17 @@ def float64_block(X, rows):
     if issparse(block):
         block = block.toarray()
     return np.asarray(block, dtype=np.float64)
+
+
+def unit_rows(matrix):
+    """Rows of a float64 matrix divided by their norms; zero rows stay zero."""
+    with np.errstate(over="ignore", under="ignore"):
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    # squares of what is very large or small are infinite, or zero
+    extreme = ~((norms > 1e-140) & (norms < 1e140))[:, 0]
+    if extreme.any():
+        matrix = matrix.copy()
+        largest = abs(matrix[extreme]).max(axis=1, keepdims=True)
+        matrix[extreme] /= np.where(largest > 0, largest, 1)
+        norms[extreme] = np.linalg.norm(matrix[extreme], axis=1, keepdims=True)
+    return matrix / np.where(norms > 0, norms, 1)

@@ -89,3 +89,11 @@ def test_tensors(metric, atoms):
 def test_bad_input(metric, learned, true, message):
     with pytest.raises(ValueError, match=message):
         metric(learned, true)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 5e-324])
+def test_extreme_lengths(scale):
+    """Cosines know no lengths, also where their squares are infinite or 0."""
+    true = np.eye(4)[:3]
+    assert dictionary_recovery(scale * true[[2, 0, 1]], true) == 1.0
+    assert mean_max_cosine(true, [[scale, scale, 0, 0]]) == pytest.approx(0.5**0.5)
