@@ -197,7 +197,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             warm_start=True,
         )
         scorer = None if self.scoring is None else check_scoring(estimator, self.scoring)
-        folds = check_cv(self.cv).split(np.empty(len(rows)), y)
+        folds = self._folds(len(rows), y)
         scores = Parallel(n_jobs=self.n_jobs)(
             delayed(_scores_of_path)(estimator, alphas, rows, y, train, test, scorer)
             for train, test in folds
@@ -217,6 +217,27 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             "with the alpha_ that was chosen here."
         )
 
+    def _folds(self, n_samples, y):
+        """Sorted rows to learn from and rows to score on, of each fold."""
+        rows, folds = np.arange(n_samples), []
+        for i, fold in enumerate(check_cv(self.cv).split(np.empty(n_samples), y)):
+            try:  # an iterable of folds may have lists and masks
+                train, test = (np.sort(rows[np.asarray(part)]) for part in fold)
+            except (IndexError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"cv must give two arrays of row numbers below {n_samples} for each fold, but "
+                    f"fold {i} is none: {error}."
+                ) from error
+            if len(train) < 2 or len(test) == 0:
+                raise ValueError(
+                    f"cv gives {len(train)} samples to learn from and {len(test)} to score on in "
+                    f"fold {i}, but two and one are needed at least."
+                )
+            folds.append((train, test))
+        if not folds:
+            raise ValueError(f"cv={self.cv!r} has no folds. Give their number, or a splitter.")
+        return folds
+
     def _grid(self, X):
         if isinstance(self.alphas, Integral):
             return alpha_grid(X, self.alphas)
@@ -231,7 +252,6 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
 
 def _scores_of_path(estimator, alphas, rows, y, train, test, scorer):
     """Score on one fold for each alpha, from the smallest to the largest."""
-    train, test = np.sort(train), np.sort(test)  # of an iterable of folds, lists are allowed too
     training, held_out = (
         Rows(rows.X, rows.device, torch.from_numpy(index)) for index in (train, test)
     )

@@ -5,7 +5,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.utils.validation import validate_data
 
-from ..utils._arrays import as_matrix, check_entries_finite
+from ..utils._arrays import as_matrix, check_entries_finite, to_ndarray
 
 
 def check_samples(estimator, X, network, *, reset):
@@ -29,9 +29,7 @@ def check_samples(estimator, X, network, *, reset):
     samples = as_matrix(X, "X", estimator=estimator, allow_nd=True)
     if sp.issparse(samples):
         raise TypeError("X is a sparse matrix, but models take dense arrays. Use X.toarray().")
-    if isinstance(samples, torch.Tensor):
-        samples = samples.cpu()
-        samples = (samples.float() if samples.dtype == torch.bfloat16 else samples).numpy()
+    samples = to_ndarray(samples)
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     if samples.dtype.kind in "biu" and network.takes_token_ids:
         samples = samples.astype(np.int64, copy=False)
@@ -89,12 +87,21 @@ class Samples:
         return network.dtypes
 
     def explain(self, error, network, layer):
-        """Raise an error that is clearer than what a model raises."""
-        if network.takes_token_ids and self.X.dtype.kind == "f" and (self.X % 1 == 0).all():
-            raise ValueError(
-                f"The model cannot be run on X, which has dtype {self.X.dtype}: {error}. If X is "
-                "token ids, give them as integers: X.astype(int)."
-            ) from error
+        """Raise an error that is clearer than what torch raises in a model."""
+        if not isinstance(error, IndexError | RuntimeError):
+            return
+        message = (
+            f"The model cannot be run on X, which has dtype {self.X.dtype}, shape {self.X.shape} "
+            f"and entries from {self.X.min()} to {self.X.max()}: {error}."
+        )
+        modules = network.module.modules()
+        n_ids = [m.num_embeddings for m in modules if isinstance(m, torch.nn.Embedding)]
+        if n_ids:
+            message += (
+                f" It looks up token ids in embeddings of {', '.join(map(str, n_ids))} rows: give "
+                "them as integers, X.astype(int)."
+            )
+        raise ValueError(message) from error
 
     @staticmethod
     def usual_axis(activation, layer):

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse, vstack
 
 from ..metrics._rows import as_matrix, check_finite, float64_block, row_blocks
+from ..utils._arrays import as_numbers, to_ndarray
 
 
 def check_indices(indices, n, *, name, of):
@@ -11,7 +12,7 @@ def check_indices(indices, n, *, name, of):
 
     A boolean mask of length n stands for the indices where it is true.
     """
-    indices = np.asarray(indices)
+    indices = to_ndarray(as_numbers(indices, name))
     if indices.dtype == bool:
         if indices.shape != (n,):
             raise ValueError(

@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 
 from ..metrics._coding import check_dictionary, reconstruction_function
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
-from ..utils._arrays import as_numbers, read_only
+from ..utils._arrays import as_numbers, read_only, to_ndarray
 from ..utils._modules import find_module, replace_activation
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ..utils._torch_state import without_autocast
@@ -247,8 +247,9 @@ def steer(
         dictionary = as_matrix(dictionary, "dictionary")
         check_finite(dictionary.data if issparse(dictionary) else dictionary, "dictionary")
         n_components = dictionary.shape[0]
+    features = np.atleast_1d(to_ndarray(as_numbers(features, "features")))
     features = check_indices(
-        np.atleast_1d(features), n_components, name="features", of="features of the dictionary"
+        features, n_components, name="features", of="features of the dictionary"
     )
     if len(np.unique(features)) < len(features):
         raise ValueError(f"features must be different features, but is {features.tolist()!r:.80}.")

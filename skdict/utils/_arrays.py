@@ -110,6 +110,13 @@ def as_vector(X, name):
     return X.astype(np.float64).ravel()
 
 
+def to_ndarray(X):
+    """A tensor as an ndarray, in float32 if it is bfloat16; all else as it is."""
+    if not isinstance(X, torch.Tensor):
+        return X
+    return (X.float() if X.dtype == torch.bfloat16 else X).cpu().numpy()
+
+
 def _read(X, name, what, *, csr_tensors=False):
     """X as an ndarray, CSR matrix or plain tensor of whatever dtype."""
     if isinstance(X, torch.Tensor):

@@ -154,13 +154,18 @@ class Layer:
 
     def _read(self, inputs, batch):
         args, kwargs = inputs.arguments(self.network, batch, self._seen.dtype)
+
+        def forward():
+            try:
+                self.network.run(args, kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                inputs.explain(error, self.network, self.path)
+                raise
+
         with evaluation_mode(self.network.module), torch.no_grad():
-            activation = read_activation(
-                self.network.module,
-                self.path,
-                lambda: self.network.run(args, kwargs),
-                side=self.side,
-            )
+            activation = read_activation(self.network.module, self.path, forward, side=self.side)
         return inputs.split(activation, batch, self._seen.feature_axis)
 
     def _look(self, state, feature_axis):

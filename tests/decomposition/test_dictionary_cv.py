@@ -113,6 +113,28 @@ def test_bad_grids(X, alphas, message):
         make_cv(alphas=alphas).fit(X)
 
 
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        ([], r"cv=\[\] has no folds"),
+        ([([0, 1, 2], [])], "cv must give two arrays .* fold 0 is none"),
+        ([(np.arange(9), np.arange(0))], "cv gives 9 samples to learn from and 0 to score on"),
+        ([(np.arange(9), [10**6])], "cv must give two arrays of row numbers below"),
+    ],
+    ids=str,
+)
+def test_bad_folds(X, cv, message):
+    with pytest.raises(ValueError, match=message):
+        make_cv(cv=cv).fit(X)
+
+
+def test_folds_of_masks_and_lists(X):
+    train = np.arange(len(X)) % 3 > 0
+    expected = make_cv(cv=[(np.flatnonzero(train), np.flatnonzero(~train))]).fit(X).scores_
+    for fold in ((train, ~train), (np.flatnonzero(train).tolist(), np.flatnonzero(~train))):
+        np.testing.assert_array_equal(make_cv(cv=[fold]).fit(X).scores_, expected)
+
+
 def test_streams_have_no_folds(X):
     assert not hasattr(make_cv(), "partial_fit")
     with pytest.raises(AttributeError, match="a stream has no folds"):

@@ -217,3 +217,24 @@ def test_layer_of_a_wrong_shape(module, match, X):
 def test_tokens_need_texts(mlp, X):
     with pytest.raises(ValueError, match="tokenizer=None"):
         ActivationExtractor(mlp, "1", tokenizer=None).tokens(X)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([[1, 99]], r"on X, which has .* shape \(1, 2\) .* to 99: .* in embeddings of 16 rows"),
+        ([[1.5, 2.0]], r"on X, which has dtype float64, shape \(1, 2\) .* give them as integers"),
+    ],
+)
+def test_what_the_model_does_not_take(X, message):
+    model = nn.Sequential(nn.Embedding(16, 4), nn.Flatten())
+    extractor = ActivationExtractor(model, "0", tokenizer=None)
+    for _ in range(2):  # the first time the layer is looked at
+        with pytest.raises(ValueError, match=message):
+            extractor.transform(X)
+        extractor.transform([[1, 2]])
+
+
+def test_a_list_with_none_is_not_taken_for_nan(mlp):
+    with pytest.raises(ValueError, match="X contains NaN"):
+        ActivationExtractor(mlp, "1", tokenizer=None).transform([[1.0, None, 2.0]])
