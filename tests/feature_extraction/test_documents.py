@@ -21,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skdict import ActivationExtractor, SparseAutoencoderDictionary
 from skdict.feature_extraction import DocumentFeatures, _documents
 from skdict.utils import _texts
+from skdict.utils._network import Network
 
 LAYER = "bert.encoder.layer.1"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -190,16 +191,20 @@ def test_memory_is_bounded_by_the_portion(monkeypatch):
 
 
 @pytest.fixture
-def counted(bert):
-    """A ready model, its tokenizer, and a list of the token ids that it was run on."""
+def counted(bert, monkeypatch):
+    """A ready model, its tokenizer, and a list of the token ids that it was run on.
+
+    Without a hook: what it writes to would be part of what the cache knows the model by.
+    """
     model, tokenizer = bert
-    seen = []
+    run, seen = Network.run, []
 
-    def note(module, args):
-        if args[0].max() > 1:  # with which a layer is looked at
-            seen.extend(args[0])
+    def note(network, arguments, keywords):
+        if arguments[0].max() > 1:  # with which a layer is looked at
+            seen.extend(arguments[0])
+        return run(network, arguments, keywords)
 
-    model.get_input_embeddings().register_forward_pre_hook(note)
+    monkeypatch.setattr(Network, "run", note)
     return model, tokenizer, seen
 
 
