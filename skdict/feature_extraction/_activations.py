@@ -316,7 +316,13 @@ class ActivationExtractor(
         self._validate()
         network = self._network()
         inputs = self._inputs(X, network, reset=False)
-        return self._activations(self._layer(network, inputs), iter)
+        layer = self._layer(network, inputs)
+        if layer.n_features != getattr(self, "_n_features_out", layer.n_features):
+            raise ValueError(
+                f"layer={self.layer!r} has {layer.n_features} features, but had "
+                f"{self._n_features_out} in fit. Fit again."
+            )
+        return self._activations(layer, iter)
 
     def get_feature_names_out(self, input_features=None):
         """Get output feature names for transformation.

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..metrics._next_token import next_token_logits
 from ..metrics._rows import as_matrix, to_numpy
-from ..utils._modules import evaluation_mode, replace_activation
+from ..utils._modules import evaluation_mode, read_activation, run_replaced
 from ..utils._texts import TokenWindows
 from ..utils._warnings import warn
 from ._active import check_indices
@@ -150,24 +150,23 @@ def measured_effects(language, texts, features, rows=None, *, attribute=True):
     wanted = np.array(pairs, dtype=np.int64).reshape(-1, 2) @ [len(windows), 1]
     # tensors made in inference mode have no derivatives
     with torch.inference_mode(False), evaluation_mode(language.model):
-        codes, log_p = _run_clean(language, windows, bounds, wanted, features)
+        codes, is_followed = _codes(language, windows, bounds, wanted, features)
         found = []
         for i, selected in enumerate(rows):
-            active = selected[~np.isnan(log_p[selected])]
+            active = selected[is_followed[selected]]
             found.append(active[_column(codes, i, active) > 0])
-        without, slopes = _run_without(
+        ablations, slopes = _run_without(
             language, windows, bounds, found, codes, directions, attribute=attribute
         )
     effects = []
     for i, active in enumerate(found):
-        ablation = log_p[active] - without[i]
         effects.append(
             Bunch(
                 rows=active,
                 activations=_column(codes, i, active),
-                ablation=ablation,
+                ablation=ablations[i],
                 attribution=slopes[i],
-                agreement=_rank_correlation(ablation, slopes[i]),
+                agreement=_rank_correlation(ablations[i], slopes[i]),
             )
         )
     return effects
@@ -196,13 +195,6 @@ def _column(matrix, i, rows):
     return column
 
 
-def _next_tokens(ids, kept):
-    """Where a kept token is followed by a kept one, and which that is; (n_windows, length)."""
-    counted = torch.zeros_like(kept)
-    counted[:, :-1] = kept[:, :-1] & kept[:, 1:]
-    return counted, ids.roll(-1, dims=1)
-
-
 def _log_probabilities(logits, counted, next_ids):
     """Log-probability of the next token at each counted position, (n_counted,)."""
     at = logits[counted]
@@ -211,45 +203,40 @@ def _log_probabilities(logits, counted, next_ids):
 
 
 @torch.no_grad()
-def _run_clean(language, windows, bounds, wanted, features):
-    """Codes, CSC (n_rows, n_selected), and log-probabilities of next tokens.
+def _codes(language, windows, bounds, wanted, features):
+    """Codes, CSC (n_rows, n_selected), and the rows whose next token has a row too.
 
     Of the wanted pairs of a feature and a window, which come as ascending numbers i * n_windows
-    + w; elsewhere there are zeros. In windows that are in no pair, log-probabilities are nan.
+    + w; elsewhere there are zeros and no rows.
     """
-    log_p = np.full(bounds[-1], np.nan)
+    is_followed = np.zeros(bounds[-1], dtype=bool)
     entries = [(np.empty(0, np.int64),) * 2 + (np.empty(0),)]  # row, feature, code
-    for batch, forward, ids, kept in language.batches(windows, np.unique(wanted % len(windows))):
-        taken = []
-
-        def take(activations, taken=taken):
-            taken.append(activations.clone())  # what comes next may work in place
-            return activations
-
-        with replace_activation(language.model, language.layer, take, side=language.side):
-            logits = next_token_logits(forward(), ids)
-        counted, next_ids = _next_tokens(ids, kept)
-        found = _log_probabilities(logits, counted, next_ids)
+    for batch, forward, _, kept in language.batches(windows, np.unique(wanted % len(windows))):
+        activations = read_activation(language.model, language.layer, forward, side=language.side)
+        followed = torch.zeros_like(kept)
+        followed[:, :-1] = kept[:, :-1] & kept[:, 1:]
         rows = np.concatenate([np.arange(bounds[w], bounds[w + 1]) for w in batch])
         window = np.repeat(batch, bounds[np.add(batch, 1)] - bounds[batch])
-        log_p[rows[counted[kept].cpu().numpy()]] = found.double().cpu().numpy()
-        codes = as_matrix(language.dictionary.transform(to_numpy(taken[0][kept])), "codes")
+        is_followed[rows] = followed[kept].cpu().numpy()
+        codes = as_matrix(language.dictionary.transform(to_numpy(activations[kept])), "codes")
         at, feature, values = nonzero_entries(codes, features)
         is_wanted = np.isin(feature * len(windows) + window[at], wanted)
         entries.append((rows[at[is_wanted]], feature[is_wanted], values[is_wanted]))
     rows, feature, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
     shape = (bounds[-1], len(features))
-    return csc_array((values.astype(np.float64), (rows, feature)), shape=shape), log_p
+    return csc_array((values.astype(np.float64), (rows, feature)), shape=shape), is_followed
 
 
 @torch.no_grad()
 def _run_without(language, windows, bounds, rows, codes, directions, *, attribute):
     """What becomes of the prediction of next tokens without a feature, at some rows of each.
 
+    Each batch is run with the feature too: in another one the numbers would be rounded otherwise.
+
     Returns
     -------
-    log_p : list of ndarray
-        Log-probabilities without the feature.
+    ablations : list of ndarray
+        Log-probabilities with the feature, less those without it.
     slopes : list of ndarray
         Derivative of the log-probability along the feature's part; without `attribute` nan.
     """
@@ -267,7 +254,7 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
         [windows.kept[w][:stop] for (_, w), stop in zip(pairs, stops, strict=True)],
         pad_id=windows.pad_id,
     )
-    log_p, slopes = ([np.full(len(each), np.nan) for each in rows] for _ in range(2))
+    ablations, slopes = ([np.full(len(each), np.nan) for each in rows] for _ in range(2))
     for batch, forward, ids, kept in language.batches(cut):
         counted = torch.zeros_like(kept)
         part = np.zeros((*kept.shape, directions.shape[1]), dtype=np.float32)
@@ -279,9 +266,16 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
             counted[k, places[pair][1]] = True
 
         def run(function, forward=forward, ids=ids, counted=counted):
-            with replace_activation(language.model, language.layer, function, side=language.side):
-                logits = next_token_logits(forward(), ids)
-            return _log_probabilities(logits, counted, ids.roll(-1, dims=1))
+            output = run_replaced(
+                language.model, language.layer, function, forward, side=language.side
+            )
+            logits = next_token_logits(output, ids)
+            return _log_probabilities(logits, counted, ids.roll(-1, dims=1)).to(
+                "cpu", torch.float64
+            )
+
+        def keep(activations):
+            return activations.clone()  # what comes next may work in place
 
         def ablate(activations, part=part):
             return activations - torch.from_numpy(part).to(activations)
@@ -289,7 +283,7 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
         def perturb(activations, part=part):
             return forward_ad.make_dual(activations, torch.from_numpy(part).to(activations))
 
-        found = [(log_p, run(ablate))]
+        found = [(ablations, run(keep) - run(ablate))]
         if attribute:
             try:
                 with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
@@ -312,6 +306,6 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
             found.append((slopes, slope))
         lengths = [len(places[pair][1]) for pair in batch]
         for results, values in found:
-            for pair, of_pair in zip(batch, values.double().cpu().split(lengths), strict=True):
+            for pair, of_pair in zip(batch, values.split(lengths), strict=True):
                 results[pairs[pair][0]][places[pair][0]] = of_pair.numpy()
-    return log_p, slopes
+    return ablations, slopes

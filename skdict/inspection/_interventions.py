@@ -8,10 +8,10 @@ import torch
 from scipy.sparse import issparse
 from sklearn.pipeline import Pipeline
 
-from ..metrics._coding import check_dictionary, reconstruction_function
+from ..metrics._coding import check_dictionary, reconstruction_function, without_gradient
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
 from ..utils._arrays import as_numbers, read_only, to_ndarray
-from ..utils._modules import find_module, replace_activation
+from ..utils._modules import replace_activation
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ..utils._torch_state import without_autocast
 from ._active import check_indices
@@ -104,6 +104,13 @@ def replace_activations(
     ValueError
         If there is no such layer or feature. In the block, if activations, reconstructions or
         `where` do not fit each other.
+    NotImplementedError
+        When a gradient through what is replaced is asked for: the dictionary computes with NumPy.
+
+    Warns
+    -----
+    UserWarning
+        On exit, if the layer was never called in the block.
 
     See Also
     --------
@@ -210,6 +217,14 @@ def steer(
     ValueError
         If there is no such layer or feature, or not exactly one of `strength` and `pin_to` is
         given. In the block, if activations, atoms or `where` do not fit each other.
+    NotImplementedError
+        With `pin_to`, when a gradient through the layer is asked for: the dictionary computes
+        with NumPy.
+
+    Warns
+    -----
+    UserWarning
+        On exit, if the layer was never called in the block.
 
     See Also
     --------
@@ -278,7 +293,6 @@ def intervene(model, layer, edit, *, side="output", where=None, tokenizer=None):
     ------
     model : torch.nn.Module
     """
-    find_module(model, layer)
     selection = TokenSelection(model, layer, tokenizer, where)
 
     def replace(activation):
@@ -291,13 +305,7 @@ def intervene(model, layer, edit, *, side="output", where=None, tokenizer=None):
         edited = rows.masked_scatter(mask[..., None], edit(rows[mask]).to(rows))
         return edited.movedim(-1, 1) if is_image else edited
 
-    # in this order: calls are read before what is given to the layer is replaced, and forgotten
-    # after what it returns is
-    with (
-        selection.entering(),
-        replace_activation(model, layer, replace, side=side),
-        selection.leaving(),
-    ):
+    with replace_activation(model, layer, replace, side=side, on_call=selection.note):
         yield model
 
 
@@ -348,6 +356,8 @@ class _Shift:
         amount = self.amount(self._codes(activations))  # (n_selected,) or (n_tokens, n_selected)
         dtype = torch.promote_types(activations.dtype, torch.float32)
         amount = torch.tensor(np.atleast_2d(amount), dtype=dtype, device=activations.device)
+        if self.dictionary is not None:
+            amount = without_gradient(amount, activations)
         return activations + amount @ self.directions.to(activations.device, dtype)
 
     def _codes(self, activations):

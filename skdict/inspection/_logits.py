@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..metrics._next_token import next_token_logits
-from ..utils._modules import evaluation_mode, replace_activation
+from ..utils._modules import evaluation_mode, run_replaced
 from ._active import check_indices
 from ._interventions import feature_directions
 from ._language import Language
@@ -172,11 +172,9 @@ def _derivative(language, forward, ids, kept, direction):
         tangent = torch.tensor(direction, device="cpu").to(activations) * kept[..., None]
         return forward_ad.make_dual(activations, tangent)
 
-    with (
-        forward_ad.dual_level(),
-        replace_activation(language.model, language.layer, perturb, side=language.side),
-    ):
-        logits = next_token_logits(forward(), ids)
+    with forward_ad.dual_level():
+        output = run_replaced(language.model, language.layer, perturb, forward, side=language.side)
+        logits = next_token_logits(output, ids)
         tangent = forward_ad.unpack_dual(logits).tangent
         if tangent is None:
             raise ValueError(

@@ -3,12 +3,15 @@
 import dataclasses
 import inspect
 import math
-from contextlib import contextmanager
+import sys
+import threading
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from ..utils._modules import way_to
 from ..utils._texts import special_token_ids
 
 # Arguments of integers that are no token ids.
@@ -25,11 +28,14 @@ class _Call(NamedTuple):
 
 _UNKNOWN = _Call(None, None, 0)
 
+# The frame of each call of a module.
+_CALL = torch.nn.Module._call_impl.__code__
+
 
 class TokenSelection:
     """Tells, inside a forward pass, which of its tokens are selected.
 
-    It follows what the modules around the layer are called with, the model itself and those on
+    It is told what the modules around the layer are called with, the model itself and those on
     the way down to the layer: the innermost that is given token ids tells which these are. So
     encoders, decoders, wrapped models and models without their head are all understood.
 
@@ -48,53 +54,37 @@ class TokenSelection:
 
     def __init__(self, model, layer, tokenizer, where):
         self.layer = layer
-        self.special_ids = torch.from_numpy(special_token_ids(tokenizer, model))
+        # a wrapper, such as DataParallel, has no config of its own
+        configured = (module for module in way_to(model, layer) if hasattr(module, "config"))
+        special_ids = special_token_ids(tokenizer, next(configured, model))
+        self.special_ids = torch.from_numpy(special_ids)
         self.where = where if where is None or callable(where) else _check_mask(where)
-        parts = layer.split(".")  # an embedding of positions is given integers as well
-        self._modules = [
-            model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))
-        ]
-        self._calls = [_UNKNOWN] * len(self._modules)
+        self._of_thread = threading.local()
 
-    @contextmanager
-    def entering(self):
-        """Note what the modules are called with."""
+    def note(self, module, args, kwargs):
+        """Take note of what a module on the way to the layer is called with."""
+        if not hasattr(self._of_thread, "calls"):
+            self._of_thread.calls = WeakKeyDictionary()
         of_encoder = "encoder" in self.layer.split(".")
+        self._of_thread.calls[module] = _read_call(module, args, kwargs, of_encoder)
 
-        def enter(depth):
-            def hook(module, args, kwargs):
-                self._calls[depth] = _read_call(module, args, kwargs, of_encoder)
+    def _calls(self):
+        """The calls that are in progress, the innermost first.
 
-            return hook
-
-        yield from _hooked(
-            [
-                module.register_forward_pre_hook(enter(depth), with_kwargs=True)
-                for depth, module in enumerate(self._modules)
-            ]
-        )
-
-    @contextmanager
-    def leaving(self):
-        """Forget it when they are done, also by an exception."""
-
-        def leave(depth):
-            def hook(module, args, output):
-                self._calls[depth] = _UNKNOWN
-
-            return hook
-
-        yield from _hooked(
-            [
-                module.register_forward_hook(leave(depth), always_call=True)
-                for depth, module in enumerate(self._modules)
-            ]
-        )
+        Which these are, the stack tells: after an interrupt torch calls no hook that could.
+        """
+        calls = getattr(self._of_thread, "calls", {})
+        frame = sys._getframe()
+        while frame is not None:
+            if frame.f_code is _CALL and frame.f_locals["self"] in calls:
+                yield calls[frame.f_locals["self"]]
+            frame = frame.f_back
 
     def _call(self):
         """The innermost call with token ids; else with an attention mask."""
+        calls = list(self._calls())
         for known in ("token_ids", "attention_mask"):
-            for call in reversed(self._calls):
+            for call in calls:
                 if getattr(call, known) is not None:
                     return call
         return _UNKNOWN
@@ -171,14 +161,6 @@ class TokenSelection:
                 f"tokens of shape {shape}. One entry per sequence and position is needed, or one "
                 "per position for all sequences alike."
             ) from None
-
-
-def _hooked(handles):
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _read_call(module, args, kwargs, of_encoder):

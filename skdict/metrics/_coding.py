@@ -73,6 +73,31 @@ def reconstruction_function(dictionary):
                 f"dictionary reconstructs activations of shape {X.shape} with shape "
                 f"{X_hat.shape}. Was it fitted on the activations of another layer?"
             )
-        return torch.as_tensor(X_hat, device="cpu").to(activations)
+        X_hat = torch.as_tensor(X_hat, device="cpu").to(activations)
+        return without_gradient(X_hat, activations)
 
     return reconstruct
+
+
+def without_gradient(values, activations):
+    """`values`, which NumPy has computed of `activations`: to ask for the gradient is an error."""
+    return _ComputedByNumPy.apply(activations, values)
+
+
+class _ComputedByNumPy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, activations, values):
+        return values
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError(
+            "The gradient through the activations that are replaced is not known: the dictionary "
+            "computes with NumPy. Where it is not wanted, freeze the parameters in front of the "
+            "layer with requires_grad_(False), or call the model under torch.no_grad(). Steering "
+            "by a strength has a gradient."
+        )
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        return _ComputedByNumPy.backward(ctx, None)

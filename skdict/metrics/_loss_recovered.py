@@ -9,7 +9,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import Bunch, gen_batches
 from torch.nn import functional
 
-from ..utils._modules import evaluation_mode, read_activation, replace_activation
+from ..utils._modules import evaluation_mode, read_activation, run_replaced
 from ..utils._network import Network
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..utils._texts import batches_by_length, check_texts, tokenize
@@ -256,8 +256,7 @@ def _mean_activation(model, layer, side, batches):
 def _replaced_logits(model, layer, side, forward, ids, content, function):
     """Logits of a forward pass with `function` of the activations at content tokens."""
     at_content = _at_content(function, content, layer)
-    with replace_activation(model, layer, at_content, side=side):
-        return next_token_logits(forward(), ids)
+    return next_token_logits(run_replaced(model, layer, at_content, forward, side=side), ids)
 
 
 def _content_activations(activations, content, layer):
@@ -272,20 +271,9 @@ def _content_activations(activations, content, layer):
 
 
 def _at_content(function, content, layer):
-    """A function of (n_tokens, n_features), applied where the content is and nowhere else.
-
-    Good for one forward pass.
-    """
-    called = False
+    """A function of (n_tokens, n_features), applied where the content is and nowhere else."""
 
     def replace(activations):
-        nonlocal called
-        if called:
-            raise ValueError(
-                f"layer={layer!r} is called more than once in a forward pass, so it has no "
-                "single activation. Name a module that is called once."
-            )
-        called = True
         at_content = _content_activations(activations, content, layer)
         return activations.masked_scatter(content[..., None], function(at_content))
 

@@ -264,8 +264,14 @@ def _is_rearranged(found, ids):
 
 def _state(model, path):
     """What has to stay as it is for a layer to be called as often, and to be as wide."""
+    plain = bool | int | float | str | None
     modules = [
-        (name, weakref.ref(module)) for name, module in model.named_modules(remove_duplicate=False)
+        (
+            name,
+            weakref.ref(module),
+            {k: v for k, v in vars(module).items() if isinstance(v, plain) and k != "training"},
+        )
+        for name, module in model.named_modules(remove_duplicate=False)
     ]
     return modules, [tuple(each.shape) for each in find_module(model, path).parameters()]
 

@@ -2,9 +2,13 @@
 
 import copy
 import difflib
+import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 
@@ -35,8 +39,29 @@ def find_module(model, layer):
     ValueError
         If there is no such submodule; the message lists the nearest names.
     """
+    return way_to(model, layer)[-1]
+
+
+def _of_torchscript(layer, module):
+    return (
+        f"layer={layer!r} is of a {type(module).__name__}, and TorchScript calls no hooks. Give "
+        "the module that it was made from."
+    )
+
+
+def way_to(model, layer):
+    """Return the modules on the way down to a layer: the model first, the layer itself last.
+
+    Parameters and exceptions are those of `find_module`.
+    """
+    names = layer.split(".") if layer else []
+    way = [model]
     try:
-        return model.get_submodule(layer)
+        for depth in range(len(names)):
+            if isinstance(way[-1], torch.jit.ScriptModule):
+                raise ValueError(_of_torchscript(layer, way[-1]))
+            way.append(model.get_submodule(".".join(names[: depth + 1])))
+        return way
     except AttributeError:
         names = [name for name, _ in model.named_modules() if name]
         nearest = [name for name in names if name.endswith(f".{layer}")][:5]
@@ -48,45 +73,159 @@ def find_module(model, layer):
         ) from None
 
 
-@contextmanager
-def _tap(model, layer, side, function, *, replaces=False):
+# {what is turned off: (who holds it off, what turns it on again)}
+_TURNED_OFF = {}
+_TURNED_OFF_LOCK = threading.RLock()
+
+
+def _hold_off(what, turn_off, holder):
+    """Have something turned off until `holder` and all others let go of it, in any order."""
+    with _TURNED_OFF_LOCK:
+        holders, undo = _TURNED_OFF.setdefault(what, (set(), []))
+        holders.add(holder)
+        if not undo:
+            turn_off(undo)
+
+
+def _let_go(holder):
+    with _TURNED_OFF_LOCK:
+        for what, (holders, undo) in list(_TURNED_OFF.items()):
+            holders.discard(holder)
+            if not holders:
+                while undo:
+                    undo[-1](None, None, None)
+                    undo.pop()
+                _TURNED_OFF.pop(what, None)
+
+
+def _turn_off_compiled_code(undo):
+    """Compiled code does not look for hooks, and would keep those that it was compiled with."""
+    try:
+        undo.append(torch.compiler.set_stance("force_eager").__exit__)
+    except RuntimeError as error:
+        raise RuntimeError(
+            "A layer cannot be read or replaced from inside a function that torch.compile has "
+            "compiled. Call that function in the block instead."
+        ) from error
+
+
+def _turn_off_nested_tensors(encoder, undo):
+    """A TransformerEncoder packs padded sequences, and its layers refuse these with a hook."""
+    if encoder.use_nested_tensor:
+        undo.append(lambda *exception: setattr(encoder, "use_nested_tensor", True))
+        encoder.use_nested_tensor = False
+
+
+class _Tap:
     """Call `function(activation)` at every call of the layer; what it returns goes on instead.
 
-    A `None` returned leaves the activation as it is. The hook is removed on exit, always.
+    A `None` returned leaves the activation as it is. On exit of the ``with`` block everything is
+    as it was, also if an interrupt comes in the middle of it: what is left undone then is done
+    when the object goes.
+
+    Parameters
+    ----------
+    model, layer, side, function
+        As in `replace_activation`.
+
+    replaces : bool
+        Whether `function` makes the model another one.
+
+    on_call : callable or None
+        As in `replace_activation`.
+
+    Attributes
+    ----------
+    state : SimpleNamespace
+        What the hooks refer to instead of the tap, which they would keep alive. Its `n_calls` is
+        the number of the layer's calls, its `handles` those of the hooks that are in place.
     """
 
-    def apply(value):
-        key, activation = _first_tensor(value)
-        if activation is None:
-            raise ValueError(
-                f"The {side} of layer={layer!r} is a {type(value).__name__} without a tensor in "
-                "it. Name a layer that passes a tensor on, or its other side."
-            )
-        new = function(activation)
-        return None if new is None else _with_tensor(value, key, new)
+    state = SimpleNamespace(handles=[])
 
-    def after(module, args, output):
-        return apply(output)
+    def __init__(self, model, layer, side, function, *, replaces=False, on_call=None):
+        self.state = state = SimpleNamespace(n_calls=0, handles=[], replaces=replaces)
+        self._layer, self._way = layer, way_to(model, layer)
 
-    def before(module, args, kwargs):
-        if _first_tensor(args)[1] is None and kwargs:
-            kwargs = apply(kwargs)
-            return None if kwargs is None else (args, kwargs)
-        args = apply(args)
-        return None if args is None else (args, kwargs)
+        def apply(value):
+            state.n_calls += 1
+            key, activation = _first_tensor(value)
+            if activation is None:
+                raise ValueError(
+                    f"The {side} of layer={layer!r} is a {type(value).__name__} without a tensor "
+                    "in it. Name a layer that passes a tensor on, or its other side."
+                )
+            if activation.is_nested:
+                raise ValueError(
+                    f"The {side} of layer={layer!r} is a nested tensor, of sequences of unequal "
+                    "length. Name a layer that passes a padded tensor on."
+                )
+            new = function(activation)
+            return None if new is None else _with_tensor(value, key, new)
 
-    after.replaces = before.replaces = replaces  # see `is_replaced`
-    module = find_module(model, layer)
-    if side == "output":
-        handle = module.register_forward_hook(after)
-    elif side == "input":
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        raise ValueError(f"side={side!r} is neither 'input' nor 'output'.")
-    try:
-        yield
-    finally:
-        handle.remove()
+        # without handles it is the hook of a copy that was made in the block
+        def after(module, args, output):
+            return apply(output) if state.handles else None
+
+        def before(module, args, kwargs):
+            if not state.handles:
+                return None
+            if _first_tensor(args)[1] is None and kwargs:
+                kwargs = apply(kwargs)
+                return None if kwargs is None else (args, kwargs)
+            args = apply(args)
+            return None if args is None else (args, kwargs)
+
+        def around(module, args, kwargs):
+            if state.handles:
+                on_call(module, args, kwargs)
+
+        after.tap = before.tap = state  # see `is_replaced`
+        *modules_around, module = self._way
+        # what reads arguments comes before what replaces them
+        self._registrations = [
+            partial(each.register_forward_pre_hook, around, with_kwargs=True)
+            for each in (modules_around or [module] if on_call else ())
+        ]
+        if side == "output":
+            register = partial(module.register_forward_hook, after)
+        elif side == "input":
+            register = partial(module.register_forward_pre_hook, before, with_kwargs=True)
+        else:
+            raise ValueError(f"side={side!r} is neither 'input' nor 'output'.")
+        self._registrations.append(register)
+
+    def __enter__(self):
+        try:
+            if "torch._dynamo" in sys.modules:  # else nothing is compiled
+                _hold_off("compiled code", _turn_off_compiled_code, id(self))
+            for module in self._way[:-1]:
+                if isinstance(module, torch.nn.TransformerEncoder):
+                    _hold_off(module, partial(_turn_off_nested_tensors, module), id(self))
+            for register in self._registrations:
+                self.state.handles.append(register())
+        except BaseException as error:
+            self._close()
+            module = self._way[-1]
+            if isinstance(error, RuntimeError) and isinstance(module, torch.jit.ScriptModule):
+                raise ValueError(_of_torchscript(self._layer, module)) from None
+            raise
+        return self
+
+    def _close(self):
+        while self.state.handles:
+            self.state.handles[-1].remove()
+            self.state.handles.pop()
+        _let_go(id(self))
+
+    def __exit__(self, *exception):
+        try:
+            self._close()
+        finally:
+            self._close()  # the rest, after an interrupt
+
+    def __del__(self):
+        self._close()
 
 
 def _first_tensor(value):
@@ -155,10 +294,13 @@ def read_activation(model, layer, forward, *, side="output"):
         found.append(activation)
         raise _ForwardStopped
 
-    with _tap(model, layer, side, take):
+    with _Tap(model, layer, side, take):
         try:
             forward()
         except _ForwardStopped:
+            for module in reversed(way_to(model, layer)[:-1]):
+                if hasattr(module, "_hf_hook"):  # accelerate takes weights away after a call
+                    module._hf_hook.post_forward(module, None)
             return found[0]
     raise ValueError(_never_called(model, layer))
 
@@ -185,7 +327,7 @@ def record_activations(model, layer, forward, *, side="output"):
         If there is no such layer, or if the forward pass does not call it.
     """
     found = []
-    with _tap(model, layer, side, found.append):
+    with _Tap(model, layer, side, found.append):
         try:
             forward()
         except Exception:
@@ -198,16 +340,19 @@ def record_activations(model, layer, forward, *, side="output"):
 
 def _never_called(model, layer):
     module = find_module(model, layer)
-    children = [f"{layer}.{name}".lstrip(".") for name, _ in module.named_children()][:5]
-    hint = f" Its children are {children}." if children else ""
     return (
         f"layer={layer!r} ({type(module).__name__}) is never called in the model's forward "
-        f"pass. Name a layer that is.{hint}"
+        f"pass. Name a layer that is.{_children(module, layer)}"
     )
 
 
+def _children(module, layer):
+    children = [f"{layer}.{name}".lstrip(".") for name, _ in module.named_children()][:5]
+    return f" Its children are {children}." if children else ""
+
+
 @contextmanager
-def replace_activation(model, layer, function, *, side="output"):
+def replace_activation(model, layer, function, *, side="output", on_call=None):
     """Replace a layer's activation during the forward passes in a ``with`` block.
 
     The model is restored on exit, whatever happens inside.
@@ -228,10 +373,19 @@ def replace_activation(model, layer, function, *, side="output"):
         Whether to replace what the layer returns or what it is given. Of a tuple, list or
         mapping, the first tensor is replaced.
 
+    on_call : callable, default=None
+        Called as ``on_call(module, args, kwargs)`` whenever the model is called, or a module
+        between it and the layer.
+
     Raises
     ------
     ValueError
         If there is no such layer, or when `function` returns another shape.
+
+    Warns
+    -----
+    UserWarning
+        On exit, if the layer was never called.
 
     Examples
     --------
@@ -245,6 +399,62 @@ def replace_activation(model, layer, function, *, side="output"):
     tensor([1., 1.])
     """
 
+    tap = _Tap(model, layer, side, _checked(function, layer), replaces=True, on_call=on_call)
+    with tap:
+        yield
+    if tap.state.n_calls == 0:
+        module = find_module(model, layer)
+        warnings.warn(
+            f"layer={layer!r} ({type(module).__name__}) was never called in the block, so that "
+            f"nothing was changed. Run the model inside it, and name a layer that its forward "
+            f"pass calls.{_children(module, layer)}",
+            stacklevel=5,  # through two context managers
+        )
+
+
+def run_replaced(model, layer, function, forward, *, side="output"):
+    """Run a forward pass in which a layer's activation is replaced.
+
+    Parameters
+    ----------
+    model, layer, function, side
+        As in `replace_activation`.
+
+    forward : callable
+        Runs the forward pass when called without arguments.
+
+    Returns
+    -------
+    output : object
+        What `forward` returns.
+
+    Raises
+    ------
+    ValueError
+        As `replace_activation`, and unless the forward pass calls the layer exactly once.
+    """
+
+    def once(activation):
+        if state.n_calls > 1:
+            raise ValueError(
+                f"layer={layer!r} is called more than once in a forward pass, so it has no "
+                "single activation. Name a module that is called once."
+            )
+        return checked(activation)
+
+    checked = _checked(function, layer)
+    tap = _Tap(model, layer, side, once, replaces=True)
+    state = tap.state
+    with tap:
+        output = forward()
+    if state.n_calls == 0:
+        raise ValueError(_never_called(model, layer))
+    return output
+
+
+def _checked(function, layer):
+    """`function` of an activation, in the activation's dtype and on its device."""
+
     def replace(activation):
         new = function(activation)
         if new.shape != activation.shape:
@@ -254,16 +464,16 @@ def replace_activation(model, layer, function, *, side="output"):
             )
         return new.to(activation)
 
-    with _tap(model, layer, side, replace, replaces=True):
-        yield
+    return replace
 
 
 def is_replaced(model):
     """Whether the model is inside a `replace_activation` block, and so another than it looks."""
     return any(
-        getattr(hook, "replaces", False)
+        hook.tap.replaces and hook.tap.handles
         for module in model.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if hasattr(hook, "tap")
     )
 
 

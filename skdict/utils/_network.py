@@ -66,8 +66,15 @@ class Network:
 
     @cached_property
     def device(self):
-        """Where the first parameter is."""
-        return self._tensors[0][1].device if self._tensors else torch.device("cpu")
+        """Where the first parameter is, or if that is kept elsewhere, where it is used."""
+        device = self._tensors[0][1].device if self._tensors else torch.device("cpu")
+        if device.type == "meta":  # accelerate loads a module's weights for the time of its call
+            for module in self.module.modules():
+                hook = getattr(module, "_hf_hook", None)
+                for part in getattr(hook, "hooks", [hook]):
+                    if getattr(part, "execution_device", None) is not None:
+                        return torch.device(part.execution_device)
+        return device
 
     @cached_property
     def dtype(self):

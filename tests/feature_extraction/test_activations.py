@@ -524,3 +524,32 @@ def test_sklearn_checks_that_apply_to_texts(sklearn_check, bert_folder):
     These need no X; the rest runs on arrays, in test_activations_arrays.py.
     """
     sklearn_check("ActivationExtractor", ActivationExtractor(bert_folder, BERT_LAYER))
+
+
+class Scaled(nn.Module):
+    """Has a parameter of its own, which is in place while its children are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.inner, self.behind = nn.Parameter(torch.ones(3)), nn.ReLU(), nn.ReLU()
+
+    def forward(self, x):
+        return self.behind(self.inner(x * self.scale))
+
+
+@pytest.mark.parametrize("kind", ["language", "arrays"])
+def test_weights_that_are_kept_elsewhere(kind, one_layer_folder):
+    """accelerate loads them for the time of a call; a pass that is stopped gives them back."""
+    accelerate = pytest.importorskip("accelerate")
+    if kind == "language":
+        model = transformers.GPT2LMHeadModel.from_pretrained(one_layer_folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(one_layer_folder)
+        extractor = ActivationExtractor(model, "transformer.h.0.mlp.act", tokenizer=tokenizer)
+        X = ["import numpy as np", "for i in range(10):"]
+    else:
+        model, X = Scaled(), np.eye(3, dtype=np.float32)
+        extractor = ActivationExtractor(model, "inner", tokenizer=None)
+    expected = extractor.fit_transform(X)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    np.testing.assert_allclose(extractor.fit(X).transform(X), expected, atol=1e-6)
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())

@@ -214,6 +214,44 @@ def test_layer_of_a_wrong_shape(module, match, X):
             extractor.fit(X)
 
 
+class Repeated(nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, width), nn.ReLU())
+        self.n_times = 1
+
+    def forward(self, x):
+        for _ in range(self.n_times):
+            hidden = self.inner(x)
+        return hidden
+
+
+def test_a_layer_is_looked_at_again_when_its_model_changes():
+    model, X = Repeated(), np.eye(3, dtype=np.float32)
+    extractor = ActivationExtractor(model, "inner", tokenizer=None).fit(X)
+    model.inner[0] = nn.Linear(3, 5)
+    with pytest.raises(ValueError, match=r"'inner' has 5 features, but had 3 in fit. Fit again"):
+        extractor.transform(X)
+    assert extractor.fit(X).transform(X).shape == (3, 5)
+    assert len(extractor.get_feature_names_out()) == 5
+    model.n_times = 2
+    with pytest.raises(ValueError, match=r"'inner' is called 2 times"):
+        extractor.transform(X)
+    model.n_times = 1
+    assert extractor.transform(X).shape == (3, 5)
+
+
+def test_a_layer_is_looked_at_once_in_a_model_that_stays_the_same():
+    model, X = Repeated(), np.eye(3, dtype=np.float32)
+    outer, n_passes = nn.Sequential(model, nn.Identity()).train(), []
+    outer[1].register_forward_hook(lambda *call: n_passes.append(call))
+    extractor = ActivationExtractor(outer, "0.inner", tokenizer=None).fit(X)
+    extractor.transform(X)
+    outer.eval()
+    extractor.transform(X)
+    assert len(n_passes) == 1
+
+
 def test_tokens_need_texts(mlp, X):
     with pytest.raises(ValueError, match="tokenizer=None"):
         ActivationExtractor(mlp, "1", tokenizer=None).tokens(X)

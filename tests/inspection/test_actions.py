@@ -24,6 +24,7 @@ from skdict.inspection import (
     steering_effect,
     top_activations,
 )
+from skdict.inspection._effects import measured_effects
 from skdict.inspection._language import Language
 from skdict.inspection._logits import _fixed_scales
 from skdict.utils._modules import replace_activation
@@ -428,6 +429,17 @@ class TestFeatureEffects:
         assert dashboard.content["missing"][0].startswith("No logits: ")
         for panel in dashboard.content["features"]:
             assert "logits" not in panel and panel["effect"] is not None
+
+    def test_half_precision_has_no_floor_of_noise(self, language, dictionary, short, features):
+        """Features that add nothing have no effect, in batches of any composition."""
+        extractor = ActivationExtractor(language.path, LAYER, dtype="bfloat16")
+        empty = copy.deepcopy(dictionary)
+        empty.components_ = np.zeros_like(dictionary.components_)
+        pipeline = make_pipeline(extractor, empty)
+        effects = measured_effects(Language(pipeline), short, features, attribute=False)
+        ablation = np.concatenate([effect.ablation for effect in effects])
+        assert len(ablation) > 20
+        assert_array_equal(ablation, 0)
 
     def test_in_inference_mode(self, pipeline, short, features):
         (expected,) = feature_effects(pipeline, short[:1], features[:1])

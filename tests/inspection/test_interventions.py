@@ -1,5 +1,8 @@
 """Interventions: the right activations change, in the right way, and nothing stays behind."""
 
+import copy
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -315,6 +318,50 @@ class TestRestored:
         assert torch.equal(logits(model, ids), clean)
         assert hooks(model) == n_hooks
 
+    @pytest.mark.parametrize("how", ["stopped", "interrupted"])
+    def test_after_a_forward_pass_that_did_not_end(self, model, ids, dictionary, how):
+        """Its tokens are forgotten, though torch calls no hook then."""
+
+        def interrupt(*call):
+            raise KeyboardInterrupt
+
+        mlp, hidden = model.transformer.h[0].mlp, torch.ones(1, 7, 128)
+        with torch.no_grad(), steer(model, LAYER, dictionary, 1, strength=5):
+            expected = mlp(hidden)
+            if how == "stopped":
+                inside(model, ids)
+            else:
+                handle = mlp.c_proj.register_forward_pre_hook(interrupt)
+                with pytest.raises(KeyboardInterrupt) as caught:
+                    model(**ids)
+                handle.remove()
+                assert caught.traceback  # which keeps what was given alive
+            assert torch.equal(mlp(hidden), expected)
+
+    def test_each_thread_has_its_own_tokens(self, model, ids, dictionary):
+        """A forward pass that waits in the layer in front, while another one runs."""
+        waits, goes_on, found = threading.Event(), threading.Event(), []
+
+        def pause(*call):
+            if threading.current_thread() is not threading.main_thread():
+                waits.set()
+                assert goes_on.wait(30)
+
+        short = {"input_ids": ids.input_ids[:1, :3]}
+        with steer(model, LAYER, dictionary, 1, strength=5):
+            expected = logits(model, short)
+            handle = model.transformer.h[0].mlp.c_fc.register_forward_hook(pause)
+            thread = threading.Thread(target=lambda: found.append(logits(model, short)))
+            thread.start()
+            try:
+                assert waits.wait(30)
+                logits(model, ids)
+            finally:
+                goes_on.set()
+                thread.join()
+                handle.remove()
+        assert torch.equal(found[0], expected)
+
     def test_order_of_nested_blocks(self, model, ids):
         with (
             replace_activations(model, LAYER, lambda X: 0 * X + 1),
@@ -327,6 +374,71 @@ class TestRestored:
             loss = model(**ids, labels=ids.input_ids).loss
         gradient = torch.autograd.grad(loss, model.transformer.h[0].mlp.c_fc.weight)[0]
         assert gradient.abs().sum() > 0
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            lambda *where: replace_activations(*where),
+            lambda *where: replace_activations(*where, scale={1: 0.0}, keep_error=True),
+            lambda *where: steer(*where, 1, pin_to=5),
+        ],
+        ids=["replaced", "scaled", "pinned"],
+    )
+    def test_a_gradient_is_never_cut_in_silence(self, model, ids, dictionary, block):
+        first = model.transformer.h[0].mlp.c_fc.weight
+        last = model.transformer.h[0].mlp.c_proj.bias
+        with block(model, LAYER, dictionary):
+            expected = logits(model, ids)
+            output = model(**ids).logits
+        assert torch.equal(output, expected)
+        (gradient,) = torch.autograd.grad(output[0, -1, 3], last, retain_graph=True)
+        assert gradient.abs().sum() > 0  # of what is behind the layer
+        with pytest.raises(NotImplementedError, match=r"gradient .* is not known: the dictionary"):
+            torch.autograd.grad(output[0, -1, 3], first)
+
+
+class TestWithoutEffect:
+    def test_layer_that_is_never_called(self):
+        model = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval()
+        x = torch.randn(2, 5, 8)
+        for block in (
+            replace_activations(model, "out_proj", lambda X: 0 * X),
+            steer(model, "out_proj", np.eye(8), 1, strength=1.0),
+        ):
+            with (
+                pytest.warns(UserWarning, match="'out_proj'.*was never called") as caught,
+                torch.no_grad(),
+                block,
+            ):
+                model(x, x, x)
+            assert [warning.filename for warning in caught] == [__file__]
+
+    def test_compiled_model(self):
+        torch._dynamo.reset()
+        plain = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        compiled, x = torch.compile(plain.requires_grad_(False), backend="eager"), torch.ones(5, 4)
+        clean = compiled(x)
+        expected = plain[2](plain[:2](x) + torch.tensor([0.0, 5.0, 0.0]))
+        for layer in ("1", "_orig_mod.1"):
+            with steer(compiled, layer, np.eye(3), 1, strength=5):
+                np.testing.assert_allclose(compiled(x), expected, atol=1e-6)
+        assert torch.equal(compiled(x), clean)
+
+    @pytest.mark.parametrize("wrapper", ["DataParallel", "peft"])
+    def test_wrapped_model(self, ids, language, dictionary, wrapper):
+        with steer(language.model, LAYER, dictionary, 1, strength=5):
+            expected = logits(language.model, ids)
+        if wrapper == "peft":
+            peft = pytest.importorskip("peft")
+            config = peft.LoraConfig(target_modules=["c_fc"], fan_in_fan_out=True)
+            wrapped = peft.get_peft_model(copy.deepcopy(language.model), config).eval()
+            layers = LAYER, f"base_model.model.{LAYER}"
+        else:
+            wrapped = torch.nn.DataParallel(language.model)
+            layers = (f"module.{LAYER}",)
+        for layer in layers:
+            with steer(wrapped, layer, dictionary, 1, strength=5):
+                np.testing.assert_allclose(logits(wrapped, ids), expected, atol=1e-5)
 
 
 class TestBadInput:

@@ -3,6 +3,7 @@
 import copy
 import sys
 import threading
+import warnings
 from collections import OrderedDict, namedtuple
 
 import pytest
@@ -15,6 +16,7 @@ from skdict.utils._modules import (
     read_activation,
     record_activations,
     replace_activation,
+    run_replaced,
 )
 
 Pair = namedtuple("Pair", ["hidden", "rest"])
@@ -72,7 +74,12 @@ def hooks_of(model):
     return [
         hook
         for module in model.modules()
-        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._forward_pre_hooks_with_kwargs,
+        )
+        for hook in hooks.values()
     ]
 
 
@@ -408,3 +415,263 @@ def test_an_interrupt_at_any_point_leaves_the_modes(make):
         n += 1
     assert n > 30
     assert in_a_thread(lambda: enter(net))
+
+
+def test_run_replaced():
+    net = Net()
+    found = run_replaced(net, "wrap", lambda x: x + 1, lambda: net(X))
+    torch.testing.assert_close(found, net.behind(2 * X + 1))
+    twice = nn.Linear(3, 3)
+    for layers, message in (
+        ({"a": twice, "b": nn.ReLU(), "c": twice}, "'a' is called more than once in a forward"),
+        ({"a": nn.ModuleList([nn.ReLU()])}, "'a' .ModuleList. is never called.*'a.0'"),
+    ):
+        net = nn.Sequential(OrderedDict(layers))
+        forward = (lambda net=net: net(X)) if "b" in layers else (lambda: None)
+        with pytest.raises(ValueError, match=message):
+            run_replaced(net, "a", lambda x: x, forward)
+        assert hooks_of(net) == []
+
+
+class TestWithoutEffect:
+    """A layer that is never called is never passed over in silence."""
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.layer.weight, self.layer.bias)
+
+    @pytest.mark.parametrize(
+        ("model", "layer", "inputs"),
+        [
+            (nn.MultiheadAttention(4, 2, batch_first=True), "out_proj", [torch.ones(1, 3, 4)] * 3),
+            (Functional(), "layer", [X]),
+            (torch.fx.symbolic_trace(nn.Sequential(nn.Sequential(nn.ReLU()))), "0", [X]),
+            (torch.export.export(nn.Sequential(nn.Linear(3, 2)), (X,)).module(), "0", [X]),
+        ],
+        ids=["attention", "functional", "fx", "export"],
+    )
+    def test_replaced(self, model, layer, inputs):
+        before = hooks_of(model)  # an exported one has its own
+        with (
+            pytest.warns(UserWarning, match=f"{layer}'.* was never called in the block") as found,
+            replace_activation(model, layer, torch.zeros_like),
+        ):
+            model(*inputs)
+        assert len(found) == 1
+        with pytest.raises(ValueError, match="is never called in the model's forward pass"):
+            run_replaced(model, layer, torch.zeros_like, lambda: model(*inputs))
+        with pytest.raises(ValueError, match="is never called in the model's forward pass"):
+            read_activation(model, layer, lambda: model(*inputs))
+        assert hooks_of(model) == before
+
+    @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+    @pytest.mark.parametrize("way", ["script", "trace"])
+    def test_torchscript(self, way):
+        """Has no hooks; after tracing where Python calls it, and nowhere else."""
+        net = nn.Sequential(nn.Linear(3, 2))
+        net = torch.jit.script(net) if way == "script" else torch.jit.trace(net, X)
+        outer = nn.Sequential(net)
+        places = {"inside": [(net, "0"), (outer, "0.0")], "itself": [(net, ""), (outer, "0")]}
+        if way == "trace":
+            for model, layer in places.pop("itself"):
+                found = read_activation(model, layer, lambda model=model: model(X))
+                torch.testing.assert_close(found, net(X))
+        for model, layer in (place for some in places.values() for place in some):
+            with pytest.raises(ValueError, match=f"layer='{layer}' is of a .*TorchScript"):
+                read_activation(model, layer, lambda model=model: model(X))
+
+    def test_a_layer_that_some_passes_skip(self):
+        """An expert without a token, say: as long as one pass calls it, there is no warning."""
+
+        class Skips(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.expert = nn.Identity()
+
+            def forward(self, x):
+                return self.expert(x) if x.sum() > 0 else x
+
+        net = Skips()
+        with warnings.catch_warnings(), replace_activation(net, "expert", lambda x: 2 * x):
+            warnings.simplefilter("error")
+            torch.testing.assert_close(net(-X), -X)
+            torch.testing.assert_close(net(X), 2 * X)
+
+    def test_an_error_is_enough(self):
+        with (
+            warnings.catch_warnings(),
+            pytest.raises(ZeroDivisionError),
+            replace_activation(Net(), "wrap", torch.zeros_like),
+        ):
+            warnings.simplefilter("error")
+            raise ZeroDivisionError
+
+
+def compiled_before(net):
+    """Ways to call a compiled model, all of which have run without hooks."""
+    function = torch.compile(lambda x: net(x), backend="eager")
+    method = copy.deepcopy(net)
+    method.compile(backend="eager")
+    part = copy.deepcopy(net)
+    part[0] = torch.compile(part[0], backend="eager")
+    forward = copy.deepcopy(net)
+    forward.forward = torch.compile(forward.forward, backend="eager")
+    wrapper = torch.compile(copy.deepcopy(net), backend="eager")
+    ways = {
+        "function": (net, "0.1", function),
+        "method": (method, "0.1", method),
+        "part": (part, "0._orig_mod.1", part),
+        "forward": (forward, "0.1", forward),
+        "wrapper": (wrapper, "_orig_mod.0.1", wrapper),
+        "wrapper, path without it": (wrapper, "0.1", wrapper),
+    }
+    for _, _, call in ways.values():
+        call(X)
+    return ways
+
+
+class TestCompiled:
+    WAYS = ("function", "method", "part", "forward", "wrapper", "wrapper, path without it")
+
+    @pytest.fixture
+    def net(self):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        inner = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+        return nn.Sequential(inner, nn.Linear(4, 2)).requires_grad_(False)
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_read_and_replaced(self, net, way):
+        model, layer, call = compiled_before(net)[way]
+        torch.testing.assert_close(read_activation(model, layer, lambda: call(X)), net[0](X))
+        with replace_activation(model, layer, torch.zeros_like):
+            torch.testing.assert_close(call(X), net[1].bias.expand(2, 2))
+        torch.testing.assert_close(call(X), net(X))
+
+    def test_compiled_in_the_block(self, net):
+        """What is compiled there does not keep the intervention."""
+        with replace_activation(net, "0.1", torch.zeros_like):
+            compiled = torch.compile(net, backend="eager")
+            torch.testing.assert_close(compiled(X), net[1].bias.expand(2, 2))
+        torch.testing.assert_close(compiled(X), net(X))
+
+    def test_compiles_again_when_the_last_block_is_left(self, net):
+        """Blocks of two threads do not end one within the other."""
+        compiled = torch.compile(net, backend="eager")
+        compiled(X)
+        first, second = (replace_activation(net, "0.1", torch.zeros_like) for _ in range(2))
+        first.__enter__()
+        second.__enter__()
+        compiled(X)
+        first.__exit__(None, None, None)
+        torch.testing.assert_close(compiled(X), net[1].bias.expand(2, 2))
+        second.__exit__(None, None, None)
+        assert torch._dynamo.eval_frame._stance.stance == "default"
+        torch.testing.assert_close(compiled(X), net(X))
+
+
+class PaddedEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x, padding):
+        return self.encoder(x, src_key_padding_mask=padding)
+
+
+class TestNestedTensors:
+    @pytest.fixture
+    def net(self):
+        torch.manual_seed(0)
+        return PaddedEncoder().eval()
+
+    inputs = (
+        torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([[False] * 4, [False, False, True, True]]),
+    )
+
+    @pytest.mark.parametrize("layer", ["encoder.layers.0", "encoder.layers.1.linear1"])
+    def test_layers_of_a_transformer_encoder(self, net, layer):
+        expected = []
+        handle = net.get_submodule(layer).register_forward_hook(
+            lambda module, args, output: expected.append(output.detach())
+        )
+        net(*self.inputs)  # with gradients nothing is packed
+        handle.remove()
+        content = ~self.inputs[1]
+        with torch.no_grad():
+            found = read_activation(net, layer, lambda: net(*self.inputs))
+            torch.testing.assert_close(found[content], expected[0][content])
+            with replace_activation(net, layer, lambda x: x + 1):
+                replaced = net(*self.inputs)
+                assert not net.encoder.use_nested_tensor
+                with replace_activation(net, layer, lambda x: x - 1):
+                    torch.testing.assert_close(
+                        net(*self.inputs)[content], net(*self.inputs)[content]
+                    )
+                assert not net.encoder.use_nested_tensor
+            assert net.encoder.use_nested_tensor
+        handle = net.get_submodule(layer).register_forward_hook(lambda *args: args[2] + 1)
+        torch.testing.assert_close(replaced[content], net(*self.inputs).detach()[content])
+        handle.remove()
+
+    def test_the_encoder_itself_stays_as_it_is(self, net):
+        with torch.no_grad():
+            found = read_activation(net, "encoder", lambda: net(*self.inputs))
+            torch.testing.assert_close(found, net(*self.inputs))
+        assert (found[1, 2:] == 0).all()  # as from packed sequences
+
+    def test_a_nested_tensor_is_refused(self):
+        net = nn.Sequential(nn.Identity())
+        packed = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)])
+        with pytest.raises(ValueError, match="output of layer='0' is a nested tensor"):
+            read_activation(net, "0", lambda: net(packed))
+
+
+def test_a_copy_made_in_the_block_is_not_changed_after_it():
+    net = Net()
+    with replace_activation(net, "wrap", torch.zeros_like):
+        twin = copy.deepcopy(net)
+        torch.testing.assert_close(twin(X), net(X))
+    torch.testing.assert_close(twin(X), net(X))
+    torch.testing.assert_close(net(X), net.behind(2 * X))
+
+
+def state_of(model):
+    return (
+        hooks_of(model),
+        model.encoder.use_nested_tensor,
+        torch._dynamo.eval_frame._stance.stance,
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("what", ["read", "replace"])
+def test_interrupts_at_all_function_entries(what):
+    """Also at the entry of the functions that clean up."""
+    import torch._dynamo  # compiled code has to be turned off as well
+
+    net = PaddedEncoder().eval().requires_grad_(False)
+    layer = "encoder.layers.0.linear1"
+
+    part, x = net.get_submodule(layer), torch.ones(1, 8)  # the rest of the model takes long
+
+    def call():
+        if what == "read":
+            read_activation(net, layer, lambda: part(x))
+        else:
+            with replace_activation(net, layer, lambda x: x, on_call=lambda *call: None):
+                part(x)
+
+    before, n = state_of(net), 1
+    assert before[0] == []
+    while interrupted_at(n, call):
+        assert state_of(net) == before, n
+        n += 1
+    assert n > 50
