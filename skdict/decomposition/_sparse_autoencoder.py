@@ -817,8 +817,8 @@ class SparseAutoencoderDictionary(
                     n_unsettled = len(validation_curve)
                 settled = validation_curve[n_unsettled:]
                 if settled and settled[-1] == min(settled):
-                    memory = run.copy_to(rows.device) if self.solver in WITH_MEMORY else None
-                    best = run.attributes(training, schedule), memory
+                    kept = run.copy_to(rows.device) if self.solver in WITH_MEMORY else run
+                    best = run.attributes(training, schedule), kept
                 stop = _no_improvement(settled, self.tol, self.n_iter_no_change)
             now = lambda counters=counters: self._with_statistics(  # noqa: E731
                 {**units, **counters, **run.attributes(training, schedule)}, rows
