@@ -20,7 +20,6 @@ _INTERNALS = frozenset(vars(nn.Module()))
 # What decides nothing, although it is kept beside what does.
 _BOOKKEEPING = frozenset(
     {
-        "training",
         "name_or_path",
         "_name_or_path",
         "transformers_version",

@@ -121,6 +121,7 @@ def seeded(seed):
         (per_channel(0.1), per_channel(0.2)),
         (Config(), Config(2.0)),
         (SimpleNamespace(gain=1), SimpleNamespace(gain=2)),
+        (SimpleNamespace(training=1), SimpleNamespace(training=2)),  # no mode of a module's
         (Slots(1), Slots(2)),
         (Mode.ON, Mode.OFF),
         (seeded(0), seeded(1)),
