@@ -56,6 +56,7 @@ class Samples:
         return len(self.X)
 
     token_ids = None
+    usual_axis = None  # there is no telling
 
     @property
     def kind(self):
@@ -102,15 +103,6 @@ class Samples:
                 "them as integers, X.astype(int)."
             )
         raise ValueError(message) from error
-
-    @staticmethod
-    def usual_axis(activation, layer):
-        """Raise an error, as nothing tells on which axis the features are."""
-        raise ValueError(
-            f"layer={layer!r} gives shape {tuple(activation.shape)} for a sample, and nothing "
-            "tells which axis is that of the features. Set feature_axis: 1 for channels before "
-            "positions, as torch's convolutions have them, or -1 for channels last."
-        )
 
     def n_rows(self, n_positions):
         """Rows of each sample, the same for all."""

@@ -1,7 +1,8 @@
 """A model that runs on a dictionary's reconstructions, or with features turned up and down."""
 
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from sklearn.pipeline import Pipeline
 from ..metrics._coding import check_dictionary, reconstruction_function, without_gradient
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
 from ..utils._arrays import as_numbers, read_only, to_ndarray
+from ..utils._layers import Channels, check_axis, untold_axis
 from ..utils._modules import replace_activation
+from ..utils._network import Network
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ..utils._torch_state import without_autocast
 from ._active import check_indices
@@ -22,6 +25,7 @@ _SETTING = {
     "layer": [str],
     "side": [StrOptions({"input", "output"})],
     "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"]), None],
+    "feature_axis": [StrOptions({"auto"}), Integral],
 }
 
 
@@ -39,6 +43,7 @@ def replace_activations(
     side="output",
     where=None,
     tokenizer=None,
+    feature_axis="auto",
 ):
     """Run a model on the reconstructions of a layer's activations, in a ``with`` block.
 
@@ -61,8 +66,7 @@ def replace_activations(
 
     layer : str
         Dotted path of the layer whose activations are replaced, as in
-        ``model.named_modules()``. They have shape (..., n_features), or in four dimensions
-        (n_samples, n_features, height, width).
+        ``model.named_modules()``.
 
     dictionary : estimator or callable
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`; without
@@ -91,6 +95,11 @@ def replace_activations(
     tokenizer : tokenizer of transformers, default=None
         Its special tokens are left alone. Without one, those are special that open, close or
         pad a text by the model's config.
+
+    feature_axis : "auto" or int, default="auto"
+        Which axis of the layer's activation is that of the features, as in
+        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last where the
+        model is given tokens, and otherwise what the layer and those before it tell.
 
     Returns
     -------
@@ -142,7 +151,15 @@ def replace_activations(
             edit = _Shift(dictionary, features, directions, lambda codes: (factors - 1) * codes)
         else:
             edit = reconstruction_function(_Scaled(dictionary, features, factors))
-    return intervene(model, layer, edit, side=side, where=where, tokenizer=tokenizer)
+    return intervene(
+        model,
+        layer,
+        edit,
+        side=side,
+        where=where,
+        tokenizer=tokenizer,
+        feature_axis=feature_axis,
+    )
 
 
 @validate_params(_SETTING, prefer_skip_nested_validation=True)
@@ -157,6 +174,7 @@ def steer(
     side="output",
     where=None,
     tokenizer=None,
+    feature_axis="auto",
 ):
     """Run a model with features turned up, in a ``with`` block.
 
@@ -204,6 +222,11 @@ def steer(
     tokenizer : tokenizer of transformers, default=None
         Its special tokens are left alone. Without one, those are special that open, close or
         pad a text by the model's config.
+
+    feature_axis : "auto" or int, default="auto"
+        Which axis of the layer's activation is that of the features, as in
+        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last where the
+        model is given tokens, and otherwise what the layer and those before it tell.
 
     Returns
     -------
@@ -274,11 +297,21 @@ def steer(
         edit = _Shift(None, features, directions, lambda codes: amount)
     else:
         edit = _Shift(dictionary, features, directions, lambda codes: amount - codes)
-    return intervene(model, layer, edit, side=side, where=where, tokenizer=tokenizer)
+    return intervene(
+        model,
+        layer,
+        edit,
+        side=side,
+        where=where,
+        tokenizer=tokenizer,
+        feature_axis=feature_axis,
+    )
 
 
 @contextmanager
-def intervene(model, layer, edit, *, side="output", where=None, tokenizer=None):
+def intervene(
+    model, layer, edit, *, side="output", where=None, tokenizer=None, feature_axis="auto"
+):
     """Replace a layer's activations at content tokens by `edit` of them, in a ``with`` block.
 
     Parameters
@@ -286,7 +319,7 @@ def intervene(model, layer, edit, *, side="output", where=None, tokenizer=None):
     edit : callable
         From the selected activations, a tensor (n_selected, n_features), to their replacement.
 
-    model, layer, side, where, tokenizer
+    model, layer, side, where, tokenizer, feature_axis
         As in `replace_activations`.
 
     Yields
@@ -294,18 +327,31 @@ def intervene(model, layer, edit, *, side="output", where=None, tokenizer=None):
     model : torch.nn.Module
     """
     selection = TokenSelection(model, layer, tokenizer, where)
+    channels = Channels(model, layer, side)
+    asks_channels = feature_axis == "auto" and not Network(model).takes_token_ids
+
+    def axis_of(activation):
+        if feature_axis != "auto":
+            check_axis(feature_axis, activation, layer)
+            return feature_axis
+        axis = -1 if selection.has_tokens() else channels.axis(activation)
+        if axis is None:
+            raise ValueError(untold_axis(activation, layer))
+        return axis
 
     def replace(activation):
-        # channels of an image are features, and they are on the second axis
-        is_image = activation.ndim == 4 and not selection.has_tokens()
-        rows = activation.movedim(1, -1) if is_image else activation
+        axis = axis_of(activation)
+        rows = activation.movedim(axis, -1)
         mask = selection.mask(rows.shape[:-1]).to(rows.device)
         if not mask.any():
             return activation
         edited = rows.masked_scatter(mask[..., None], edit(rows[mask]).to(rows))
-        return edited.movedim(-1, 1) if is_image else edited
+        return edited.movedim(-1, axis)
 
-    with replace_activation(model, layer, replace, side=side, on_call=selection.note):
+    with (
+        channels.watching() if asks_channels else nullcontext(),
+        replace_activation(model, layer, replace, side=side, on_call=selection.note),
+    ):
         yield model
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from ..metrics._coding import check_dictionary
 from ..metrics._next_token import sees_later_tokens
 from ..utils._extractors import extractor_of
+from ..utils._layers import Layer
 from ..utils._network import Network
-from ..utils._texts import batches_by_length, check_texts, tokenize
+from ..utils._texts import check_texts, tokenize
 from ._interventions import n_components_of
 
 
@@ -91,12 +92,20 @@ class Language:
         kept : tensor of bool of shape (n_windows, length)
             The tokens that have rows; along them, window by window, rows ascend.
         """
-        for batch in batches_by_length(
-            range(len(windows)) if indices is None else indices,
-            windows.lengths,
-            self.extractor.batch_size,
-            padding=self.network.takes_attention_mask,
-        ):
+        layer = Layer(
+            self.network,
+            self.layer,
+            self.side,
+            windows,
+            batch_size=self.extractor.batch_size,
+            feature_axis=self.extractor.feature_axis,
+        )
+        if not layer.has_vectors_at_tokens:
+            raise ValueError(
+                f"layer={self.layer!r} gives no activation of shape (n_texts, n_tokens, "
+                "n_features), which is needed to change it token by token. Name a layer that does."
+            )
+        for batch in layer.batches(range(len(windows)) if indices is None else indices):
             arguments, keywords = windows.arguments(self.network, batch)
             kept = windows.kept_mask(batch).to(self.network.device)
             yield batch, partial(self.network.run, arguments, keywords), arguments[0], kept

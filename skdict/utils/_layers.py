@@ -33,6 +33,8 @@ _CHANNELS_STAY = tuple(
 # Modules of torch that round what they are given to 8 bits, by the range of a batch.
 _DYNAMIC = "torch.ao.nn.quantized.dynamic"
 
+_TENSORS_HELD = 4  # whose axes are known; of a model's activations not all can be held
+
 
 @dataclass
 class _Seen:
@@ -41,6 +43,7 @@ class _Seen:
     state: list  # of the model, see `_state`
     n_features: int
     feature_axis: int
+    ndim: int  # of the activation
     dtype: torch.dtype | None  # that floats are given in
     eps: float  # relative rounding
     in_8_bits: bool  # see `_DYNAMIC`
@@ -80,6 +83,9 @@ class Layer:
     feature_axis : int
         Axis of the activations that the features are on.
 
+    has_vectors_at_tokens : bool
+        Whether the activation has shape (n_inputs, n_positions, n_features).
+
     Raises
     ------
     ValueError
@@ -98,6 +104,7 @@ class Layer:
             seen[key] = self._look(state, feature_axis)
         self._seen = seen[key]
         self.n_features, self.feature_axis = self._seen.n_features, self._seen.feature_axis
+        self.has_vectors_at_tokens = self._seen.ndim == 3 and self.feature_axis in (2, -1)
         self._check_alignment()
         self._padding = batch_size > 1 and self._may_be_padded()
 
@@ -174,7 +181,7 @@ class Layer:
         dtypes = first.dtypes(self.network)
         for dtype in dtypes:
             args, kwargs = first.arguments(self.network, [0], dtype)
-            channels, failed = _Channels(find_module(model, self.path), self.side), []
+            channels, failed = Channels(model, self.path, self.side), []
 
             def forward(args=args, kwargs=kwargs, failed=failed):
                 try:
@@ -184,7 +191,7 @@ class Layer:
                     raise
 
             try:
-                with evaluation_mode(model), torch.no_grad(), channels.watching(model):
+                with evaluation_mode(model), torch.no_grad(), channels.watching():
                     calls = record_activations(model, self.path, forward, side=self.side)
                 break
             except Exception as error:
@@ -202,19 +209,17 @@ class Layer:
         if feature_axis == "auto":
             feature_axis = channels.axis(activation)
             if feature_axis is None:
-                feature_axis = first.usual_axis(activation, self.path)
-        elif feature_axis not in {*range(1, activation.ndim), *range(1 - activation.ndim, 0)}:
-            raise ValueError(
-                f"feature_axis={feature_axis}, but layer={self.path!r} gives shape "
-                f"{tuple(activation.shape)}, of which axis 0 is that of the inputs. Give another "
-                "of its axes."
-            )
+                feature_axis = first.usual_axis
+            if feature_axis is None:
+                raise ValueError(untold_axis(activation, self.path))
+        else:
+            check_axis(feature_axis, activation, self.path)
         rows = first.split(activation, [0], feature_axis)
         dtypes = {activation.dtype, *self.network.dtypes}
         eps = max(torch.finfo(each).eps for each in dtypes if each.is_floating_point)
         in_8_bits = any(type(each).__module__.startswith(_DYNAMIC) for each in model.modules())
         eps = max(eps, 2**-7 if in_8_bits else 0)
-        return _Seen(state, rows[0].shape[1], feature_axis, dtype, eps, in_8_bits)
+        return _Seen(state, rows[0].shape[1], feature_axis, activation.ndim, dtype, eps, in_8_bits)
 
     def _check_alignment(self):
         """Raise a ValueError if the layer is given other tokens than the model, such as the next.
@@ -276,33 +281,57 @@ def _state(model, path):
     return modules, [tuple(each.shape) for each in find_module(model, path).parameters()]
 
 
-class _Channels:
+def check_axis(feature_axis, activation, layer):
+    """Raise a ValueError unless features can be on that axis of an activation."""
+    if feature_axis not in {*range(1, activation.ndim), *range(1 - activation.ndim, 0)}:
+        raise ValueError(
+            f"feature_axis={feature_axis}, but layer={layer!r} gives shape "
+            f"{tuple(activation.shape)}, of which axis 0 is that of the inputs. Give another of "
+            "its axes."
+        )
+
+
+def untold_axis(activation, layer):
+    """What to say where nothing tells which axis of an activation is that of the features."""
+    return (
+        f"layer={layer!r} gives shape {tuple(activation.shape)}, and nothing tells which axis is "
+        "that of the features. Set feature_axis: 1 for channels before positions, as torch's "
+        "convolutions have them, or -1 for channels last."
+    )
+
+
+class Channels:
     """Follows, inside a forward pass, on which axis the channels of activations are.
 
     Parameters
     ----------
-    layer : torch.nn.Module
-        The layer whose activation is asked for.
+    model : torch.nn.Module
+
+    layer : str
+        Dotted path of the layer whose activation is asked for.
 
     side : {"output", "input"}
     """
 
-    def __init__(self, layer, side):
-        self._layer, self._side = layer, side
+    def __init__(self, model, layer, side):
+        self._model, self._layer, self._side = model, find_module(model, layer), side
+        self._forget()
+
+    def _forget(self, *call):
         self._is_over = False
         self._last = None  # (usual axis, number of channels) of the last module that tells
-        self._known = {}  # {id of a tensor: (axis, the tensor)}
+        self._known = {}  # {id of a tensor: (axis, the tensor)}, of the last few
 
     @contextmanager
-    def watching(self, model):
-        """Follow the forward passes in a ``with`` block up to the layer's first call."""
-        handles = []
+    def watching(self):
+        """Follow each forward pass in a ``with`` block up to the layer's first call."""
+        handles = [self._model.register_forward_pre_hook(self._forget)]
         try:
             if self._side == "input":
                 handles.append(
                     self._layer.register_forward_pre_hook(self._before_layer, with_kwargs=True)
                 )
-            for module in model.modules():
+            for module in self._model.modules():
                 if _channels_of(module) or type(module).__module__ in _CHANNELS_STAY:
                     handles.append(module.register_forward_hook(self._after))
             if self._side == "output":
@@ -336,9 +365,14 @@ class _Channels:
             self._last = axis, n_channels
             # a class of its own may have turned the axes
             if type(module).forward.__module__.startswith("torch.nn.modules"):
-                self._known[id(output)] = axis, output
+                self._note(output, axis)
         elif args and id(args[0]) in self._known and output.ndim == args[0].ndim:
-            self._known[id(output)] = self._known[id(args[0])][0], output
+            self._note(output, self._known[id(args[0])][0])
+
+    def _note(self, tensor, axis):
+        self._known[id(tensor)] = axis, tensor
+        if len(self._known) > _TENSORS_HELD:
+            del self._known[next(iter(self._known))]
 
     def _before_layer(self, module, args, kwargs):
         given = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)), None)
@@ -347,7 +381,7 @@ class _Channels:
             axis, n_channels, _ = found
             self._last = axis, n_channels
             if type(module).forward.__module__.startswith("torch.nn.modules"):
-                self._known[id(given)] = axis, given
+                self._note(given, axis)
         self._is_over = True
 
     def _after_layer(self, module, args, output):

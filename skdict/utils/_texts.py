@@ -111,6 +111,7 @@ class TokenWindows:
     """
 
     kind = None  # the layer's width does not depend on the text
+    usual_axis = -1  # of the features, where nothing tells: they are vectors at tokens
 
     def __init__(self, document, token_ids, kept, spans=None, *, pad_id=0):
         self.document = np.array(document)
@@ -175,11 +176,6 @@ class TokenWindows:
                 f"The forward pass fails before layer={layer!r} is called. Of an encoder-decoder "
                 f"model only the encoder is given the texts: name one of its layers. {error}"
             ) from error
-
-    @staticmethod
-    def usual_axis(activation, layer):
-        """The axis of the features where nothing tells: they are vectors at tokens."""
-        return -1
 
     def n_rows(self, n_positions):
         """Rows of each window."""

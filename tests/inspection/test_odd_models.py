@@ -286,6 +286,56 @@ class TestWhichTokens:
             steer(model, LAYER, directions, 3, strength=1.0)
 
 
+class ChannelsLast(nn.Module):
+    """Neurons of a ConvNeXt: channels are moved to the last axis and back."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.wide, self.act = nn.Conv2d(3, 3, 1), nn.Linear(3, 5), nn.GELU()
+
+    def forward(self, x):
+        return self.act(self.wide(self.conv(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class TestWhichAxis:
+    @pytest.mark.parametrize(
+        ("model", "layer", "shape", "axis", "width"),
+        [
+            (nn.Sequential(nn.Conv1d(3, 5, 1), nn.ReLU()), "1", (2, 3, 5), 1, 5),
+            (nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU()), "1", (2, 3, 5, 5), 1, 5),
+            (nn.Conv3d(3, 5, 1), "", (2, 3, 4, 6, 5), 1, 5),
+            (ChannelsLast(), "act", (2, 3, 5, 4), -1, 5),
+            (ChannelsLast(), "conv", (2, 3, 4, 3), 1, 3),
+            (nn.Linear(4, 5), "", (2, 5, 4), -1, 5),
+        ],
+    )
+    def test_steering_is_by_channel(self, model, layer, shape, axis, width):
+        X = torch.from_numpy(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+        (plain,) = record_activations(model, layer, lambda: model(X))
+        added = torch.zeros(width)
+        added[2] = 3.0
+        with steer(model, layer, np.eye(width), 2, strength=3.0), torch.no_grad():
+            (steered,) = record_activations(model, layer, lambda: model(X))
+        expected = (plain.movedim(axis, -1) + added).movedim(-1, axis)
+        torch.testing.assert_close(steered, expected)
+
+    def test_the_user_is_asked(self):
+        model, X = nn.Sequential(nn.Identity()), torch.zeros(2, 3, 4, 3)
+        with (
+            steer(model, "0", np.eye(3), 2, strength=3.0),
+            pytest.raises(ValueError, match=r"nothing tells which axis .* Set feature_axis"),
+        ):
+            model(X)
+        for axis in (1, -1):
+            with steer(model, "0", np.eye(3), 2, strength=3.0, feature_axis=axis):
+                assert model(X).movedim(axis, -1).sum(dim=(0, 1, 2)).nonzero().tolist() == [[2]]
+        with (
+            steer(model, "0", np.eye(3), 2, strength=3.0, feature_axis=0),
+            pytest.raises(ValueError, match="feature_axis=0, but layer='0' gives shape"),
+        ):
+            model(X)
+
+
 class TestNotCausal:
     @pytest.fixture(scope="class")
     @staticmethod
@@ -378,6 +428,31 @@ class TestNotCausal:
         pipeline = make_pipeline(extractor, PCA(2)).fit(texts[:2])
         found = FeatureDashboard.from_pipeline(pipeline, texts[:2], n_top=2).content["features"]
         assert all("logits" in each for each in found)
+
+
+class TestFlatTokens:
+    def test_measures_are_refused(self, language, texts):
+        """Of a layer whose activations are flat the extractor knows the rows, no more."""
+
+        class Flat(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net, self.flat = language.model, nn.Identity()
+
+            def forward(self, input_ids, attention_mask):
+                output = self.net.transformer(input_ids, attention_mask=attention_mask)
+                hidden = output.last_hidden_state
+                flat = self.flat(hidden.flatten(0, 1))
+                return self.net.lm_head(flat.view(hidden.shape))
+
+        extractor = ActivationExtractor(Flat(), "flat", tokenizer=language.tokenizer)
+        pipeline = make_pipeline(extractor, PCA(2)).fit(texts[:2])
+        for measure in (
+            lambda: feature_effects(pipeline, texts[:2], [0]),
+            lambda: logit_attribution(pipeline, texts[:2], [0]),
+        ):
+            with pytest.raises(ValueError, match=r"layer='flat' gives no activation of shape"):
+                measure()
 
 
 class TestSteeringOtherModels:
