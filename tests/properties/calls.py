@@ -52,7 +52,7 @@ def attributes(estimator):
 def steered(**params):
     def call(dictionary):
         with torch.no_grad(), inspection.steer(NET, "1", dictionary, **params):
-            return NET(torch.tensor(X).float())
+            return NET(torch.tensor(X, dtype=torch.float32, device="cpu"))
 
     return call
 

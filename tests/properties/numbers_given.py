@@ -55,7 +55,7 @@ def extract(**params):
 
 def steer(**params):
     with torch.no_grad(), inspection.steer(NET, "1", np.eye(4), **params):
-        return NET(torch.tensor(X).float())
+        return NET(torch.tensor(X, dtype=torch.float32, device="cpu"))
 
 
 def explain(**params):

@@ -21,7 +21,7 @@ SPANS = {
 
 def steer(features):
     with torch.no_grad(), inspection.steer(NET, "1", np.eye(4), features, strength=2.0):
-        return NET(torch.tensor(X).float())
+        return NET(torch.tensor(X, dtype=torch.float32, device="cpu"))
 
 
 def interpret(features):
