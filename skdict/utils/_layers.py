@@ -1,8 +1,8 @@
 """A layer's activations as rows: how it lays them out, and whether a batch changes them."""
 
 import weakref
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -236,18 +236,15 @@ class Layer:
 
         def note(module, args):
             if args and isinstance(args[0], torch.Tensor) and args[0].numel() == len(ids):
-                looked_up.append(args[0].flatten().cpu())
+                looked_up.append(args[0].flatten().long().cpu())
 
-        handles = [
-            module.register_forward_pre_hook(note)
+        registrations = [
+            partial(module.register_forward_pre_hook, note)
             for module in self.network.module.modules()
             if isinstance(module, nn.Embedding)
         ]
-        try:
+        with _Hooks(registrations):
             self._read(pair, [0])
-        finally:
-            for handle in handles:
-                handle.remove()
         for found in reversed(looked_up):
             if torch.equal(found, ids):
                 break
@@ -300,6 +297,41 @@ def untold_axis(activation, layer):
     )
 
 
+class _Hooks:
+    """Hooks that are in place during a ``with`` block, and removed whatever interrupts it.
+
+    Parameters
+    ----------
+    registrations : list of callable
+        Each puts a hook in place and returns its handle.
+    """
+
+    def __init__(self, registrations):
+        self._registrations, self._handles = registrations, []
+
+    def __enter__(self):
+        try:
+            for register in self._registrations:
+                self._handles.append(register())
+        except BaseException:
+            self._close()
+            raise
+
+    def __exit__(self, *exception):
+        try:
+            self._close()
+        finally:
+            self._close()  # the rest, after an interrupt
+
+    def __del__(self):
+        self._close()
+
+    def _close(self):
+        while self._handles:
+            self._handles[-1].remove()
+            self._handles.pop()
+
+
 class Channels:
     """Follows, inside a forward pass, on which axis the channels of activations are.
 
@@ -322,24 +354,20 @@ class Channels:
         self._last = None  # (usual axis, number of channels) of the last module that tells
         self._known = {}  # {id of a tensor: (axis, the tensor)}, of the last few
 
-    @contextmanager
     def watching(self):
         """Follow each forward pass in a ``with`` block up to the layer's first call."""
-        handles = [self._model.register_forward_pre_hook(self._forget)]
-        try:
-            if self._side == "input":
-                handles.append(
-                    self._layer.register_forward_pre_hook(self._before_layer, with_kwargs=True)
-                )
-            for module in self._model.modules():
-                if _channels_of(module) or type(module).__module__ in _CHANNELS_STAY:
-                    handles.append(module.register_forward_hook(self._after))
-            if self._side == "output":
-                handles.append(self._layer.register_forward_hook(self._after_layer))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        registrations = [partial(self._model.register_forward_pre_hook, self._forget)]
+        if self._side == "input":
+            register = self._layer.register_forward_pre_hook
+            registrations.append(partial(register, self._before_layer, with_kwargs=True))
+        registrations += [
+            partial(module.register_forward_hook, self._after)
+            for module in self._model.modules()
+            if _channels_of(module) or type(module).__module__ in _CHANNELS_STAY
+        ]
+        if self._side == "output":
+            registrations.append(partial(self._layer.register_forward_hook, self._after_layer))
+        return _Hooks(registrations)
 
     def axis(self, activation):
         """The axis of the channels of the layer's activation, or None where nothing tells."""
