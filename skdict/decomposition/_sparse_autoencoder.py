@@ -471,6 +471,7 @@ class SparseAutoencoderDictionary(
 
         with self._threads(rows):
             run = self._begin(seen, mean, rms, alpha, previous, random_state)
+        origin = run.mean
         if self.solver in TRAINED_IN_PASSES:
             attributes, run = self._train(run, training, held_out, rows, units, context, data)
         else:
@@ -480,7 +481,7 @@ class SparseAutoencoderDictionary(
             memory = run if self.solver in WITH_MEMORY else None
             attributes["_stream"] = self._kind_of_stream(), memory, self._beginning()
         _publish(self, self._with_statistics(attributes, rows))
-        self._check_worth(rows, run.mean)
+        self._check_worth(rows, origin)
         context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
 

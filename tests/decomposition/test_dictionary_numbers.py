@@ -239,6 +239,13 @@ def test_a_dictionary_that_is_worse_than_none_is_warned_of(X):
     assert (residual**2).sum() > 1.5 * ((X - X.mean(axis=0)) ** 2).sum()
 
 
+def test_an_early_stop_is_no_divergence(X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimator = make_estimator(early_stopping=True, alpha=0.2).fit(X)
+    assert np.isfinite(estimator.score(X))
+
+
 def test_portions_of_another_scale_or_place_are_no_divergence(X):
     for portion in (1000 * X, X + 50, X[:1] + 3):
         estimator = make_estimator().partial_fit(X)
