@@ -430,9 +430,16 @@ class TestFeatureEffects:
         for panel in dashboard.content["features"]:
             assert "logits" not in panel and panel["effect"] is not None
 
-    def test_half_precision_has_no_floor_of_noise(self, language, dictionary, short, features):
-        """Features that add nothing have no effect, in batches of any composition."""
-        extractor = ActivationExtractor(language.path, LAYER, dtype="bfloat16")
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_no_floor_of_noise(self, language, dictionary, short, features, dtype):
+        """Features that add nothing have no effect, whatever batches do to the rounding."""
+        model = copy.deepcopy(language.model).to(getattr(torch, dtype))
+        extractor = ActivationExtractor(model, LAYER, tokenizer=language.tokenizer)
+
+        def rounds_by_shape(module, args, output):
+            return output + 0.01 * sum(output.shape[:2]) * output.roll(1, dims=-1)
+
+        model.transformer.ln_f.register_forward_hook(rounds_by_shape)
         empty = copy.deepcopy(dictionary)
         empty.components_ = np.zeros_like(dictionary.components_)
         pipeline = make_pipeline(extractor, empty)
