@@ -97,8 +97,9 @@ def feature_effects(pipeline, texts, features, *, rows=None):
     In a layer that attention follows, both include that the feature is missing at earlier
     tokens of the window.
 
-    The attribution is a forward-mode derivative, taken in a second run of each window for each
-    feature. Fused attention and experts may have none.
+    Each batch is run with the feature and without it, so that both are rounded alike. The
+    attribution is a forward-mode derivative, taken in a third run. Fused attention and experts may
+    have none.
 
     The extractor cuts long texts into windows or at the end; what it leaves out has no rows.
 

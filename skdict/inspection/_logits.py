@@ -1,7 +1,8 @@
 """What a feature does to the logits of the next token, to first order."""
 
 import math
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..metrics._next_token import next_token_logits
-from ..utils._modules import evaluation_mode, run_replaced
+from ..utils._modules import Hooks, evaluation_mode, run_replaced
 from ._active import check_indices
 from ._interventions import feature_directions
 from ._language import Language
@@ -183,9 +184,8 @@ def _derivative(language, forward, ids, kept, direction):
         return tangent[kept].sum(dim=0, dtype=torch.float64).cpu().numpy()
 
 
-@contextmanager
 def _fixed_scales(model):
-    """Hold the scale of norms fixed in forward derivatives."""
+    """Hold the scale of norms fixed in forward derivatives, in a ``with`` block."""
 
     def fix(module, args, kwargs, output):
         given = [*args, *kwargs.values()]
@@ -204,16 +204,13 @@ def _fixed_scales(model):
         scale = (x.square().mean(axes, keepdim=True) + epsilon).rsqrt()
         return forward_ad.make_dual(y, (gain * scale * x_tangent).to(y.dtype))
 
-    handles = [
-        module.register_forward_hook(fix, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, torch.nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return Hooks(
+        [
+            partial(module.register_forward_hook, fix, with_kwargs=True)
+            for module in model.modules()
+            if isinstance(module, torch.nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
+        ]
+    )
 
 
 def _gain(module, shape, like):

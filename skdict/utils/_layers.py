@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._modules import evaluation_mode, find_module, read_activation, record_activations
+from ._modules import Hooks, evaluation_mode, find_module, read_activation, record_activations
 from ._texts import batches_by_length
 
 # {layer's module: {(id of the model, side, kind of input, feature_axis): _Seen}}
@@ -243,7 +243,7 @@ class Layer:
             for module in self.network.module.modules()
             if isinstance(module, nn.Embedding)
         ]
-        with _Hooks(registrations):
+        with Hooks(registrations):
             self._read(pair, [0])
         for found in reversed(looked_up):
             if torch.equal(found, ids):
@@ -297,41 +297,6 @@ def untold_axis(activation, layer):
     )
 
 
-class _Hooks:
-    """Hooks that are in place during a ``with`` block, and removed whatever interrupts it.
-
-    Parameters
-    ----------
-    registrations : list of callable
-        Each puts a hook in place and returns its handle.
-    """
-
-    def __init__(self, registrations):
-        self._registrations, self._handles = registrations, []
-
-    def __enter__(self):
-        try:
-            for register in self._registrations:
-                self._handles.append(register())
-        except BaseException:
-            self._close()
-            raise
-
-    def __exit__(self, *exception):
-        try:
-            self._close()
-        finally:
-            self._close()  # the rest, after an interrupt
-
-    def __del__(self):
-        self._close()
-
-    def _close(self):
-        while self._handles:
-            self._handles[-1].remove()
-            self._handles.pop()
-
-
 class Channels:
     """Follows, inside a forward pass, on which axis the channels of activations are.
 
@@ -367,7 +332,7 @@ class Channels:
         ]
         if self._side == "output":
             registrations.append(partial(self._layer.register_forward_hook, self._after_layer))
-        return _Hooks(registrations)
+        return Hooks(registrations)
 
     def axis(self, activation):
         """The axis of the channels of the layer's activation, or None where nothing tells."""

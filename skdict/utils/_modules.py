@@ -116,12 +116,56 @@ def _turn_off_nested_tensors(encoder, undo):
         encoder.use_nested_tensor = False
 
 
-class _Tap:
+class Hooks:
+    """Hooks on modules in a ``with`` block.
+
+    On exit they are removed, also if an interrupt comes in the middle of it: what is left undone
+    then is done when the object goes. So hooks may not refer to it.
+
+    Parameters
+    ----------
+    registrations : list of callable
+        Each registers a hook and returns its handle.
+
+    Attributes
+    ----------
+    handles : list
+        Of the hooks that are in place.
+    """
+
+    handles = ()
+
+    def __init__(self, registrations):
+        self._registrations, self.handles = registrations, []
+
+    def __enter__(self):
+        try:
+            for register in self._registrations:
+                self.handles.append(register())
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _close(self):
+        while self.handles:
+            self.handles[-1].remove()
+            self.handles.pop()
+
+    def __exit__(self, *exception):
+        try:
+            self._close()
+        finally:
+            self._close()  # the rest, after an interrupt
+
+    def __del__(self):
+        self._close()
+
+
+class _Tap(Hooks):
     """Call `function(activation)` at every call of the layer; what it returns goes on instead.
 
-    A `None` returned leaves the activation as it is. On exit of the ``with`` block everything is
-    as it was, also if an interrupt comes in the middle of it: what is left undone then is done
-    when the object goes.
+    A `None` returned leaves the activation as it is.
 
     Parameters
     ----------
@@ -141,10 +185,9 @@ class _Tap:
         the number of the layer's calls, its `handles` those of the hooks that are in place.
     """
 
-    state = SimpleNamespace(handles=[])
-
     def __init__(self, model, layer, side, function, *, replaces=False, on_call=None):
-        self.state = state = SimpleNamespace(n_calls=0, handles=[], replaces=replaces)
+        super().__init__([])
+        self.state = state = SimpleNamespace(n_calls=0, handles=self.handles, replaces=replaces)
         self._layer, self._way = layer, way_to(model, layer)
 
         def apply(value):
@@ -183,7 +226,7 @@ class _Tap:
         after.tap = before.tap = state  # see `is_replaced`
         *modules_around, module = self._way
         # what reads arguments comes before what replaces them
-        self._registrations = [
+        self._registrations += [
             partial(each.register_forward_pre_hook, around, with_kwargs=True)
             for each in (modules_around or [module] if on_call else ())
         ]
@@ -202,30 +245,17 @@ class _Tap:
             for module in self._way[:-1]:
                 if isinstance(module, torch.nn.TransformerEncoder):
                     _hold_off(module, partial(_turn_off_nested_tensors, module), id(self))
-            for register in self._registrations:
-                self.state.handles.append(register())
+            return super().__enter__()
         except BaseException as error:
             self._close()
             module = self._way[-1]
             if isinstance(error, RuntimeError) and isinstance(module, torch.jit.ScriptModule):
                 raise ValueError(_of_torchscript(self._layer, module)) from None
             raise
-        return self
 
     def _close(self):
-        while self.state.handles:
-            self.state.handles[-1].remove()
-            self.state.handles.pop()
+        super()._close()
         _let_go(id(self))
-
-    def __exit__(self, *exception):
-        try:
-            self._close()
-        finally:
-            self._close()  # the rest, after an interrupt
-
-    def __del__(self):
-        self._close()
 
 
 def _first_tensor(value):
