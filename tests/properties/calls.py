@@ -253,6 +253,7 @@ CALLS = dict(
             X,
             lambda given: inspection.feature_statistics(given, dictionary=FITTED),
         ),
+        call("width_curve", "X", X, lambda given: inspection.width_curve([FITTED], given)),
         call(
             "top_activations", "X", CODES, lambda given: inspection.top_activations(given, n_top=3)
         ),

@@ -297,4 +297,10 @@ PARAMETERS = {
         {"near_miss_fraction": (0.5, (-0.1, 1.1)), "retry_wait": (0.5, (-1,))},
         optional=("random_state", "n_jobs"),
     ),
+    "OpenAIChat": Parameters(
+        lambda **given: vars(inspection.OpenAIChat("small", **given)),
+        {},
+        {"temperature": (0.5, (-1,)), "timeout": (2.0, (0, -1))},
+        optional=("temperature",),
+    ),
 }

@@ -1,0 +1,44 @@
+"""No public function is forgotten."""
+
+from calls import CALLS
+from numbers_given import PARAMETERS
+from test_indices import FUNCTIONS
+
+from skdict import datasets, decomposition, feature_extraction, inspection, metrics
+
+# They take texts, models, or what other functions return, and have tests of their own.
+OTHERS = {
+    "AmortisationGapDisplay",
+    "ActivationSpecificityDisplay",
+    "Completion",
+    "DocumentFeatures",
+    "FeatureDisplay",
+    "FeatureMapDisplay",
+    "FeatureMatchDisplay",
+    "FeatureSplittingDisplay",
+    "InterpretationDisplay",
+    "Snippet",
+    "SteeringDisplay",
+    "WidthCurveDisplay",
+    "feature_effects",
+    "label_python_spans",
+    "label_tokens",
+    "load_one_layer_transformer",
+    "load_python_corpus",
+    "logit_attribution",
+    "loss_recovered",
+    "loss_recovered_scorer",
+    "python_token_labels",
+    "replace_activations",
+    "steering_effect",
+}
+
+
+def test_every_public_function_is_tried_or_named_here():
+    tried = {
+        name.split("(")[0].split(".")[0].split()[0] for name in (*CALLS, *PARAMETERS, *FUNCTIONS)
+    }
+    modules = datasets, decomposition, feature_extraction, inspection, metrics
+    public = {name for module in modules for name in module.__all__}
+    assert public - tried == OTHERS
+    assert tried <= public
