@@ -69,8 +69,8 @@ def verdicts(name, states):
         want, error = outcome_of(call.function, X)
         assert error is None, error
         for state in states:
-            if state == "autocast" and name.startswith("steer"):
-                continue  # it is the model that the caller runs, as the caller wants it
+            if state == "autocast" and name.startswith(("steer", "ActivationExtractor")):
+                continue  # a model of the user's is run as the user wants it
             with STATES[state]():
                 verdict, why = verdict_on(call.function, X, call.name, (want,), tolerance(state))
             verdict = "wrong" if verdict == "refused" else verdict
