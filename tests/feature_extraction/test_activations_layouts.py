@@ -155,6 +155,19 @@ class TestShiftedTokens:
         expected = model.get_input_embeddings().weight.detach().numpy()[ids]
         np.testing.assert_allclose(extractor.transform(texts), expected, rtol=1e-6)
 
+    @pytest.mark.parametrize("max_length", range(3, 9))  # two are special
+    def test_positions_are_no_tokens(self, max_length, tokenizer, texts):
+        """Of a short window's positions some could be its ids, shifted."""
+        config = transformers.GPT2Config(vocab_size=120, n_embd=8, n_layer=1, n_head=1)
+        extractor = ActivationExtractor(
+            transformers.GPT2Model(config).eval(),
+            "h.0.mlp.act",
+            tokenizer=tokenizer,
+            max_length=max_length,
+            long_documents="window",
+        )
+        assert len(extractor.transform(texts)) == len(extractor.tokens(texts).token)
+
     @pytest.mark.parametrize("kind", ["Pegasus", "Marian", "T5"])
     def test_decoders_that_are_given_nothing(self, kind, tokenizer, texts):
         options = SEQ2SEQ if kind != "T5" else {"d_kv": 4, "d_ff": 8, "num_layers": 1}
