@@ -26,14 +26,17 @@ class Codebooks:
     max_iter : int
         Passes over the data, at most, for each codebook.
     random_state : RandomState
+    verbose : int, default=0
+        That of scikit-learn's.
     """
 
-    def __init__(self, sizes, mean, scale, *, max_iter, random_state):
+    def __init__(self, sizes, mean, scale, *, max_iter, random_state, verbose=0):
         self.sizes = sizes
         self.mean = mean
         self.scale = scale
         self.max_iter = max_iter
         self.random_state = random_state
+        self.verbose = verbose
 
     def fit(self, rows):
         residual = ((rows[:] - self.mean) / self.scale).cpu().numpy()
@@ -47,6 +50,7 @@ class Codebooks:
                 n_init=1,
                 max_iter=self.max_iter,
                 random_state=self.random_state,
+                verbose=self.verbose,
             ).fit(residual)
             residual -= kmeans.cluster_centers_[kmeans.labels_]
             codewords.append(kmeans.cluster_centers_)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from numbers import Integral, Real
 
 import joblib
@@ -27,6 +28,7 @@ from ..utils._arrays import (
     collect_dense,
     collect_sparse,
     from_numpy,
+    take_rows,
 )
 from ..utils._device import available_memory, resolve_device
 from ..utils._random import check_random_state
@@ -193,7 +195,8 @@ class SparseAutoencoderDictionary(
         are no less than :math:`10 / \sqrt{d}`. Independent of the data's scale, which is
         normalised inside. Used by ``solver="autoencoder"``.
     early_stopping : bool, default=False
-        Whether to hold out ``validation_fraction`` of the samples and stop when their objective
+        Whether to hold out ``validation_fraction`` of the samples, from the scale and the initial
+        atoms too, and stop when their objective
         has not improved by the fraction ``tol`` for ``n_iter_no_change`` passes, returning to
         the best pass. Passes in which ``alpha`` still rises, or "topk" is still "relu", do not
         count. With ``solver="dictionary_learning"``, ``tol`` and ``n_iter_no_change``
@@ -237,8 +240,9 @@ class SparseAutoencoderDictionary(
         Determines initial atoms, shuffling, the held-out samples and the renewal of dead and
         duplicate features. An int gives identical results on the same machine.
     verbose : int, default=0
-        Verbosity of ``solver="dictionary_learning"``. For progress of the other solvers use
-        :class:`sklearn.callback.ProgressBar` with ``set_callbacks``.
+        Whether to print the objective of each pass; with ``solver="dictionary_learning"`` and
+        "kmeans" scikit-learn's estimators print what they have to say, and "lasso" has nothing to.
+        For a progress bar use :class:`sklearn.callback.ProgressBar` with ``set_callbacks``.
 
     Attributes
     ----------
@@ -288,7 +292,8 @@ class SparseAutoencoderDictionary(
     n_samples_seen_ : int
         Number of samples behind densities, magnitudes and noise: the training samples, or at
         most 100,000 of them, evenly spread (20,000 where codes come from sparse coding), or the
-        most recent 100,000 after `partial_fit`.
+        most recent 100,000 after `partial_fit`. Training may have seen more: ``n_steps_`` counts
+        its mini-batches.
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -449,8 +454,10 @@ class SparseAutoencoderDictionary(
         rows = self._rows(X, reset=previous is None, min_samples=2)
         return self._fit(rows, self.alpha, previous, X, y)
 
-    def _fit(self, rows, alpha, previous, X, y):
-        """`fit` to checked rows; X and y are for callbacks."""
+    def _fit(self, rows, alpha, previous, X, y, task=None):
+        """`fit` to checked rows; X and y are for callbacks, and so is what makes the task."""
+        if isinstance(X, Rows):  # those of a fold, which only a callback wants to have whole
+            X = partial(take_rows, X.X, X.index.numpy())
         random_state = check_random_state(self.random_state)
         training, held_out = rows, None
         if self.early_stopping and self.solver in TRAINED_IN_PASSES:
@@ -462,9 +469,8 @@ class SparseAutoencoderDictionary(
             mean, rms = location_and_scale(seen)
         units = self._units(rms, alpha)
         alpha = units["alpha_"]
-        context = self._init_callback_context(
-            max_subtasks=self.max_iter if self.solver in TRAINED_IN_PASSES else 0
-        )
+        task = task or self._init_callback_context
+        context = task(max_subtasks=self.max_iter if self.solver in TRAINED_IN_PASSES else 0)
         # Callbacks want a target; that of a reconstruction is X.
         data = {"estimator": self, "X": X, "y": X if y is None else y}
         context.call_on_fit_task_begin(**data)
@@ -567,6 +573,8 @@ class SparseAutoencoderDictionary(
         self._statistics = vars(statistics)
         vars(self).update(statistics.attributes(self.n_features_in_))
         self._check_worth(rows, run.mean)
+        if self.verbose:
+            self._print(f"portion {self.n_iter_}", {"objective": loss_curve})
         return self
 
     def _one_pass(self, run, rows, alpha):
@@ -729,7 +737,14 @@ class SparseAutoencoderDictionary(
                 f"the first, but X has only {len(rows)} samples. Use fewer components or more "
                 "samples."
             )
-        return Codebooks(sizes, mean, scale, max_iter=self.max_iter, random_state=random_state)
+        return Codebooks(
+            sizes,
+            mean,
+            scale,
+            max_iter=self.max_iter,
+            random_state=random_state,
+            verbose=self.verbose,
+        )
 
     def _initial_atoms(self, rows, mean, scale, previous, random_state):
         """Unit-norm atoms given by a previous fit or by dict_init, else None."""
@@ -824,9 +839,17 @@ class SparseAutoencoderDictionary(
             now = lambda counters=counters: self._with_statistics(  # noqa: E731
                 {**units, **counters, **run.attributes(training, schedule)}, rows
             )
+            if self.verbose:
+                curves = {"objective": loss_curve, "of held-out samples": validation_curve}
+                self._print(f"pass {len(loss_curve)}/{self.max_iter}", curves)
             stop |= task.call_on_fit_task_end(**data, reconstruction_attributes=now)
         attributes, run = best or (run.attributes(training, schedule), run)
         return {**units, **counters, **attributes}, run
+
+    def _print(self, what, curves):
+        """Say what has been done, with the last entries of the curves that are not empty."""
+        values = ", ".join(f"{name} {curve[-1]:.6g}" for name, curve in curves.items() if curve)
+        print(f"[{type(self).__name__}] {what}: {values or 'done'}")
 
     # -- codes -----------------------------------------------------------------------------
 

@@ -1,17 +1,17 @@
 """Selection of alpha by cross-validation along a warm-started path."""
 
 import re
+from functools import partial
 from numbers import Integral
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import check_cv
 
-from ..utils._arrays import Rows, as_vector, take_rows
-from ..utils._sklearn_compat import Interval, StrOptions, fit_context
+from ..utils._arrays import as_vector, take_rows
+from ..utils._sklearn_compat import Interval, fit_context
 from ..utils._torch_state import plain_torch
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import WITH_ENCODER, SparseAutoencoderDictionary
@@ -40,10 +40,12 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         L1 coefficients to try, in the units of the data, or how many of :func:`alpha_grid`.
     cv : int, cross-validation generator or iterable, default=None
         Folds, as in :class:`~sklearn.model_selection.GridSearchCV`. An int, or None for five,
-        takes consecutive blocks of samples: tokens of one text stay together, mostly.
-    scoring : str, callable or None, default=None
-        A scorer, called on the estimator and the samples of a fold; None takes `score`, the
-        log-likelihood.
+        takes consecutive blocks of samples: tokens of one text stay together, mostly, and all of
+        them do with :class:`~sklearn.model_selection.GroupKFold` and ``groups``.
+    scoring : callable or None, default=None
+        A scorer, called on the estimator, the samples of a fold and their y, that returns a
+        number; None takes `score`, the log-likelihood. Scikit-learn's names are those of scorers
+        of predictions, which a dictionary does not make.
     n_jobs : int, default=None
         Number of folds that are fitted at a time, each in a process.
     {shared}
@@ -95,7 +97,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         **SparseAutoencoderDictionary._parameter_constraints,
         "alphas": [Interval(Integral, 2, None, closed="left"), "array-like"],
         "cv": ["cv_object"],
-        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "scoring": [callable, str, None],
         "n_jobs": [Interval(Integral, None, None, closed="neither"), None],
     }
     for _name in ("alpha", "warm_start"):
@@ -161,7 +163,7 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
 
     @fit_context(prefer_skip_nested_validation=True)
     @plain_torch()
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, *, groups=None):
         """Choose alpha on folds of X, then learn a dictionary from all of X with it.
 
         Parameters
@@ -170,6 +172,8 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             Activations. Folds of a memory map are read batch by batch, as it is.
         y : None
             Ignored, but for splitters and scorers that want it.
+        groups : array-like of shape (n_samples,), default=None
+            For splitters that keep groups of samples together, such as the tokens of a text.
 
         Returns
         -------
@@ -186,8 +190,15 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
                 "The codewords of solver='kmeans' do not depend on alpha: there is nothing to "
                 "choose. Use transform_algorithm='lasso', or another solver."
             )
+        if isinstance(self.scoring, str):
+            raise ValueError(
+                f"scoring={self.scoring!r} names a scorer of predictions, and a dictionary makes "
+                "none. Give a callable, such as skdict.metrics.explained_variance_scorer, or None "
+                "for the log-likelihood."
+            )
         rows = self._rows(X, reset=True, min_samples=2)
         alphas = self._grid(rows.X)
+        folds = self._folds(len(rows), y, groups)
         estimator = SparseAutoencoderDictionary(
             **{
                 name: value
@@ -196,17 +207,22 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             },
             warm_start=True,
         )
-        scorer = None if self.scoring is None else check_scoring(estimator, self.scoring)
-        folds = self._folds(len(rows), y)
+        data = {"estimator": self, "X": X, "y": X if y is None else y}
+        context = self._init_callback_context(max_subtasks=len(folds) + 1)
+        context.call_on_fit_task_begin(**data)
+        # all tasks beforehand: none can be made while they go to other processes
+        tasks = [context.subcontext(task_name="fold", max_subtasks=len(alphas)) for _ in folds]
+        steps = [[task.subcontext(task_name="alpha") for _ in alphas] for task in tasks]
         scores = Parallel(n_jobs=self.n_jobs)(
-            delayed(_scores_of_path)(estimator, alphas, rows, y, train, test, scorer)
-            for train, test in folds
+            delayed(_scores_of_path)(self, estimator, alphas, rows, y, *fold, task, steps_of_fold)
+            for fold, task, steps_of_fold in zip(folds, tasks, steps, strict=True)
         )
         scores = np.transpose(scores)
         means = scores.mean(axis=1)
         best = int(np.argmax(means))
-        self._fit(rows, alphas[best], None, X, y)
+        self._fit(rows, alphas[best], None, X, y, partial(context.subcontext, task_name="refit"))
         self.alphas_, self.scores_, self.best_score_ = alphas, scores, float(means[best])
+        context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
 
     @property
@@ -217,10 +233,10 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
             "with the alpha_ that was chosen here."
         )
 
-    def _folds(self, n_samples, y):
+    def _folds(self, n_samples, y, groups):
         """Sorted rows to learn from and rows to score on, of each fold."""
         rows, folds = np.arange(n_samples), []
-        for i, fold in enumerate(check_cv(self.cv).split(np.empty(n_samples), y)):
+        for i, fold in enumerate(check_cv(self.cv).split(np.empty(n_samples), y, groups)):
             try:  # an iterable of folds may have lists and masks
                 train, test = (np.sort(rows[np.asarray(part)]) for part in fold)
             except (IndexError, TypeError, ValueError) as error:
@@ -250,25 +266,39 @@ class SparseAutoencoderDictionaryCV(SparseAutoencoderDictionary):
         return alphas
 
 
-def _scores_of_path(estimator, alphas, rows, y, train, test, scorer):
+def _scores_of_path(caller, estimator, alphas, rows, y, train, test, task, steps):
     """Score on one fold for each alpha, from the smallest to the largest."""
-    training, held_out = (
-        Rows(rows.X, rows.device, torch.from_numpy(index)) for index in (train, test)
-    )
-
-    def score(fitted):
-        if scorer is None:
-            return fitted.score(held_out)
-        return scorer(fitted, take_rows(rows.X, test), None if y is None else np.asarray(y)[test])
-
+    training, held_out = (rows.take(torch.from_numpy(index)) for index in (train, test))
+    y_test = None if y is None else np.asarray(y)[test]
     scores = np.empty(len(alphas))
-    fitted = clone(estimator).set_params(alpha=alphas[0]).fit(training)
-    scores[0] = score(fitted)
-    if estimator.solver != "kmeans":  # which always begins anew
-        fitted.set_params(max_iter=max(1, round(PATH_FRACTION * estimator.max_iter)))
-    for i in range(1, len(alphas)):
-        scores[i] = score(fitted.set_params(alpha=alphas[i]).fit(training))
+    fitted = clone(estimator)
+    task.call_on_fit_task_begin(estimator=caller)
+    for i, (alpha, step) in enumerate(zip(alphas, steps, strict=True)):
+        with step.propagate_callback_context(fitted):
+            step.call_on_fit_task_begin(estimator=caller)
+            fitted.set_params(alpha=alpha).fit(training)
+        if caller.scoring is None:
+            scores[i] = fitted.score(held_out)
+        else:
+            scores[i] = _number(caller.scoring(fitted, take_rows(rows.X, test), y_test))
+        step.call_on_fit_task_end(estimator=caller)
+        if estimator.solver != "kmeans":  # which always begins anew
+            fitted.set_params(max_iter=max(1, round(PATH_FRACTION * estimator.max_iter)))
+    task.call_on_fit_task_end(estimator=caller)
     return scores
+
+
+def _number(score):
+    """What a scorer has returned, if alphas can be chosen by it."""
+    if isinstance(score, dict):
+        raise ValueError(
+            f"scoring must return one number, but returned a dict with {list(score)}. Choose one "
+            "of them: scoring=lambda estimator, X, y: scorer(estimator, X)[name]."
+        )
+    score = float(score)
+    if np.isnan(score):
+        raise ValueError("scoring returned NaN: there is nothing to choose alpha by.")
+    return score
 
 
 def _section(cls, section):

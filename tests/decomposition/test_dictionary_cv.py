@@ -5,8 +5,12 @@ import pandas as pd
 import pytest
 import torch
 from dictionary_testing import make_estimator
+from sklearn import config_context
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.callback import ProgressBar
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skdict.datasets import make_superposition
 from skdict.decomposition import (
@@ -14,6 +18,7 @@ from skdict.decomposition import (
     SparseAutoencoderDictionaryCV,
     alpha_grid,
 )
+from skdict.metrics import DictionaryScorer
 
 
 def make_cv(*, alphas=4, cv=2, scoring=None, n_jobs=None, **params):
@@ -154,3 +159,126 @@ def test_codebooks_do_not_depend_on_alpha(planted):
     assert estimator.scores_[2, 1] == pytest.approx(
         alone.fit(planted[:half]).score(planted[half:])
     )
+
+
+def test_rows_and_y_of_folds_that_repeat(planted):
+    """As bootstrap splitters make them; with masks as scikit-learn takes them."""
+    seen = []
+
+    def scorer(estimator, X, y):
+        seen.append((X, y))
+        return 0.0
+
+    train = np.arange(300)
+    mask = np.zeros(600, dtype=bool)
+    mask[[303, 400, 599]] = True
+    folds = [(train, [300, 300, 302]), (train, [505, 301, 400, 301]), (~mask, mask)]
+    y = np.arange(600.0)
+    make_cv(alphas=[0.3], cv=folds, scoring=scorer, max_iter=1).fit(planted, y)
+    assert [sorted(ys) for _, ys in seen] == [
+        [300, 300, 302],
+        [301, 301, 400, 505],
+        [303, 400, 599],
+    ]
+    for X, ys in seen:
+        np.testing.assert_array_equal(X, planted[ys.astype(int)])
+
+
+def test_scores_of_repeated_samples_count_as_often(planted):
+    test = np.array([300, 300, 302])
+    selected = make_cv(alphas=[0.3], cv=[(np.arange(300), test)]).fit(planted)
+    plain = make_estimator(alpha=0.3).fit(planted[:300])
+    assert selected.scores_[0, 0] == pytest.approx(plain.score(planted[test]), rel=1e-9)
+
+
+def test_groups_stay_together(planted):
+    groups = np.repeat(np.arange(20), 30)
+    groups = np.random.default_rng(0).permutation(groups)
+    seen = []
+
+    def scorer(estimator, X, y):
+        seen.append(set(groups[y]))
+        return 0.0
+
+    selected = make_cv(alphas=[0.3], cv=GroupKFold(4), scoring=scorer, max_iter=1)
+    selected.fit(planted, np.arange(600), groups=groups)
+    assert len(seen) == 4 and not set.intersection(*seen)
+    assert set.union(*seen) == set(range(20)) and sum(map(len, seen)) == 20
+    with pytest.raises(ValueError, match="groups"):
+        make_cv(alphas=[0.3], cv=GroupKFold(4)).fit(planted)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        selected.fit(planted, groups=groups[:-1])
+
+
+@pytest.mark.parametrize("routing", [False, True])
+def test_groups_come_through_a_pipeline(planted, routing):
+    groups = np.repeat(np.arange(20), 30)
+    selected = make_cv(alphas=[0.3], cv=GroupKFold(2), max_iter=1)
+    with config_context(enable_metadata_routing=routing):
+        if routing:
+            selected.set_fit_request(groups=True)
+            params = {"groups": groups}
+        else:
+            params = {"sparseautoencoderdictionarycv__groups": groups}
+        pipeline = make_pipeline(StandardScaler(), selected).fit(planted, **params)
+    assert pipeline[-1].scores_.shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["r2", "accuracy", "explained_variance"])
+def test_scorers_of_predictions_are_refused(planted, name):
+    with pytest.raises(ValueError, match=f"scoring='{name}' names a scorer of predictions"):
+        make_cv(scoring=name).fit(planted)
+
+
+def test_scorers_must_return_one_number(planted):
+    with pytest.raises(ValueError, match=r"a dict with \['score', 'l0'\]. Choose one"):
+        make_cv(scoring=DictionaryScorer(("score", "l0")), max_iter=1).fit(planted)
+    with pytest.raises(ValueError, match="scoring returned NaN"):
+        make_cv(scoring=lambda *args: np.nan, max_iter=1).fit(planted)
+    scorer = DictionaryScorer(("score", "l0"))
+    selected, plain = (
+        make_cv(alphas=2, scoring=scoring, max_iter=1).fit(planted)
+        for scoring in (lambda estimator, X, y: scorer(estimator, X)["score"], None)
+    )
+    np.testing.assert_allclose(selected.scores_, plain.scores_, rtol=1e-9)
+
+
+class Recorder:
+    max_propagation_depth = None
+
+    def __init__(self):
+        self.tasks = []
+        self.shapes = set()
+
+    def setup(self, estimator, context):
+        self.tasks.append("setup")
+
+    def teardown(self, estimator, context):
+        self.tasks.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None):
+        self.tasks.append(context.task_name)
+        if context.task_name == "pass":
+            self.shapes.add(X.shape)
+
+
+def test_callbacks_hear_of_every_fit(planted):
+    recorder = Recorder()
+    make_cv(alphas=2, cv=3, max_iter=2).set_callbacks(recorder).fit(planted)
+    counts = {name: recorder.tasks.count(name) for name in recorder.tasks}
+    assert counts.pop("setup") == counts.pop("teardown") == 1
+    # the first of a path makes all passes, the second a fraction of them
+    assert counts["pass"] == 3 * (2 + 1) + 2
+    assert counts["fold"] == 3 and counts["refit"] == 1
+    assert recorder.tasks[-2] == "fit" or recorder.tasks[-1] == "fit"
+    assert recorder.shapes == {(400, 16), (600, 16)}
+
+
+def test_a_progress_bar_of_all_fits(planted, capsys, monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "200")
+    make_cv(alphas=2, cv=2, max_iter=2).set_callbacks(ProgressBar()).fit(planted)
+    assert "100%" in capsys.readouterr().out
