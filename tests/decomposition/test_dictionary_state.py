@@ -1,14 +1,18 @@
 """What an estimator holds: who may change it, and when."""
 
 import copy
+import os
 import pickle
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from dictionary_testing import (
     LEARN_FROM_STREAMS,
+    SOLVERS,
     fit_sklearns,
+    fitted_attributes,
     make_estimator,
     objective,
 )
@@ -20,6 +24,7 @@ from skdict.datasets import make_superposition
 from skdict.decomposition import (
     AmortisationGapDisplay,
     SparseAutoencoderDictionary,
+    SparseAutoencoderDictionaryCV,
     _sparse_autoencoder,
     amortisation_gap,
     compare_dictionaries,
@@ -344,3 +349,135 @@ def test_a_stream_of_dictionary_learning_is_that_of_scikit_learn(planted):
     assert estimator.n_steps_ == learner.n_steps_ == 12
     norms = np.linalg.norm(learner.components_, axis=1, keepdims=True)
     np.testing.assert_allclose(estimator.components_, learner.components_ / norms, atol=1e-10)
+
+
+# -- fits that fail or are interrupted ---------------------------------------------------------
+
+
+class InterruptedAt:
+    """Raise KeyboardInterrupt where the n-th function of skdict is entered."""
+
+    def __init__(self, n):
+        self.n = n
+        self.entered = 0
+
+    def __enter__(self):
+        sys.setprofile(self)
+        return self
+
+    def __exit__(self, *error):
+        sys.setprofile(None)
+
+    def __call__(self, frame, event, arg):
+        if event == "call" and ("skdict" + os.sep) in frame.f_code.co_filename:
+            self.entered += 1
+            if self.entered == self.n:
+                raise KeyboardInterrupt
+
+
+def goes_on(estimator, X):
+    return estimator.partial_fit(X)
+
+
+def fits_anew(estimator, X):
+    return estimator.set_params(**FIT_ANEW).fit(X.to_numpy()[:, :7])
+
+
+FIT_ANEW = {"n_components": 9}
+FITS = {
+    **{f"fit {solver}": (solver, fits_anew) for solver in SOLVERS},
+    **{f"partial_fit {solver}": (solver, goes_on) for solver in LEARN_FROM_STREAMS},
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_an_interrupt_at_any_point_leaves_the_former_fit(frame, name):
+    solver, fit = FITS[name]
+    params = {"solver": solver, "max_iter": 1, "alpha": 0.3, "batch_size": 300}
+    former = make_estimator(**params).fit(frame)
+    if fit is goes_on:
+        former.partial_fit(frame)
+    codes = former.transform(frame)
+    former.set_params(**(FIT_ANEW if fit is fits_anew else {}))
+    state = pickle.dumps(vars(former))
+    for _ in range(2):  # the first time there is more to do
+        again = copy.deepcopy(former)
+        with InterruptedAt(None) as counted:
+            fit(again, frame)
+    assert counted.entered > 30
+    for n in sorted({1, 2, 3, *np.linspace(4, counted.entered - 1, 12, dtype=int).tolist()}):
+        with pytest.raises(KeyboardInterrupt), InterruptedAt(n):
+            fit(former, frame)
+        assert pickle.dumps(vars(former)) == state
+    np.testing.assert_array_equal(former.transform(frame), codes)
+    if fit is goes_on:
+        again = make_estimator(**params)
+        vars(again).update(pickle.loads(state))
+        for estimator in (former, again):
+            estimator.partial_fit(frame)
+        np.testing.assert_array_equal(former.components_, again.components_)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("solver", LEARN_FROM_STREAMS)
+def test_a_fit_that_fails_leaves_the_former_one(frame, solver, method):
+    former = getattr(make_estimator(solver=solver), method)(frame)
+    codes, state = former.transform(frame), pickle.dumps(vars(former))
+    constant, broken = np.ones((50, 5)), frame.to_numpy(copy=True)
+    broken[3, 3] = np.nan
+    for X in (constant, broken, frame.to_numpy()[:0]):
+        with pytest.raises(ValueError):
+            former.fit(X)
+        assert pickle.dumps(vars(former)) == state
+    for X in (constant, broken):
+        with pytest.raises(ValueError):
+            former.partial_fit(X)
+        assert pickle.dumps(vars(former)) == state
+    assert former.n_features_in_ == 16
+    assert list(former.feature_names_in_) == NAMES
+    np.testing.assert_array_equal(former.transform(frame), codes)
+
+
+def test_a_failed_first_fit_leaves_nothing():
+    estimator = make_estimator()
+    with pytest.raises(ValueError, match="zero variance"):
+        estimator.fit(np.ones((50, 5)))
+    assert not fitted_attributes(estimator)
+    assert not hasattr(estimator, "n_features_in_")
+
+
+def test_a_choice_of_alpha_that_fails_leaves_the_former_one(frame):
+    former = SparseAutoencoderDictionaryCV(
+        8, alphas=[0.1, 0.3], cv=2, max_iter=1, random_state=0, device="cpu"
+    ).fit(frame)
+    codes, state = former.transform(frame), pickle.dumps(vars(former))
+    for _ in range(2):
+        again = copy.deepcopy(former)
+        with InterruptedAt(None) as counted:
+            again.fit(frame.to_numpy()[:, :7])
+    for n in np.linspace(1, counted.entered - 1, 12, dtype=int).tolist():
+        with pytest.raises(KeyboardInterrupt), InterruptedAt(n):
+            former.fit(frame.to_numpy()[:, :7])
+        assert pickle.dumps(vars(former)) == state
+    np.testing.assert_array_equal(former.transform(frame), codes)
+
+
+# -- verbose -----------------------------------------------------------------------------------
+
+
+def test_verbose_says_how_far_a_fit_is(planted, capsys):
+    for solver in ("autoencoder", "alternating"):
+        estimator = make_estimator(solver=solver, verbose=1, early_stopping=True, max_iter=2)
+        estimator.fit(planted)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 2
+        assert lines[1].startswith("[SparseAutoencoderDictionary] pass 2/2: objective ")
+        assert f"{estimator.loss_curve_[1]:.6g}, of held-out samples" in lines[1]
+        estimator.partial_fit(planted)
+        assert "portion 3: objective" in capsys.readouterr().out
+    for solver in ("dictionary_learning", "kmeans"):
+        make_estimator(solver=solver, verbose=1, max_iter=1).fit(planted)
+        assert capsys.readouterr().out
+    for solver in SOLVERS:
+        make_estimator(solver=solver, max_iter=1).fit(planted)
+        assert not capsys.readouterr().out
