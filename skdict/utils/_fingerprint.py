@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 # What belongs to every module. Of it only tensors, children and hooks matter, see `_add_module`.
 _INTERNALS = frozenset(vars(nn.Module()))
@@ -60,9 +59,8 @@ _BUILTINS = (
 _INSTALLED = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
-# 8-byte words in a row of `_sums`: odd, and a multiple of no usual width.
-_WIDTH = 1021
-_ROWS_IN_CACHE = 128
+# 8-byte words in a row of `_sums`: multiples of no usual width; a long row fits into the cache.
+_WIDTHS = 16381, 1021
 
 
 class CannotDescribeError(TypeError):
@@ -80,8 +78,8 @@ def fingerprint(module):
 
     All of it is read at each call, because nothing tells that a tensor was written to through
     its ``data`` or through an array that shares its memory. So of large tensors there is no
-    cryptographic digest, but sums over two axes (`_sums`): the sums over one cost no more than
-    reading the tensor does, and those over the other are taken once for each of its states.
+    cryptographic digest, but sums over two axes (`_sums`), which cost little more than reading
+    the tensor does.
 
     Parameters
     ----------
@@ -325,10 +323,14 @@ class _Description:
         self._write("code", digest)
         self._add_parts("defaults", (function.__defaults__, function.__kwdefaults__))
         self.add(closure, _name_of(function))
-        for name in names:
+        for name, *attributes in names:
             if name in function.__globals__:
-                self._write("global", name)
-                self._loosely(function.__globals__[name])
+                value = function.__globals__[name]
+                for attribute in attributes:
+                    if isinstance(value, types.ModuleType):  # as in ``settings.scale``
+                        value = getattr(value, attribute, None)
+                self._write("global", ".".join((name, *attributes)))
+                self._loosely(value)
 
     def _loosely(self, value):
         """Add a value that code names; of what has no description, its class."""
@@ -391,12 +393,17 @@ _CODES = weakref.WeakKeyDictionary()  # {code: its digest and names}
 
 
 def _code(code):
-    """Digest of a function's code, and the names of the global variables in it."""
+    """Digest of a function's code, and the global names in it, each with its attributes."""
     if code not in _CODES:
-        digest, names = hashlib.blake2b(code.co_code), set()
+        digest, names, name = hashlib.blake2b(code.co_code), set(), None
         for instruction in dis.get_instructions(code):
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                names.add(instruction.argval)
+                name = (instruction.argval,)
+            elif name and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                name = (*name, instruction.argval)
+            else:
+                name = None
+            names.add(name)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 inner, inner_names = _code(constant)
@@ -407,7 +414,7 @@ def _code(code):
             else:
                 digest.update(repr(constant).encode("utf-8", "surrogatepass"))
         digest.update(repr((code.co_names, code.co_varnames, code.co_freevars)).encode())
-        _CODES[code] = digest.digest(), sorted(names)
+        _CODES[code] = digest.digest(), sorted(names - {None})
     return _CODES[code]
 
 
@@ -425,45 +432,31 @@ def _sums(tensor):
 
     Its 8-byte words in rows, and of these the sums over both axes, modulo 2^64; the rest as it
     is, and so all of a small tensor. Another change than one that is made for it, like exchanges
-    in the corners of a rectangle, shows in one of them.
+    in the corners of a rectangle, shows in one of them. Sums over long columns are many: they are
+    put into shorter rows in turn.
     """
     content = tensor.detach().reshape(-1).contiguous()
     content = content.view(torch.uint8) if content.numel() else content.new_empty(0).byte()
-    n_rows = len(content) // 8 // _WIDTH
-    end = 8 * n_rows * _WIDTH
+    end = len(content) // 8 * 8
     yield content[end:].cpu().numpy().tobytes()
-    if not n_rows:
-        return
-    body = content[:end]
-    if body.storage_offset() % 8:
-        body = body.clone()
-    words = body.view(torch.int64).view(n_rows, _WIDTH)
-    if words.device.type == "cpu":  # NumPy is faster than torch along the second axis
-        words = words.numpy()
-        of_rows = words.sum(axis=1).tobytes()
-    else:
-        of_rows = words.sum(dim=1).cpu().numpy().tobytes()
-    yield of_rows
-    if tensor.is_inference():
-        yield _column_sums(words)
-        return
-    state = tensor._version, tensor.data_ptr(), of_rows
-    known = _COLUMN_SUMS.get(tensor)
-    if known is None or known[0] != state:
-        known = _COLUMN_SUMS[tensor] = state, _column_sums(words)
-    yield known[1]
+    words = content[:end]
+    words = (words.clone() if words.storage_offset() % 8 else words).view(torch.int64)
+    for width in _WIDTHS:
+        n_rows = len(words) // width
+        if n_rows:
+            body, rest = words[: n_rows * width].view(n_rows, width), words[n_rows * width :]
+            over_rows, over_columns = _sums_over_axes(body)
+            yield over_columns.cpu().numpy().tobytes()
+            words = torch.cat([over_rows, rest])
+    yield words.cpu().numpy().tobytes()
 
 
-# {tensor: (its state, its sums)}. They take longer than those of rows, without which nothing is
-# believed: a write through ``data`` counts as no version, and only if it leaves the sum of every
-# row of 8 kB, as an exchange inside of one does, is it taken for none.
-_COLUMN_SUMS = WeakTensorKeyDictionary()
-
-
-def _column_sums(words):
-    if isinstance(words, torch.Tensor):
-        return words.sum(dim=0).cpu().numpy().tobytes()
-    total = np.zeros(_WIDTH, np.int64)
-    for start in range(0, len(words), _ROWS_IN_CACHE):
-        total += words[start : start + _ROWS_IN_CACHE].sum(axis=0)
-    return total.tobytes()
+def _sums_over_axes(matrix):
+    if matrix.device.type != "cpu":
+        return matrix.sum(dim=0), matrix.sum(dim=1)
+    over_rows = np.zeros(matrix.shape[1], np.int64)
+    over_columns = np.empty(len(matrix), np.int64)
+    for i, row in enumerate(matrix.numpy()):  # whose sums are faster than torch's
+        over_columns[i] = np.add.reduce(row)
+        np.add(over_rows, row, out=over_rows)
+    return torch.from_numpy(over_rows), torch.from_numpy(over_columns)
