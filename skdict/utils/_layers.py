@@ -28,7 +28,17 @@ _WITH_CHANNELS = (
 )
 # Modules of torch that leave channels where they are.
 _CHANNELS_STAY = tuple(
-    f"torch.nn.modules.{name}" for name in ("activation", "dropout", "pooling", "padding")
+    f"torch.nn.modules.{name}"
+    for name in (
+        "activation",
+        "channelshuffle",
+        "dropout",
+        "normalization",
+        "padding",
+        "pixelshuffle",
+        "pooling",
+        "upsampling",
+    )
 )
 # Modules of torch that round what they are given to 8 bits, by the range of a batch.
 _DYNAMIC = "torch.ao.nn.quantized.dynamic"
