@@ -598,10 +598,12 @@ class SparseAutoencoderDictionary(
 
     def _beginning(self):
         """Parameters that only the beginning of a dictionary uses, such that they compare."""
-        seed = self.random_state
+        seed, atoms = self.random_state, self.dict_init
+        if atoms is not None and not isinstance(atoms, str):
+            atoms = joblib.hash(_as_atoms(atoms, "dict_init").numpy())
         return {
             "fit_intercept": self.fit_intercept,
-            "dict_init": joblib.hash(self.dict_init, coerce_mmap=True),
+            "dict_init": atoms,
             # drawing from a generator changes it
             "random_state": "drawn from" if isinstance(seed, np.random.RandomState) else seed,
         }
@@ -769,16 +771,14 @@ class SparseAutoencoderDictionary(
         if given is None:
             return None
         name = "dict_init" if previous is None else "components_ of the previous fit (warm_start)"
-        given = as_matrix(given, name)
-        check_entries_finite(given, name)
+        atoms = _as_atoms(given, name)
         n_components = self.n_components
-        expected = (given.shape[0] if n_components == "auto" else n_components, rows.shape[1])
-        if given.shape != expected:
+        expected = (len(atoms) if n_components == "auto" else n_components, rows.shape[1])
+        if atoms.shape != expected:
             raise ValueError(
-                f"{name} has shape {given.shape}, but (n_components, n_features) is {expected}. "
-                "Make them agree, or leave n_components='auto'."
+                f"{name} has shape {tuple(atoms.shape)}, but (n_components, n_features) is "
+                f"{expected}. Make them agree, or leave n_components='auto'."
             )
-        atoms = Rows(given, torch.device("cpu"))[:].to(torch.float64, copy=True)
         if previous is None and not atoms.any(dim=1).all():
             row = int(atoms.any(dim=1).int().argmin())
             raise ValueError(f"dict_init has a zero row ({row}). An atom needs a direction.")
@@ -1101,10 +1101,14 @@ class SparseAutoencoderDictionary(
         if not self._codes_by_encoder() or self.noise_variance_ <= variance:
             return
         # massive samples do not count for the variance, and a stream may change
-        x = rows[_spread(len(rows), N_SPARSE_CODED_SAMPLES)]
-        ((_, residual),) = self._coded(rows, [(None, x)])
-        without = (x - origin).double().square().sum().clamp_min(x.numel() * variance)
-        ratio = float(residual.double().square().sum() / without)
+        encode, residual_of = self._encoder(rows), self._residual_of(rows)
+        error = without = 0.0
+        index = _spread(len(rows), N_SPARSE_CODED_SAMPLES)
+        for chunk in index.split(N_STATISTICS_ROWS):
+            x = rows[chunk]
+            error += float(residual_of(x, encode(x)).double().square().sum())
+            without += float((x - origin).double().square().sum())
+        ratio = error / max(without, len(index) * rows.shape[1] * variance)
         if ratio <= WORSE_THAN_NOTHING:
             return
         message = _diverged(
@@ -1129,6 +1133,13 @@ class SparseAutoencoderDictionary(
         )
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _as_atoms(given, name):
+    """Atoms that were given: a new tensor of shape (n_components, n_features), float64."""
+    given = as_matrix(given, name)
+    check_entries_finite(given, name)
+    return Rows(given, torch.device("cpu"))[:].to(torch.float64, copy=True)
 
 
 def _publish(estimator, attributes):

@@ -1,6 +1,7 @@
 """Warnings that point at the line of the caller."""
 
 import contextlib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,8 +11,8 @@ import sklearn
 
 # Where a frame is none of the caller's: this package, and what wraps or calls its functions.
 _INSIDE = (
-    str(Path(__file__).parents[1]),
-    *(str(Path(module.__file__).parent) for module in (sklearn, joblib)),
+    str(Path(__file__).parents[1]) + os.sep,
+    *(str(Path(module.__file__).parent) + os.sep for module in (sklearn, joblib)),
     contextlib.__file__,
 )
 

@@ -17,6 +17,8 @@ from skdict.decomposition import (
     amortisation_gap,
 )
 from skdict.decomposition._alpha import location_and_scale
+from skdict.decomposition._likelihood import RESOLUTION
+from skdict.decomposition._sparse_autoencoder import N_STATISTICS_ROWS
 from skdict.metrics import explained_variance
 from skdict.utils._arrays import Rows
 
@@ -95,6 +97,22 @@ def test_explained_variance_is_of_all_samples(X):
     total = ((data - data.mean(axis=0)) ** 2).sum()
     want = 1 - gap.lasso.squared_error.sum() / total
     np.testing.assert_allclose(gap.lasso.explained_variance, want, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*are massive")
+def test_a_fit_codes_no_more_samples_at_once_than_a_block(X):
+    data = X.copy()
+    data[3] *= 1e4
+    seen = []
+
+    class Watched(SparseAutoencoderDictionary):
+        def _trained_encoder(self, rows):
+            encode = super()._trained_encoder(rows)
+            return lambda x: seen.append(len(x)) or encode(x)
+
+    estimator = Watched(20, random_state=0, max_iter=2).fit(data)
+    assert estimator.noise_variance_ > estimator.resolution_variance_ / RESOLUTION  # looked at
+    assert max(seen) <= N_STATISTICS_ROWS < len(data) < sum(seen)
 
 
 # -- samples far from the origin, and constant columns --------------------------------------

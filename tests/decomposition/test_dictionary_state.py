@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from dictionary_testing import (
     LEARN_FROM_STREAMS,
     SOLVERS,
@@ -321,6 +322,30 @@ def test_parameters_of_the_beginning_cannot_change(planted, solver, first, param
     estimator.set_params(
         n_components="auto", fit_intercept=True, dict_init=None, random_state=0
     ).partial_fit(planted)
+
+
+ATOMS = np.random.default_rng(0).normal(size=(32, 16))
+
+
+@pytest.mark.parametrize("first", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    "hold",
+    [
+        np.asfortranarray,
+        np.ndarray.tolist,
+        pd.DataFrame,
+        torch.from_numpy,
+        lambda atoms: torch.nn.Parameter(torch.from_numpy(atoms)),
+        lambda atoms: torch.from_numpy(atoms).to_sparse_csr(),
+    ],
+)
+def test_atoms_that_are_given_stay_those_that_a_stream_began_with(planted, first, hold):
+    estimator = getattr(make_estimator(dict_init=hold(ATOMS)), first)(planted)
+    estimator.partial_fit(planted)
+    copied = pickle.loads(pickle.dumps(estimator)).partial_fit(planted)
+    copied.set_params(dict_init=ATOMS.copy()).partial_fit(planted)
+    with pytest.raises(ValueError, match="dict_init cannot change between calls"):
+        copied.set_params(dict_init=hold(ATOMS + np.eye(32, 16))).partial_fit(planted)
 
 
 def test_parameters_that_are_out_of_range_are_refused_in_a_stream(planted):
