@@ -67,8 +67,8 @@ WORK_OF_SELECTION = 1024
 LASSO_TOL = 1e-4
 # partial_fit remembers the statistics of about so many samples.
 STREAM_MEMORY = 100_000
-# An encoder has diverged whose codes leave so many times the squared error of none; a warning is
-# given from the second on.
+# An encoder has diverged whose codes leave so many times the squared error of none; a fit that
+# ends with more than the second is warned of.
 DIVERGED = 100
 WORSE_THAN_NOTHING = 1.5
 # What a fit with other parameters leaves behind.
@@ -87,7 +87,7 @@ NOT_OF_EVERY_FIT = (
 
 
 def _learns_from_streams(estimator):
-    if estimator.solver not in LEARNING_FROM_STREAMS:
+    if estimator.solver in ("lasso", "kmeans"):  # what is no solver at all is refused as in fit
         raise AttributeError(
             f"partial_fit is not available with solver={estimator.solver!r}: its atoms are not "
             "learned from a stream. Use fit, or solver='autoencoder', 'alternating' or "
@@ -572,7 +572,7 @@ class SparseAutoencoderDictionary(
                 statistics.update(codes, residual)
         self._statistics = vars(statistics)
         vars(self).update(statistics.attributes(self.n_features_in_))
-        self._check_worth(rows, run.mean)
+        self._check_worth(rows, run.mean, is_over=False)
         if self.verbose:
             self._print(f"portion {self.n_iter_}", {"objective": loss_curve})
         return self
@@ -1086,16 +1086,17 @@ class SparseAutoencoderDictionary(
                 statistics.update(codes, residual)
         return {**statistics.attributes(rows.shape[1]), "_statistics": vars(statistics)}
 
-    def _check_worth(self, rows, origin):
+    def _check_worth(self, rows, origin, *, is_over=True):
         """Raise or warn if a fit to rows has found what is worse than nothing, or nothing.
 
-        ``origin`` (n_features,) is the intercept that the training began with.
+        ``origin`` (n_features,) is the intercept that the training began with. A stream is not
+        over, and what it has not learned yet it may learn from what comes.
         """
         if not self.feature_density_.any():
             warn(
                 f"No feature is active on any of {self.n_samples_seen_} samples: alpha_="
-                f"{self.alpha_:.3g} is too large for the scale of X. alpha_grid(X) gives values "
-                "that suit it."
+                f"{self.alpha_:.3g} is too large for the scale of X, or {self.n_steps_} steps are "
+                "too few. Take a smaller value of alpha_grid(X), or raise max_iter."
             )
         variance = self.resolution_variance_ / RESOLUTION
         if not self._codes_by_encoder() or self.noise_variance_ <= variance:
@@ -1111,12 +1112,16 @@ class SparseAutoencoderDictionary(
         ratio = error / max(without, len(index) * rows.shape[1] * variance)
         if ratio <= WORSE_THAN_NOTHING:
             return
-        message = _diverged(
-            vars(self), f"the codes leave {ratio:.3g} times the squared error of no codes at all"
-        )
+        symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"
         if not ratio <= DIVERGED:
-            raise ValueError(message)
-        warn(message, ConvergenceWarning)
+            raise ValueError(_diverged(vars(self), symptom))
+        if is_over:
+            warn(
+                f"Training has not converged, or diverges: after {self.n_steps_} steps, "
+                f"{symptom}. Raise max_iter; if that does not help, lower learning_rate_init, or leave it "
+                "'auto'.",
+                ConvergenceWarning,
+            )
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "components_")

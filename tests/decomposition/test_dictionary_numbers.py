@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dictionary_testing import SOLVERS, make_estimator
+from sklearn.datasets import load_wine
 from sklearn.exceptions import ConvergenceWarning
 
 from skdict._core.architectures import ARCHITECTURES
@@ -262,6 +263,18 @@ def test_an_early_stop_is_no_divergence(X):
         warnings.simplefilter("error")
         estimator = make_estimator(early_stopping=True, alpha=0.2).fit(X)
     assert np.isfinite(estimator.score(X))
+
+
+def test_few_steps_are_no_divergence():
+    X = load_wine().data  # one column is most of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimator = SparseAutoencoderDictionary(random_state=0)
+        for portion in np.array_split(X, 4):
+            estimator.partial_fit(portion)
+    assert estimator.noise_variance_ > X.var(axis=0).mean()  # not yet better than nothing
+    with pytest.warns(UserWarning, match=r"or \d steps are too few.*raise max_iter"):
+        SparseAutoencoderDictionary(fit_intercept=False, max_iter=3, random_state=0).fit(X)
 
 
 def test_portions_of_another_scale_or_place_are_no_divergence(X):
