@@ -1118,8 +1118,8 @@ class SparseAutoencoderDictionary(
         if is_over:
             warn(
                 f"Training has not converged, or diverges: after {self.n_steps_} steps, "
-                f"{symptom}. Raise max_iter; if that does not help, lower learning_rate_init, or leave it "
-                "'auto'.",
+                f"{symptom}. Raise max_iter; if that does not help, lower learning_rate_init, or "
+                "leave it 'auto'.",
                 ConvergenceWarning,
             )
 
