@@ -56,9 +56,9 @@ class ActivationCache(FileCache):
                 self._is_for = False
             if not self._is_for:
                 warnings.warn(
-                    f"The {type(network.module).__name__} is another after it was run: its "
-                    "attributes or tensors have changed. So these activations could not be found "
-                    "again, and are not kept in cache.",
+                    f"The {type(network.module).__name__} changes its own attributes or tensors "
+                    "as it is run. Its activations could not be found again, so they are not kept "
+                    "in cache.",
                     stacklevel=4,
                 )
         return self._is_for

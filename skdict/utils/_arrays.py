@@ -195,10 +195,14 @@ def _check_dtype(X, name, what):
             )
         return X
     if X.dtype == object:
-        words = [kind for kind in set(map(type, X.flat)) if issubclass(kind, str | bytes)]
-        if words:
+        if any(issubclass(kind, str | bytes) for kind in set(map(type, X.flat))):
+            place, word = next(at for at in np.ndenumerate(X) if isinstance(at[1], str | bytes))
+            axes = ("row", "column") if X.ndim == 2 else ("entry",)
+            where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, place, strict=False))
+            at = f" at {where}" if where else ""
             raise TypeError(
-                f"{name} must be {what} of real numbers, but has a {words[0].__name__}."
+                f"{name} must be {what} of real numbers, but has a {type(word).__name__}{at}. "
+                "Leave out what is no number, or convert it."
             )
         with _naming(name, what):
             X = X.astype(np.float64)
@@ -217,6 +221,11 @@ def _naming(name, what):
     """Errors of conversions say what could not be converted."""
     try:
         yield
+    except np.exceptions.DTypePromotionError as error:  # which names the type of every column
+        raise TypeError(
+            f"{name} must be {what} of real numbers, but its columns have no dtype in common, as "
+            "dates and numbers have none. Leave out or convert what is no number."
+        ) from error
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{name} must be {what} of real numbers, but: {error}") from error

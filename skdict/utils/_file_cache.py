@@ -96,8 +96,8 @@ class FileCache:
         """Say, once, that the folder cannot be written to or locked."""
         self._warn(
             "written",
-            f"{self.folder}, the folder given as cache, cannot be written to, or not without "
-            f"exception: {error}. Results are the same, but are not kept.",
+            f"cache cannot be written to, in {self.folder}: {error}. Results are the same, but "
+            "not all of them are kept.",
         )
 
     def _warn(self, kind, message):

@@ -566,7 +566,7 @@ def test_a_model_that_changes_as_it_is_run_is_not_kept(tmp_path):
     model, X = Net(written=[]), np.eye(3)
     rows, messages = transformed(model, X, tmp_path)
     (message,) = messages
-    assert "The Net is another after it was run" in message
+    assert "The Net changes its own attributes or tensors as it is run" in message
     assert list(tmp_path.rglob("*.npy")) == []
     np.testing.assert_array_equal(rows, transformed(model, X, None)[0])
 

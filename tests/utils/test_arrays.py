@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -15,6 +16,8 @@ import skdict
 from skdict.utils import _arrays
 from skdict.utils._arrays import (
     Rows,
+    as_matrix,
+    as_numbers,
     check_activations,
     collect_dense,
     collect_sparse,
@@ -198,3 +201,21 @@ def test_take_rows(as_kind, index):
 
 def test_consecutive_rows_are_not_copied():
     assert np.shares_memory(take_rows(X, np.arange(3, 9)), X)
+
+
+@pytest.mark.parametrize("column", ["x", b"x", "1.5"])
+def test_the_place_of_a_word_is_said(column):
+    frame = pd.DataFrame(X).assign(word=0.5).astype({"word": object})
+    frame.loc[7, "word"] = column
+    word = type(column).__name__
+    with pytest.raises(TypeError, match=rf"X must .* has a {word} at row 7, column 3\. Leave out"):
+        as_matrix(frame, "X")
+    with pytest.raises(TypeError, match=rf"v must .* has a {word} at entry 7\. Leave out"):
+        as_numbers(frame["word"], "v")
+
+
+def test_dates_beside_numbers_are_refused_in_few_words():
+    frame = pd.DataFrame(X).assign(date=pd.Timestamp("2020-01-01"))
+    with pytest.raises(TypeError, match=r"X must .* no dtype in common") as caught:
+        as_matrix(frame, "X")
+    assert len(str(caught.value)) < 200
