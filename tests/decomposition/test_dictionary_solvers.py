@@ -171,6 +171,8 @@ def test_the_losses_are_the_objective_in_the_units_of_the_data(planted):
     by_hand = objective(estimator, planted, estimator.transform(planted), estimator.alpha_)
     estimator.set_params(learning_rate_init=1e-14, max_iter=1, batch_size=10).fit(planted)
     assert estimator.loss_curve_ == [pytest.approx(by_hand, rel=1e-9)]
+    # of the samples that are not held out "auto" would be another
+    estimator.set_params(alpha=estimator.alpha_)
     estimator.set_params(early_stopping=True, validation_fraction=0.25).fit(planted)
     parts = 0.75 * estimator.loss_curve_[0] + 0.25 * estimator.validation_loss_curve_[0]
     assert parts == pytest.approx(by_hand, rel=1e-9)
@@ -249,7 +251,7 @@ def test_training_sees_data_of_unit_scale(planted, fit_intercept):
     """One learning rate serves data of any scale: E‖x‖² = n_features, about the intercept."""
     estimator = make_estimator(fit_intercept=fit_intercept).partial_fit(planted + 3)
     centre = (planted + 3).mean(axis=0) if fit_intercept else 0
-    _, run = estimator._stream
+    _, run, _ = estimator._stream
     assert run.scale == pytest.approx(np.sqrt(np.mean((planted + 3 - centre) ** 2)))
 
 
