@@ -11,7 +11,7 @@ from torch import nn
 from ._modules import Hooks, evaluation_mode, find_module, read_activation, record_activations
 from ._texts import batches_by_length
 
-# {layer's module: {(id of the model, side, kind of input, feature_axis): _Seen}}
+# {layer's module: {id of the model: (its `_state`, {(side, kind of input, feature_axis): _Seen})}}
 _SEEN = weakref.WeakKeyDictionary()
 
 # (classes, axis of the channels, names of their numbers in the input and in the output)
@@ -50,7 +50,6 @@ _TENSORS_HELD = 4  # whose axes are known; of a model's activations not all can 
 class _Seen:
     """What was seen of a layer."""
 
-    state: list  # of the model, see `_state`
     n_features: int
     feature_axis: int
     ndim: int  # of the activation
@@ -107,11 +106,15 @@ class Layer:
     def __init__(self, network, path, side, inputs, *, batch_size, feature_axis="auto"):
         self.network, self.path, self.side, self.inputs = network, path, side, inputs
         self._batch_size = batch_size
-        seen = _SEEN.setdefault(find_module(network.module, path), {})
-        key = (id(network.module), side, inputs.kind, feature_axis)
+        of_layer = _SEEN.setdefault(find_module(network.module, path), {})
         state = _state(network.module, path)
-        if key not in seen or seen[key].state != state:
-            seen[key] = self._look(state, feature_axis)
+        former, seen = of_layer.get(id(network.module), (None, {}))
+        if state != former:
+            seen = {}
+            of_layer[id(network.module)] = state, seen
+        key = (side, inputs.kind, feature_axis)
+        if key not in seen:
+            seen[key] = self._look(feature_axis)
         self._seen = seen[key]
         self.n_features, self.feature_axis = self._seen.n_features, self._seen.feature_axis
         self.has_vectors_at_tokens = self._seen.ndim == 3 and self.feature_axis in (2, -1)
@@ -185,7 +188,7 @@ class Layer:
             activation = read_activation(self.network.module, self.path, forward, side=self.side)
         return inputs.split(activation, batch, self._seen.feature_axis)
 
-    def _look(self, state, feature_axis):
+    def _look(self, feature_axis):
         """Run one input through the whole model."""
         first, model = self.inputs.first(), self.network.module
         dtypes = first.dtypes(self.network)
@@ -229,7 +232,7 @@ class Layer:
         eps = max(torch.finfo(each).eps for each in dtypes if each.is_floating_point)
         in_8_bits = any(type(each).__module__.startswith(_DYNAMIC) for each in model.modules())
         eps = max(eps, 2**-7 if in_8_bits else 0)
-        return _Seen(state, rows[0].shape[1], feature_axis, activation.ndim, dtype, eps, in_8_bits)
+        return _Seen(rows[0].shape[1], feature_axis, activation.ndim, dtype, eps, in_8_bits)
 
     def _check_alignment(self):
         """Raise a ValueError if the layer is given other tokens than the model, such as the next.

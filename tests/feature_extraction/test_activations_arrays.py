@@ -1,5 +1,8 @@
 """ActivationExtractor on arrays, and scikit-learn's own checks."""
 
+import gc
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -250,6 +253,22 @@ def test_a_layer_is_looked_at_once_in_a_model_that_stays_the_same():
     outer.eval()
     extractor.transform(X)
     assert len(n_passes) == 1
+
+
+def test_samples_of_many_shapes_are_not_remembered_at_length():
+    model = nn.Sequential(*(nn.ReLU() for _ in range(200)))
+    extractor = ActivationExtractor(model, "0", tokenizer=None)
+    extractor.transform(np.ones((1, 1)))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for n_features in range(2, 32):
+            extractor.transform(np.ones((1, n_features)))
+        gc.collect()
+        n_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert n_bytes < 30 * 10_000  # what is known of 200 modules takes five times as much
 
 
 def test_tokens_need_texts(mlp, X):
