@@ -252,6 +252,17 @@ def test_small_and_unsigned_integers(dtype):
     assert_array_equal(grid.token_id, expected.token_id)
 
 
+@pytest.mark.parametrize("dtype", [str, object, float])
+def test_documents_that_have_names(dtype):
+    tokens = ragged_tokens()
+    n = len(tokens["token"])
+    names = np.char.mod("%02d", tokens["document"]).astype(dtype)  # sorted as the numbers are
+    expected, grid = (WindowGrid(each, n, 7, 0) for each in (tokens, tokens | {"document": names}))
+    assert_array_equal(grid.first, expected.first)
+    for how in ("documents", "windows"):
+        assert_array_equal(grid._halves[how], expected._halves[how])
+
+
 def test_numpys_scalars_as_parameters():
     codes, tokens = planted(3, n_documents=1200)  # active in more windows than an int8 counts
     params = {"window_length": 8, "n_explain": 20, "n_score": 20, "random_state": 1}

@@ -217,7 +217,7 @@ def _check_tokens(tokens, n_rows):
                 f"codes has {n_rows} rows, but tokens[{key!r}] has shape {column.shape}: one "
                 "token per row is needed. Pass the tokens of the texts that the codes are of."
             )
-        if key != "token":
+        if key not in ("token", "document"):  # documents can have names
             if column.dtype.kind not in "iu":
                 raise ValueError(
                     f"tokens[{key!r}] must be integers, but has dtype {column.dtype}."
