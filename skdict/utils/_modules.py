@@ -61,6 +61,10 @@ def way_to(model, layer):
             if isinstance(way[-1], torch.jit.ScriptModule):
                 raise ValueError(_of_torchscript(layer, way[-1]))
             way.append(model.get_submodule(".".join(names[: depth + 1])))
+        # a traced module has hooks, where Python calls it
+        is_traced = isinstance(way[-1], torch.jit.TopLevelTracedModule)
+        if isinstance(way[-1], torch.jit.ScriptModule) and not is_traced:
+            raise ValueError(_of_torchscript(layer, way[-1]))
         return way
     except AttributeError:
         names = [name for name, _ in model.named_modules() if name]
@@ -188,7 +192,7 @@ class _Tap(Hooks):
     def __init__(self, model, layer, side, function, *, replaces=False, on_call=None):
         super().__init__([])
         self.state = state = SimpleNamespace(n_calls=0, handles=self.handles, replaces=replaces)
-        self._layer, self._way = layer, way_to(model, layer)
+        self._way = way_to(model, layer)
 
         def apply(value):
             state.n_calls += 1
@@ -246,11 +250,8 @@ class _Tap(Hooks):
                 if isinstance(module, torch.nn.TransformerEncoder):
                     _hold_off(module, partial(_turn_off_nested_tensors, module), id(self))
             return super().__enter__()
-        except BaseException as error:
+        except BaseException:
             self._close()
-            module = self._way[-1]
-            if isinstance(error, RuntimeError) and isinstance(module, torch.jit.ScriptModule):
-                raise ValueError(_of_torchscript(self._layer, module)) from None
             raise
 
     def _close(self):

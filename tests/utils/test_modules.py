@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from skdict import ActivationExtractor
 from skdict.utils._modules import (
     evaluation_mode,
     find_module,
@@ -483,6 +484,8 @@ class TestWithoutEffect:
         for model, layer in (place for some in places.values() for place in some):
             with pytest.raises(ValueError, match=f"layer='{layer}' is of a .*TorchScript"):
                 read_activation(model, layer, lambda model=model: model(X))
+            with pytest.raises(ValueError, match=f"layer='{layer}' is of a .*TorchScript"):
+                ActivationExtractor(model, layer, tokenizer=None).transform(X)
 
     def test_a_layer_that_some_passes_skip(self):
         """An expert without a token, say: as long as one pass calls it, there is no warning."""
