@@ -1093,11 +1093,18 @@ class SparseAutoencoderDictionary(
         over, and what it has not learned yet it may learn from what comes.
         """
         if not self.feature_density_.any():
-            warn(
-                f"No feature is active on any of {self.n_samples_seen_} samples: alpha_="
-                f"{self.alpha_:.3g} is too large for the scale of X, or {self.n_steps_} steps are "
-                "too few. Take a smaller value of alpha_grid(X), or raise max_iter."
-            )
+            nothing = f"No feature is active on any of {self.n_samples_seen_} samples: "
+            if self._codes_by_encoder() and getattr(self, "n_nonzero_coefs_", None) is not None:
+                warn(
+                    f"{nothing}none exceeds the threshold that training has come to. Use more "
+                    "passes (max_iter) or a larger n_nonzero_coefs."
+                )
+            else:
+                warn(
+                    f"{nothing}alpha_={self.alpha_:.3g} is too large for the scale of X, or "
+                    f"{self.n_steps_} steps are too few. Take a smaller value of alpha_grid(X), "
+                    "or raise max_iter."
+                )
         variance = self.resolution_variance_ / RESOLUTION
         if not self._codes_by_encoder() or self.noise_variance_ <= variance:
             return

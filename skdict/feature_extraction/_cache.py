@@ -89,7 +89,7 @@ class ActivationCache(FileCache):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(self.folder / "lock"))
-            except (OSError, NotImplementedError) as error:
+            except (OSError, ValueError, NotImplementedError) as error:
                 self.warn_of_writing(error)
             yield
 

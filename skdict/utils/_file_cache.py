@@ -55,7 +55,7 @@ class FileCache:
                 whole = file.read()
         except (FileNotFoundError, NotADirectoryError):  # to write is what will fail
             return None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: not the name of a file
             self._warn(
                 "read",
                 f"{path} in the folder given as cache cannot be read: {error}. {self._instead}",

@@ -324,3 +324,12 @@ def test_a_dictionary_without_active_features_is_warned_of(X):
     with pytest.warns(UserWarning, match=r"No feature is active .* alpha_=1e\+05 is too large"):
         estimator = make_estimator(solver="alternating", alpha=1e5).fit(X)
     assert not estimator.transform(X).any()
+
+
+def test_an_empty_dictionary_is_not_put_down_to_an_alpha_without_effect():
+    equal = np.repeat(np.random.default_rng(0).laplace(size=(300, 6))[:3], 100, axis=0)
+    estimator = SparseAutoencoderDictionary(
+        8, architecture="batch_topk", n_nonzero_coefs=2, max_iter=3, random_state=0
+    )
+    with pytest.warns(UserWarning, match="No feature is active .* exceeds the threshold"):
+        estimator.fit(equal)

@@ -595,3 +595,12 @@ def test_packed_weights_are_in_the_key(tmp_path):
         cached = ActivationExtractor(model, "1", tokenizer=None, cache=tmp_path)
         np.testing.assert_array_equal(cached.transform(X), model(torch.from_numpy(X)).numpy())
         np.testing.assert_array_equal(cached.transform(X), model(torch.from_numpy(X)).numpy())
+
+
+def test_a_name_that_no_folder_can_have():
+    X, model = np.eye(3, 4), nn.Sequential(nn.Linear(4, 2))
+    expected = ActivationExtractor(model, "0", tokenizer=None).transform(X)
+    extractor = ActivationExtractor(model, "0", tokenizer=None, cache="a\0b")
+    with pytest.warns(UserWarning, match="folder given as cache") as caught:
+        np.testing.assert_array_equal(extractor.transform(X), expected)
+    assert all("null" in str(warning.message) for warning in caught)
