@@ -84,6 +84,8 @@ def link_to_other_projects(app, env, node, contnode):
                 is_method = node["reftype"] == "meth"  # it is on the page of its class
                 uri = page.format(target.rpartition(".")[0] if is_method else target)
                 uri += f"#{target}"
+    elif node["reftype"] == "term":
+        uri = f"https://scikit-learn.org/stable/glossary.html#term-{target}"
     elif target in SKLEARN_LABELS:
         uri = f"https://scikit-learn.org/stable/{SKLEARN_LABELS[target]}"
     return uri and nodes.reference("", "", contnode, internal=False, refuri=uri)
