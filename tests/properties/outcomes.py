@@ -2,6 +2,7 @@
 
 import traceback
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,21 @@ def verdict_on(function, given, name, references=(), tolerance=()):
         return "wrong", f"gives {str(result)[:60]!r}"
     found = [differences(result, reference, **dict(tolerance)) for reference in references]
     return ("right", "") if not all(found) else ("wrong", f"{found[0][:3]}")
+
+
+def check_all(verdicts, what, capsys):
+    """Print the counts of all verdicts; fail with the faults if there are any.
+
+    Parameters
+    ----------
+    verdicts : iterable of (counts, faults)
+    what : str
+        What is counted.
+    """
+    counts, faults = Counter(), []
+    for of_one, its_faults in verdicts:
+        counts += of_one
+        faults += its_faults
+    with capsys.disabled():
+        print(f"\n{what}: {dict(counts)}")
+    assert not faults, "\n".join(faults)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from array_kinds import BAD, DENSE, EITHER, SPARSE
 from calls import CALLS
-from outcomes import outcome_of, verdict_on
+from outcomes import check_all, outcome_of, verdict_on
 
 
 def references_of(call):
@@ -69,11 +69,5 @@ def test_some_containers(name):
 
 @pytest.mark.slow
 def test_all_containers(capsys):
-    counts, faults = Counter(), []
-    for name in CALLS:
-        of_one, its_faults = verdicts(name, KINDS)
-        counts += of_one
-        faults += its_faults
-    with capsys.disabled():
-        print(f"\n{len(CALLS)} functions x {len(KINDS)} containers: {dict(counts)}")
-    assert not faults, "\n".join(faults)
+    what = f"{len(CALLS)} functions x {len(KINDS)} containers"
+    check_all((verdicts(name, KINDS) for name in CALLS), what, capsys)

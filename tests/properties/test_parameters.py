@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numbers_given import PARAMETERS
-from outcomes import outcome_of, verdict_on
+from outcomes import check_all, outcome_of, verdict_on
 
 # The same number, in another type: the same result.
 INTEGERS = (np.int8, np.uint8, np.int16, np.int64, np.uint64, lambda n: np.array([n])[0])
@@ -77,11 +77,4 @@ def test_some_values(number):
 
 @pytest.mark.slow
 def test_all_parameters(capsys):
-    counts, faults = Counter(), []
-    for public, name in ALL:
-        of_one, its_faults = verdicts(public, name)
-        counts += of_one
-        faults += its_faults
-    with capsys.disabled():
-        print(f"\n{len(ALL)} numeric parameters: {dict(counts)}")
-    assert not faults, "\n".join(faults)
+    check_all((verdicts(*each) for each in ALL), f"{len(ALL)} numeric parameters", capsys)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from calls import CALLS
-from outcomes import outcome_of, verdict_on
+from outcomes import check_all, outcome_of, verdict_on
 
 
 @contextlib.contextmanager
@@ -95,11 +95,5 @@ def test_some_states(name):
 
 @pytest.mark.slow
 def test_all_states(capsys):
-    counts, faults = Counter(), []
-    for name in CALLS:
-        of_one, its_faults = verdicts(name, STATES)
-        counts += of_one
-        faults += its_faults
-    with capsys.disabled():
-        print(f"\n{len(CALLS)} functions x {len(STATES)} states: {dict(counts)}")
-    assert not faults, "\n".join(faults)
+    what = f"{len(CALLS)} functions x {len(STATES)} states"
+    check_all((verdicts(name, STATES) for name in CALLS), what, capsys)
