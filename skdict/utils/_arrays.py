@@ -124,8 +124,8 @@ def _read(X, name, what, *, csr_tensors=False):
     if hasattr(X, "get_params"):
         raise TypeError(
             f"{name} must be {what} of real numbers, but is a {type(X).__name__}. Give what "
-            "its transform returns, or if it is a Pipeline that starts with an extractor and a "
-            "dictionary is needed, pipeline[1:]."
+            "its transform returns, or its components_ where atoms are needed. If a dictionary is "
+            "needed, and it is a Pipeline that starts with an extractor, give pipeline[1:]."
         )
     if np.ma.is_masked(X):
         raise ValueError(
