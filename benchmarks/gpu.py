@@ -19,8 +19,8 @@ from peers import saelens, skdict, sparsify
 from torch.profiler import ProfilerActivity, profile
 
 from skdict._core import sparse
-from skdict._core.architectures import TopK
-from skdict._core.train import Schedule
+from skdict._core.models.architectures import TopK
+from skdict._core.solvers.schedule import Schedule
 
 
 def planted(n_samples, n_features, generator, n_active=32):

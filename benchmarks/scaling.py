@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from peers import skdict
 
-from skdict._core.architectures import TopK
-from skdict._core.train import Schedule
+from skdict._core.models.architectures import TopK
+from skdict._core.solvers.schedule import Schedule
 from skdict.decomposition import SparseAutoencoderDictionary
 
 BASE = {"n_components": 4096, "n_features": 512, "batch_size": 4096}

@@ -24,8 +24,8 @@ def _step(architecture):
     import torch
     from peers import skdict
 
-    from skdict._core.architectures import ARCHITECTURES
-    from skdict._core.train import Schedule
+    from skdict._core.models.architectures import ARCHITECTURES
+    from skdict._core.solvers.schedule import Schedule
 
     x = torch.randn(4096, 512, generator=torch.Generator().manual_seed(0))
     names = ARCHITECTURES[architecture].parameters

@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from skdict._core.architectures import ARCHITECTURES
-from skdict._core.autoencoder import Autoencoder
-from skdict._core.train import DENSE_ABOVE
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.autoencoder import Autoencoder
+from skdict._core.solvers.autoencoder_training import DENSE_ABOVE
 
 
 def main():

@@ -30,8 +30,8 @@ import torch
 from activations import collect, draw, load_extractor
 from peers import saelens, saelens_inference, skdict
 
-from skdict._core.architectures import ARCHITECTURES
-from skdict._core.train import Schedule
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.solvers.schedule import Schedule
 from skdict.datasets import make_superposition
 from skdict.metrics import dictionary_recovery
 

@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from activations import collect, draw, load_extractor
 from peers import dictionary_learning, saelens, skdict, sparsify
 
-from skdict._core import autoencoder as autoencoder_module
-from skdict._core import sparse, train
-from skdict._core.architectures import ARCHITECTURES
-from skdict._core.train import Schedule
+from skdict._core import sparse
+from skdict._core.models import autoencoder as autoencoder_module
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.optim import UnitNormAdam
+from skdict._core.solvers.schedule import Schedule
 
 
 def activations(n_tokens):
@@ -185,7 +186,7 @@ def phases(name, step, batches):
         timed(autoencoder_module, "select", "select"),
         timed(sparse, "sampled_product", "encode_at, products with the residual"),
         timed(sparse, "_weighted_sums", "decode, gradients of both weights"),
-        timed(train.UnitNormAdam, "step", "optimiser"),
+        timed(UnitNormAdam, "step", "optimiser"),
     ]
     n_steps = 10
     start = time.perf_counter()

@@ -5,7 +5,7 @@ from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skdict._core.architectures import ARCHITECTURES
+from skdict._core.models.architectures import ARCHITECTURES
 from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
 from skdict.decomposition._atoms import ATOMS
 

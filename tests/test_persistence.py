@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 
-from skdict._core.architectures import ARCHITECTURES
+from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import load_one_layer_transformer, make_superposition
 from skdict.decomposition import (
     AmortisationGapDisplay,

@@ -14,9 +14,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from .._core.architectures import ARCHITECTURES
-from .._core.autoencoder import infer
 from .._core.dict_learning import OnlineDictionaryLearning
+from .._core.models.architectures import ARCHITECTURES
+from .._core.models.autoencoder import infer
 from .._core.optim import normalize_
 from .._core.threads_cpu import threads_for, work_of_product
 from ..utils._arrays import (

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from skdict._core.architectures import ARCHITECTURES
-from skdict._core.autoencoder import Autoencoder
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, fitting_scale, learning_rate_factor, normalize_
-from skdict._core.train import Schedule, Training, train
+from skdict._core.solvers.autoencoder_training import Training
+from skdict._core.solvers.schedule import Schedule
+from skdict._core.train import train
 
 
 def make_autoencoder(n=12, d=5, seed=0):
@@ -65,7 +67,7 @@ def test_sparse_and_dense_path_train_alike(monkeypatch):
     x = torch.randn(500, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     results = []
     for dense_above in (-1.0, 2.0):
-        monkeypatch.setattr("skdict._core.train.DENSE_ABOVE", dense_above)
+        monkeypatch.setattr("skdict._core.solvers.autoencoder_training.DENSE_ABOVE", dense_above)
         start = make_autoencoder()
         autoencoder = Autoencoder(*(p.double() for p in start.tensors), start.architecture)
         training = Training(autoencoder, torch.Generator().manual_seed(0))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from skdict._core import kernels_cpu
-from skdict._core.architectures import ARCHITECTURES
-from skdict._core.autoencoder import Autoencoder
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.sparse import (
     add_at_,
     cpu_has_bfloat16,

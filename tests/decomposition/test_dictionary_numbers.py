@@ -9,7 +9,7 @@ from dictionary_testing import SOLVERS, make_estimator
 from sklearn.datasets import load_wine
 from sklearn.exceptions import ConvergenceWarning
 
-from skdict._core.architectures import ARCHITECTURES
+from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
 from skdict.decomposition import (
     SparseAutoencoderDictionary,

@@ -20,7 +20,7 @@ from dictionary_testing import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skdict._core.architectures import ARCHITECTURES
+from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
 from skdict.decomposition import (
     AmortisationGapDisplay,

@@ -7,8 +7,8 @@ import pytest
 from dictionary_testing import make_estimator
 from sklearn.base import clone
 
-from skdict._core.architectures import ReLU, TopK
-from skdict._core.train import Schedule
+from skdict._core.models.architectures import ReLU, TopK
+from skdict._core.solvers.schedule import Schedule
 from skdict.datasets import make_superposition
 from skdict.decomposition._sparse_autoencoder import _no_improvement
 from skdict.metrics import explained_variance, mean_l0, mean_max_cosine, shrinkage

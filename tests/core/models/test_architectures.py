@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from skdict._core.architectures import ARCHITECTURES, JumpReLU, Matryoshka
-from skdict._core.autoencoder import Autoencoder
-from skdict._core.train import Schedule, Training
+from skdict._core.models.architectures import ARCHITECTURES, JumpReLU, Matryoshka
+from skdict._core.models.autoencoder import Autoencoder
+from skdict._core.solvers.autoencoder_training import Training
+from skdict._core.solvers.schedule import Schedule
 
 B, D, N, K = 23, 7, 32, 4
 ALPHA = 0.3
@@ -212,7 +213,7 @@ def test_batches_in_pieces_train_alike(name, monkeypatch):
     """Where samples do not share a budget of non-zeros the pieces' gradients add up to one."""
     results = []
     for max_entries in (1 << 21, 3 * N):
-        monkeypatch.setattr("skdict._core.train.MAX_ENTRIES", max_entries)
+        monkeypatch.setattr("skdict._core.solvers.autoencoder_training.MAX_ENTRIES", max_entries)
         autoencoder = make(name)
         training = Training(autoencoder, torch.Generator().manual_seed(0))
         schedule = Schedule(alpha=ALPHA, learning_rate=0.01, from_scratch=False)

@@ -5,11 +5,13 @@ import itertools
 import pytest
 import torch
 
-from skdict._core.architectures import ARCHITECTURES
-from skdict._core.autoencoder import Autoencoder
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, normalize_
-from skdict._core.renewal import merge_duplicates, revive, split
-from skdict._core.train import Schedule, Training, train
+from skdict._core.solvers.autoencoder_training import Training
+from skdict._core.solvers.resampling import merge_duplicates, revive, split
+from skdict._core.solvers.schedule import Schedule
+from skdict._core.train import train
 
 
 def make_autoencoder(n=12, d=5, seed=0):

@@ -1,0 +1,1 @@
+"""Models with parameters that are learned, and the architectures of the autoencoder."""

@@ -1,0 +1,1 @@
+"""What finds a dictionary: the states of training, their schedules, resampling."""

@@ -1,0 +1,154 @@
+"""The state of an autoencoder in training, and its step."""
+
+from dataclasses import replace
+
+import torch
+
+from ..models.autoencoder import Autoencoder
+from ..optim import UnitNormAdam
+from .resampling import merge_duplicates, revive, split
+
+# Above this fraction of non-zeros the dense products are taken: about where they become as fast
+# on two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
+DENSE_ABOVE = 0.1
+# And never for more pre-activations than these, of which several copies would be held.
+DENSE_ELEMENTS = 1 << 24
+# With more entries in its support a batch is taken in pieces, whose gradients are added up: an
+# entry takes some 50 bytes at a time.
+MAX_ENTRIES = 1 << 21
+# No feature is called dead on the word of fewer samples.
+MIN_WATCHED = 1000
+
+
+class Training:
+    """An autoencoder in training: its optimiser, its counters, its random numbers.
+
+    Parameters
+    ----------
+    autoencoder : Autoencoder
+    generator : torch.Generator
+        On the CPU.
+    fit_intercept : bool
+        Whether the intercept is trained.
+    density : float
+        Fraction of the codes' entries that are expected not to be zero.
+    """
+
+    def __init__(self, autoencoder, generator, *, fit_intercept=True, density=1.0):
+        self.autoencoder = autoencoder
+        self.generator = generator
+        for parameter in autoencoder.parameters:
+            parameter.requires_grad_(True)
+        autoencoder.intercept.requires_grad_(fit_intercept)
+        self.optimizer = UnitNormAdam(autoencoder)
+        self.n_steps = 0
+        self.has_fired = torch.zeros(
+            len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
+        )
+        self.n_watched = 0  # samples that `has_fired` is about
+        self._density = density
+
+    @torch.enable_grad()  # whatever the caller has set
+    def step(self, x, schedule):
+        """Take one step on the rows of x (B, n_features).
+
+        Returns
+        -------
+        objective : tensor, scalar
+            Sum over the rows at the parameters before the step; not synchronised.
+        """
+        alpha = schedule.alpha_at(self.n_steps)
+        progress = schedule.progress_at(self.n_steps)
+        architecture = self.autoencoder.architecture.during(progress)
+        autoencoder = replace(self.autoencoder, architecture=architecture)
+        centred = x - self.autoencoder.intercept.detach()
+        total, n_entries, codes = 0.0, 0, []
+        for piece in centred.split(self._rows_at_a_time()):
+            dense = self._density > DENSE_ABOVE and piece.shape[0] * self._width <= DENSE_ELEMENTS
+            support = None if dense else autoencoder.select(piece)
+            objective, values, _ = autoencoder.objective(piece, alpha, support)
+            (objective / len(x)).backward()
+            total = total + objective.detach()
+            self._note_fired(values, support)
+            n_entries = n_entries + (torch.count_nonzero(values) if dense else len(values))
+            if architecture.observed:
+                codes.append(values[values > 0])
+        if codes:
+            with torch.no_grad():
+                architecture.observe(torch.cat(codes), autoencoder.extra, len(x))
+        self._density = float(n_entries) / (len(x) * self._width)  # sync, after dense products
+        self.optimizer.step(schedule.learning_rate_at(self.n_steps))
+        self.n_watched += len(x)
+        if schedule.renews_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
+            self._renew(autoencoder, x)
+        self.n_steps += 1
+        return total
+
+    @property
+    def _width(self):
+        return len(self.has_fired)
+
+    def _rows_at_a_time(self):
+        """How many rows are expected to have no more than `MAX_ENTRIES` entries."""
+        return max(1, int(MAX_ENTRIES / max(self._density * self._width, 1)))
+
+    def _note_fired(self, values, support):
+        if support is None:
+            largest = values.amax(dim=0)
+        else:
+            largest = values.new_zeros(self._width)
+            largest.scatter_reduce_(0, support.indices, values, "amax")
+        self.has_fired |= largest > 0
+
+    @torch.no_grad()
+    def _renew(self, autoencoder, x):
+        """Give dead and duplicate features something to do, as far as x shows what."""
+        dead = ~self.has_fired
+        free = merge_duplicates(autoencoder, ~dead)
+        x = x[: self._rows_at_a_time()]
+        centred = x - autoencoder.intercept
+        support = autoencoder.select(centred)
+        _, values, residual = autoencoder.objective(centred, 0.0, support)
+        left = split(
+            autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
+        )
+        revive(self.autoencoder, self.optimizer, dead | left, x, residual, self.generator)
+        self.has_fired.zero_()
+        self.n_watched = 0
+
+    def state_dict(self):
+        """The whole state in plain containers, with the tensors themselves and not copies."""
+        autoencoder = self.autoencoder
+        return {
+            "tensors": [tensor.detach() for tensor in autoencoder.tensors],
+            "extra": list(autoencoder.extra),
+            "architecture": autoencoder.architecture,
+            "fit_intercept": autoencoder.intercept.requires_grad,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "n_steps": self.n_steps,
+            "has_fired": self.has_fired,
+            "n_watched": self.n_watched,
+            "density": self._density,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state, device):
+        """Go on from a state on a device, with tensors of its own."""
+        dictionary, weight, bias, *extra, intercept = (
+            tensor.to(device, copy=True) for tensor in state["tensors"]
+        )
+        extra = dict(zip(state["extra"], extra, strict=True))
+        generator = torch.Generator(device="cpu")
+        generator.set_state(state["generator"])
+        training = cls(
+            Autoencoder(dictionary, weight, bias, intercept, state["architecture"], extra),
+            generator,
+            fit_intercept=state["fit_intercept"],
+            density=state["density"],
+        )
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.n_steps = state["n_steps"]
+        training.has_fired = state["has_fired"].to(device, copy=True)
+        training.n_watched = state["n_watched"]
+        return training
