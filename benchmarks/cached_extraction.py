@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from skdict import ActivationExtractor
-from skdict.utils._network import Network
+from skdict._core.language.network import Network
 
 N_CALLS = 30
 

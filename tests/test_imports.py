@@ -13,11 +13,11 @@ ROOT = Path(skdict.__file__).parent
 MAY_IMPORT = {
     "_core": set(),
     "utils": {"_core"},
-    "metrics": {"utils"},
-    "datasets": {"utils"},
-    "feature_extraction": {"utils"},
+    "metrics": {"_core", "utils"},
+    "datasets": {"_core", "utils"},
+    "feature_extraction": {"_core", "utils"},
     "decomposition": {"_core", "utils", "metrics"},
-    "inspection": {"metrics", "utils"},
+    "inspection": {"_core", "metrics", "utils"},
 }
 ONLY_INSIDE_FUNCTIONS = {
     "transformers",

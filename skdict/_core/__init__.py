@@ -1,1 +1,1 @@
-"""The numerical core: torch only, knows nothing of scikit-learn."""
+"""The engine: numerical core and language models, knows nothing of scikit-learn."""

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from sklearn.utils import Bunch
 
-from ..utils._spans import (
+from .._core.language.spans import (
     as_spans,
     check_text_sequence,
     code_points,

@@ -6,9 +6,9 @@ from numbers import Integral
 import numpy as np
 import torch
 
+from .._core.torch_state import plain_torch
 from ..utils._arrays import Rows, check_activations
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 
 # alpha="auto" is this fraction of the data's centred RMS norm. About right on planted data (64

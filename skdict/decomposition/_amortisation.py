@@ -7,11 +7,11 @@ import torch
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
+from .._core.torch_state import plain_torch
 from ..utils._arrays import Rows, check_activations
 from ..utils._device import resolve_device
 from ..utils._drawing import pair_of_axes
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._torch_state import plain_torch
 from ._alpha import variation
 from ._sparse_coding import make_coder
 

@@ -16,13 +16,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .._core.optional import is_missing
+from .._core.torch_state import plain_torch
 from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
 from ..utils._arrays import Rows, as_vector, check_activations
 from ..utils._device import resolve_device
-from ..utils._optional import is_missing
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._likelihood import log_likelihood

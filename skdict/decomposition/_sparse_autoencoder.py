@@ -19,6 +19,7 @@ from .._core.models.architectures import ARCHITECTURES
 from .._core.models.autoencoder import infer
 from .._core.optim import normalize_
 from .._core.threads_cpu import threads_for, work_of_product
+from .._core.torch_state import plain_torch
 from ..utils._arrays import (
     Rows,
     as_matrix,
@@ -38,7 +39,6 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
-from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._alternating_fit import AlternatingFit

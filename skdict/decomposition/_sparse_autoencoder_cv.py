@@ -10,9 +10,9 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.model_selection import check_cv
 
+from .._core.torch_state import plain_torch
 from ..utils._arrays import as_vector, take_rows
 from ..utils._sklearn_compat import Interval, fit_context
-from ..utils._torch_state import plain_torch
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import WITH_ENCODER, SparseAutoencoderDictionary
 

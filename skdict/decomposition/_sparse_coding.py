@@ -11,10 +11,10 @@ from .._core.omp import OrthogonalMatchingPursuit
 from .._core.scaling import scaled, unit_factors
 from .._core.sparse import Support
 from .._core.threads_cpu import threads_for, work_of_product
+from .._core.torch_state import plain_torch
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, StrOptions, python_numbers, validate_params
-from ..utils._torch_state import plain_torch
 from ..utils._warnings import warn
 
 ALGORITHMS = ("lasso", "omp", "threshold")

@@ -13,12 +13,14 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 
+from .._core.language.fingerprint import CannotDescribeError
+from .._core.language.hooks import evaluation_mode, is_replaced
+from .._core.language.layers import Layer
+from .._core.language.loading import check_tokenizer, load_network, load_tokenizer
+from .._core.language.network import Network
+from .._core.language.texts import TokenWindows, check_texts, tokenize
 from ..utils._device import resolve_device
 from ..utils._extractors import ExtractorMixin
-from ..utils._fingerprint import CannotDescribeError
-from ..utils._layers import Layer
-from ..utils._modules import evaluation_mode, is_replaced
-from ..utils._network import Network
 from ..utils._sklearn_compat import (
     Interval,
     StrOptions,
@@ -26,10 +28,8 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
-from ..utils._texts import TokenWindows, check_texts, tokenize
 from ._arrays import check_samples
 from ._cache import ActivationCache, has_location
-from ._models import check_tokenizer, load_network, load_tokenizer
 
 
 class ActivationExtractor(
@@ -386,7 +386,7 @@ class ActivationExtractor(
         network = self._network()
         texts, tokenizer = check_texts(X), self._tokenizer()
         windows = self._tokenize(texts, tokenizer, network, with_spans=True)
-        return windows.tokens(texts, tokenizer)
+        return Bunch(**windows.tokens(texts, tokenizer))
 
     def load(self):
         """Return the model and the tokenizer, loaded if they are given by name.

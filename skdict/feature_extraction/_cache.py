@@ -10,8 +10,8 @@ import joblib
 import numpy as np
 from filelock import FileLock
 
+from .._core.language.fingerprint import CannotDescribeError
 from ..utils._file_cache import FileCache
-from ..utils._fingerprint import CannotDescribeError
 
 
 class ActivationCache(FileCache):

@@ -9,6 +9,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from .._core.language.texts import check_texts, text_portions
 from ..utils._arrays import read_only
 from ..utils._sklearn_compat import (
     HasMethods,
@@ -17,7 +18,6 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
-from ..utils._texts import check_texts, text_portions
 from ._activations import ActivationExtractor
 
 # Entries of the dense codes that exist at a time: 64 MB in float32.

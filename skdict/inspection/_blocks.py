@@ -8,11 +8,11 @@ from scipy.sparse import issparse
 from sklearn import config_context
 from sklearn.pipeline import Pipeline
 
+from .._core.language.texts import check_texts, text_portions
 from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._arrays import read_only
 from ..utils._extractors import extractor_of
 from ..utils._sklearn_compat import plain_output
-from ..utils._texts import check_texts, text_portions
 from ._active import check_indices
 from ._interventions import n_components_of
 

@@ -10,12 +10,12 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
+from .._core.language.texts import check_texts
+from .._core.optional import optional
 from ..metrics._coding import check_dictionary
 from ..utils._files import replacing
-from ..utils._optional import optional
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._texts import check_texts
 from ..utils._warnings import warn
 from ._blocks import CodedBlocks
 from ._display import FeatureDisplay

@@ -8,10 +8,10 @@ from sklearn.utils import Bunch
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..metrics._next_token import next_token_logits
+from .._core.language.hooks import evaluation_mode, read_activation, run_replaced
+from .._core.language.next_token import next_token_logits
+from .._core.language.texts import TokenWindows
 from ..metrics._rows import as_matrix, to_numpy
-from ..utils._modules import evaluation_mode, read_activation, run_replaced
-from ..utils._texts import TokenWindows
 from ..utils._warnings import warn
 from ._active import check_indices
 from ._blocks import nonzero_entries

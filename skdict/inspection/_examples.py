@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from sklearn.utils import Bunch
 
+from .._core.language.spans import check_text_sequence
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._spans import check_text_sequence
 from ._active import check_indices
 from ._blocks import CodedBlocks
 from ._collect import survey

@@ -9,14 +9,14 @@ import torch
 from scipy.sparse import issparse
 from sklearn.pipeline import Pipeline
 
+from .._core.language.hooks import replace_activation
+from .._core.language.layers import Channels, check_axis, untold_axis
+from .._core.language.network import Network
+from .._core.torch_state import without_autocast
 from ..metrics._coding import check_dictionary, reconstruction_function, without_gradient
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
 from ..utils._arrays import as_numbers, read_only, to_ndarray
-from ..utils._layers import Channels, check_axis, untold_axis
-from ..utils._modules import replace_activation
-from ..utils._network import Network
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
-from ..utils._torch_state import without_autocast
 from ._active import check_indices
 from ._positions import TokenSelection
 

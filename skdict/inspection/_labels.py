@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from sklearn.utils import Bunch
 
-from ..utils._spans import as_spans, check_text_sequence, tokens_in_spans
+from .._core.language.spans import as_spans, check_text_sequence, tokens_in_spans
 
 
 def label_tokens(texts, tokens, labels):

@@ -4,12 +4,12 @@ from functools import partial
 
 import numpy as np
 
+from .._core.language.layers import Layer
+from .._core.language.network import Network
+from .._core.language.next_token import sees_later_tokens
+from .._core.language.texts import check_texts, tokenize
 from ..metrics._coding import check_dictionary
-from ..metrics._next_token import sees_later_tokens
 from ..utils._extractors import extractor_of
-from ..utils._layers import Layer
-from ..utils._network import Network
-from ..utils._texts import check_texts, tokenize
 from ._interventions import n_components_of
 
 

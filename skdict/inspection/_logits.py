@@ -10,8 +10,8 @@ from sklearn.utils import Bunch, gen_batches
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..metrics._next_token import next_token_logits
-from ..utils._modules import Hooks, evaluation_mode, run_replaced
+from .._core.language.hooks import Hooks, evaluation_mode, run_replaced
+from .._core.language.next_token import next_token_logits
 from ._active import check_indices
 from ._interventions import feature_directions
 from ._language import Language

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch
 
-from ..metrics._next_token import next_token_logits
+from .._core.language.hooks import evaluation_mode
+from .._core.language.next_token import next_token_logits
+from .._core.language.texts import check_texts, encode, special_token_ids
 from ..metrics._pareto import COLORS
 from ..utils._arrays import as_vector
 from ..utils._drawing import draw_legend, legend_label, pair_of_axes
-from ..utils._modules import evaluation_mode
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._texts import check_texts, encode, special_token_ids
 from ._active import check_indices
 from ._interventions import feature_directions, steer
 from ._language import Language

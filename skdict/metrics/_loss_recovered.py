@@ -9,13 +9,13 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import Bunch, gen_batches
 from torch.nn import functional
 
-from ..utils._modules import evaluation_mode, read_activation, run_replaced
-from ..utils._network import Network
+from .._core.language.hooks import evaluation_mode, read_activation, run_replaced
+from .._core.language.network import Network
+from .._core.language.next_token import next_token_logits, sees_later_tokens
+from .._core.language.texts import batches_by_length, check_texts, tokenize
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
-from ..utils._texts import batches_by_length, check_texts, tokenize
 from ..utils._warnings import warn
 from ._coding import reconstruction_function
-from ._next_token import next_token_logits, sees_later_tokens
 
 # Logits at a time, in the cross-entropy: 4 MB in float32, which a cache holds.
 LOGITS_BLOCK_SIZE = 2**20

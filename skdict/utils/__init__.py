@@ -1,1 +1,1 @@
-"""Edges of the package: device choice, arrays and tensors, module hooks, sklearn's internals."""
+"""Edges of the package: device choice, arrays and tensors, files, sklearn's internals."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._optional import optional
+from .._core.optional import optional
 
 # Of a Text with a name in it: dollars and underscores in it are no mathematics.
 PLAIN_TEXT = {"parse_math": False, "usetex": False}

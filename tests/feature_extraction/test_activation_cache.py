@@ -22,11 +22,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from torch import nn
 
+from skdict._core.language.network import Network
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import replace_activations, steer
-from skdict.utils import _layers
-from skdict.utils._network import Network
 
 LAYER = "bert.encoder.layer.1"
 PROBE = {"0", "1"}  # the tokens that a layer is looked at with
@@ -510,7 +509,8 @@ def test_arrays(tmp_path, monkeypatch):
     extractor = ActivationExtractor(model, "1", tokenizer=None, cache=tmp_path)
     expected = extractor.fit_transform(X)
     assert len(list(tmp_path.glob("**/*.npy"))) == 5
-    monkeypatch.setattr(_layers, "read_activation", None)  # so the model cannot be run
+    # so the model cannot be run
+    monkeypatch.setattr("skdict._core.language.layers.read_activation", None)
     np.testing.assert_array_equal(extractor.transform(X[::-1]), expected[::-1])
 
 

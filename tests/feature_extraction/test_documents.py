@@ -19,9 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skdict import ActivationExtractor, SparseAutoencoderDictionary
+from skdict._core.language.network import Network
 from skdict.feature_extraction import DocumentFeatures, _documents
-from skdict.utils import _texts
-from skdict.utils._network import Network
 
 LAYER = "bert.encoder.layer.1"
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -89,7 +88,7 @@ def extractor(bert_folder):
 
 
 def small_portions(monkeypatch, characters=50, codes=48, first=3):
-    monkeypatch.setattr(_texts, "CHARACTERS_AT_ONCE", characters)
+    monkeypatch.setattr("skdict._core.language.texts.CHARACTERS_AT_ONCE", characters)
     monkeypatch.setattr(_documents, "CODES_AT_ONCE", codes)
     monkeypatch.setattr(_documents, "FIRST_BLOCK", first)
 

@@ -13,6 +13,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from torch.autograd import forward_ad
 
+from skdict._core.language.hooks import replace_activation
+from skdict._core.language.texts import TokenWindows
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
@@ -27,8 +29,6 @@ from skdict.inspection import (
 from skdict.inspection._effects import measured_effects
 from skdict.inspection._language import Language
 from skdict.inspection._logits import _fixed_scales
-from skdict.utils._modules import replace_activation
-from skdict.utils._texts import TokenWindows
 
 transformers = pytest.importorskip("transformers")
 LAYER = "transformer.h.0.mlp.act"

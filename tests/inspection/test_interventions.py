@@ -10,8 +10,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from skdict._core.language.hooks import read_activation
 from skdict.inspection import replace_activations, steer
-from skdict.utils._modules import read_activation
 
 LAYER = "transformer.h.0.mlp.act"
 

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from skdict._core.language.hooks import record_activations
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     FeatureDashboard,
@@ -26,7 +27,6 @@ from skdict.inspection import (
     top_activations,
 )
 from skdict.inspection._steering import _prompts
-from skdict.utils._modules import record_activations
 
 transformers = pytest.importorskip("transformers")
 LAYER = "transformer.h.0.mlp.act"

@@ -24,7 +24,6 @@ from skdict.inspection import (
     top_activations,
     width_curve,
 )
-from skdict.utils import _texts
 
 
 @pytest.fixture
@@ -231,7 +230,7 @@ def test_from_activations_memory_maps_and_texts(
     tmp_path, extractor, texts, activations, dictionary, monkeypatch
 ):
     monkeypatch.setattr(_blocks, "BLOCK_SIZE", 512 * 1000)
-    monkeypatch.setattr(_texts, "CHARACTERS_AT_ONCE", 5000)
+    monkeypatch.setattr("skdict._core.language.texts.CHARACTERS_AT_ONCE", 5000)
     codes = dictionary.transform(activations)
     expected = top_activations(codes, n_top=5)
     np.save(tmp_path / "X.npy", activations)

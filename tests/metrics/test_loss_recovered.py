@@ -16,10 +16,10 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from skdict._core.language.network import Network
+from skdict._core.language.next_token import sees_later_tokens
 from skdict.feature_extraction import ActivationExtractor
 from skdict.metrics import _coding, _loss_recovered, loss_recovered
-from skdict.metrics._next_token import sees_later_tokens
-from skdict.utils._network import Network
 
 LAYER = "transformer.h.0.mlp.act"
 N_FEATURES = 64

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from numbers import Real
 from urllib.parse import urlsplit
 
-from ...utils._optional import optional
+from ..._core.optional import optional
 from ...utils._sklearn_compat import Interval, python_number, validate_params
 from ._asking import Completion
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-from sklearn.utils import Bunch
 
-from ._network import as_limit, text_config
+from .network import as_limit, text_config
 
 # Whole texts whose activations exist at a time: about 40,000 tokens of source code.
 CHARACTERS_AT_ONCE = 1 << 17
@@ -234,14 +233,14 @@ class TokenWindows:
         for row, (index, left, right) in enumerate(zip(document, start, end, strict=True)):
             text = texts[index][left:right] or tokenizer.convert_ids_to_tokens(int(token_id[row]))
             token[row] = shared.setdefault(text, text)
-        return Bunch(
-            document=document,
-            position=position,
-            token_id=token_id,
-            token=token,
-            start=start,
-            end=end,
-        )
+        return {
+            "document": document,
+            "position": position,
+            "token_id": token_id,
+            "token": token,
+            "start": start,
+            "end": end,
+        }
 
 
 def tokenize(

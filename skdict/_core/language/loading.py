@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import torch
 
-from ..utils._network import Network
-from ..utils._transformers import import_transformers, no_progress_bar
+from .network import Network
+from .transformers import import_transformers, no_progress_bar
 
 
 def load_network(name, *, dtype, device, trust_remote_code):

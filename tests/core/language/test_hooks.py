@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from skdict import ActivationExtractor
-from skdict.utils._modules import (
+from skdict._core.language.hooks import (
     evaluation_mode,
     find_module,
     read_activation,

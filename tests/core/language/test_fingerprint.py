@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from skdict.utils._fingerprint import _WIDTHS, CannotDescribeError, _sums, fingerprint
+from skdict._core.language.fingerprint import _WIDTHS, CannotDescribeError, _sums, fingerprint
 
 GAIN = 1.0
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from skdict.utils._network import Network
-from skdict.utils._texts import special_token_ids, tokenize
+from skdict._core.language.network import Network
+from skdict._core.language.texts import special_token_ids, tokenize
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

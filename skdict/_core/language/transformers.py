@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from ._optional import optional
+from ..optional import optional
 
 
 def import_transformers(what):

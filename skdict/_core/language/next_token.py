@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from ..utils._modules import evaluation_mode
-from ..utils._texts import TokenWindows, special_token_ids
+from .hooks import evaluation_mode
+from .texts import TokenWindows, special_token_ids
 
 
 def next_token_logits(output, ids):

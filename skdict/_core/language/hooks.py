@@ -421,7 +421,7 @@ def replace_activation(model, layer, function, *, side="output", on_call=None):
     Examples
     --------
     >>> import torch
-    >>> from skdict.utils._modules import replace_activation
+    >>> from skdict._core.language.hooks import replace_activation
     >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Identity())
     >>> with replace_activation(model, "0", torch.zeros_like):
     ...     model(torch.ones(2))

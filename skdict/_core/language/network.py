@@ -7,8 +7,8 @@ from numbers import Real
 import torch
 from torch import nn
 
-from .._core.threads_cpu import threads_for
-from ._fingerprint import fingerprint
+from ..threads_cpu import threads_for
+from .fingerprint import fingerprint
 
 NO_LIMIT = 1e15  # tokenizers of transformers that know no limit give 1e30
 
