@@ -14,7 +14,7 @@ from ..utils._arrays import read_only
 from ..utils._extractors import extractor_of
 from ..utils._sklearn_compat import plain_output
 from ._active import check_indices
-from ._interventions import n_components_of
+from ._directions import n_components_of
 
 # Codes per block: 64 MB in float32 where they are dense.
 BLOCK_SIZE = 2**24

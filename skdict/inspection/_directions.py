@@ -1,12 +1,14 @@
 """The directions of features in activation space: atoms, or the weights of encoders."""
 
 import numpy as np
+import torch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..metrics._rows import as_matrix, check_finite, float64_block, unit_rows
+from ..metrics._coding import check_dictionary
+from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, unit_rows
 
 
 def unit_directions(dictionary, name, attribute="components_"):
@@ -50,3 +52,63 @@ def unit_directions(dictionary, name, attribute="components_"):
     directions = unit_rows(directions)
     alive = directions.any(axis=1)
     return directions, alive if density is None else alive & (np.asarray(density) > 0)
+
+
+def feature_directions(dictionary, features):
+    """What one unit of each feature's code adds to a reconstruction.
+
+    Parameters
+    ----------
+    dictionary : estimator, or directions as a matrix from `as_matrix`
+    features : ndarray of int64 of shape (n_selected,)
+
+    Returns
+    -------
+    directions : ndarray of float64 of shape (n_selected, n_features)
+    """
+    if isinstance(dictionary, np.ndarray | torch.Tensor) or issparse(dictionary):
+        return float64_block(dictionary, features)
+    check_dictionary(dictionary)
+    n_components = n_components_of(dictionary)
+    intercept = np.asarray(dictionary.inverse_transform(np.zeros((1, n_components))))
+    parts = [np.empty((0, intercept.shape[1]))]
+    step = max(1, BLOCK_SIZE // n_components)
+    for start in range(0, len(features), step):
+        some = features[start : start + step]
+        codes = np.zeros((len(some), n_components))
+        codes[np.arange(len(some)), some] = 1
+        decoded = np.asarray(dictionary.inverse_transform(codes), dtype=np.float64)
+        parts.append(decoded - intercept)  # also of a Pipeline's other steps
+    return np.concatenate(parts)
+
+
+def split_dictionary(dictionary):
+    """The step of a dictionary that makes the codes, behind the others.
+
+    Returns
+    -------
+    before : Pipeline or None
+    coder : estimator
+    """
+    if not isinstance(dictionary, Pipeline):
+        return None, dictionary
+    *steps, (name, last) = [
+        (name, step) for name, step in dictionary.steps if step not in (None, "passthrough")
+    ]
+    before, last = split_dictionary(last)
+    if before is not None:
+        steps.append((name, before))
+    return Pipeline(steps) if steps else None, last
+
+
+def n_components_of(dictionary):
+    """Number of a dictionary's features."""
+    _, dictionary = split_dictionary(dictionary)  # other steps need not name what they return
+    if hasattr(dictionary, "get_feature_names_out"):
+        return len(dictionary.get_feature_names_out())
+    if hasattr(dictionary, "components_"):
+        return len(dictionary.components_)
+    raise TypeError(
+        f"dictionary has neither get_feature_names_out nor components_, so a "
+        f"{type(dictionary).__name__} does not tell how many features it has."
+    )

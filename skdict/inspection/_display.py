@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ..metrics._pareto import COLORS
-from ..utils._drawing import PLAIN_TEXT, axes_for, pair_of_axes, plain
+from ..utils._drawing import COLORS, PLAIN_TEXT, axes_for, pair_of_axes, plain
 from ._active import check_indices
 from ._blocks import CodedBlocks
 from ._collect import survey

@@ -15,7 +15,7 @@ from ..metrics._rows import as_matrix, to_numpy
 from ..utils._warnings import warn
 from ._active import check_indices
 from ._blocks import nonzero_entries
-from ._interventions import feature_directions
+from ._directions import feature_directions
 from ._language import Language, first_rows
 from ._logits import lacks_forward_derivative
 

@@ -7,17 +7,17 @@ from numbers import Integral
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.pipeline import Pipeline
 
 from .._core.language.hooks import replace_activation
 from .._core.language.layers import Channels, check_axis, untold_axis
 from .._core.language.network import Network
 from .._core.torch_state import without_autocast
 from ..metrics._coding import check_dictionary, reconstruction_function, without_gradient
-from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, to_numpy
+from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._arrays import as_numbers, read_only, to_ndarray
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ._active import check_indices
+from ._directions import feature_directions, n_components_of
 from ._positions import TokenSelection
 
 _SETTING = {
@@ -355,34 +355,6 @@ def intervene(
         yield model
 
 
-def feature_directions(dictionary, features):
-    """What one unit of each feature's code adds to a reconstruction.
-
-    Parameters
-    ----------
-    dictionary : estimator, or directions as a matrix from `as_matrix`
-    features : ndarray of int64 of shape (n_selected,)
-
-    Returns
-    -------
-    directions : ndarray of float64 of shape (n_selected, n_features)
-    """
-    if isinstance(dictionary, np.ndarray | torch.Tensor) or issparse(dictionary):
-        return float64_block(dictionary, features)
-    check_dictionary(dictionary)
-    n_components = n_components_of(dictionary)
-    intercept = np.asarray(dictionary.inverse_transform(np.zeros((1, n_components))))
-    parts = [np.empty((0, intercept.shape[1]))]
-    step = max(1, BLOCK_SIZE // n_components)
-    for start in range(0, len(features), step):
-        some = features[start : start + step]
-        codes = np.zeros((len(some), n_components))
-        codes[np.arange(len(some)), some] = 1
-        decoded = np.asarray(dictionary.inverse_transform(codes), dtype=np.float64)
-        parts.append(decoded - intercept)  # also of a Pipeline's other steps
-    return np.concatenate(parts)
-
-
 class _Shift:
     """Add multiples of directions to activations, as many as the features' codes say."""
 
@@ -429,38 +401,6 @@ class _Scaled:
 
     def inverse_transform(self, codes):
         return self.dictionary.inverse_transform(codes)
-
-
-def split_dictionary(dictionary):
-    """The step of a dictionary that makes the codes, behind the others.
-
-    Returns
-    -------
-    before : Pipeline or None
-    coder : estimator
-    """
-    if not isinstance(dictionary, Pipeline):
-        return None, dictionary
-    *steps, (name, last) = [
-        (name, step) for name, step in dictionary.steps if step not in (None, "passthrough")
-    ]
-    before, last = split_dictionary(last)
-    if before is not None:
-        steps.append((name, before))
-    return Pipeline(steps) if steps else None, last
-
-
-def n_components_of(dictionary):
-    """Number of a dictionary's features."""
-    _, dictionary = split_dictionary(dictionary)  # other steps need not name what they return
-    if hasattr(dictionary, "get_feature_names_out"):
-        return len(dictionary.get_feature_names_out())
-    if hasattr(dictionary, "components_"):
-        return len(dictionary.components_)
-    raise TypeError(
-        f"dictionary has neither get_feature_names_out nor components_, so a "
-        f"{type(dictionary).__name__} does not tell how many features it has."
-    )
 
 
 def _check_scale(scale, n_components):

@@ -10,7 +10,7 @@ from .._core.language.next_token import sees_later_tokens
 from .._core.language.texts import check_texts, tokenize
 from ..metrics._coding import check_dictionary
 from ..utils._extractors import extractor_of
-from ._interventions import n_components_of
+from ._directions import n_components_of
 
 
 class Language:

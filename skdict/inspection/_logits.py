@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .._core.language.hooks import Hooks, evaluation_mode, run_replaced
 from .._core.language.next_token import next_token_logits
 from ._active import check_indices
-from ._interventions import feature_directions
+from ._directions import feature_directions
 from ._language import Language
 
 # Weights per block: 32 MB in float64.

@@ -6,8 +6,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 
 from .._core.optional import optional
-from ..metrics._pareto import COLORS, MARKERS
-from ..utils._drawing import PLAIN_TEXT, axes_for, plain
+from ..utils._drawing import COLORS, MARKERS, PLAIN_TEXT, axes_for, plain
 from ..utils._random import check_random_state
 from ._directions import unit_directions
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..metrics._pareto import COLORS
-from ..utils._drawing import axes_for, draw_legend, legend_label, plain
+from ..utils._drawing import COLORS, axes_for, draw_legend, legend_label, plain
 
 # Not as many as COLORS, so that many curves get different pairs.
 LINESTYLES = ("-", "--", "-.", ":")

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..metrics._rows import as_matrix
 from ._blocks import transformed
-from ._interventions import feature_directions, split_dictionary
+from ._directions import feature_directions, split_dictionary
 
 
 class Nearness:

@@ -9,8 +9,8 @@ from ..metrics._rows import unit_rows
 from ._active import positive_entries
 from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
+from ._directions import feature_directions, split_dictionary
 from ._effects import measured_effects
-from ._interventions import feature_directions, split_dictionary
 from ._logits import lacks_forward_derivative, logit_weights, vocabulary
 from ._nearness import Nearness
 from ._statistics import statistics_of

@@ -5,10 +5,9 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch
 
-from ..metrics._pareto import COLORS
 from ..metrics._rows import check_finite
 from ..utils._arrays import as_vector
-from ..utils._drawing import PLAIN_TEXT, axes_for, draw_legend, legend_label, plain
+from ..utils._drawing import COLORS, PLAIN_TEXT, axes_for, draw_legend, legend_label, plain
 from ..utils._sklearn_compat import Interval, validate_params
 
 

@@ -9,13 +9,13 @@ from sklearn.utils import Bunch
 from .._core.language.hooks import evaluation_mode
 from .._core.language.next_token import next_token_logits
 from .._core.language.texts import check_texts, encode, special_token_ids
-from ..metrics._pareto import COLORS
 from ..utils._arrays import as_vector
-from ..utils._drawing import draw_legend, legend_label, pair_of_axes
+from ..utils._drawing import COLORS, draw_legend, legend_label, pair_of_axes
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ._active import check_indices
-from ._interventions import feature_directions, steer
+from ._directions import feature_directions
+from ._interventions import steer
 from ._language import Language
 
 

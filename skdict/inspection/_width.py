@@ -6,8 +6,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from ..metrics import DictionaryScorer
-from ..metrics._pareto import COLORS, MARKERS
-from ..utils._drawing import axes_for
+from ..utils._drawing import COLORS, MARKERS, axes_for
 
 CODING = ("explained_variance", "l0", "dead_fraction")
 LOSS = ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entropy")

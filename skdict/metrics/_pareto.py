@@ -5,13 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..utils._arrays import as_vector
-from ..utils._drawing import axes_for, draw_legend, legend_label
+from ..utils._drawing import COLORS, MARKERS, axes_for, draw_legend, legend_label
 from ._scorer import DictionaryScorer
-
-# Okabe and Ito's palette without its yellow, which is too pale for lines on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# One more than there are colours, so that 56 groups get different pairs.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 class ParetoDisplay:

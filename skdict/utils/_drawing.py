@@ -4,6 +4,11 @@ import numpy as np
 
 from .._core.optional import optional
 
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# One more than there are colours, so that 56 groups get different pairs.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
 # Of a Text with a name in it: dollars and underscores in it are no mathematics.
 PLAIN_TEXT = {"parse_math": False, "usetex": False}
 # Before labels that legends would leave out; taken away again in the legend.

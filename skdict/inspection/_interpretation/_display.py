@@ -2,8 +2,15 @@
 
 import numpy as np
 
-from ...metrics._pareto import COLORS, MARKERS
-from ...utils._drawing import PLAIN_TEXT, axes_for, draw_legend, legend_label, plain
+from ...utils._drawing import (
+    COLORS,
+    MARKERS,
+    PLAIN_TEXT,
+    axes_for,
+    draw_legend,
+    legend_label,
+    plain,
+)
 from ._questions import CHANCE
 
 # What stands behind the name of a scorer in a result, and what the picture calls it.
