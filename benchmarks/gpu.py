@@ -18,7 +18,7 @@ import torch
 from peers import saelens, skdict, sparsify
 from torch.profiler import ProfilerActivity, profile
 
-from skdict._core import sparse
+from skdict._core import kernels
 from skdict._core.models.architectures import TopK
 from skdict._core.solvers.schedule import Schedule
 
@@ -61,7 +61,7 @@ def check(device):
             t.float().to(device).requires_grad_() for t in (weight, bias, dictionary, intercept)
         ]
         centred = (x.float().to(device) - parts[3]).detach()
-        support = sparse.select(centred, parts[0], parts[1], n_kept)
+        support = kernels.select(centred, parts[0], parts[1], n_kept)
         mask = torch.zeros(B, n, dtype=torch.bool)
         mask[support.rows.cpu(), support.indices.cpu()] = True
         if n_kept is None:
@@ -71,8 +71,8 @@ def check(device):
             print(f"of the {k} largest the scan found {share:.2%}")
         codes = torch.relu((x - exact[3]) @ exact[0].T + exact[1]) * mask
         (0.5 * (x - exact[3] - codes @ exact[2]).square().sum() + codes.sum()).backward()
-        values = torch.relu(sparse.encode_at(centred, *parts[:2], parts[3], support))
-        error, _ = sparse.reconstruction_error(values, support, parts[2], centred, parts[3])
+        values = torch.relu(kernels.encode_at(centred, *parts[:2], parts[3], support))
+        error, _ = kernels.reconstruction_error(values, support, parts[2], centred, parts[3])
         (error + values.sum()).backward()
         for one, other in zip(exact, parts, strict=True):
             difference = (one.grad - other.grad.double().cpu()).abs().max() / one.grad.abs().max()

@@ -8,9 +8,9 @@ on, not penalised and of any norm.
 
 import torch
 
-from .lasso import Lasso
+from .coding.lasso import Lasso
+from .kernels import add_at_, decode, transposed_product
 from .optim import normalize_
-from .sparse import add_at_, decode, transposed_product
 
 # Of each sample's Lasso objective. With a tenth of it the atoms become no better.
 TOL = 1e-2
@@ -130,7 +130,9 @@ def add_outer_products(matrix, support, values, weight):
     if matrix.device.type != "cpu":
         add_products_densely(matrix, support, values, weight)
         return
-    from .dict_learning_cpu import add_outer_products as add  # Numba takes a moment to import
+    from .kernels.cpu.dict_learning import (
+        add_outer_products as add,  # Numba takes a moment to import
+    )
 
     tensors = matrix, support.indptr, support.indices, values
     add(*(tensor.numpy() for tensor in tensors), weight)
@@ -159,7 +161,9 @@ def update_in_turn(atoms, missing, code_code, used):
     if atoms.device.type != "cpu":
         update_in_turn_plainly(atoms, missing, code_code, used)
         return
-    from .dict_learning_cpu import update_in_turn as update  # Numba takes a moment to import
+    from .kernels.cpu.dict_learning import (
+        update_in_turn as update,  # Numba takes a moment to import
+    )
 
     update(*(tensor.numpy() for tensor in (atoms, missing, code_code, used)))
 

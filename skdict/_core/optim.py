@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from .scaling import unit_factors
+from .kernels.scaling import unit_factors
 
 
 def learning_rate_factor(step, n_steps, warmup, decay):

@@ -2,9 +2,9 @@
 
 import torch
 
+from .._core.coding.lasso import Lasso
 from .._core.dict_learning import OnlineDictionaryLearning
-from .._core.lasso import Lasso
-from .._core.sparse import decode
+from .._core.kernels import decode
 from .._core.train import batches
 from ..utils._arrays import as_arrays, as_tensors
 from ._alpha import alpha_in_training

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import torch
 
+from .._core.kernels import decode
 from .._core.models.autoencoder import Autoencoder
 from .._core.optim import fitting_scale, normalize_
 from .._core.solvers.autoencoder_training import Training
 from .._core.solvers.schedule import Schedule
-from .._core.sparse import decode
 from .._core.train import train
 from ..utils._arrays import as_arrays, as_tensors, from_numpy
 from ._alpha import alpha_in_training, away_from

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from .._core.scaling import unit_factors
+from .._core.kernels.scaling import unit_factors
 
 
 class Codebooks:

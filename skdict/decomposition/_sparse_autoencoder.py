@@ -15,10 +15,10 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.dict_learning import OnlineDictionaryLearning
+from .._core.kernels.cpu.threads import threads_for, work_of_product
 from .._core.models.architectures import ARCHITECTURES
 from .._core.models.autoencoder import infer
 from .._core.optim import normalize_
-from .._core.threads_cpu import threads_for, work_of_product
 from .._core.torch_state import plain_torch
 from ..utils._arrays import (
     Rows,

@@ -6,11 +6,11 @@ from numbers import Integral, Real
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from .._core.lasso import Lasso
-from .._core.omp import OrthogonalMatchingPursuit
-from .._core.scaling import scaled, unit_factors
-from .._core.sparse import Support
-from .._core.threads_cpu import threads_for, work_of_product
+from .._core.coding.lasso import Lasso
+from .._core.coding.omp import OrthogonalMatchingPursuit
+from .._core.kernels import Support
+from .._core.kernels.cpu.threads import threads_for, work_of_product
+from .._core.kernels.scaling import scaled, unit_factors
 from .._core.torch_state import plain_torch
 from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device

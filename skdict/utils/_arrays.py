@@ -10,7 +10,7 @@ import torch
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from .._core.sparse import csr_tensor
+from .._core.kernels import csr_tensor
 from ._sklearn_compat import align_sparse_interface
 
 # Rows are read, checked and returned in blocks of about this many bytes.

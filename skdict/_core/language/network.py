@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import nn
 
-from ..threads_cpu import threads_for
+from ..kernels.cpu.threads import threads_for
 from .fingerprint import fingerprint
 
 NO_LIMIT = 1e15  # tokenizers of transformers that know no limit give 1e30

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..sparse import encode_at, select
+from ..kernels import encode_at, select
 
 
 @dataclass

@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from ..kernels import add_at_, sampled_product, select, transposed_product
 from ..optim import fitting_scale, normalize_, remove_along_
-from ..sparse import add_at_, sampled_product, select, transposed_product
 
 # Two features whose atoms and whose encoders both have a cosine above this are one.
 DUPLICATE_COSINE = 0.9

@@ -15,7 +15,7 @@ import math
 
 import torch
 
-from ...sparse import decode, half_squared_error, reconstruction_error
+from ...kernels import decode, half_squared_error, reconstruction_error
 
 
 class Architecture:

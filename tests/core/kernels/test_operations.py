@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from skdict._core import kernels_cpu
-from skdict._core.models.architectures import ARCHITECTURES
-from skdict._core.models.autoencoder import Autoencoder
-from skdict._core.sparse import (
+from skdict._core.kernels import (
     add_at_,
     cpu_has_bfloat16,
     decode,
@@ -16,6 +13,9 @@ from skdict._core.sparse import (
     select,
     select_rows_plainly,
 )
+from skdict._core.kernels.cpu import select as kernels_cpu
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.autoencoder import Autoencoder
 
 B, D, N = 23, 7, 31
 
@@ -204,7 +204,7 @@ def test_low_precision_scan_misses_nothing(monkeypatch, scale):
     weight = torch.randn(500, 64, generator=generator) / 8
     bias = -2 * scale * torch.rand(500, generator=generator)
     exact = (x.double() @ weight.double().T + bias.double()) > 0
-    monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda: True)
     support = select(x, weight, bias)
     selected = dense_mask(support.indptr, support.indices, 500)
     assert not (exact & ~selected).any()
@@ -213,7 +213,7 @@ def test_low_precision_scan_misses_nothing(monkeypatch, scale):
 
 def test_low_precision_scan_misses_nothing_where_all_is_rounded_the_same_way(monkeypatch):
     """Every entry of x and of the weight loses almost half a unit in its last place."""
-    monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda: True)
     lost = 1 + 0.99 * 2.0**-8
     one = torch.ones(32)
     x, weight = torch.cat([lost * one, one]), torch.cat([lost * one, -one])
@@ -230,7 +230,7 @@ def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch)
     dictionary, intercept, bias, x = (torch.randn(*s, generator=generator) for s in shapes)
     results = []
     for low_precision in (False, True):
-        monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda low=low_precision: low)
+        monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda low=low_precision: low)
         parameters = [
             p.clone().requires_grad_() for p in (dictionary, 0.5 * dictionary, bias - 2, intercept)
         ]
@@ -246,7 +246,7 @@ def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch)
 def test_low_precision_scan_of_the_largest(monkeypatch):
     """Few of the k largest are swapped, for entries as large up to rounding; gradients are exact
     for those that are selected."""
-    monkeypatch.setattr("skdict._core.sparse.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda: True)
     generator = torch.Generator().manual_seed(0)
     shapes = [(500, 64), (500, 64), (500,), (64,), (300, 64)]
     *parameters, x = (torch.randn(*s, generator=generator) / 8 for s in shapes)

@@ -4,6 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..kernels import Support
+from ..kernels.cpu.threads import map_on_cores
+from ..kernels.scaling import unit_factors
 from .lasso import (
     BATCH_ELEMENTS,
     MIN_PIVOT,
@@ -12,9 +15,6 @@ from .lasso import (
     product,
     solve_working_sets,
 )
-from .scaling import unit_factors
-from .sparse import Support
-from .threads_cpu import map_on_cores
 
 # A correlation that is smaller, as a fraction of the sample's norm times units of rounding, is
 # none: the atom has been taken, or depends on those that have.
@@ -89,8 +89,8 @@ class OrthogonalMatchingPursuit:
         return support, values.to(x.dtype)
 
     def _code_one_by_one(self, x, n_nonzero, square_tol):
-        from .compile_cpu import call_interruptibly  # Numba takes a moment to import
-        from .omp_cpu import pursue_rows
+        from ..kernels.cpu.compile import call_interruptibly  # Numba takes a moment to import
+        from ..kernels.cpu.omp import pursue_rows
 
         atoms, gram, weights = (
             tensor.numpy() for tensor in (self.dictionary, self.gram, self.weights)

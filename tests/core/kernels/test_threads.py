@@ -11,8 +11,14 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from skdict._core import threads_cpu
-from skdict._core.threads_cpu import LONG_WORK, SMALL_WORK, map_on_cores, n_cores, threads_for
+from skdict._core.kernels.cpu import threads as threads_cpu
+from skdict._core.kernels.cpu.threads import (
+    LONG_WORK,
+    SMALL_WORK,
+    map_on_cores,
+    n_cores,
+    threads_for,
+)
 
 
 @pytest.fixture
@@ -161,13 +167,13 @@ class TestThreadsFor:
         code = (
             f"import os; os.sched_setaffinity(0, [{one}])\n"
             "import torch; torch.set_num_threads(4)\n"
-            "from skdict._core.threads_cpu import *\n"
+            "from skdict._core.kernels.cpu.threads import *\n"
             "with threads_for(SMALL_WORK): print(n_cores(), torch.get_num_threads())"
         )
         assert run(code) == ["1", "1"]
 
     def test_a_quota_counts(self):
-        code = "from skdict._core.threads_cpu import n_cores; print(n_cores())"
+        code = "from skdict._core.kernels.cpu.threads import n_cores; print(n_cores())"
         assert run(code, LOKY_MAX_CPU_COUNT="1") == ["1"]
         assert n_cores() >= 1
 

@@ -12,7 +12,7 @@ import numba
 import pytest
 
 import skdict
-from skdict._core import compile_cpu
+from skdict._core.kernels.cpu import compile as compile_cpu
 
 ROOT = Path(skdict.__file__).parents[1]
 
@@ -21,14 +21,14 @@ FILES = {
     "__init__.py": "",
     "constants.py": "FACTOR = 2",
     "inner.py": """
-from skdict._core.compile_cpu import compiled
+from skdict._core.kernels.cpu.compile import compiled
 
 @compiled()
 def add(a, b):
     return a + b
 """,
     "outer.py": """
-from skdict._core.compile_cpu import compiled
+from skdict._core.kernels.cpu.compile import compiled
 from .constants import FACTOR
 from .inner import add
 
@@ -159,12 +159,12 @@ def test_the_package_runs_where_nothing_can_be_written(tmp_path):
     copy = tmp_path / "skdict"
     ignored = shutil.ignore_patterns("__pycache__", "data")
     shutil.copytree(ROOT / "skdict", copy, ignore=ignored)
-    (copy / "_core" / "__pycache__").touch()
+    (copy / "_core" / "kernels" / "cpu" / "__pycache__").touch()
     code = """
 import skdict
-from skdict._core import dict_learning_cpu, kernels_cpu, lasso_cpu, omp_cpu  # all are decorated
+from skdict._core.kernels.cpu import dict_learning, lasso, omp, select  # all are decorated
 import torch
-print(skdict.__file__, kernels_cpu.transpose(torch.tensor([0, 1]), torch.tensor([2]), 3)[0].sum())
+print(skdict.__file__, select.transpose(torch.tensor([0, 1]), torch.tensor([2]), 3)[0].sum())
 """
     variables = {"HOME": "/dev/null", "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": ""}
     found = run_script(code, tmp_path, **variables)

@@ -12,7 +12,8 @@ pytest.importorskip("triton")
 # Runs in its own process: Triton decides at import whether it interprets.
 CHECK = """
 import torch
-from skdict._core import kernels_cuda, sparse
+from skdict._core import kernels
+from skdict._core.kernels.triton import products
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 generator = torch.Generator().manual_seed(0)
@@ -29,27 +30,27 @@ for B, d, n in ((7, 5, 40), (5, 256, 33), (9, 600, 100)):
         mask = torch.rand(B, n, generator=generator) < torch.linspace(0, 1, B)[:, None]
         mask[:, 3] = False  # a component that is never active
         indptr = torch.nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0))
-        support = sparse.Support(indptr, mask.nonzero()[:, 1], n)
+        support = kernels.Support(indptr, mask.nonzero()[:, 1], n)
         left, right = (torch.randn(m, d, generator=generator, dtype=dtype) for m in (B, n))
         values = torch.randn(len(support.indices), generator=generator, dtype=dtype)
         z = torch.zeros(B, n, dtype=dtype)
         z[support.rows, support.indices] = values
         on = [t.to(device) for t in (values, support.indptr, support.indices)]
-        close(kernels_cuda.weighted_sums(*on, right.to(device)), z @ right, dtype)
+        close(products.weighted_sums(*on, right.to(device)), z @ right, dtype)
         close(
-            kernels_cuda.products_at(left.to(device), right.to(device), *on[1:]),
+            products.products_at(left.to(device), right.to(device), *on[1:]),
             (left @ right.T)[mask],
             dtype,
         )
         columns, rows, order = (t.to(device) for t in support.transposed)
-        got = kernels_cuda.weighted_sums(on[0][order], columns, rows, left.to(device))
+        got = products.weighted_sums(on[0][order], columns, rows, left.to(device))
         close(got, z.T @ left, dtype)
 
 empty = torch.zeros(4, dtype=torch.int64, device=device)
 nothing = torch.zeros(0, dtype=torch.int64, device=device)
 table = torch.ones(2, 3, device=device)
-assert not kernels_cuda.weighted_sums(table.new_zeros(0), empty, nothing, table).any()
-assert kernels_cuda.products_at(table.new_zeros(3, 3), table, empty, nothing).shape == (0,)
+assert not products.weighted_sums(table.new_zeros(0), empty, nothing, table).any()
+assert products.products_at(table.new_zeros(3, 3), table, empty, nothing).shape == (0,)
 print("checked")
 """
 

@@ -15,9 +15,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .compile_cpu import compiled
-from .kernels_cpu import _append_from, _bound_of_largest
-from .lasso import MAX_EXCHANGES, MIN_PIVOT, N_ENTRANTS, SLACK, STALLED
+from ...coding.lasso import MAX_EXCHANGES, MIN_PIVOT, N_ENTRANTS, SLACK, STALLED
+from .compile import compiled
+from .select import _append_from, _bound_of_largest
 
 # Sweeps of coordinate descent, at most, before the system at the support is solved exactly.
 N_SWEEPS = 10

@@ -106,7 +106,7 @@ class Support:
     def transposed(self):
         """CSC order, shared by the gradients of both weights: indptr (n + 1,), rows, order."""
         if self.indices.device.type == "cpu":
-            from .kernels_cpu import transpose
+            from .cpu.select import transpose
 
             return transpose(self.indptr, self.indices, self.n_components)
         order = torch.argsort(self.indices, stable=True)
@@ -140,7 +140,7 @@ def select(x, weight, bias, k=None):
     """
     on_cpu = x.device.type == "cpu"
     if on_cpu:
-        from . import kernels_cpu  # Numba takes a moment to import
+        from .cpu import select as kernels_cpu  # Numba takes a moment to import
     found = None
     if x.dtype == torch.float32:
         if on_cpu and k is not None and cpu_has("vnni"):
@@ -337,7 +337,7 @@ def _weighted_sums(values, support, table):
     if support is None:
         return values @ table
     if table.device.type == "cuda" and has_triton():
-        from .kernels_cuda import weighted_sums
+        from .triton.products import weighted_sums
 
         return weighted_sums(values, support.indptr, support.indices, table)
     return F.embedding_bag(
@@ -355,7 +355,7 @@ def sampled_product(left, right, support):
     if support is None:
         return left @ right.T
     if left.device.type == "cuda" and has_triton():
-        from .kernels_cuda import products_at
+        from .triton.products import products_at
 
         return products_at(left, right, support.indptr, support.indices)
     zeros = left.new_zeros(len(support.indices))

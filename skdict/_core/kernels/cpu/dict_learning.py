@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .compile_cpu import compiled
+from .compile import compiled
 
 
 @compiled()

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .compile_cpu import compiled
-from .kernels_cpu import _append_from
-from .lasso_cpu import (
+from ...coding.omp import SMALLEST_ALPHA
+from .compile import compiled
+from .lasso import (
     _dot,
     _factorise,
     _integers,
@@ -14,7 +14,7 @@ from .lasso_cpu import (
     smallest_pivot,
     solve_working_set,
 )
-from .omp import SMALLEST_ALPHA
+from .select import _append_from
 
 
 @compiled(error_model="numpy")

@@ -6,9 +6,9 @@ import torch
 from scipy.optimize import nnls
 from sklearn.decomposition import sparse_encode
 
-from skdict._core import lasso
-from skdict._core.lasso import Lasso, solve_working_sets
-from skdict._core.sparse import Support
+from skdict._core.coding import lasso
+from skdict._core.coding.lasso import Lasso, solve_working_sets
+from skdict._core.kernels import Support
 
 WAYS = ("one by one", "together", "together in torch")
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .compile_cpu import compiled
-from .threads_cpu import map_on_cores
+from .compile import compiled
+from .threads import map_on_cores
 
 # Pre-activations of a block: 2 MiB in bfloat16, 4 MiB in int32.
 BLOCK_ELEMENTS = 1 << 20

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .scaling import scaled, unit_factors
-from .sparse import Support, cpu_has_bfloat16
-from .threads_cpu import map_on_cores
+from ..kernels import Support, cpu_has_bfloat16
+from ..kernels.cpu.threads import map_on_cores
+from ..kernels.scaling import scaled, unit_factors
 
 # Correlations of a piece: 1 MiB in float32, in the cache of a core.
 PIECE_ELEMENTS = 1 << 18
@@ -128,8 +128,8 @@ class Lasso:
         return Support(indptr, indices, len(self.dictionary)), values, gaps
 
     def _code_one_by_one(self, x, alpha, of_codes, support, values):
-        from .compile_cpu import call_interruptibly  # Numba takes a moment to import
-        from .lasso_cpu import code_rows
+        from ..kernels.cpu.compile import call_interruptibly  # Numba takes a moment to import
+        from ..kernels.cpu.lasso import code_rows
 
         atoms, gram = self.dictionary.numpy(), self.gram.numpy()
         of_samples = alpha.numpy(), of_codes.numpy()
@@ -331,7 +331,7 @@ def _gap(x, residual, codes, alpha, largest):
 
 
 def _solve_on_cpu(gram, first, codes, alpha, positive):
-    from .lasso_cpu import solve_one_by_one
+    from ..kernels.cpu.lasso import solve_one_by_one
 
     codes = codes.clone()
     solve_one_by_one(gram.numpy(), first.numpy(), codes.numpy(), alpha.numpy(), positive)

@@ -7,8 +7,8 @@ from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 from test_lasso import dense, make_problem
 
-from skdict._core import lasso
-from skdict._core.omp import OrthogonalMatchingPursuit
+from skdict._core.coding import lasso
+from skdict._core.coding.omp import OrthogonalMatchingPursuit
 
 pytestmark = pytest.mark.usefixtures("way")
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from skdict._core import lasso
-from skdict._core.lasso import Lasso
-from skdict._core.sparse import Support
+from skdict._core.coding import lasso
+from skdict._core.coding.lasso import Lasso
+from skdict._core.kernels import Support
 
 DTYPES = {torch.float64: 300, torch.float32: 30}  # and the powers of ten that they reach
 

@@ -1,0 +1,1 @@
+"""Coders: whatever finds the codes of samples in a given dictionary."""

@@ -1,0 +1,1 @@
+"""Bodies of operations on the CPU, compiled by Numba."""

@@ -1,0 +1,1 @@
+"""Bodies of operations on CUDA devices, in Triton."""
