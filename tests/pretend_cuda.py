@@ -127,8 +127,6 @@ class _NamedDevice(TorchFunctionMode):
             args = tuple(map(self._named, args))
         if name == "cuda":
             return args[0].to(CUDA)
-        if name == "sparse_csr_tensor" and kwargs.get("device") == CUDA:
-            return self._csr(*args, **kwargs)
         if name in ("tensor", "as_tensor") and kwargs.get("device") == CUDA:
             kwargs.pop("device")
             return function(*args, **kwargs).to(CUDA)
@@ -140,15 +138,13 @@ class _NamedDevice(TorchFunctionMode):
             return CUDA
         return value
 
-    @staticmethod
-    def _csr(indptr, indices, values, size, dtype, device, check_invariants=False):
-        # torch makes these below, where the device is "meta"
-        parts = [part.held for part in (indptr, indices, values)]
-        return OnCuda(
-            torch.sparse_csr_tensor(
-                *parts, size=size, dtype=dtype, check_invariants=check_invariants
-            )
-        )
+
+def _sparse_csr_tensor(indptr, indices, values, *args, make=torch.sparse_csr_tensor, **kwargs):
+    """torch's own, which makes them where it sees the device that is below."""
+    if not isinstance(values, OnCuda):
+        return make(indptr, indices, values, *args, **kwargs)
+    kwargs.pop("device", None)
+    return OnCuda(make(*map(_held, (indptr, indices, values)), *args, **kwargs))
 
 
 class PretendCuda(TorchDispatchMode):
@@ -190,6 +186,10 @@ class PretendCuda(TorchDispatchMode):
             torch.cuda, "synchronize", lambda *args: self._wait("synchronize")
         )
         self._stack.enter_context(wait)
+        self._stack.enter_context(
+            mock.patch.object(torch, "sparse_csr_tensor", _sparse_csr_tensor)
+        )
+        # a context of functions is left where these call others, as in a backward pass
         self._stack.enter_context(_NamedDevice())
         return super().__enter__()
 
@@ -224,7 +224,7 @@ class PretendCuda(TorchDispatchMode):
             if reason:
                 self._wait(reason)
         if name == "_to_copy" and comes_from and goes_to and _changes_nothing(args[0], kwargs):
-            return args[0].detach()
+            return OnCuda(args[0].held.detach())
         out = function(*tree_map(_held, args), **tree_map(_held, kwargs))
         written = _written(function, args, kwargs)
         if written is not None:
