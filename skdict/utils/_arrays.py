@@ -437,7 +437,9 @@ class Rows:
         else:
             rows = from_numpy(self.X[index])
             release_pages(self.X)
-        return rows.to(device=self.device, dtype=self.dtype).contiguous()
+        # without waiting for a GPU to do what it has been told before
+        upload = {"non_blocking": self.device.type == "cuda"}
+        return rows.to(device=self.device, dtype=self.dtype, **upload).contiguous()
 
     def block_size(self, n_columns=0):
         """How many rows there are in a block of `blocks`."""

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 
 # Pre-activations are formed for so many entries at a time.
 BLOCK_ELEMENTS = 1 << 24
+# And it is kept of so many at a time, in a byte each, whether they are positive.
+MASK_ELEMENTS = 1 << 30
 
 
 def csr_tensor(indptr, indices, values, shape, *, check_invariants=False):
@@ -79,22 +81,24 @@ class Support:
         rows = torch.arange(len(self.indptr) - 1, device=self.indices.device)
         return torch.repeat_interleave(rows, self.indptr.diff(), output_size=len(self.indices))
 
-    def in_groups(self, boundaries):
+    def in_groups(self, ends):
         """The same entries with a row for each group of components.
 
         Parameters
         ----------
-        boundaries : tensor of shape (n_groups,), int64
+        ends : list of int
             Ends of the groups of consecutive components, ascending, the last n_components.
 
         Returns
         -------
         support : Support of B * n_groups rows
         """
-        n_rows, n_groups = len(self.indptr) - 1, len(boundaries)
-        group = torch.bucketize(self.indices, boundaries, right=True)
-        counts = torch.bincount(self.rows * n_groups + group, minlength=n_rows * n_groups)
-        return Support(F.pad(counts.cumsum(0), (1, 0)), self.indices, self.n_components)
+        n_rows, n_groups = len(self.indptr) - 1, len(ends)
+        row = self.rows * n_groups  # (nnz,), ascending, as are the components in each row
+        for end in ends[:-1]:
+            row = row + (self.indices >= end)
+        rows = torch.arange(n_rows * n_groups + 1, device=row.device)
+        return Support(torch.searchsorted(row, rows), self.indices, self.n_components)
 
     def dense(self, values):
         """The codes with these values (nnz,) at the support: (B, n_components)."""
@@ -109,9 +113,10 @@ class Support:
             from .cpu.select import transpose
 
             return transpose(self.indptr, self.indices, self.n_components)
-        order = torch.argsort(self.indices, stable=True)
-        counts = torch.bincount(self.indices, minlength=self.n_components)
-        return F.pad(counts.cumsum(0), (1, 0)), self.rows[order], order
+        indices, order = torch.sort(self.indices, stable=True)
+        # not by bincount, which makes the host wait
+        components = torch.arange(self.n_components + 1, device=indices.device)
+        return torch.searchsorted(indices, components), self.rows[order], order
 
 
 @torch.no_grad()
@@ -172,18 +177,28 @@ def _in_bfloat16(x, weight, bias, *, raised):
 
 
 def select_rows_plainly(x, weight, bias, k):
-    """`kernels_cpu.select_rows` in torch's operators, for any device."""
+    """`kernels_cpu.select_rows` in torch's operators, for any device.
+
+    The host has to know how many entries there are. It waits for that once, whatever the number
+    of blocks, and for each `MASK_ELEMENTS` pre-activations.
+    """
     counts, indices = [], []
-    for block in x.split(max(1, BLOCK_ELEMENTS // len(weight))):
-        pre_activations = F.linear(block, weight, bias)
+    for rows in x.split(max(1, MASK_ELEMENTS // len(weight))):
+        positive, columns = [], []
+        for block in rows.split(max(1, BLOCK_ELEMENTS // len(weight))):
+            pre_activations = F.linear(block, weight, bias)
+            if k is not None:
+                largest = pre_activations.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+                columns.append(largest)
+                pre_activations = pre_activations.gather(1, largest)
+            positive.append(pre_activations > 0)
+        positive = torch.cat(positive)  # (B, n), or (B, k)
         if k is None:
-            columns = torch.arange(len(weight), device=x.device).expand_as(pre_activations)
+            columns = torch.arange(len(weight), device=x.device).expand_as(positive)
         else:
-            columns = pre_activations.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
-            pre_activations = pre_activations.gather(1, columns)
-        positive = pre_activations > 0
+            columns = torch.cat(columns)
         counts.append(positive.sum(dim=1))
-        indices.append(columns[positive])
+        indices.append(columns[positive])  # waits
     return torch.cat(counts), torch.cat(indices)
 
 

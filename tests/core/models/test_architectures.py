@@ -185,7 +185,7 @@ def test_prefixes_reconstruct_by_themselves():
     assert Matryoshka.PREFIXES[-1] == 1.0
     x = draw(B, D, seed=4)
     support = autoencoder.select(x)
-    fine = support.in_groups(torch.tensor([N // 16, N // 4, N]))
+    fine = support.in_groups([N // 16, N // 4, N])
     assert fine.indptr[::3].equal(support.indptr)
     bounds = [0, N // 16, N // 4, N]
     for row in range(B):

@@ -257,7 +257,7 @@ def nested_error(autoencoder, centred, values, support, prefixes):
             dim=1,
         )
     else:
-        groups = support.in_groups(torch.tensor(ends, device=centred.device))
+        groups = support.in_groups(ends)
         decoded = decode(values, groups, dictionary).view(len(centred), len(ends), -1)
     error, residuals = half_squared_error(
         centred[:, None], autoencoder.intercept, decoded.cumsum(dim=1)
