@@ -1,18 +1,15 @@
 """Codes of any number of rows, a block at a time: the codes of all are never held at once."""
 
-import copy
-
 import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn import config_context
-from sklearn.pipeline import Pipeline
 
 from .._core.language.texts import check_texts, text_portions
+from ..metrics._coding import with_sparse_codes
 from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._arrays import read_only
 from ..utils._extractors import extractor_of
-from ..utils._sklearn_compat import plain_output
 from ._active import check_indices
 from ._directions import n_components_of
 
@@ -54,7 +51,7 @@ class CodedBlocks:
             if self.extractor is not None:
                 dictionary = dictionary[1:]
             self.n_components = n_components_of(dictionary)
-        self.dictionary = None if dictionary is None else _with_sparse_codes(dictionary)
+        self.dictionary = None if dictionary is None else with_sparse_codes(dictionary)
         # a DataFrame's columns have names, which steps of a dictionary may ask for
         has_names = hasattr(X, "iloc") and hasattr(dictionary, "feature_names_in_")
         self._frame = X if has_names and self.extractor is None else None
@@ -157,14 +154,3 @@ def nonzero_entries(codes, columns):
     check_finite(codes, "codes")
     rows, features = np.nonzero(codes)
     return rows, features, codes[rows, features]
-
-
-def _with_sparse_codes(dictionary):
-    """The same fitted dictionary with sparse codes, where it can have them."""
-    if isinstance(dictionary, Pipeline):
-        *steps, (name, last) = dictionary.steps
-        return Pipeline([*steps, (name, _with_sparse_codes(last))])
-    if "sparse_output" in getattr(dictionary, "get_params", dict)():
-        sparse = copy.copy(dictionary)
-        return plain_output(sparse).set_params(sparse_output=True)
-    return dictionary

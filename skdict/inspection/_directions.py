@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, issparse
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..metrics._coding import check_dictionary
+from ..metrics._coding import can_have_sparse_codes, check_dictionary
 from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, unit_rows
 
 
@@ -69,17 +69,21 @@ def feature_directions(dictionary, features):
     if isinstance(dictionary, np.ndarray | torch.Tensor) or issparse(dictionary):
         return float64_block(dictionary, features)
     check_dictionary(dictionary)
-    n_components = n_components_of(dictionary)
+    n_selected, n_components = len(features), n_components_of(dictionary)
     intercept = np.asarray(dictionary.inverse_transform(np.zeros((1, n_components))))
-    parts = [np.empty((0, intercept.shape[1]))]
-    step = max(1, BLOCK_SIZE // n_components)
-    for start in range(0, len(features), step):
-        some = features[start : start + step]
-        codes = np.zeros((len(some), n_components))
-        codes[np.arange(len(some)), some] = 1
-        decoded = np.asarray(dictionary.inverse_transform(codes), dtype=np.float64)
-        parts.append(decoded - intercept)  # also of a Pipeline's other steps
-    return np.concatenate(parts)
+    directions = np.empty((n_selected, intercept.shape[1]))
+    # row i has a single 1, in the column of the i-th feature
+    one_hot = (np.ones(n_selected), features, np.arange(n_selected + 1))
+    codes = csr_array(one_hot, shape=(n_selected, n_components))
+    is_sparse = can_have_sparse_codes(dictionary)
+    width = directions.shape[1] if is_sparse else n_components
+    step = max(1, BLOCK_SIZE // width)
+    for start in range(0, n_selected, step):
+        rows = slice(start, start + step)
+        block = codes[rows] if is_sparse else codes[rows].toarray()
+        # the difference also takes out what the other steps of a Pipeline add
+        directions[rows] = np.asarray(dictionary.inverse_transform(block)) - intercept
+    return directions
 
 
 def split_dictionary(dictionary):

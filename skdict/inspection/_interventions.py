@@ -12,7 +12,12 @@ from .._core.language.hooks import replace_activation
 from .._core.language.layers import Channels, check_axis, untold_axis
 from .._core.language.network import Network
 from .._core.torch_state import without_autocast
-from ..metrics._coding import check_dictionary, reconstruction_function, without_gradient
+from ..metrics._coding import (
+    check_dictionary,
+    reconstruction_function,
+    with_sparse_codes,
+    without_gradient,
+)
 from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._arrays import as_numbers, read_only, to_ndarray
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
@@ -145,6 +150,7 @@ def replace_activations(
         edit = reconstruction_function(dictionary)
     else:
         check_dictionary(dictionary, "With scale and keep_error, ")
+        dictionary = with_sparse_codes(dictionary)
         features, factors = _check_scale(scale or {}, n_components_of(dictionary))
         if keep_error:
             directions = feature_directions(dictionary, features)
@@ -280,6 +286,7 @@ def steer(
     name, amount = ("strength", strength) if pin_to is None else ("pin_to", pin_to)
     if pin_to is not None or hasattr(dictionary, "inverse_transform"):
         check_dictionary(dictionary, f"With {name}, ")
+        dictionary = with_sparse_codes(dictionary)
         n_components = n_components_of(dictionary)
     else:
         dictionary = as_matrix(dictionary, "dictionary")

@@ -8,7 +8,7 @@ from .._core.language.layers import Layer
 from .._core.language.network import Network
 from .._core.language.next_token import sees_later_tokens
 from .._core.language.texts import check_texts, tokenize
-from ..metrics._coding import check_dictionary
+from ..metrics._coding import check_dictionary, with_sparse_codes
 from ..utils._extractors import extractor_of
 from ._directions import n_components_of
 
@@ -25,7 +25,7 @@ class Language:
     ----------
     extractor : ActivationExtractor
     dictionary : Pipeline
-        All steps behind it.
+        All steps after it, with CSR codes if the last one can make them.
     model, tokenizer
         As the extractor uses them.
     """
@@ -45,7 +45,7 @@ class Language:
                 f"pooling={extractor.pooling!r}."
             )
         check_dictionary(pipeline[1:], "Behind the extractor, ")
-        self.extractor, self.dictionary = extractor, pipeline[1:]
+        self.extractor, self.dictionary = extractor, with_sparse_codes(pipeline[1:])
         self.layer, self.side = extractor.layer, extractor.side
         self.model, self.tokenizer = (extractor.load()[k] for k in ("model", "tokenizer"))
         self.network = Network(self.model)

@@ -1,15 +1,18 @@
 """An estimator's codes and reconstructions, by blocks of rows."""
 
+import copy
+
 import numpy as np
 import torch
 from sklearn.pipeline import Pipeline
 
 from ..utils._arrays import read_only
+from ..utils._sklearn_compat import plain_output
 from ._rows import to_numpy
 
-# Elements of codes, or of activations, per block of rows: 256 MB in float32.
+# Entries per block of rows, of codes or of activations: 256 MB in float32 where they are dense.
 BLOCK_SIZE = 2**26
-# Rows of the first block, and the fewest of any but the last.
+# Rows of the first block, and the least number of rows of every other block but the last.
 MIN_ROWS = 1024
 
 
@@ -33,8 +36,28 @@ def _who_lacks(method, estimator):
     return type(estimator).__name__
 
 
+def can_have_sparse_codes(dictionary):
+    """Whether the codes of an estimator, or of a Pipeline that ends in one, can be sparse."""
+    if isinstance(dictionary, Pipeline):
+        return can_have_sparse_codes(dictionary[-1])
+    return "sparse_output" in getattr(dictionary, "get_params", dict)()
+
+
+def with_sparse_codes(dictionary):
+    """The same fitted dictionary with CSR codes if it can make them; the original is unchanged.
+
+    It is a shallow copy, so that fitted arrays are shared. `inverse_transform` takes its codes.
+    """
+    if not can_have_sparse_codes(dictionary):
+        return dictionary
+    if isinstance(dictionary, Pipeline):
+        *steps, (name, last) = dictionary.steps
+        return Pipeline([*steps, (name, with_sparse_codes(last))])
+    return plain_output(copy.copy(dictionary)).set_params(sparse_output=True)
+
+
 def coding_blocks(dictionary, X):
-    """Yield (rows, codes, reconstruction) of `X`, so that dense codes fit in memory.
+    """Yield (rows, codes, reconstruction) of `X`, one block of rows after the other.
 
     `dictionary` is a fitted estimator with `transform` and `inverse_transform`; each is called
     once per block. `X` is a matrix of any kind that can be sliced by rows.
@@ -52,6 +75,7 @@ def coding_blocks(dictionary, X):
 def reconstruction_function(dictionary):
     """The dictionary as a function from a tensor (n_tokens, n_features) to one like it."""
     if hasattr(dictionary, "transform"):
+        dictionary = with_sparse_codes(dictionary)
 
         def function(X):
             blocks = [np.asarray(block) for _, _, block in coding_blocks(dictionary, X)]

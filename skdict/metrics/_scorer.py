@@ -7,7 +7,7 @@ from sklearn.pipeline import Pipeline
 
 from ..utils._arrays import read_only
 from ..utils._extractors import extractor_of
-from ._coding import coding_blocks
+from ._coding import coding_blocks, with_sparse_codes
 from ._loss_recovered import loss_recovered
 from ._reconstruction import ReconstructionSums
 from ._rows import as_matrix, float64_block
@@ -139,7 +139,7 @@ def _coding_metrics(dictionary, X, wanted):
     matrix, sums, n_active = as_matrix(X, "X"), ReconstructionSums(), 0
     if not hasattr(X, "columns"):  # frames keep their names, which the dictionary may ask for
         X = matrix
-    for rows, codes, reconstruction in coding_blocks(dictionary, X):
+    for rows, codes, reconstruction in coding_blocks(with_sparse_codes(dictionary), X):
         n_active = n_active + count_active(as_matrix(codes, "codes"))
         rows, reconstruction = as_matrix(rows, "X"), as_matrix(reconstruction, "X_reconstructed")
         sums.update(float64_block(rows, slice(None)), float64_block(reconstruction, slice(None)))

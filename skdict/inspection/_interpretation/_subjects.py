@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from sklearn.utils import Bunch
 
-from ...metrics._rows import float64_block, row_blocks
+from ...metrics._rows import row_blocks, to_numpy
 from ...utils._warnings import warn
 from .._active import active_rows
 from ._questions import CHANCE, explain_question, score, score_questions
@@ -73,7 +74,7 @@ def match_neurons(neurons, subjects, seed):
     matched : list of int
     activities : list of Activity
     """
-    n_active = sum((float64_block(neurons, rows) > 0).sum(axis=0) for rows in row_blocks(neurons))
+    n_active = sum(_n_positive(neurons[rows]) for rows in row_blocks(neurons))
     matched, activities = [], []
     for subject in subjects:
         n_rows = len(subject.activity.rows)
@@ -85,6 +86,12 @@ def match_neurons(neurons, subjects, seed):
         matched.append(neuron)
         activities.append(Activity(rows[greatest], values[greatest]))
     return matched, activities
+
+
+def _n_positive(block):
+    """Number of positive entries in each column, (n_columns,)."""
+    block = to_numpy(block) if isinstance(block, torch.Tensor) else block
+    return np.asarray((block > 0).sum(axis=0)).ravel()  # of a csr_matrix it is a matrix
 
 
 def explain_all(subjects, grid, ask):
