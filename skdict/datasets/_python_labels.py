@@ -13,12 +13,12 @@ from sklearn.utils import Bunch
 
 from .._core.language.spans import (
     as_spans,
-    check_text_sequence,
     code_points,
     inside_spans,
     is_space_mask,
     tokens_in_spans,
 )
+from .._core.language.texts import check_text_sequence
 
 _LABELS = [
     "documentation",

@@ -18,7 +18,8 @@ from .._core.language.hooks import evaluation_mode, is_replaced
 from .._core.language.layers import Layer
 from .._core.language.loading import check_tokenizer, load_network, load_tokenizer
 from .._core.language.network import Network
-from .._core.language.texts import TokenWindows, check_texts, tokenize
+from .._core.language.texts import check_texts
+from .._core.language.windows import TokenWindows, tokenize
 from ..utils._device import resolve_device
 from ..utils._extractors import ExtractorMixin
 from ..utils._sklearn_compat import (
@@ -28,8 +29,8 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
-from ._arrays import check_samples
 from ._cache import ActivationCache, has_location
+from ._samples import check_samples
 
 
 class ActivationExtractor(

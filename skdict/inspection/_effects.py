@@ -9,8 +9,12 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._core.language.hooks import evaluation_mode, read_activation, run_replaced
-from .._core.language.next_token import next_token_logits
-from .._core.language.texts import TokenWindows
+from .._core.language.next_token import (
+    counted_predictions,
+    log_probabilities,
+    next_token_logits,
+)
+from .._core.language.windows import TokenWindows
 from ..metrics._rows import as_matrix, to_numpy
 from ..utils._warnings import warn
 from ._active import check_indices
@@ -196,13 +200,6 @@ def _column(matrix, i, rows):
     return column
 
 
-def _log_probabilities(logits, counted, next_ids):
-    """Log-probability of the next token at each counted position, (n_counted,)."""
-    at = logits[counted]
-    at = at.to(torch.promote_types(at.dtype, torch.float32))
-    return at.log_softmax(dim=-1).gather(1, next_ids[counted][:, None])[:, 0]
-
-
 @torch.no_grad()
 def _codes(language, windows, bounds, wanted, features):
     """Codes, CSC (n_rows, n_selected), and the rows whose next token has a row too.
@@ -214,11 +211,9 @@ def _codes(language, windows, bounds, wanted, features):
     entries = [(np.empty(0, np.int64),) * 2 + (np.empty(0),)]  # row, feature, code
     for batch, forward, _, kept in language.batches(windows, np.unique(wanted % len(windows))):
         activations = read_activation(language.model, language.layer, forward, side=language.side)
-        followed = torch.zeros_like(kept)
-        followed[:, :-1] = kept[:, :-1] & kept[:, 1:]
         rows = np.concatenate([np.arange(bounds[w], bounds[w + 1]) for w in batch])
         window = np.repeat(batch, bounds[np.add(batch, 1)] - bounds[batch])
-        is_followed[rows] = followed[kept].cpu().numpy()
+        is_followed[rows] = counted_predictions(kept)[kept].cpu().numpy()
         codes = as_matrix(language.dictionary.transform(to_numpy(activations[kept])), "codes")
         at, feature, values = nonzero_entries(codes, features)
         is_wanted = np.isin(feature * len(windows) + window[at], wanted)
@@ -271,9 +266,7 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
                 language.model, language.layer, function, forward, side=language.side
             )
             logits = next_token_logits(output, ids)
-            return _log_probabilities(logits, counted, ids.roll(-1, dims=1)).to(
-                "cpu", torch.float64
-            )
+            return log_probabilities(logits, ids, counted).to("cpu", torch.float64)
 
         def keep(activations):
             return activations.clone()  # what comes next may work in place

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sklearn.utils import Bunch
 
-from .._core.language.spans import check_text_sequence
+from .._core.language.texts import check_text_sequence
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ._active import check_indices

@@ -1,16 +1,13 @@
 """A model that runs on a dictionary's reconstructions, or with features turned up and down."""
 
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
 from numbers import Integral
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 
-from .._core.language.hooks import replace_activation
-from .._core.language.layers import Channels, check_axis, untold_axis
-from .._core.language.network import Network
+from .._core.language.interventions import intervene
 from .._core.torch_state import without_autocast
 from ..metrics._coding import (
     check_dictionary,
@@ -23,7 +20,6 @@ from ..utils._arrays import as_numbers, read_only, to_ndarray
 from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
 from ._active import check_indices
 from ._directions import feature_directions, n_components_of
-from ._positions import TokenSelection
 
 _SETTING = {
     "model": [torch.nn.Module],
@@ -313,53 +309,6 @@ def steer(
         tokenizer=tokenizer,
         feature_axis=feature_axis,
     )
-
-
-@contextmanager
-def intervene(
-    model, layer, edit, *, side="output", where=None, tokenizer=None, feature_axis="auto"
-):
-    """Replace a layer's activations at content tokens by `edit` of them, in a ``with`` block.
-
-    Parameters
-    ----------
-    edit : callable
-        From the selected activations, a tensor (n_selected, n_features), to their replacement.
-
-    model, layer, side, where, tokenizer, feature_axis
-        As in `replace_activations`.
-
-    Yields
-    ------
-    model : torch.nn.Module
-    """
-    selection = TokenSelection(model, layer, tokenizer, where)
-    channels = Channels(model, layer, side)
-    asks_channels = feature_axis == "auto" and not Network(model).takes_token_ids
-
-    def axis_of(activation):
-        if feature_axis != "auto":
-            check_axis(feature_axis, activation, layer)
-            return feature_axis
-        axis = -1 if selection.has_tokens() else channels.axis(activation)
-        if axis is None:
-            raise ValueError(untold_axis(activation, layer))
-        return axis
-
-    def replace(activation):
-        axis = axis_of(activation)
-        rows = activation.movedim(axis, -1)
-        mask = selection.mask(rows.shape[:-1]).to(rows.device)
-        if not mask.any():
-            return activation
-        edited = rows.masked_scatter(mask[..., None], edit(rows[mask]).to(rows))
-        return edited.movedim(-1, axis)
-
-    with (
-        channels.watching() if asks_channels else nullcontext(),
-        replace_activation(model, layer, replace, side=side, on_call=selection.note),
-    ):
-        yield model
 
 
 class _Shift:

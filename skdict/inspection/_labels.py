@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from sklearn.utils import Bunch
 
-from .._core.language.spans import as_spans, check_text_sequence, tokens_in_spans
+from .._core.language.spans import as_spans, tokens_in_spans
+from .._core.language.texts import check_text_sequence
 
 
 def label_tokens(texts, tokens, labels):

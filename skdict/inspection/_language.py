@@ -1,13 +1,12 @@
 """A Pipeline from texts to codes, taken apart: the language model, its windows, the dictionary."""
 
-from functools import partial
-
 import numpy as np
 
 from .._core.language.layers import Layer
 from .._core.language.network import Network
 from .._core.language.next_token import sees_later_tokens
-from .._core.language.texts import check_texts, tokenize
+from .._core.language.texts import check_texts
+from .._core.language.windows import tokenize
 from ..metrics._coding import check_dictionary, with_sparse_codes
 from ..utils._extractors import extractor_of
 from ._directions import n_components_of
@@ -80,18 +79,7 @@ class Language:
         )
 
     def batches(self, windows, indices=None):
-        """Yield batches of windows of similar length.
-
-        Yields
-        ------
-        batch : list of int
-            Windows.
-        forward : callable
-            Runs them through the model.
-        ids : tensor of shape (n_windows, length)
-        kept : tensor of bool of shape (n_windows, length)
-            The tokens that have rows; along them, window by window, rows ascend.
-        """
+        """Iterate over batches of windows of similar length, see `TokenWindows.passes`."""
         layer = Layer(
             self.network,
             self.layer,
@@ -105,10 +93,8 @@ class Language:
                 f"layer={self.layer!r} gives no activation of shape (n_texts, n_tokens, "
                 "n_features), which is needed to change it token by token. Name a layer that does."
             )
-        for batch in layer.batches(range(len(windows)) if indices is None else indices):
-            arguments, keywords = windows.arguments(self.network, batch)
-            kept = windows.kept_mask(batch).to(self.network.device)
-            yield batch, partial(self.network.run, arguments, keywords), arguments[0], kept
+        indices = range(len(windows)) if indices is None else indices
+        return windows.passes(self.network, layer.batches(indices))
 
 
 def first_rows(windows):

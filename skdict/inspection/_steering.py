@@ -8,7 +8,8 @@ from sklearn.utils import Bunch
 
 from .._core.language.hooks import evaluation_mode
 from .._core.language.next_token import next_token_logits
-from .._core.language.texts import check_texts, encode, special_token_ids
+from .._core.language.texts import check_texts
+from .._core.language.windows import encode, special_token_ids
 from ..utils._arrays import as_vector
 from ..utils._drawing import COLORS, draw_legend, legend_label, pair_of_axes
 from ..utils._random import check_random_state

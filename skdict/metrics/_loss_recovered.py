@@ -6,19 +6,23 @@ from numbers import Integral
 
 import torch
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.utils import Bunch, gen_batches
-from torch.nn import functional
+from sklearn.utils import Bunch
 
 from .._core.language.hooks import evaluation_mode, read_activation, run_replaced
+from .._core.language.interventions import edit_rows
 from .._core.language.network import Network
-from .._core.language.next_token import next_token_logits, sees_later_tokens
-from .._core.language.texts import batches_by_length, check_texts, tokenize
+from .._core.language.next_token import (
+    counted_predictions,
+    kl_divergences,
+    log_probabilities,
+    next_token_logits,
+    sees_later_tokens,
+)
+from .._core.language.texts import check_texts
+from .._core.language.windows import batches_by_length, tokenize
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..utils._warnings import warn
 from ._coding import reconstruction_function
-
-# Logits at a time, in the cross-entropy: 4 MB in float32, which a cache holds.
-LOGITS_BLOCK_SIZE = 2**20
 
 
 @validate_params(
@@ -171,34 +175,39 @@ def loss_recovered(
             f"model must be a causal language model, but what a {type(model).__name__} predicts "
             "depends on later tokens. Its loss on the next token would mean nothing."
         )
-    predicting = _windows_with_predictions(windows)
+    batches = list(
+        batches_by_length(
+            _windows_with_predictions(windows),
+            windows.lengths,
+            batch_size,
+            padding=network.takes_attention_mask,
+        )
+    )
+    passes = partial(windows.passes, network, batches)
     totals = dict.fromkeys(("clean", "zero", "mean"), 0.0)
     dictionary_totals = dict.fromkeys(dictionaries, 0.0)
-    kl_divergences = dict.fromkeys(dictionaries, 0.0)
+    kl_totals = dict.fromkeys(dictionaries, 0.0)
     n_replaced, n_predictions = 0, 0
 
     with evaluation_mode(model), torch.no_grad():
-        batches = partial(_batches, windows, predicting, network, batch_size)
-        mean = _mean_activation(model, layer, side, batches())
+        mean = _mean_activation(model, layer, side, passes())
         ablations = {
             "zero": torch.zeros_like,
             "mean": lambda activations: mean.to(activations).expand_as(activations),
         }
-        for forward, ids, content in batches():
-            # A prediction is counted where this token and the next are content.
-            next_ids = ids.roll(-1, dims=1)
-            counted = functional.pad(content[:, :-1] & content[:, 1:], (0, 1))
+        for _, forward, ids, content in passes():
+            counted = counted_predictions(content)
             n_replaced += int(content.sum())
             n_predictions += int(counted.sum())
             clean = next_token_logits(forward(), ids)
-            totals["clean"] += _cross_entropy(clean, next_ids, counted)
+            totals["clean"] += _cross_entropy(clean, ids, counted)
             replaced = partial(_replaced_logits, model, layer, side, forward, ids, content)
             for name, function in ablations.items():
-                totals[name] += _cross_entropy(replaced(function), next_ids, counted)
+                totals[name] += _cross_entropy(replaced(function), ids, counted)
             for name, function in reconstructions.items():
                 logits = replaced(function)
-                dictionary_totals[name] += _cross_entropy(logits, next_ids, counted)
-                kl_divergences[name] += _kl_divergence(clean, logits, counted)
+                dictionary_totals[name] += _cross_entropy(logits, ids, counted)
+                kl_totals[name] += _sum(kl_divergences(clean, logits, counted))
 
     ce = {variant: total / n_predictions for variant, total in totals.items()}
     lost_zero, lost_mean = _lost(ce, "zero"), _lost(ce, "mean")
@@ -213,7 +222,7 @@ def loss_recovered(
             cross_entropy_zero=ce["zero"],
             cross_entropy_mean=ce["mean"],
             delta_cross_entropy=ce_dictionary - ce["clean"],
-            kl_divergence=kl_divergences[name] / n_predictions,
+            kl_divergence=kl_totals[name] / n_predictions,
             n_replaced=n_replaced,
             n_predictions=n_predictions,
         )
@@ -232,22 +241,13 @@ def _windows_with_predictions(windows):
     return indices
 
 
-def _batches(windows, indices, network, batch_size):
-    """Yield the forward pass, the token ids and which are content, both (n_windows, length)."""
-    for batch in batches_by_length(
-        indices, windows.lengths, batch_size, padding=network.takes_attention_mask
-    ):
-        arguments, keywords = windows.arguments(network, batch)
-        content = windows.kept_mask(batch).to(network.device)
-        yield partial(network.run, arguments, keywords), arguments[0], content
-
-
-def _mean_activation(model, layer, side, batches):
+def _mean_activation(model, layer, side, passes):
     """Mean activation at the content tokens, float64 of shape (n_features,)."""
     total, n_tokens = 0.0, 0
-    for forward, _, content in batches:
+    for _, forward, _, content in passes:
         activations = read_activation(model, layer, forward, side=side)
-        at_content = _content_activations(activations, content, layer)
+        _check_activations(activations, content, layer)
+        at_content = activations[content]  # (n_tokens, n_features)
         total = total + at_content.sum(dim=0, dtype=torch.float64)
         n_tokens += len(at_content)
     return total / n_tokens
@@ -255,58 +255,31 @@ def _mean_activation(model, layer, side, batches):
 
 def _replaced_logits(model, layer, side, forward, ids, content, function):
     """Logits of a forward pass with `function` of the activations at content tokens."""
-    at_content = _at_content(function, content, layer)
-    return next_token_logits(run_replaced(model, layer, at_content, forward, side=side), ids)
+
+    def replace(activations):
+        _check_activations(activations, content, layer)
+        return edit_rows(activations, content, function)
+
+    return next_token_logits(run_replaced(model, layer, replace, forward, side=side), ids)
 
 
-def _content_activations(activations, content, layer):
-    """The activations at content tokens, (n_tokens, n_features)."""
+def _check_activations(activations, content, layer):
+    """Raise a ValueError unless there is one activation per token."""
     if activations.ndim != 3 or activations.shape[:2] != content.shape:
         raise ValueError(
             f"The activation at layer={layer!r} must have shape (n_sequences, length, "
             f"n_features), here {(*content.shape, 'n_features')}, but has shape "
             f"{tuple(activations.shape)}."
         )
-    return activations[content]
 
 
-def _at_content(function, content, layer):
-    """A function of (n_tokens, n_features), applied where the content is and nowhere else."""
-
-    def replace(activations):
-        at_content = _content_activations(activations, content, layer)
-        return activations.masked_scatter(content[..., None], function(at_content))
-
-    return replace
-
-
-def _cross_entropy(logits, next_ids, counted):
+def _cross_entropy(logits, ids, counted):
     """Sum over the counted predictions, in nats."""
-    total = 0.0
-    for rows, block in _blocks(logits):
-        losses = functional.cross_entropy(block, next_ids.flatten()[rows], reduction="none")
-        total += losses[counted.flatten()[rows]].sum(dtype=torch.float64).item()
-    return total
+    return -_sum(log_probabilities(logits, ids, counted))
 
 
-def _kl_divergence(clean, logits, counted):
-    """Sum over the counted predictions of the divergence from the clean model's, in nats."""
-    total = 0.0
-    for (rows, p), (_, q) in zip(_blocks(clean), _blocks(logits), strict=True):
-        log_p, log_q = p.log_softmax(dim=-1), q.log_softmax(dim=-1)
-        excluded = log_p == -torch.inf  # tokens of probability 0, which the sum is not over
-        terms = log_q.sub_(log_p).mul_(log_p.exp_()).masked_fill_(excluded, 0)
-        divergences = terms.sum(dim=-1).neg_()
-        total += divergences[counted.flatten()[rows]].sum(dtype=torch.float64).item()
-    return total
-
-
-def _blocks(logits):
-    """Yield (slice, logits of these positions) over the positions of all sequences."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    logits = logits.flatten(0, 1)
-    for rows in gen_batches(len(logits), max(1, LOGITS_BLOCK_SIZE // logits.shape[1])):
-        yield rows, logits[rows].to(dtype)
+def _sum(values):
+    return values.sum(dtype=torch.float64).item()  # waits for the device
 
 
 def _lost(ce, ablation):

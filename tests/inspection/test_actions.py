@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from torch.autograd import forward_ad
 
 from skdict._core.language.hooks import replace_activation
-from skdict._core.language.texts import TokenWindows
+from skdict._core.language.windows import TokenWindows
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (

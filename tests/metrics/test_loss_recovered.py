@@ -16,10 +16,11 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from skdict._core.language import next_token
 from skdict._core.language.network import Network
 from skdict._core.language.next_token import sees_later_tokens
 from skdict.feature_extraction import ActivationExtractor
-from skdict.metrics import _coding, _loss_recovered, loss_recovered
+from skdict.metrics import _coding, loss_recovered
 
 LAYER = "transformer.h.0.mlp.act"
 N_FEATURES = 64
@@ -160,7 +161,7 @@ def test_the_order_of_the_texts_does_not_matter(language_model, dictionary):
 def test_small_blocks_do_not_change_the_results(language_model, dictionary, monkeypatch):
     model, tokenizer = language_model
     whole = loss_recovered(model, LAYER, dictionary, TEXTS, tokenizer=tokenizer)
-    monkeypatch.setattr(_loss_recovered, "LOGITS_BLOCK_SIZE", 60)  # two predictions
+    monkeypatch.setattr(next_token, "LOGITS_BLOCK_SIZE", 60)  # two predictions
     monkeypatch.setattr(_coding, "MIN_ROWS", 3)
     monkeypatch.setattr(_coding, "BLOCK_SIZE", 3 * N_FEATURES)
     blocks = loss_recovered(model, LAYER, dictionary, TEXTS, tokenizer=tokenizer)

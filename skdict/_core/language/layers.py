@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .hooks import Hooks, evaluation_mode, find_module, read_activation, record_activations
-from .texts import batches_by_length
+from .windows import batches_by_length
 
 # {layer's module: {id of the model: (its `_state`, {(side, kind of input, feature_axis): _Seen})}}
 _SEEN = weakref.WeakKeyDictionary()

@@ -86,17 +86,6 @@ def _of_text(text, spans, start, end, labels):
     return result
 
 
-def check_text_sequence(texts):
-    """Return the texts as a list, or raise."""
-    if isinstance(texts, str):
-        raise TypeError("texts must be a sequence of str, got a single str. Pass [text].")
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts must hold str only, got {type(text).__name__} at index {i}.")
-    return texts
-
-
 def _check_tokens(texts, tokens):
     """Document, start and end of each token, arrays of int64; all of them within the texts."""
     columns = []

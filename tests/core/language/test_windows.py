@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from skdict._core.language.network import Network
-from skdict._core.language.texts import special_token_ids, tokenize
+from skdict._core.language.windows import special_token_ids, tokenize
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

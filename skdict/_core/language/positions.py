@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from .._core.language.hooks import way_to
-from .._core.language.texts import special_token_ids
+from .hooks import way_to
+from .windows import special_token_ids
 
 # Arguments of integers that are no token ids.
 _NOT_TOKENS = ("mask", "position", "type", "label", "index", "indices", "len")
