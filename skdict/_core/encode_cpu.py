@@ -1,0 +1,156 @@
+"""The encoder's codes on the CPU: every atom is scanned in 8 bits, few are computed exactly.
+
+A product of rounded operands is off by no more than a bound (Cauchy and Schwarz), so that it tells
+which atoms may be active. Only their pre-activations are computed in float32, and the codes are
+those of float32: rounding costs time where it is coarse, and never an entry.
+"""
+
+import numpy as np
+import torch
+
+from .compile_cpu import compiled
+from .kernels_cpu import BLOCK_ELEMENTS, _append_from, _in_8_bits, _largest_of_row, _without_gaps
+from .threads_cpu import map_on_cores
+
+# Of all entries: with more candidates than these the plain product is faster.
+MAX_CANDIDATES = 0.2
+
+
+class Scan:
+    """An encoder's weight, prepared for codes of many batches.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n, d), float32
+    bias : tensor of shape (n,)
+    """
+
+    def __init__(self, weight, bias):
+        self.weight, self.bias = weight.contiguous(), bias
+        self.low, self.scale, _ = _in_8_bits(self.weight)
+        norm = torch.linalg.vector_norm
+        low = self.low.float() * self.scale[:, None]
+        self.size = norm(self.weight, dim=1)  # (n,)
+        self.rounding = norm(self.weight - low, dim=1)  # (n,)
+
+    def __call__(self, centred, n_largest, threshold):
+        """As `encoder.encode_plainly`; None where 8 bits tell too little."""
+        low, scale, _ = _in_8_bits(centred)
+        norm = torch.linalg.vector_norm
+        size = norm(centred, dim=1)
+        # summing d products in float32 is off by at most d ε ‖x‖ ‖w‖, here and in the exact values
+        summing = 2 * (centred.shape[1] + 8) * torch.finfo(torch.float32).eps
+        rounding = norm(centred - low.float() * scale[:, None], dim=1) + summing * size
+        threshold = torch.zeros_like(self.bias) if threshold is None else threshold
+        of_atoms = self.weight, self.scale, self.size, self.rounding, self.bias, threshold
+        of_atoms = [tensor.numpy() for tensor in of_atoms]
+
+        def search(rows):
+            products = torch._int_mm(low[rows], self.low.T).numpy()
+            of_rows = (tensor[rows].numpy() for tensor in (centred, scale, size, rounding))
+            if n_largest is None:
+                return _above_threshold(products, *of_rows, *of_atoms)
+            found = _largest(products, *of_rows, *of_atoms[:-1], n_largest)
+            counts, indices, values, n_candidates = found
+            return counts, _without_gaps(indices, counts), _without_gaps(values, counts), (
+                n_candidates
+            )
+
+        step = max(1, min(BLOCK_ELEMENTS // len(self.weight), -(-len(centred) // 2)))
+        blocks = [slice(i, i + step) for i in range(0, len(centred), step)]
+        *parts, n_candidates = zip(*map_on_cores(search, blocks), strict=True)
+        if sum(n_candidates) > MAX_CANDIDATES * len(centred) * len(self.weight):
+            return None
+        return tuple(torch.from_numpy(np.concatenate(part)) for part in parts)
+
+
+@compiled(fastmath={"reassoc", "contract"})  # in any order, the same for all rows
+def _dot(left, right):
+    total = np.float32(0)
+    for i in range(len(left)):
+        total += left[i] * right[i]
+    return total
+
+
+@compiled()
+def _estimate(products, scale, size, rounding, w_scale, w_size, w_rounding, bias, lower, upper):
+    """Bounds of a row's pre-activations (n,) from the product in 8 bits."""
+    for j in range(len(products)):
+        middle = np.float32(products[j]) * (scale * w_scale[j]) + bias[j]
+        error = rounding * w_size[j] + size * w_rounding[j]
+        error += np.float32(2.0**-21) * abs(middle)
+        lower[j] = middle - error
+        upper[j] = middle + error
+
+
+@compiled()
+def _largest(
+    products, x, scale, size, rounding, weight, w_scale, w_size, w_rounding, bias, k
+):
+    """The k largest positive pre-activations of each row, as indices (B, k) and values."""
+    n_rows, n = products.shape
+    counts = np.empty(n_rows, np.int64)
+    indices, values = np.empty((n_rows, k), np.int64), np.empty((n_rows, k), np.float32)
+    lower, upper = np.empty(n, np.float32), np.empty(n, np.float32)
+    candidates, spare = np.empty(n, np.int64), np.empty(n, np.int32)
+    found, exact = np.empty(k, np.int64), np.empty(n, np.float32)
+    least = np.empty(1, np.float32)
+    n_candidates = 0
+    for i in range(n_rows):
+        _estimate(
+            products[i], scale[i], size[i], rounding[i], w_scale, w_size, w_rounding, bias,
+            lower, upper,
+        )
+        bound = np.float32(0)
+        if _largest_of_row(lower.view(np.int32), found, candidates, spare) == k:
+            bound = np.float32(np.inf)
+            for place in found:
+                bound = min(bound, lower[place])
+        least[0] = bound
+        smallest = max(least.view(np.int32)[0], np.int32(1))
+        m = _append_from(upper.view(np.int32), smallest, candidates, 0)
+        for place in range(m):
+            j = candidates[place]
+            exact[place] = _dot(x[i], weight[j]) + bias[j]
+        n_candidates += m
+        kept = np.empty(m, np.int64)
+        count = _largest_of_row(
+            exact[:m].view(np.int32), found[: min(k, m)], kept, np.empty(m, np.int32)
+        )
+        counts[i] = count
+        for place in range(count):
+            indices[i, place] = candidates[found[place]]
+            values[i, place] = exact[found[place]]
+    return counts, indices, values, n_candidates
+
+
+@compiled()
+def _above_threshold(
+    products, x, scale, size, rounding, weight, w_scale, w_size, w_rounding, bias, threshold
+):
+    """The pre-activations of each row that exceed the threshold, one row after the other."""
+    n_rows, n = products.shape
+    counts = np.zeros(n_rows, np.int64)
+    indices, values = np.empty(n, np.int64), np.empty(n, np.float32)
+    lower, upper = np.empty(n, np.float32), np.empty(n, np.float32)
+    candidates = np.empty(n, np.int64)
+    end = n_candidates = 0
+    for i in range(n_rows):
+        _estimate(
+            products[i], scale[i], size[i], rounding[i], w_scale, w_size, w_rounding, bias,
+            lower, upper,
+        )
+        if end + n > len(indices):
+            indices = np.concatenate((indices, np.empty(len(indices) + n, np.int64)))
+            values = np.concatenate((values, np.empty(len(values) + n, np.float32)))
+        for j in range(n):
+            upper[j] -= threshold[j]
+        m = _append_from(upper.view(np.int32), np.int32(1), candidates, 0)
+        for j in candidates[:m]:
+            value = _dot(x[i], weight[j]) + bias[j]
+            if value > threshold[j]:
+                indices[end], values[end] = j, value
+                end += 1
+                counts[i] += 1
+        n_candidates += m
+    return counts, indices[:end].copy(), values[:end].copy(), n_candidates
