@@ -25,7 +25,7 @@ import torch
 from activations import auto_alpha, collect_splits, load_extractor
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
-from skdict._core.dict_learning import OnlineDictionaryLearning
+from skdict._core.solvers.online import OnlineDictionaryLearning
 from skdict._core.train import batches
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode

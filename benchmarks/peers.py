@@ -5,7 +5,7 @@ import tempfile
 
 import torch
 
-from skdict.decomposition._autoencoder_fit import AutoencoderFit, initial_atoms
+from skdict._core.solvers.autoencoder import AutoencoderFit, initial_atoms
 from skdict.utils._arrays import Rows
 
 

@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 import torch
 
+from .._core.tensors import ROUNDINGS, away_from
 from .._core.torch_state import plain_torch
 from ..utils._arrays import Rows, check_activations
 from ..utils._sklearn_compat import Interval, validate_params
@@ -15,12 +16,6 @@ from ..utils._warnings import warn
 # dimensions, 256 atoms) and on the 512 neurons of a one-layer transformer alike.
 ALPHA_FRACTION = 0.1
 
-
-# The largest alpha that is trained with, where samples have a norm of about sqrt(n_features): the
-# best code of all of them is zero then, and with more it would overflow.
-MAX_ALPHA = 1e6
-# Values are equal that differ by no more than so many roundings of the larger.
-ROUNDINGS = 4
 # Rows are massive whose norm is so many times that of nine tenths of the rows, if such rows have
 # more than half of the sum of squares. Those of the first tokens of language models are.
 MASSIVE = 16
@@ -28,11 +23,6 @@ MASSIVE = 16
 N_CENTRE_ROWS = 1001
 # Digits of the data are too few if their rounding is more than this fraction of the RMS norm.
 MAX_ROUNDING = 0.05
-
-
-def alpha_in_training(alpha, scale):
-    """The coefficient for samples that have been divided by ``scale``."""
-    return min(alpha / scale, MAX_ALPHA)
 
 
 def location_and_scale(rows, *, name="X"):
@@ -77,12 +67,6 @@ def location_and_scale(rows, *, name="X"):
 def variation(rows, *, name="X"):
     """Centred RMS norm of all rows; errors and warnings as those of `location_and_scale`."""
     return _moments(rows, name)[2]
-
-
-def away_from(x, mean):
-    """Which rows of x (B, n_features) differ from a mean by more than rounding: (B,), bool."""
-    rounding = ROUNDINGS * torch.finfo(mean.dtype).eps * mean.abs()
-    return ((x - mean).abs() > rounding).any(dim=1)
 
 
 def _moments(rows, name):

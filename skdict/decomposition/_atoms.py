@@ -5,7 +5,7 @@ import torch
 from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
 
 from .._core.optim import normalize_
-from ._alpha import away_from
+from .._core.tensors import away_from
 
 ATOMS = ("exemplars", "random", "pca", "ica", "nmf", "identity")
 # Those that are directions: an atom for each of their two signs.

@@ -14,11 +14,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from .._core.dict_learning import OnlineDictionaryLearning
 from .._core.kernels.cpu.threads import threads_for, work_of_product
 from .._core.models.architectures import ARCHITECTURES
 from .._core.models.autoencoder import infer
 from .._core.optim import normalize_
+from .._core.solvers.alternating import AlternatingFit
+from .._core.solvers.autoencoder import AutoencoderFit, initial_atoms
+from .._core.solvers.online import OnlineDictionaryLearning
+from .._core.tensors import from_numpy
 from .._core.torch_state import plain_torch
 from ..utils._arrays import (
     Rows,
@@ -28,7 +31,6 @@ from ..utils._arrays import (
     check_entries_finite,
     collect_dense,
     collect_sparse,
-    from_numpy,
     take_rows,
 )
 from ..utils._device import available_memory, resolve_device
@@ -41,9 +43,7 @@ from ..utils._sklearn_compat import (
 )
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
-from ._alternating_fit import AlternatingFit
 from ._atoms import ATOMS, default_n_components, make_atoms
-from ._autoencoder_fit import AutoencoderFit, initial_atoms
 from ._baselines import FixedAtoms, MiniBatchDictionaryLearning
 from ._codebook import Codebooks, quantise
 from ._likelihood import RESOLUTION, CodeStatistics, log_likelihood

@@ -11,6 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from .._core.kernels import csr_tensor
+from .._core.tensors import from_numpy
 from ._sklearn_compat import align_sparse_interface
 
 # Rows are read, checked and returned in blocks of about this many bytes.
@@ -283,34 +284,6 @@ def check_codes(X, n_components, *, name="X"):
         )
     check_entries_finite(X, name)
     return X
-
-
-def from_numpy(array):
-    """`torch.from_numpy`, with a copy where torch must not share: read-only or backwards."""
-    if not array.flags.writeable or min(array.strides, default=0) < 0:
-        array = array.copy()
-    return torch.from_numpy(array)
-
-
-def as_arrays(state):
-    """Dicts, lists and tuples with ndarrays where they had tensors; copied only from a GPU."""
-    return _mapped(state, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy())
-
-
-def as_tensors(state):
-    """Undo `as_arrays`, with tensors that can be written to."""
-    return _mapped(state, np.ndarray, from_numpy)
-
-
-def _mapped(state, kind, function):
-    """Nested containers with a function applied to all that is of a kind."""
-    if isinstance(state, kind):
-        return function(state)
-    if isinstance(state, dict):
-        return {key: _mapped(value, kind, function) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_mapped(value, kind, function) for value in state)
-    return state
 
 
 def check_entries_finite(X, name):

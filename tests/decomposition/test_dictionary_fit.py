@@ -69,7 +69,7 @@ class Recorder:
 def test_early_stopping_returns_to_the_best_pass(planted, monkeypatch):
     objectives = iter([5.0, 4.0, 3.0, 3.5, 2.9999, 3.2, 1.0])
     monkeypatch.setattr(
-        "skdict.decomposition._autoencoder_fit.AutoencoderFit.objective",
+        "skdict._core.solvers.autoencoder.AutoencoderFit.objective",
         lambda *args: next(objectives),
     )
     recorder = Recorder()

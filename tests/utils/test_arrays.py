@@ -13,6 +13,7 @@ import torch
 from sklearn import config_context
 
 import skdict
+from skdict._core.tensors import from_numpy
 from skdict.utils import _arrays
 from skdict.utils._arrays import (
     Rows,
@@ -21,7 +22,6 @@ from skdict.utils._arrays import (
     check_activations,
     collect_dense,
     collect_sparse,
-    from_numpy,
     take_rows,
 )
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..scaling import unit_factors
-from ..sparse import Support
+from ..kernels import Support
+from ..kernels.scaling import unit_factors
 from .codes import SparseCodes
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..sparse import Support, csr_tensor, decode
+from ..kernels import Support, csr_tensor, decode
 
 
 @dataclass

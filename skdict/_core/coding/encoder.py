@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from ..sparse import Support, cpu_has
+from ..kernels import Support, cpu_has
 from .codes import SparseCodes
 
 # With fewer rows than these it does not pay to round the weight to 8 bits.
@@ -49,9 +49,7 @@ class Encoder:
         if self._scans(centred):
             found = self._scan(centred, self.n_largest, self.threshold)
         if found is None:
-            found = encode_plainly(
-                centred, self.weight, self.bias, self.n_largest, self.threshold
-            )
+            found = encode_plainly(centred, self.weight, self.bias, self.n_largest, self.threshold)
         counts, indices, values = found
         indptr = F.pad(counts.cumsum(0), (1, 0))
         return SparseCodes(Support(indptr, indices, len(self.weight)), values)
@@ -68,7 +66,7 @@ class Encoder:
 
     @cached_property
     def _scan(self):
-        from ..encode_cpu import Scan  # Numba takes a moment to import
+        from ..kernels.cpu.encode import Scan  # Numba takes a moment to import
 
         return Scan(self.weight, self.bias)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..scaling import scaled, unit_factors
+from ..kernels.scaling import scaled, unit_factors
 from .base import Coder, check_in_range, register
 from .codes import SparseCodes
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from skdict._core import dict_learning
-from skdict._core.dict_learning import OnlineDictionaryLearning
 from skdict._core.kernels import Support
 from skdict._core.optim import normalize_
+from skdict._core.solvers import online as dict_learning
+from skdict._core.solvers.online import OnlineDictionaryLearning
 
 
 def make_learner(n=12, d=6, seed=0, **options):

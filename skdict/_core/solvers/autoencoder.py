@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import torch
 
-from .._core.kernels import decode
-from .._core.models.autoencoder import Autoencoder
-from .._core.optim import fitting_scale, normalize_
-from .._core.solvers.autoencoder_training import Training
-from .._core.solvers.schedule import Schedule
-from .._core.train import train
-from ..utils._arrays import as_arrays, as_tensors, from_numpy
-from ._alpha import alpha_in_training, away_from
+from ..kernels import decode
+from ..models.autoencoder import Autoencoder
+from ..optim import fitting_scale, normalize_
+from ..tensors import as_arrays, as_tensors, away_from, from_numpy
+from ..train import train
+from .autoencoder_training import Training
+from .base import alpha_in_training
+from .schedule import Schedule
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
 # sparse from the start not worse; without them 1 would overshoot.

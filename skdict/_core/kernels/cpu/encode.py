@@ -8,9 +8,9 @@ those of float32: rounding costs time where it is coarse, and never an entry.
 import numpy as np
 import torch
 
-from .compile_cpu import compiled
-from .kernels_cpu import BLOCK_ELEMENTS, _append_from, _in_8_bits, _largest_of_row, _without_gaps
-from .threads_cpu import map_on_cores
+from .compile import compiled
+from .select import BLOCK_ELEMENTS, _append_from, _in_8_bits, _largest_of_row, _without_gaps
+from .threads import map_on_cores
 
 # Of all entries: with more candidates than these the plain product is faster.
 MAX_CANDIDATES = 0.2
@@ -52,8 +52,11 @@ class Scan:
                 return _above_threshold(products, *of_rows, *of_atoms)
             found = _largest(products, *of_rows, *of_atoms[:-1], n_largest)
             counts, indices, values, n_candidates = found
-            return counts, _without_gaps(indices, counts), _without_gaps(values, counts), (
-                n_candidates
+            return (
+                counts,
+                _without_gaps(indices, counts),
+                _without_gaps(values, counts),
+                (n_candidates),
             )
 
         step = max(1, min(BLOCK_ELEMENTS // len(self.weight), -(-len(centred) // 2)))
@@ -84,9 +87,7 @@ def _estimate(products, scale, size, rounding, w_scale, w_size, w_rounding, bias
 
 
 @compiled()
-def _largest(
-    products, x, scale, size, rounding, weight, w_scale, w_size, w_rounding, bias, k
-):
+def _largest(products, x, scale, size, rounding, weight, w_scale, w_size, w_rounding, bias, k):
     """The k largest positive pre-activations of each row, as indices (B, k) and values."""
     n_rows, n = products.shape
     counts = np.empty(n_rows, np.int64)
@@ -98,8 +99,16 @@ def _largest(
     n_candidates = 0
     for i in range(n_rows):
         _estimate(
-            products[i], scale[i], size[i], rounding[i], w_scale, w_size, w_rounding, bias,
-            lower, upper,
+            products[i],
+            scale[i],
+            size[i],
+            rounding[i],
+            w_scale,
+            w_size,
+            w_rounding,
+            bias,
+            lower,
+            upper,
         )
         bound = np.float32(0)
         if _largest_of_row(lower.view(np.int32), found, candidates, spare) == k:
@@ -137,8 +146,16 @@ def _above_threshold(
     end = n_candidates = 0
     for i in range(n_rows):
         _estimate(
-            products[i], scale[i], size[i], rounding[i], w_scale, w_size, w_rounding, bias,
-            lower, upper,
+            products[i],
+            scale[i],
+            size[i],
+            rounding[i],
+            w_scale,
+            w_size,
+            w_rounding,
+            bias,
+            lower,
+            upper,
         )
         if end + n > len(indices):
             indices = np.concatenate((indices, np.empty(len(indices) + n, np.int64)))

@@ -8,9 +8,9 @@ on, not penalised and of any norm.
 
 import torch
 
-from .coding.lasso import Lasso
-from .kernels import add_at_, decode, transposed_product
-from .optim import normalize_
+from ..coding.lasso import Lasso
+from ..kernels import add_at_, decode, transposed_product
+from ..optim import normalize_
 
 # Of each sample's Lasso objective. With a tenth of it the atoms become no better.
 TOL = 1e-2
@@ -130,7 +130,7 @@ def add_outer_products(matrix, support, values, weight):
     if matrix.device.type != "cpu":
         add_products_densely(matrix, support, values, weight)
         return
-    from .kernels.cpu.dict_learning import (
+    from ..kernels.cpu.dict_learning import (
         add_outer_products as add,  # Numba takes a moment to import
     )
 
@@ -161,7 +161,7 @@ def update_in_turn(atoms, missing, code_code, used):
     if atoms.device.type != "cpu":
         update_in_turn_plainly(atoms, missing, code_code, used)
         return
-    from .kernels.cpu.dict_learning import (
+    from ..kernels.cpu.dict_learning import (
         update_in_turn as update,  # Numba takes a moment to import
     )
 

@@ -2,12 +2,12 @@
 
 import torch
 
-from .._core.coding.lasso import Lasso
-from .._core.dict_learning import OnlineDictionaryLearning
-from .._core.kernels import decode
-from .._core.train import batches
-from ..utils._arrays import as_arrays, as_tensors
-from ._alpha import alpha_in_training
+from ..coding.lasso import Lasso
+from ..kernels import decode
+from ..tensors import as_arrays, as_tensors
+from ..train import batches
+from .base import alpha_in_training
+from .online import OnlineDictionaryLearning
 
 
 class AlternatingFit:
