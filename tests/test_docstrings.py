@@ -110,8 +110,13 @@ def fit_selected_dictionaries():
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 4)), columns=list("abcd"))
     selected = OBJECTS["skdict.decomposition.SparseAutoencoderDictionaryCV"]
     options = {"early_stopping": True, "max_iter": 2, "alphas": 2, "cv": 2}
-    yield selected(5, architecture="jumprelu", **options).fit(X)
-    yield selected(5, solver="kmeans", transform_algorithm="lasso", **options).fit(X)
+    for params in (
+        {"architecture": "jumprelu"},
+        {"solver": "kmeans", "transform_algorithm": "lasso"},
+    ):
+        estimator = selected(5, **params, **options).fit(X)
+        yield estimator
+        yield estimator.best_estimator_  # whose attributes are the estimator's too
 
 
 def fit_extractors():

@@ -73,6 +73,7 @@ def amortisation_gap(estimator, X, *, alpha=None):
     True
     """
     check_is_fitted(estimator)
+    estimator = getattr(estimator, "best_estimator_", estimator)  # that of a search for alpha
     if not hasattr(estimator, "encoder_coef_"):
         raise ValueError(
             f"{type(estimator).__name__} has no encoder (solver={estimator.solver!r}): there is "

@@ -27,6 +27,7 @@ from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._likelihood import log_likelihood
 from ._sparse_autoencoder import LASSO_TOL, SparseAutoencoderDictionary
+from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
 from ._sparse_coding import ALGORITHMS, warn_of_gaps
 
 TRANSFORM_ALGORITHMS = ("auto", "encoder", *ALGORITHMS)
@@ -284,13 +285,18 @@ def _is_fitted(estimator):
 def _fit(estimator, X_train):
     """The fitted estimator and the time that took; nan if it was fitted before."""
     if _is_fitted(estimator):
-        return estimator, np.nan
+        return _chosen(estimator), np.nan
     if isinstance(X_train, torch.Tensor) and not isinstance(
-        estimator, SparseAutoencoderDictionary
+        estimator, SparseAutoencoderDictionary | SparseAutoencoderDictionaryCV
     ):
         X_train = Rows(X_train, resolve_device("cpu"))[:].numpy()
     start = time.perf_counter()
-    return clone(estimator).fit(X_train), time.perf_counter() - start
+    return _chosen(clone(estimator).fit(X_train)), time.perf_counter() - start
+
+
+def _chosen(fitted):
+    """The dictionary that a search for alpha has chosen; any other estimator as it is."""
+    return fitted.best_estimator_ if isinstance(fitted, SparseAutoencoderDictionaryCV) else fitted
 
 
 def _algorithm(fitted, algorithm):

@@ -1,13 +1,18 @@
 """SparseAutoencoderDictionaryCV: alpha by cross-validation along a warm-started path."""
 
+import copy
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dictionary_testing import make_estimator
+from dictionary_testing import fitted_attributes, make_estimator
+from scipy.sparse import issparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
+from sklearn.metrics import get_scorer, get_scorer_names, r2_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,8 +22,15 @@ from skdict.decomposition import (
     SparseAutoencoderDictionary,
     SparseAutoencoderDictionaryCV,
     alpha_grid,
+    amortisation_gap,
+    compare_dictionaries,
 )
-from skdict.metrics import DictionaryScorer
+from skdict.metrics import (
+    DictionaryScorer,
+    explained_variance_scorer,
+    neg_dead_fraction_scorer,
+    neg_l0_scorer,
+)
 
 
 def make_cv(*, alphas=4, cv=2, scoring=None, n_jobs=None, **params):
@@ -122,7 +134,7 @@ def test_bad_grids(X, alphas, message):
     ("cv", "message"),
     [
         ([], r"cv=\[\] has no folds"),
-        ([([0, 1, 2], [])], "cv must give two arrays .* fold 0 is none"),
+        ([([0, 1, 2], [])], "cv must give two arrays .* fold 0 is neither"),
         ([(np.arange(9), np.arange(0))], "cv gives 9 samples to learn from and 0 to score on"),
         ([(np.arange(9), [10**6])], "cv must give two arrays of row numbers below"),
     ],
@@ -138,6 +150,102 @@ def test_folds_of_masks_and_lists(X):
     expected = make_cv(cv=[(np.flatnonzero(train), np.flatnonzero(~train))]).fit(X).scores_
     for fold in ((train, ~train), (np.flatnonzero(train).tolist(), np.flatnonzero(~train))):
         np.testing.assert_array_equal(make_cv(cv=[fold]).fit(X).scores_, expected)
+
+
+def test_lengths_must_agree(planted):
+    fold = (np.arange(300), np.arange(300, 600))  # a splitter would look at y itself
+    for given in ({"y": np.arange(599)}, {"groups": np.arange(601)}):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            make_cv(cv=[fold]).fit(planted, **given)
+
+
+def test_splitters_see_the_data(planted):
+    class OfPositive:
+        def get_n_splits(self, X=None, y=None, groups=None):
+            return 1
+
+        def split(self, X, y=None, groups=None):
+            positive = X[:, 0] > X[:, 0].mean()
+            yield positive, ~positive
+
+    selected = make_cv(alphas=[0.3], cv=OfPositive(), max_iter=1).fit(planted)
+    positive = planted[:, 0] > planted[:, 0].mean()
+    alone = make_estimator(alpha=0.3, max_iter=1).fit(planted[positive])
+    assert selected.scores_[0, 0] == pytest.approx(alone.score(planted[~positive]), rel=1e-9)
+
+
+# -- the dictionary that was chosen ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def selected(planted):
+    """Not to be changed."""
+    return make_cv(alphas=2, max_iter=1, architecture="jumprelu").fit(planted)
+
+
+def test_fitted_attributes_are_those_of_the_best_estimator(selected):
+    best = selected.best_estimator_
+    names = fitted_attributes(best)
+    assert {"components_", "threshold_", "n_features_in_"} <= names
+    for name in names:
+        assert getattr(selected, name) is getattr(best, name)
+    assert names <= set(dir(selected))
+    for name in ("codeword_norms_", "nonsense_", "nonsense"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'"):
+            getattr(selected, name)
+    assert not hasattr(make_cv(), "components_")
+    assert "components_" not in dir(make_cv())
+
+
+def test_saving_keeps_one_copy_of_the_atoms(selected):
+    size = len(pickle.dumps(selected.best_estimator_))
+    assert len(pickle.dumps(selected)) < 1.5 * size
+    restored = pickle.loads(pickle.dumps(selected))
+    np.testing.assert_array_equal(restored.components_, selected.components_)
+
+
+def test_shows_its_fitted_attributes(selected):
+    assert "components_" in selected._repr_html_()
+    assert "codeword_norms_" not in selected._repr_html_()
+
+
+def test_ways_to_code_can_change_after_the_fit(selected, planted):
+    other, plain = copy.copy(selected), copy.copy(selected.best_estimator_)
+    for params in (
+        {"transform_algorithm": "omp", "transform_n_nonzero_coefs": 2},
+        {"transform_algorithm": "lasso", "transform_alpha": 0.5},
+    ):
+        got = other.set_params(**params).transform(planted)
+        np.testing.assert_array_equal(got, plain.set_params(**params).transform(planted))
+    assert issparse(other.set_params(sparse_output=True).transform(planted))
+    assert selected.best_estimator_.transform_algorithm == "auto"
+    with pytest.raises(ValueError, match="transform_algorithm"):
+        other.set_params(transform_algorithm="nonsense").transform(planted)
+
+
+def test_names_of_features(selected, planted):
+    with config_context(transform_output="pandas"):
+        codes = selected.transform(planted)
+    assert list(codes.columns) == list(selected.get_feature_names_out())
+    assert codes.columns[0] == "sparseautoencoderdictionarycv0"
+
+
+def test_a_fit_leaves_nothing_of_the_former_one(planted):
+    estimator = make_cv(alphas=2, max_iter=1, architecture="jumprelu").fit(planted)
+    estimator.set_params(architecture="relu").fit(planted)
+    assert not hasattr(estimator, "threshold_")
+
+
+def test_is_taken_where_a_dictionary_is(selected, planted):
+    best = selected.best_estimator_
+    got, want = (amortisation_gap(each, planted) for each in (selected, best))
+    np.testing.assert_array_equal(got.lasso.objective, want.lasso.objective)
+    options = {"transform_algorithms": ("encoder", "omp")}
+    got, want = (
+        compare_dictionaries({"a": each}, planted, planted, **options) for each in (selected, best)
+    )
+    columns = ["transform_algorithm", "l0", "explained_variance", "objective", "score"]
+    pd.testing.assert_frame_equal(got[columns], want[columns])
 
 
 def test_streams_have_no_folds(X):
@@ -210,13 +318,14 @@ def test_groups_stay_together(planted):
         selected.fit(planted, groups=groups[:-1])
 
 
-@pytest.mark.parametrize("routing", [False, True])
+@pytest.mark.parametrize("routing", [False, True, "asked for"])
 def test_groups_come_through_a_pipeline(planted, routing):
     groups = np.repeat(np.arange(20), 30)
     selected = make_cv(alphas=[0.3], cv=GroupKFold(2), max_iter=1)
-    with config_context(enable_metadata_routing=routing):
+    with config_context(enable_metadata_routing=bool(routing)):
         if routing:
-            selected.set_fit_request(groups=True)
+            if routing == "asked for":
+                selected.set_fit_request(groups=True)
             params = {"groups": groups}
         else:
             params = {"sparseautoencoderdictionarycv__groups": groups}
@@ -224,10 +333,28 @@ def test_groups_come_through_a_pipeline(planted, routing):
     assert pipeline[-1].scores_.shape == (1, 2)
 
 
-@pytest.mark.parametrize("name", ["r2", "accuracy", "explained_variance"])
+@pytest.mark.parametrize("name", get_scorer_names())
 def test_scorers_of_predictions_are_refused(planted, name):
     with pytest.raises(ValueError, match=f"scoring='{name}' names a scorer of predictions"):
         make_cv(scoring=name).fit(planted)
+    with pytest.raises(ValueError, match=r"scoring=make_scorer\(.* is a scorer of predictions"):
+        make_cv(scoring=get_scorer(name)).fit(planted)
+
+
+def test_what_is_no_scorer_is_refused(planted):
+    with pytest.raises(ValueError, match="scoring='log_likelihood' is not the name of a scorer"):
+        make_cv(scoring="log_likelihood").fit(planted)
+    with pytest.raises(ValueError, match="looks like it is a metric function"):
+        make_cv(scoring=r2_score).fit(planted)
+
+
+@pytest.mark.parametrize(
+    "scorer", [explained_variance_scorer, neg_l0_scorer, neg_dead_fraction_scorer]
+)
+def test_scorers_of_skdict(planted, scorer):
+    selected = make_cv(alphas=[0.3], cv=[(np.arange(300), np.arange(300, 600))], scoring=scorer)
+    plain = make_estimator(alpha=0.3).fit(planted[:300])
+    assert selected.fit(planted).scores_ == pytest.approx(scorer(plain, planted[300:]), rel=1e-9)
 
 
 def test_scorers_must_return_one_number(planted):
@@ -273,6 +400,7 @@ def test_callbacks_hear_of_every_fit(planted):
     # the first of a path makes all passes, the second a fraction of them
     assert counts["pass"] == 3 * (2 + 1) + 2
     assert counts["fold"] == 3 and counts["refit"] == 1
+    assert counts["fit"] == 3 * 2 + 1 + 1  # of each alpha, of the last fit, of all
     assert recorder.tasks[-2] == "fit" or recorder.tasks[-1] == "fit"
     assert recorder.shapes == {(400, 16), (600, 16)}
 

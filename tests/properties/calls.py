@@ -43,9 +43,11 @@ with torch.no_grad():
 def attributes(estimator):
     """What a fit leaves, without what is private."""
     return {
-        name: value
-        for name, value in vars(estimator).items()
-        if name.endswith("_") and not name.startswith("_") and name != "feature_names_in_"
+        name: getattr(estimator, name)
+        for name in dir(estimator)
+        if name.endswith("_")
+        and not name.startswith("_")
+        and name not in ("feature_names_in_", "best_estimator_")
     }
 
 
