@@ -6,9 +6,10 @@
 
 The first prints the time of a training step of "topk" (k = 32), each size in a process of its own,
 and the exponents of a power law in each of the three. The second fits the default architecture
-with so many atoms from beginning to end, features renewed; the third fits 1,024 atoms to a float32
-file of so many gigabytes. Both print the peak of resident memory, which includes the pages of the
-file that are mapped (Linux). Data have a planted dictionary: 32 of 2,048 directions a sample.
+with so many atoms from beginning to end, features resampled; the third fits 1,024 atoms to a
+float32 file of so many gigabytes. Both print the peak of resident memory, which includes the
+pages of the file that are mapped (Linux). Data have a planted dictionary: 32 of 2,048 directions a
+sample.
 """
 
 import argparse

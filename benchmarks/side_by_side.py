@@ -18,18 +18,18 @@ from pathlib import Path
 import busy
 
 HERE = Path(__file__).resolve().parent
+SCRIPT = Path("benchmarks", "side_by_side.py")  # each checkout's own: inner modules move
 
 
 def _step(architecture):
     import torch
     from peers import skdict
 
-    from skdict._core.models.architectures import ARCHITECTURES
+    from skdict._core.models.architectures import make_architecture
     from skdict._core.solvers.schedule import Schedule
 
     x = torch.randn(4096, 512, generator=torch.Generator().manual_seed(0))
-    names = ARCHITECTURES[architecture].parameters
-    training = skdict(x, ARCHITECTURES[architecture](**dict.fromkeys(names, 32)), 4096)
+    training = skdict(x, make_architecture(architecture, 32), 4096)
     schedule = Schedule(alpha=2.0, learning_rate=0.001, n_steps=10_000)
     return lambda: training.step(x, schedule)
 
@@ -92,7 +92,7 @@ def work(name):
 def compare(name, folders, n_rounds):
     programs = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(folder), "--work", name],
+            [sys.executable, "-W", "ignore", str(folder / SCRIPT), str(folder), "--work", name],
             env={**os.environ, "PYTHONPATH": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

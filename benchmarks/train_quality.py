@@ -3,7 +3,7 @@
     pip install -c constraints.txt -e ".[bench]"
     python benchmarks/train_quality.py
     python benchmarks/train_quality.py --superposition
-    python benchmarks/train_quality.py --effect-of-renewal
+    python benchmarks/train_quality.py --effect-of-resampling
 
 The first trains each on the 512 MLP neurons of the embedded transformer (centred, E‖x‖² = 512):
 SAELens at the learning rate of its comparisons, 1e-3, with its warm-ups and decay; skdict with its
@@ -17,20 +17,21 @@ whole of the held-out files: features for rare things do not fire in every hundr
 
 The second does so on `make_superposition`, 512 atoms in 128 dimensions of which 8 are on, and
 prints besides how well these are recovered (`dictionary_recovery`). The third trains skdict's with
-and without the renewal of dead and duplicate features, all at the same alpha or k.
+and without the resampling of dead and duplicate features, all at the same alpha or k.
 """
 
 import argparse
 import math
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
 from activations import collect, draw, load_extractor
 from peers import saelens, saelens_inference, skdict
 
-from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.architectures import make_architecture
 from skdict._core.solvers.schedule import Schedule
 from skdict.datasets import make_superposition
 from skdict.metrics import dictionary_recovery
@@ -56,10 +57,6 @@ def batches_of(x, n_steps, batch_size):
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
     for step in range(n_steps):
         yield x[order[step * batch_size : (step + 1) * batch_size].sort().values].float()
-
-
-class ScheduleWithoutRenewal(Schedule):
-    RENEWALS = ()
 
 
 def neurons(n_samples):
@@ -126,9 +123,7 @@ def run_saelens(name, x, test, arguments):
 
 
 def run_skdict(name, x, test, arguments, *, alpha, k=None, faster=1.0, schedule=Schedule):
-    cls = ARCHITECTURES[name]
-    architecture = cls(k) if "n_nonzero_coefs" in cls.parameters else cls()
-    training = skdict(x, architecture, arguments.n_components)
+    training = skdict(x, make_architecture(name, k), arguments.n_components)
     schedule = schedule(
         alpha=alpha, learning_rate=faster * 0.1 / x.shape[1] ** 0.5, n_steps=arguments.n_steps
     )
@@ -167,7 +162,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     parser.add_argument("--superposition", action="store_true")
-    parser.add_argument("--effect-of-renewal", action="store_true")
+    parser.add_argument("--effect-of-resampling", action="store_true")
     parser.add_argument("--n-components", type=int)
     parser.add_argument("--batch-size", type=int, default=1024)
     parser.add_argument("--n-steps", type=int, default=1000)
@@ -193,9 +188,12 @@ def main():
     print(
         f"{'':32} {'L0':>7} {'EV':>7} {'alive':>7} {'objective':>9} {'recovery':>9} {'seconds':>7}"
     )
-    if arguments.effect_of_renewal:
+    if arguments.effect_of_resampling:
         for name in arguments.architecture:
-            for label, schedule in (("", Schedule), (", no renewal", ScheduleWithoutRenewal)):
+            for label, schedule in (
+                ("", Schedule),
+                (", no resampling", partial(Schedule, resample_at=())),
+            ):
                 start, options = time.perf_counter(), {"alpha": arguments.alpha, "k": arguments.k}
                 ours = run_skdict(name, x, test, arguments, schedule=schedule, **options)
                 show(name + label, ours, time.perf_counter() - start)
@@ -209,7 +207,7 @@ def main():
             ours = run_skdict(name, x, test, arguments, alpha=arguments.alpha)
             show("skdict relu, equal alpha", ours, time.perf_counter() - start)
             start = time.perf_counter()
-        if "n_nonzero_coefs" in ARCHITECTURES[name].parameters:
+        if "k" in make_architecture(name).get_params():
             k = round(theirs["L0"])
             ours = run_skdict(name, x, test, arguments, alpha=arguments.alpha, k=k)
             show(f"skdict {name}", ours, time.perf_counter() - start)

@@ -125,7 +125,7 @@ def row(name, non_zeros, mine, peer, lowest, arguments):
 def sparse_steps(x, batches, arguments):
     """topk and the other architectures that keep few, beside SAELens' topk and the floor."""
     k, steps = arguments.k, {}
-    # A short run, of which the steps after the last renewal are timed.
+    # A short run, of which the steps after the last resampling are timed.
     n_steps, n_first = 300, 230
     for name in ("topk", "batch_topk", "matryoshka"):
         architecture = ARCHITECTURES[name](k)

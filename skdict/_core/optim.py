@@ -42,7 +42,7 @@ class UnitNormAdam:
 
     def reset_rows(self, rows):
         """Forget the moments of some components."""
-        for parameter in self.autoencoder.of_components:
+        for parameter in self.autoencoder.row_parameters:
             for moment in ("exp_avg", "exp_avg_sq"):
                 if moment in self._adam.state[parameter]:
                     self._adam.state[parameter][moment][rows] = 0

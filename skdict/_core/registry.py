@@ -19,7 +19,8 @@ class Registry(dict):
 
         def add(cls):
             known = self.get(name)
-            if known is not None and known.__qualname__ != cls.__qualname__:
+            # a class that is defined once more, in a notebook, replaces its former self
+            if known is not None and _place(known) != _place(cls):
                 raise ValueError(
                     f"A {self.noun} named {name!r} exists already ({known.__qualname__}). "
                     "Register this one under another name."
@@ -29,3 +30,7 @@ class Registry(dict):
             return cls
 
         return add
+
+
+def _place(cls):
+    return cls.__module__, cls.__qualname__

@@ -1,5 +1,6 @@
 """Estimators that learn dictionaries."""
 
+from . import architectures
 from ._alpha import alpha_grid
 from ._amortisation import AmortisationGapDisplay, amortisation_gap
 from ._comparison import compare_dictionaries
@@ -13,6 +14,7 @@ __all__ = [
     "SparseAutoencoderDictionaryCV",
     "alpha_grid",
     "amortisation_gap",
+    "architectures",
     "compare_dictionaries",
     "sparse_encode",
 ]

@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.kernels.cpu.threads import threads_for, work_of_product
-from .._core.models.architectures import ARCHITECTURES
+from .._core.models.architectures import ARCHITECTURES, Architecture, make_architecture
 from .._core.models.autoencoder import infer
 from .._core.optim import normalize_
 from .._core.solvers.alternating import AlternatingFit
@@ -126,7 +126,7 @@ class SparseAutoencoderDictionary(
         :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`; :func:`alpha_grid` gives a grid around it.
         A few samples of a norm far above that of all others, which would decide it, do not
         count, and a warning says so. The value used is ``alpha_``.
-    architecture : str, default="relu"
+    architecture : str or Architecture, default="relu"
         Non-linearity and penalty of the autoencoder, with the pre-activations
         :math:`p = (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc}`. Used by
         ``solver="autoencoder"``.
@@ -146,6 +146,12 @@ class SparseAutoencoderDictionary(
         - "gated": which features are active, under the L1 penalty, and how much are decided
           apart, so that codes do not shrink [6]_.
 
+        A string takes the hyper-parameters that such an architecture has by default. An
+        instance of :mod:`skdict.decomposition.architectures` has its own,
+        ``BatchTopK(k=32, rate=0.05)``, which can be searched over, as ``architecture__rate``. It
+        is not changed by a fit. That module also says how to register an architecture of your
+        own.
+
         A fit begins as "relu" with ``alpha``, which keeps features from dying, unless it goes
         on from another: for its first half with the three that keep the largest, for three
         tenths with "jumprelu".
@@ -153,7 +159,8 @@ class SparseAutoencoderDictionary(
         Number of non-zero entries of a code: at most with ``architecture="topk"``, on average
         with "batch_topk" and "matryoshka"; None takes a tenth of the features, as
         ``transform_n_nonzero_coefs`` does. With "jumprelu" the average to aim at; None takes
-        the penalty by ``alpha``. With ``solver="kmeans"`` the number of codebooks; None takes 1.
+        the penalty by ``alpha``. An architecture that is given as an instance may have it as its
+        ``k`` instead. With ``solver="kmeans"`` the number of codebooks; None takes 1.
     solver : str, default="autoencoder"
         How the dictionary is found.
 
@@ -237,7 +244,7 @@ class SparseAutoencoderDictionary(
         has no float64, is refused. Fitted attributes are ndarrays whatever the device, so that a
         model fitted on a GPU loads without one.
     random_state : int, RandomState instance or None, default=None
-        Determines initial atoms, shuffling, the held-out samples and the renewal of dead and
+        Determines initial atoms, shuffling, the held-out samples and the resampling of dead and
         duplicate features. An int gives identical results on the same machine.
     verbose : int, default=0
         Whether to print the objective of each pass; with ``solver="dictionary_learning"`` and
@@ -351,7 +358,7 @@ class SparseAutoencoderDictionary(
     _parameter_constraints: dict = {
         "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "architecture": [StrOptions(set(ARCHITECTURES))],
+        "architecture": [StrOptions(ARCHITECTURES.keys()), Architecture],  # as registered by then
         "n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "solver": [
             StrOptions({"autoencoder", "alternating", "dictionary_learning", "kmeans", "lasso"})
@@ -593,8 +600,7 @@ class SparseAutoencoderDictionary(
         """What must not change for training to go on with the solver's state."""
         if self.solver != "autoencoder":
             return (self.solver,)
-        parameters = ARCHITECTURES[self.architecture].parameters
-        return self.solver, self.architecture, *(getattr(self, name) for name in parameters)
+        return self.solver, make_architecture(self.architecture, self.n_nonzero_coefs)
 
     def _beginning(self):
         """Parameters that only the beginning of a dictionary uses, such that they compare."""
@@ -691,17 +697,9 @@ class SparseAutoencoderDictionary(
             )
 
     def _make_architecture(self, n_components):
-        architecture = ARCHITECTURES[self.architecture]
-        values = {name: getattr(self, name) for name in architecture.parameters}
-        if "n_nonzero_coefs" in values:
-            if "n_nonzero_coefs" not in architecture.optional:
-                values["n_nonzero_coefs"] = self._n_nonzero(self.n_nonzero_coefs, n_components)
-            if (values["n_nonzero_coefs"] or 0) > n_components:
-                raise ValueError(
-                    f"n_nonzero_coefs={self.n_nonzero_coefs} is larger than the number of "
-                    f"components, {n_components}. Use fewer, or raise n_components."
-                )
-        return architecture(**values)
+        architecture = make_architecture(self.architecture, self.n_nonzero_coefs)
+        architecture.complete(n_components, self._n_nonzero(None, n_components))
+        return architecture
 
     def _n_nonzero(self, given, n_components):
         """Number of non-zero coefficients; by default a tenth of the features."""

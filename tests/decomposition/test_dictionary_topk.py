@@ -66,11 +66,11 @@ def test_what_was_fitted_decides_about_the_codes(planted, topk):
 def test_training_begins_as_relu():
     topk = TopK(5)
     schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=10)
-    kinds = [type(topk.during(schedule.progress_at(step))) for step in range(10)]
+    kinds = [type(topk.variant_at(schedule.progress_at(step))) for step in range(10)]
     assert kinds == [ReLU] * 5 + [TopK] * 5
     for plan in ({"n_steps": None}, {"n_steps": 10, "from_scratch": False}):
         schedule = Schedule(alpha=0.1, learning_rate=1e-3, **plan)
-        assert topk.during(schedule.progress_at(0)) is topk
+        assert topk.variant_at(schedule.progress_at(0)) is topk
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,11 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from ..kernels import encode_at, select
+from .architectures import Architecture
+from .architectures.base import Target
 
 
 @dataclass
 class Autoencoder:
-    """Parameters of a dictionary with an amortised encoder.
+    """Parameters of a dictionary with an amortised encoder, and its forward pass.
+
+    It holds the tensors, and gives them to its architecture, which decides what is done with them.
 
     Parameters
     ----------
@@ -21,16 +25,16 @@ class Autoencoder:
     intercept : tensor of shape (n_features,)
         Subtracted before the encoder and added after the decoder.
     architecture : Architecture
-    extra : dict of str to tensor of shape (n_components,)
-        What the architecture learns for each component besides.
+    state : dict of str to tensor of shape (n_components,)
+        What the architecture learns for each component beside atom and encoder.
     """
 
     dictionary: torch.Tensor
     encoder_weight: torch.Tensor
     encoder_bias: torch.Tensor
     intercept: torch.Tensor
-    architecture: object
-    extra: dict = field(default_factory=dict)
+    architecture: Architecture
+    state: dict = field(default_factory=dict)
 
     @classmethod
     def from_dictionary(cls, dictionary, architecture, *, encoder_scale):
@@ -42,29 +46,29 @@ class Autoencoder:
             encoder_bias=dictionary.new_zeros(n_components),
             intercept=dictionary.new_zeros(n_features),
             architecture=architecture,
-            extra=architecture.initial(dictionary.new_zeros(n_components)),
+            state=architecture.initial_state(dictionary.new_zeros(n_components)),
         )
 
     @property
-    def of_components(self):
+    def row_parameters(self):
         """What gradients change, with a row, or an entry, for each component."""
-        observed = self.architecture.observed
-        extra = [tensor for name, tensor in self.extra.items() if name not in observed]
-        return [self.dictionary, self.encoder_weight, self.encoder_bias, *extra]
+        running_stats = self.architecture.running_stats
+        state = [tensor for name, tensor in self.state.items() if name not in running_stats]
+        return [self.dictionary, self.encoder_weight, self.encoder_bias, *state]
 
     @property
     def parameters(self):
         """All that gradients change."""
-        return [*self.of_components, self.intercept]
+        return [*self.row_parameters, self.intercept]
 
     @property
     def tensors(self):
-        """All state, what the architecture observes included."""
+        """All tensors, the running statistics of the architecture included."""
         return [
             self.dictionary,
             self.encoder_weight,
             self.encoder_bias,
-            *self.extra.values(),
+            *self.state.values(),
             self.intercept,
         ]
 
@@ -75,21 +79,21 @@ class Autoencoder:
         def scan(offset=0.0, k=None):
             return select(centred, self.encoder_weight, self.encoder_bias - offset, k)
 
-        return self.architecture.select(scan, self.extra, len(centred))
+        return self.architecture.select(scan, self.state, len(centred))
 
-    def extra_at(self, support):
-        """What the architecture learns besides, for each entry of the support."""
+    def state_at(self, support):
+        """The architecture's state for each entry of the support."""
         if support is None:
-            return self.extra
+            return self.state
         return {
-            name: tensor.index_select(0, support.indices) for name, tensor in self.extra.items()
+            name: tensor.index_select(0, support.indices) for name, tensor in self.state.items()
         }
 
     def pre_activations(self, centred, support):
         return encode_at(centred, self.encoder_weight, self.encoder_bias, self.intercept, support)
 
     def objective(self, centred, alpha, support):
-        """Sum over the rows of x of ½‖x - b - z D‖² + penalty(z), or the architecture's own.
+        """The architecture's objective, summed over the rows of x: ½‖x - b - z D‖² + penalty.
 
         Parameters
         ----------
@@ -107,13 +111,18 @@ class Autoencoder:
         residual : tensor of shape (B, n_features)
             x - b - z D. No gradient.
         """
-        return self.architecture.objective(self, centred, alpha, support)
+        objective, values, residual = self.architecture.objective(
+            self.pre_activations(centred, support),
+            self.state_at(support),
+            alpha,
+            Target(centred, support, self.dictionary, self.intercept),
+        )
+        return objective, values.detach(), residual
 
     def folded(self):
         """Encoder weight, bias and threshold (or None) for `infer`, without gradient."""
-        weight, bias, extra = self.encoder_weight, self.encoder_bias, self.extra
         with torch.no_grad():
-            return self.architecture.fold(weight, bias, extra)
+            return self.architecture.fold(self.encoder_weight, self.encoder_bias, self.state)
 
     def infer(self, x):
         """Dense code of x (B, n_features), without gradient."""

@@ -102,11 +102,11 @@ class AutoencoderFit:
         bias = tensor(estimator.encoder_intercept_) / scale
         threshold = getattr(estimator, "threshold_", None)
         if type(estimator._architecture) is type(architecture):
-            extra = {name: tensor(array) for name, array in estimator._extra.items()}
-            extra = architecture.in_units(extra, 1 / scale)
-            weight, bias = architecture.undo_fold(weight, bias, extra)
+            state = {name: tensor(array) for name, array in estimator._extra.items()}
+            state = architecture.in_units(state, 1 / scale)
+            weight, bias = architecture.undo_fold(weight, bias, state)
         else:
-            bias, extra = architecture.unfold(
+            bias, state = architecture.unfold(
                 bias, None if threshold is None else tensor(threshold) / scale
             )
         autoencoder = Autoencoder(
@@ -115,7 +115,7 @@ class AutoencoderFit:
             encoder_bias=bias,
             intercept=(intercept - mean) / scale,
             architecture=architecture,
-            extra={name: value.clone() for name, value in extra.items()},
+            state={name: value.clone() for name, value in state.items()},
         )
         training = Training(autoencoder, generator, fit_intercept=estimator.fit_intercept)
         return cls(training, mean, scale, from_scratch=False)
@@ -177,8 +177,8 @@ class AutoencoderFit:
     def attributes(self, rows, schedule):
         """Fitted attributes in the units of the data, arrays as new ndarrays.
 
-        Where training has not come to the architecture itself, but is still at what this begins
-        as, its thresholds are taken from the rows.
+        Where training has not come to the architecture itself, but is still at its first variant,
+        thresholds are taken from the rows.
         """
         autoencoder = self.training.autoencoder
         architecture = autoencoder.architecture
@@ -197,10 +197,11 @@ class AutoencoderFit:
             "_architecture": architecture,
             "_extra": {
                 name: array(tensor)
-                for name, tensor in architecture.in_units(autoencoder.extra, self.scale).items()
+                for name, tensor in architecture.in_units(autoencoder.state, self.scale).items()
             },
-            **{f"{name}_": getattr(architecture, name) for name in architecture.parameters},
         }
+        if "k" in architecture.get_params():
+            attributes["n_nonzero_coefs_"] = architecture.k
         if threshold is not None:
             attributes["threshold_"] = array(self.scale * threshold)
         return attributes
@@ -213,8 +214,8 @@ class AutoencoderFit:
         x = rows[torch.arange(0, len(rows), every, device="cpu")]
         centred = (x - self.mean) / self.scale - autoencoder.intercept
         pre_activations = autoencoder.pre_activations(centred, None)
-        extra = autoencoder.architecture.calibrated(autoencoder.extra, pre_activations)
-        return replace(autoencoder, extra=extra)
+        state = autoencoder.architecture.calibrated(autoencoder.state, pre_activations)
+        return replace(autoencoder, state=state)
 
     def copy_to(self, device):
         """The same training with tensors of its own, on a device."""

@@ -59,7 +59,7 @@ class Training:
         """
         alpha = schedule.alpha_at(self.n_steps)
         progress = schedule.progress_at(self.n_steps)
-        architecture = self.autoencoder.architecture.during(progress)
+        architecture = self.autoencoder.architecture.variant_at(progress)
         autoencoder = replace(self.autoencoder, architecture=architecture)
         centred = x - self.autoencoder.intercept.detach()
         total, n_entries, codes = 0.0, 0, []
@@ -71,16 +71,16 @@ class Training:
             total = total + objective.detach()
             self._note_fired(values, support)
             n_entries = n_entries + (torch.count_nonzero(values) if dense else len(values))
-            if architecture.observed:
+            if architecture.running_stats:
                 codes.append(values[values > 0])
         if codes:
             with torch.no_grad():
-                architecture.observe(torch.cat(codes), autoencoder.extra, len(x))
+                architecture.update_running_stats(torch.cat(codes), autoencoder.state, len(x))
         self._density = float(n_entries) / (len(x) * self._width)  # sync, after dense products
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)
-        if schedule.renews_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
-            self._renew(autoencoder, x)
+        if schedule.resamples_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
+            self._resample(autoencoder, x)
         self.n_steps += 1
         return total
 
@@ -101,8 +101,8 @@ class Training:
         self.has_fired |= largest > 0
 
     @torch.no_grad()
-    def _renew(self, autoencoder, x):
-        """Give dead and duplicate features something to do, as far as x shows what."""
+    def _resample(self, autoencoder, x):
+        """Resample dead and duplicate features, as far as x shows to what."""
         dead = ~self.has_fired
         free = merge_duplicates(autoencoder, ~dead)
         x = x[: self._rows_at_a_time()]
@@ -121,7 +121,7 @@ class Training:
         autoencoder = self.autoencoder
         return {
             "tensors": [tensor.detach() for tensor in autoencoder.tensors],
-            "extra": list(autoencoder.extra),
+            "state": list(autoencoder.state),
             "architecture": autoencoder.architecture,
             "fit_intercept": autoencoder.intercept.requires_grad,
             "optimizer": self.optimizer.state_dict(),
@@ -135,14 +135,16 @@ class Training:
     @classmethod
     def from_state_dict(cls, state, device):
         """Go on from a state on a device, with tensors of its own."""
-        dictionary, weight, bias, *extra, intercept = (
+        dictionary, weight, bias, *values, intercept = (
             tensor.to(device, copy=True) for tensor in state["tensors"]
         )
-        extra = dict(zip(state["extra"], extra, strict=True))
+        of_architecture = dict(zip(state["state"], values, strict=True))
         generator = torch.Generator(device="cpu")
         generator.set_state(state["generator"])
         training = cls(
-            Autoencoder(dictionary, weight, bias, intercept, state["architecture"], extra),
+            Autoencoder(
+                dictionary, weight, bias, intercept, state["architecture"], of_architecture
+            ),
             generator,
             fit_intercept=state["fit_intercept"],
             density=state["density"],

@@ -1,4 +1,4 @@
-"""Features that do nothing get a new task: dead ones, and duplicates of others."""
+"""Resampling: dead features and duplicates of others get a new atom and encoder."""
 
 import math
 
@@ -17,8 +17,8 @@ N_NEAREST = 8
 MIN_SAMPLES_TO_SPLIT = 10
 # No more than this fraction of all features, or this number, are revived or split at a time: many
 # that are new are active together.
-MAX_RENEWED = 0.05
-MAX_RENEWED_OF_FEW = 100
+MAX_RESAMPLED = 0.05
+MAX_RESAMPLED_OF_FEW = 100
 POWER_ITERATIONS = 8
 
 
@@ -32,7 +32,7 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     bias zero, and Adam's state of the feature is forgotten.
 
     Several may be pointed at the same samples, and would add several times what is missing. So
-    no more than `MAX_RENEWED` of all are revived at a time, drawn at random, and their encoders
+    no more than `MAX_RESAMPLED` of all are revived at a time, drawn at random, and their encoders
     are scaled down together to what fits the residual best, in the sense of least squares.
 
     Parameters
@@ -51,7 +51,7 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     weights = residual.double().square().sum(dim=1).square().cpu()
     if not 0 < weights.sum() < math.inf:  # nothing is missing, or the training has diverged
         return
-    n_revived = min(len(rows), _most_renewed(len(dead)))
+    n_revived = min(len(rows), _most_resampled(len(dead)))
     order = torch.randperm(len(rows), generator=generator, device="cpu")
     rows = rows[order[:n_revived].to(rows.device)]
     with_replacement = len(rows) > int((weights > 0).sum())
@@ -66,14 +66,14 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     autoencoder.encoder_weight[rows] = fitting_scale(added, residual).clamp(0.0, 1.0) * weight
     autoencoder.encoder_bias[rows] = 0
     architecture = autoencoder.architecture
-    initial = architecture.initial(torch.zeros_like(autoencoder.encoder_bias))
-    for name in initial.keys() - set(architecture.observed):
-        autoencoder.extra[name][rows] = initial[name][rows]
+    initial = architecture.initial_state(torch.zeros_like(autoencoder.encoder_bias))
+    for name in initial.keys() - set(architecture.running_stats):
+        autoencoder.state[name][rows] = initial[name][rows]
     optimizer.reset_rows(rows)
 
 
-def _most_renewed(n_components):
-    return max(MAX_RENEWED_OF_FEW, math.ceil(MAX_RENEWED * n_components))
+def _most_resampled(n_components):
+    return max(MAX_RESAMPLED_OF_FEW, math.ceil(MAX_RESAMPLED * n_components))
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def merge_duplicates(autoencoder, alive):
     free : tensor of shape (n_components,), bool
         The features that are no longer needed, and silent.
     """
-    atoms, weight, bias = (p.detach() for p in autoencoder.of_components[:3])
+    atoms, weight, bias = (p.detach() for p in autoencoder.row_parameters[:3])
     n_components, n_features = atoms.shape
     encoder = normalize_(torch.cat([weight, bias[:, None] / math.sqrt(n_features)], dim=1))
     index = alive.nonzero()[:, 0]
@@ -121,7 +121,7 @@ def merge_duplicates(autoencoder, alive):
         add_at_(parameter, root[rows], parameter[rows])
         parameter[rows] = 0
     growth = torch.linalg.vector_norm(weight[merged], dim=1) / norms[merged]
-    autoencoder.architecture.rescale(autoencoder.extra, merged, growth)
+    autoencoder.architecture.rescale(autoencoder.state, merged, growth)
     free = torch.zeros_like(alive)
     free[rows] = True
     return free
@@ -189,7 +189,7 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
 
     energy = per_feature(along.square())
     energy[free | keep | (per_feature(active.to(along)) < MIN_SAMPLES_TO_SPLIT)] = 0
-    n_splits = min(len(rows), int(torch.count_nonzero(energy)), _most_renewed(len(atoms)))
+    n_splits = min(len(rows), int(torch.count_nonzero(energy)), _most_resampled(len(atoms)))
     parents = energy.topk(n_splits).indices
     left = free.clone()
     left[rows[: len(parents)]] = False
@@ -200,7 +200,7 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
     weight, bias = autoencoder.encoder_weight, autoencoder.encoder_bias
     norms = 0.5 * torch.linalg.vector_norm(weight[parents], dim=1, keepdim=True)
     bias[parents] *= 0.5
-    autoencoder.architecture.rescale(autoencoder.extra, parents, bias.new_full((n_splits,), 0.5))
+    autoencoder.architecture.rescale(autoencoder.state, parents, bias.new_full((n_splits,), 0.5))
     old = atoms[parents].clone()
     for half, side in ((rows, along > 0), (parents, along < 0)):
         slope = per_feature(along * values * side) / per_feature(values.square() * side).clamp_min(
@@ -208,7 +208,7 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
         )
         atoms[half] = normalize_(old + slope[parents, None] * direction[parents])
         weight[half] = norms * atoms[half]
-        for tensor in (bias, *autoencoder.extra.values()):
+        for tensor in (bias, *autoencoder.state.values()):
             tensor[half] = tensor[parents]
         optimizer.reset_rows(half)
     return left

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from ..optim import learning_rate_factor
 
+INTERVAL = 0.05
+RESAMPLE_AT = tuple(percent / 100 for percent in range(10, 80, 5))  # INTERVAL apart
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """What changes over the steps of a training run.
+    """What changes over the steps of a training run. Steps are counted from 0.
 
     Parameters
     ----------
@@ -19,44 +22,51 @@ class Schedule:
     n_steps : int or None
         Planned number of steps; None for a stream without a planned end, where nothing decays.
     from_scratch : bool
-        Whether alpha rises from zero, the architecture may begin as another and features are
-        renewed; not where training goes on from a trained dictionary.
+        Whether alpha rises from zero, the architecture begins as its first variant and features
+        are resampled; False where training goes on from a trained dictionary.
+    warmup, decay : float
+        First and last fraction of the steps, in which the learning rate rises and falls.
+    alpha_warmup : float
+        First fraction of the steps, in which alpha rises. It is long: while codes are still
+        dense, atoms spread; two that settle on the same direction leave two others to share one.
+    resample_at : tuple of float
+        Dead and duplicate features are resampled when these fractions of the steps are done, a
+        twentieth apart. A resampled feature needs the steps that are left to find its place.
+    min_steps_between_resampling : int
+        In a short run only every second, third, ... of ``resample_at`` is taken, so that there
+        are so many steps in between: of a wide dictionary hundreds are resampled at a time, and
+        more before these have settled would only add to the disorder.
+    stream_warmup_steps, stream_resampling_steps : int
+        Without a plan: the steps in which learning rate and alpha rise, and those from one
+        resampling to the next.
     """
 
     alpha: float
     learning_rate: float
     n_steps: int | None = None
     from_scratch: bool = True
-
-    WARMUP = 0.05
-    # Slow: while codes are still dense, atoms spread; two that settle on the same direction leave
-    # two others to share one.
-    ALPHA_WARMUP = 0.3
-    DECAY = 0.3
-    # Dead and duplicate features are renewed at these fractions of the run; a renewed feature
-    # needs the rest of it to find its place. In a short run only at every so many-th of them:
-    # of a wide dictionary hundreds are renewed at a time, and before these have settled more
-    # would only add to the disorder.
-    RENEWALS = tuple(percent / 100 for percent in range(10, 80, 5))
-    RENEWAL_INTERVAL = 0.05
-    MIN_STEPS_BETWEEN_RENEWALS = 20
-    STREAM_WARMUP_STEPS = 100
-    STREAM_RENEWAL_STEPS = 1000
+    warmup: float = 0.05
+    decay: float = 0.3
+    alpha_warmup: float = 0.3
+    resample_at: tuple = RESAMPLE_AT
+    min_steps_between_resampling: int = 20
+    stream_warmup_steps: int = 100
+    stream_resampling_steps: int = 1000
 
     def learning_rate_at(self, step):
         if self.n_steps is None:
-            return self.learning_rate * min(1.0, (step + 1) / self.STREAM_WARMUP_STEPS)
+            return self.learning_rate * min(1.0, (step + 1) / self.stream_warmup_steps)
         return self.learning_rate * learning_rate_factor(
-            step, self.n_steps, self.WARMUP, self.DECAY
+            step, self.n_steps, self.warmup, self.decay
         )
 
     def alpha_at(self, step):
         if not self.from_scratch:
             return self.alpha
         warmup = (
-            self.STREAM_WARMUP_STEPS
+            self.stream_warmup_steps
             if self.n_steps is None
-            else max(1, math.ceil(self.ALPHA_WARMUP * self.n_steps))
+            else max(1, math.ceil(self.alpha_warmup * self.n_steps))
         )
         return self.alpha * min(1.0, (step + 1) / warmup)
 
@@ -66,19 +76,19 @@ class Schedule:
         return (step + 1) / self.n_steps if planned else 1.0
 
     def is_itself_at(self, step, architecture):
-        """Whether this step trains the architecture, and not the one that it begins as."""
-        return architecture.during(self.progress_at(step)) is architecture
+        """Whether this step trains the architecture, and not its first variant."""
+        return architecture.variant_at(self.progress_at(step)) is architecture
 
     def settled_at(self, step, architecture):
         """Whether this step is trained on the objective that the run ends with."""
         return self.alpha_at(step) == self.alpha and self.is_itself_at(step, architecture)
 
-    def renews_at(self, step):
-        """Whether dead and duplicate features are renewed after this step."""
+    def resamples_at(self, step):
+        """Whether dead and duplicate features are resampled after this step."""
         if self.n_steps is None:
-            return (step + 1) % self.STREAM_RENEWAL_STEPS == 0
+            return (step + 1) % self.stream_resampling_steps == 0
         if not self.from_scratch or step + 1 == self.n_steps:
             return False
-        interval = self.RENEWAL_INTERVAL * self.n_steps
-        every = max(1, math.ceil(self.MIN_STEPS_BETWEEN_RENEWALS / interval))
-        return step + 1 in {round(f * self.n_steps) for f in self.RENEWALS[every - 1 :: every]}
+        interval = INTERVAL * self.n_steps
+        every = max(1, math.ceil(self.min_steps_between_resampling / interval))
+        return step + 1 in {round(f * self.n_steps) for f in self.resample_at[every - 1 :: every]}

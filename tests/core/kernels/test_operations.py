@@ -250,7 +250,7 @@ def test_low_precision_scan_of_the_largest(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     shapes = [(500, 64), (500, 64), (500,), (64,), (300, 64)]
     *parameters, x = (torch.randn(*s, generator=generator) / 8 for s in shapes)
-    topk = ARCHITECTURES["topk"](n_nonzero_coefs=10)
+    topk = ARCHITECTURES["topk"](k=10)
     autoencoder = Autoencoder(*(p.requires_grad_() for p in parameters), topk)
     centred = x - parameters[3].detach()
     support = autoencoder.select(centred)

@@ -50,9 +50,9 @@ def matryoshka(x, dictionary, pre, intercept):
 def jumprelu(x, dictionary, pre, intercept, log_threshold, log_price):
     threshold = log_threshold.exp()
     on = (pre > threshold).double()
-    near = ((pre - threshold).abs() < JumpReLU.BANDWIDTH / 2).double()
+    near = ((pre - threshold).abs() < JumpReLU().bandwidth / 2).double()
     # zero, with the derivative that stands for that of the step
-    step = -(threshold - threshold.detach()) * near.detach() / JumpReLU.BANDWIDTH
+    step = -(threshold - threshold.detach()) * near.detach() / JumpReLU().bandwidth
     codes = pre * on + threshold.detach() * step
     penalty = 0.5 * ALPHA**2 * (log_price.detach().exp() * (on + step)).sum()
     return 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum() + penalty
@@ -71,18 +71,18 @@ REFERENCES = {
     for function in (relu, topk, batch_topk, matryoshka, jumprelu, gated)
 }
 # architectures learn nothing besides by these names, or a threshold without a gradient
-EXTRA = {"jumprelu": ("log_threshold", "log_price"), "gated": ("log_gain", "shift")}
+STATE = {"jumprelu": ("log_threshold", "log_price"), "gated": ("log_gain", "shift")}
 
 
 def make(name, bias=0.0):
     """An autoencoder in float64 with random tensors, all of them requiring a gradient."""
     cls = ARCHITECTURES[name]
-    architecture = cls(**({"n_nonzero_coefs": K} if "n_nonzero_coefs" in cls.parameters else {}))
-    extra = architecture.initial(torch.zeros(N, dtype=torch.float64))
-    for i, key in enumerate(EXTRA.get(name, ())):
-        extra[key] += 0.3 * draw(N, seed=10 + i)
+    architecture = cls(**({"k": K} if "k" in cls().get_params() else {}))
+    state = architecture.initial_state(torch.zeros(N, dtype=torch.float64))
+    for i, key in enumerate(STATE.get(name, ())):
+        state[key] += 0.3 * draw(N, seed=10 + i)
     tensors = draw(N, D), draw(N, D, seed=1), draw(N, seed=2) + bias, draw(D, seed=3)
-    autoencoder = Autoencoder(*tensors, architecture, extra)
+    autoencoder = Autoencoder(*tensors, architecture, state)
     for parameter in autoencoder.parameters:
         parameter.requires_grad_()
     return autoencoder
@@ -99,8 +99,8 @@ def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path)
     x = draw(B, D, seed=4)
     expected_in, actual_in = make(name, bias), make(name, bias)
     pre = (x - expected_in.intercept) @ expected_in.encoder_weight.T + expected_in.encoder_bias
-    extra = [expected_in.extra[key] for key in EXTRA.get(name, ())]
-    expected = REFERENCES[name](x, expected_in.dictionary, pre, expected_in.intercept, *extra)
+    state = [expected_in.state[key] for key in STATE.get(name, ())]
+    expected = REFERENCES[name](x, expected_in.dictionary, pre, expected_in.intercept, *state)
     expected.backward()
 
     centred = x - actual_in.intercept.detach()
@@ -114,12 +114,12 @@ def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path)
         rebuilt = codes @ actual_in.dictionary + actual_in.intercept
         torch.testing.assert_close(residual, (x - rebuilt).detach())
     for tensor, got, want in zip(
-        ["dictionary", "encoder_weight", "encoder_bias", *actual_in.extra, "intercept"],
+        ["dictionary", "encoder_weight", "encoder_bias", *actual_in.state, "intercept"],
         actual_in.tensors,
         expected_in.tensors,
         strict=True,
     ):
-        if tensor in ARCHITECTURES[name].observed:
+        if tensor in actual_in.architecture.running_stats:
             assert got.grad is None
             continue
         want = torch.zeros_like(want) if want.grad is None else want.grad
@@ -143,18 +143,18 @@ def test_codes_of_use_are_those_of_training(name):
 def test_training_goes_on_from_a_folded_encoder(name):
     """`unfold` undoes `fold`: the codes are the same."""
     autoencoder = make(name, -0.5)
-    for threshold in (key for key in autoencoder.extra if key == "threshold"):
-        autoencoder.extra[threshold].data += 0.7
+    for threshold in (key for key in autoencoder.state if key == "threshold"):
+        autoencoder.state[threshold].data += 0.7
     weight, bias, threshold = autoencoder.folded()
-    bias, extra = autoencoder.architecture.unfold(bias, threshold)
-    assert extra.keys() == autoencoder.extra.keys()
+    bias, state = autoencoder.architecture.unfold(bias, threshold)
+    assert state.keys() == autoencoder.state.keys()
     again = Autoencoder(
         autoencoder.dictionary,
         weight,
         bias,
         autoencoder.intercept,
         autoencoder.architecture,
-        extra,
+        state,
     )
     x = draw(B, D, seed=4)
     torch.testing.assert_close(again.infer(x), autoencoder.infer(x))
@@ -169,7 +169,7 @@ def test_batch_topk_threshold_follows_the_smallest_code():
         support = autoencoder.select(x)
         with torch.no_grad():
             _, values, _ = autoencoder.objective(x, 0.0, support)
-            autoencoder.architecture.observe(values[values > 0], autoencoder.extra, B)
+            autoencoder.architecture.update_running_stats(values[values > 0], autoencoder.state, B)
         assert torch.count_nonzero(values) == K * B
         looked_at.append(len(values))
     # a few too many, but for the batches in which there were too few above the threshold
@@ -182,7 +182,7 @@ def test_batch_topk_threshold_follows_the_smallest_code():
 def test_prefixes_reconstruct_by_themselves():
     """The first atoms of a nested dictionary get a gradient from the first error alone too."""
     autoencoder = make("matryoshka")
-    assert Matryoshka.PREFIXES[-1] == 1.0
+    assert Matryoshka().prefixes[-1] == 1.0
     x = draw(B, D, seed=4)
     support = autoencoder.select(x)
     fine = support.in_groups([N // 16, N // 4, N])
@@ -196,15 +196,15 @@ def test_prefixes_reconstruct_by_themselves():
 
 
 @pytest.mark.parametrize("name", ["batch_topk", "matryoshka", "jumprelu"])
-def test_what_is_observed_is_not_changed_by_the_optimiser(name, monkeypatch):
+def test_what_is_averaged_is_not_changed_by_the_optimiser(name, monkeypatch):
     autoencoder = make(name)
-    observed = [autoencoder.extra[key] for key in autoencoder.architecture.observed]
-    before = [tensor.clone() for tensor in observed]
-    monkeypatch.setattr(type(autoencoder.architecture), "observe", lambda *_: None)
+    averaged = [autoencoder.state[key] for key in autoencoder.architecture.running_stats]
+    before = [tensor.clone() for tensor in averaged]
+    monkeypatch.setattr(type(autoencoder.architecture), "update_running_stats", lambda *_: None)
     training = Training(autoencoder, torch.Generator().manual_seed(0))
     training.step(draw(B, D, seed=4), Schedule(alpha=ALPHA, learning_rate=0.1, from_scratch=False))
-    assert observed
-    for tensor, start in zip(observed, before, strict=True):
+    assert averaged
+    for tensor, start in zip(averaged, before, strict=True):
         assert torch.equal(tensor, start)
 
 
@@ -231,9 +231,11 @@ def test_price_and_thresholds_of_jumprelu_follow_the_target():
     autoencoder = make("jumprelu")
     names = "log_price", "log_threshold"
     for n_active, direction in ((K * B + 5, 1), (K * B - 5, -1), (K * B, 0)):
-        before = [autoencoder.extra[name].detach().clone() for name in names]
+        before = [autoencoder.state[name].detach().clone() for name in names]
         with torch.no_grad():
-            autoencoder.architecture.observe(torch.ones(n_active), autoencoder.extra, B)
+            autoencoder.architecture.update_running_stats(
+                torch.ones(n_active), autoencoder.state, B
+            )
         for name, old in zip(names, before, strict=True):
-            change = autoencoder.extra[name].detach() - old
+            change = autoencoder.state[name].detach() - old
             assert torch.equal(change.sign(), torch.full_like(change, direction))

@@ -10,7 +10,7 @@ from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, normalize_
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.resampling import merge_duplicates, revive, split
-from skdict._core.solvers.schedule import Schedule
+from skdict._core.solvers.schedule import RESAMPLE_AT, Schedule
 from skdict._core.train import train
 
 
@@ -49,7 +49,7 @@ def test_revive_points_dead_features_at_badly_reconstructed_samples():
     )
     assert torch.equal(autoencoder.encoder_bias[dead], torch.zeros(2))
     assert torch.equal(autoencoder.dictionary[~dead], untouched)
-    for parameter in autoencoder.of_components:
+    for parameter in autoencoder.row_parameters:
         for name in ("exp_avg", "exp_avg_sq"):
             moment = training.optimizer._adam.state[parameter][name]
             assert not moment[dead].any()
@@ -75,12 +75,11 @@ def test_revival_brings_silenced_features_back():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 8, generator=generator)
     alive = {}
-    for renewals in (Schedule.RENEWALS, ()):
+    for resample_at in (RESAMPLE_AT, ()):
         autoencoder = make_autoencoder(n=16, d=8)
         autoencoder.encoder_bias[:8] = -100.0
         training = Training(autoencoder, torch.Generator().manual_seed(0))
-        schedule = Schedule(alpha=0.05, learning_rate=3e-3, n_steps=200)
-        object.__setattr__(schedule, "RENEWALS", renewals)
+        schedule = Schedule(alpha=0.05, learning_rate=3e-3, n_steps=200, resample_at=resample_at)
         list(
             train(
                 training,
@@ -92,7 +91,7 @@ def test_revival_brings_silenced_features_back():
                 shuffle=True,
             )
         )
-        alive[bool(renewals)] = int((autoencoder.infer(x) > 0).any(dim=0).sum())
+        alive[bool(resample_at)] = int((autoencoder.infer(x) > 0).any(dim=0).sum())
     assert alive == {True: 16, False: 8}
 
 
@@ -118,9 +117,9 @@ def test_thresholds_follow_what_is_merged_and_split(architecture):
     autoencoder = orthogonal_autoencoder(axes[[0, 1, 2, 0]])
     autoencoder.architecture = ARCHITECTURES[architecture]()
     start = torch.zeros(4, dtype=torch.float64)
-    autoencoder.extra = autoencoder.architecture.initial(start)
+    autoencoder.state = autoencoder.architecture.initial_state(start)
     if architecture == "gated":
-        autoencoder.extra["shift"] += 0.4
+        autoencoder.state["shift"] += 0.4
     sides = 1e-6 * torch.tensor([[1.0], [-1.0]]).double() * axes[3]
     x = torch.linspace(0.3, 2, 50)[:, None, None] * (axes[:3, None] + sides).view(1, 6, 6)
     x = x.view(-1, 6)
@@ -217,20 +216,19 @@ def test_an_atom_for_two_directions_that_is_there_twice():
 def test_no_feature_is_dead_after_few_samples_or_at_the_end():
     for n_steps in (1, 2, 3, 10, 100):
         schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps)
-        assert not schedule.renews_at(n_steps - 1)
+        assert not schedule.resamples_at(n_steps - 1)
         goes_on = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps, from_scratch=False)
-        assert not any(goes_on.renews_at(step) for step in range(n_steps))
+        assert not any(goes_on.resamples_at(step) for step in range(n_steps))
     for n_steps in (30, 60, 100, 300, 1000):
         schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps)
-        steps = [step for step in range(n_steps) if schedule.renews_at(step)]
+        steps = [step for step in range(n_steps) if schedule.resamples_at(step)]
         assert min(b - a for a, b in itertools.pairwise([-1, *steps])) >= 20
     assert len(steps) == 14
     x = torch.randn(990, 5, generator=torch.Generator().manual_seed(0))
     autoencoder = make_autoencoder()
     autoencoder.encoder_bias[:6] = -100.0
     training = Training(autoencoder, torch.Generator().manual_seed(0))
-    schedule = Schedule(alpha=0.1, learning_rate=1e-6, n_steps=20)
-    object.__setattr__(schedule, "MIN_STEPS_BETWEEN_RENEWALS", 1)
+    schedule = Schedule(alpha=0.1, learning_rate=1e-6, n_steps=20, min_steps_between_resampling=1)
     for batch in x.split(99):
         training.step(batch, schedule)
     assert (autoencoder.encoder_bias[:6] < -99).all()
@@ -253,8 +251,8 @@ def test_what_finds_no_atom_to_split_is_left():
     assert not split_at(autoencoder, none, x).any()
 
 
-def test_renewal_finds_planted_atoms_that_had_merged():
-    """Two true atoms share one, a third is there twice: only renewal gets out of that."""
+def test_resampling_finds_planted_atoms_that_had_merged():
+    """Two true atoms share one, a third is there twice: only resampling gets out of that."""
     generator = torch.Generator().manual_seed(0)
     truth = normalize_(torch.randn(10, 16, generator=generator))
     codes = torch.rand(4000, 10, generator=generator) + 0.5
@@ -264,18 +262,17 @@ def test_renewal_finds_planted_atoms_that_had_merged():
     start[0] = normalize_((truth[0] + truth[1])[None])[0]
     start[1] = truth[2]
     found = {}
-    for renewals in (Schedule.RENEWALS, ()):
+    for resample_at in (RESAMPLE_AT, ()):
         autoencoder = Autoencoder.from_dictionary(
             start, ARCHITECTURES["relu"](), encoder_scale=1.0
         )
         training = Training(autoencoder, torch.Generator().manual_seed(0))
-        schedule = Schedule(alpha=0.1, learning_rate=1e-2, n_steps=400)
-        object.__setattr__(schedule, "RENEWALS", renewals)
+        schedule = Schedule(alpha=0.1, learning_rate=1e-2, n_steps=400, resample_at=resample_at)
         passes = train(
             training, schedule, lambda i: x[i], 4000, n_passes=20, batch_size=200, shuffle=True
         )
         list(passes)
         cosines = (truth @ autoencoder.dictionary.detach().T).max(dim=1).values
-        found[bool(renewals)] = int((cosines > 0.95).sum())
+        found[bool(resample_at)] = int((cosines > 0.95).sum())
     assert found[True] == 10
     assert found[False] < 10

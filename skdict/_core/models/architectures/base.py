@@ -1,0 +1,164 @@
+"""What an architecture of the sparse autoencoder is, and what all of them share."""
+
+from typing import NamedTuple
+
+import torch
+
+from ...kernels import Support, reconstruction_error
+from ...parameters import Parameterized, is_count
+
+
+class Target(NamedTuple):
+    """What the codes of a batch have to reconstruct, and from which atoms.
+
+    Parameters
+    ----------
+    centred : tensor of shape (B, n_features)
+        x - b, as data: no gradient flows through it.
+    support : Support or None
+        Where the codes may differ from zero; with None they are dense.
+    dictionary : tensor of shape (n_components, n_features)
+    intercept : tensor of shape (n_features,)
+        b. ``centred`` does not depend on it for autograd; the error's gradient does.
+    """
+
+    centred: torch.Tensor
+    support: Support | None
+    dictionary: torch.Tensor
+    intercept: torch.Tensor
+
+
+class Architecture(Parameterized):
+    """Base of the architectures: codes max(0, p) and no penalty.
+
+    An architecture says which pre-activations p = (x - b) W_encᵀ + b_enc are active, what code
+    they give, and what the objective adds to the squared error. The encoder, the dictionary, the
+    optimiser and resampling are shared. It gets tensors and gives tensors: it never sees the
+    autoencoder or the training. Subclass it, override what differs, and give it a name with
+    `register`.
+
+    An instance holds hyper-parameters alone, and training does not change it. What is learned for
+    each component beside encoder and atom is its *state*: a dict by name of tensors of shape
+    (n_components,), which `initial_state` creates and every other method gets. All of it gets
+    gradients but the running statistics, which `update_running_stats` changes.
+
+    During training pre-activations come in one of two forms, whichever is faster for the batch at
+    hand: a flat tensor (nnz,) of the entries at the support, with the state gathered to the same
+    shape, or a dense matrix (B, n_components), with the state as it is. Element-wise code serves
+    both.
+
+    After training the encoder is folded: `fold` turns encoder and state into a weight, a bias and
+    a threshold θ (n_components,), with which codes are z = p where p > θ, else 0.
+
+    An architecture with a parameter ``k`` takes the estimator's ``n_nonzero_coefs`` where ``k`` is
+    None.
+    """
+
+    # Names in the state of what `update_running_stats` changes, and no gradient.
+    running_stats = ()
+    # Fraction of the steps of a fit from scratch that train `first_variant` instead. While every
+    # feature that fires gets a gradient, few die.
+    first_variant_until = 0.0
+
+    def complete(self, n_components, default_k):
+        """Set a ``k`` that was left open, and check it against the number of components."""
+        if "k" not in self.get_params():
+            return
+        self.k = default_k if self.k is None else self.k
+        if self.k is not None and self.k > n_components:
+            raise ValueError(
+                f"n_nonzero_coefs={self.k} is larger than the number of components, "
+                f"{n_components}. Use fewer (it is the k of {self!r}), or raise n_components."
+            )
+
+    def _require_k(self):
+        self.require("k", self.k is None or is_count(self.k), "None or an int of at least 1")
+
+    # -- training --------------------------------------------------------------------------
+
+    def first_variant(self):
+        """The architecture that a fit from scratch begins with."""
+        return self
+
+    def variant_at(self, progress):
+        """The architecture to train when a fraction ``progress`` in (0, 1] of the steps is done.
+
+        The instance itself, and no copy, where it is not the first variant.
+        """
+        return self if progress > self.first_variant_until else self.first_variant()
+
+    def initial_state(self, zeros):
+        """The state at the start of training, given zeros of shape (n_components,)."""
+        return {}
+
+    def select(self, scan, state, n_rows):
+        """Support of the codes of a batch; no gradient.
+
+        ``scan(offset=0.0, k=None)`` gives the support where p > offset, a scalar or a tensor
+        (n_components,), or of each sample the k largest of these.
+        """
+        return scan()
+
+    def values(self, pre_activations, state, n_rows):
+        """The codes, differentiable, in the shape of the pre-activations."""
+        return torch.relu(pre_activations)
+
+    def error(self, values, target):
+        """Squared error, halved and summed over the batch, and residual (B, n_features)."""
+        return reconstruction_error(
+            values, target.support, target.dictionary, target.centred, target.intercept
+        )
+
+    def penalty(self, pre_activations, values, state, alpha):
+        """What the objective adds to the squared error, summed over the batch: a scalar."""
+        return 0.0
+
+    def objective(self, pre_activations, state, alpha, target):
+        """Error plus penalty (a scalar), codes, and residual (B, n_features)."""
+        values = self.values(pre_activations, state, len(target.centred))
+        error, residual = self.error(values, target)
+        return error + self.penalty(pre_activations, values, state, alpha), values, residual
+
+    def update_running_stats(self, values, state, n_rows):
+        """Update `running_stats` in place, if any, with a step's positive codes (nnz,)."""
+
+    def rescale(self, state, rows, factor):
+        """Adapt the state in place: p of the components ``rows`` (m,) grew by factors (m,)."""
+
+    # -- the units of the data, and the end of training ------------------------------------
+
+    def in_units(self, state, factor):
+        """The state that gives ``factor`` times the codes for ``factor`` times all p."""
+        return state
+
+    def calibrated(self, state, pre_activations):
+        """The state to use after a training that ended while it trained the first variant.
+
+        ``pre_activations`` (B, n_components) are those of typical samples.
+        """
+        return state
+
+    def fold(self, weight, bias, state):
+        """Encoder and threshold for use: weight, bias, and threshold (n_components,) or None."""
+        return weight, bias, None
+
+    def undo_fold(self, weight, bias, state):
+        """The encoder's weight and bias that `fold` turned into these, with the same state."""
+        return weight, bias
+
+    def unfold(self, bias, threshold):
+        """Bias and state to go on training from the folded encoder of another architecture."""
+        return bias, self.initial_state(torch.zeros_like(bias))
+
+    def codes(self, pre_activations, threshold):
+        """Codes (B, n_components) of dense pre-activations by a folded encoder."""
+        if threshold is None:
+            return torch.relu(pre_activations)
+        return torch.where(pre_activations > threshold, pre_activations, 0)
+
+
+def threshold_of(pre_activations, k):
+    """What the k B largest positive pre-activations of B samples, and no others, exceed."""
+    values = torch.relu(pre_activations).flatten()
+    n_cut = len(values) - k * len(pre_activations)
+    return float(values.kthvalue(n_cut).values) if n_cut > 0 else 0.0
