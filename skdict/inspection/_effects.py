@@ -1,4 +1,6 @@
-"""What a feature does to the prediction of the token that comes next, measured and predicted."""
+"""The effect of a feature on the next token's log-probability, measured and to first order."""
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,22 +27,21 @@ from ._logits import lacks_forward_derivative
 
 
 def feature_effects(pipeline, texts, features, *, rows=None):
-    """Measure what features do to the prediction of the next token, where they are active.
+    """Measure the effect of features on the prediction of the next token, where they are active.
 
-    With :math:`y` the token that comes next, measured by ablation is
+    With :math:`y` the next token, the effect measured by ablation is
 
     .. math:: \\log p(y \\mid x) - \\log p(y \\mid x - z_j d_j)
 
-    in nats, where the feature's part :math:`z_j d_j` is taken out of the layer's activation
-    :math:`x` at every token of the window and what the dictionary does not explain is kept. It
-    is positive where the feature helps. Beside it stands the same to first order, the
-    attribution
+    in nats: the feature's part :math:`z_j d_j` is subtracted from the layer's activation
+    :math:`x` at every token of the window, and the dictionary's error is kept. It is positive
+    where the feature helps. The first-order approximation of the same effect is the attribution
 
     .. math:: \\sum_{t} z_{tj} \\, \\nabla_{x_t} \\log p(y \\mid x) \\cdot d_j
 
-    over the tokens :math:`t` of the window up to the one at which :math:`y` is predicted; where
-    no attention follows the layer, that token alone counts. Where the two rank the tokens
-    alike, the feature acts directly: what it does grows in proportion to its code.
+    over the tokens :math:`t` of the window up to the one at which :math:`y` is predicted; if no
+    attention follows the layer, only that token contributes. Where both rank the tokens alike,
+    the feature acts directly: its effect is proportional to its code.
 
     Parameters
     ----------
@@ -55,9 +56,9 @@ def feature_effects(pipeline, texts, features, *, rows=None):
         Which features.
 
     rows : list of array-like of int, length n_selected, default=None
-        For each feature, the rows of the extractor's activations of `texts` at which the
-        effect is wanted, such as `top_activations` finds them; all rows by default. Only the
-        windows that they are in are run again, so few rows cost little.
+        For each feature, the rows of the extractor's activations of `texts` at which to measure
+        the effect, for instance those of `top_activations`; all rows by default. Only the
+        windows that contain these rows are run, so few rows cost little.
 
     Returns
     -------
@@ -65,47 +66,47 @@ def feature_effects(pipeline, texts, features, *, rows=None):
         For each of `features`, in their order:
 
         rows : ndarray of shape (n_found,), int64
-            The rows, ascending, on which the feature is active and a next token is there to be
-            predicted.
+            The rows, ascending, on which the feature is active and which have a next token.
         activations : ndarray of shape (n_found,), float64
             The feature's code.
         ablation : ndarray of shape (n_found,), float64
-            Measured, in nats.
+            The measured effect in nats.
         attribution : ndarray of shape (n_found,), float64
-            To first order, in nats.
+            The first-order effect in nats.
         agreement : float
             Spearman's rank correlation of the two; nan for fewer than three rows.
 
     Raises
     ------
     TypeError
-        If `pipeline` is no such Pipeline.
+        If `pipeline` is not a Pipeline of these two steps.
     ValueError
-        If the model is not causal or has no logits, the layer does not act on them, a feature
-        is none of the dictionary's, or a row none of the activations.
+        If the model is not causal or has no logits, the layer does not influence them, or a
+        feature or row is out of range.
 
     Warns
     -----
     UserWarning
-        If an operation of the model has no forward-mode derivative: the attribution is nan.
+        If an operation of the model has no forward-mode derivative; the attribution is then nan.
 
     See Also
     --------
-    logit_attribution : What features do to all logits, to first order.
+    logit_attribution : The first-order effect of features on all logits.
 
     Notes
     -----
-    What is kept of the codes is that of windows with wanted rows; the memory grows with `rows`,
-    and not with `texts`.
+    Codes are kept only for windows that contain requested rows, so memory grows with `rows`, not
+    with `texts`.
 
-    In a layer that attention follows, both include that the feature is missing at earlier
-    tokens of the window.
+    If attention follows the layer, both numbers include the effect of removing the feature at
+    earlier tokens of the window.
 
-    Each batch is run with the feature and without it, so that both are rounded alike. The
-    attribution is a forward-mode derivative, taken in a third run. Fused attention and experts may
-    have none.
+    Each batch is run with the feature and without it, so that both runs round alike. The
+    attribution is a forward-mode derivative, taken in a third run. Fused attention and experts
+    may not support forward mode.
 
-    The extractor cuts long texts into windows or at the end; what it leaves out has no rows.
+    The extractor splits long texts into windows, or truncates them; truncated tokens have no
+    rows.
 
     References
     ----------
@@ -150,10 +151,10 @@ def measured_effects(language, texts, features, rows=None, *, attribute=True):
         for i, each in enumerate(rows)
     ]
     directions = feature_directions(language.dictionary, features)
-    # of a feature, only what is in windows with wanted rows is kept
+    # keep codes only for (feature, window) pairs that contain a requested row
     pairs = [(i, w) for i, each in enumerate(rows) for w in _windows_of(each, bounds)]
     wanted = np.array(pairs, dtype=np.int64).reshape(-1, 2) @ [len(windows), 1]
-    # tensors made in inference mode have no derivatives
+    # tensors created in inference mode cannot be differentiated
     with torch.inference_mode(False), evaluation_mode(language.model):
         codes, is_followed = _codes(language, windows, bounds, wanted, features)
         found = []
@@ -184,12 +185,12 @@ def _rank_correlation(a, b):
 
 
 def _windows_of(rows, bounds):
-    """The windows that rows are in, once each."""
+    """The distinct windows that contain the rows."""
     return np.unique(np.searchsorted(bounds, rows, side="right") - 1)
 
 
 def _column(matrix, i, rows):
-    """A column of a CSC matrix at ascending rows, dense."""
+    """Dense values of column `i` of a CSC matrix at ascending rows, float64 of (n_rows,)."""
     start, stop = matrix.indptr[i : i + 2]
     stored, values = matrix.indices[start:stop], matrix.data[start:stop]
     place = np.searchsorted(stored, rows)
@@ -202,10 +203,22 @@ def _column(matrix, i, rows):
 
 @torch.no_grad()
 def _codes(language, windows, bounds, wanted, features):
-    """Codes, CSC (n_rows, n_selected), and the rows whose next token has a row too.
+    """Codes of the features in the windows that are asked for, one batch of windows at a time.
 
-    Of the wanted pairs of a feature and a window, which come as ascending numbers i * n_windows
-    + w; elsewhere there are zeros and no rows.
+    Parameters
+    ----------
+    bounds : ndarray of int64 of shape (n_windows + 1,)
+        From `first_rows`.
+    wanted : ndarray of int64, sorted
+        Keys ``i * n_windows + w`` of the pairs of the i-th feature and window w to keep codes of.
+    features : ndarray of int64 of shape (n_selected,)
+
+    Returns
+    -------
+    codes : csc_array of float64 of shape (n_rows, n_selected)
+        Zero outside the wanted pairs.
+    is_followed : ndarray of bool of shape (n_rows,)
+        Whether the next token has a row too; False in windows that no pair asks for.
     """
     is_followed = np.zeros(bounds[-1], dtype=bool)
     entries = [(np.empty(0, np.int64),) * 2 + (np.empty(0),)]  # row, feature, code
@@ -225,81 +238,120 @@ def _codes(language, windows, bounds, wanted, features):
 
 @torch.no_grad()
 def _run_without(language, windows, bounds, rows, codes, directions, *, attribute):
-    """What becomes of the prediction of next tokens without a feature, at some rows of each.
+    """Run the model without each feature, in the windows with its rows.
 
-    Each batch is run with the feature too: in another one the numbers would be rounded otherwise.
+    Each batch is run with the feature as well: rounding depends on the batch, and must be the
+    same in both. With `attribute` a third run gives the derivative.
+
+    Parameters
+    ----------
+    rows : list of ndarray of int64
+        For each feature the rows to measure at, ascending; the feature is active on all of them.
+    codes : csc_array of shape (n_rows, n_selected)
+    directions : ndarray of shape (n_selected, n_features)
 
     Returns
     -------
-    ablations : list of ndarray
-        Log-probabilities with the feature, less those without it.
-    slopes : list of ndarray
-        Derivative of the log-probability along the feature's part; without `attribute` nan.
+    ablations : list of ndarray of the rows' shapes
+        Log-probability of the next token with the feature, minus that without it.
+    slopes : list of ndarray of the rows' shapes
+        Derivative of the log-probability along the feature's part; nan without `attribute`.
     """
-    # one run for each pair of a feature and a window, up to the last token that is asked for
     pairs = [(i, w) for i, each in enumerate(rows) for w in _windows_of(each, bounds)]
-    stops, places = [], []
-    for i, w in pairs:
-        here = slice(*np.searchsorted(rows[i], bounds[w : w + 2]))
-        positions = np.flatnonzero(windows.kept[w])[rows[i][here] - bounds[w]]
-        stops.append(positions[-1] + 2)  # with the token that comes next
-        places.append((here, positions))
-    cut = TokenWindows(
-        [windows.document[w] for _, w in pairs],
-        [windows.token_ids[w][:stop] for (_, w), stop in zip(pairs, stops, strict=True)],
-        [windows.kept[w][:stop] for (_, w), stop in zip(pairs, stops, strict=True)],
-        pad_id=windows.pad_id,
-    )
+    cut, places = _cut_windows(windows, bounds, rows, pairs)
     ablations, slopes = ([np.full(len(each), np.nan) for each in rows] for _ in range(2))
     for batch, forward, ids, kept in language.batches(cut):
+        amount = np.zeros(kept.shape)  # the feature's code at each token, (n_pairs, length)
         counted = torch.zeros_like(kept)
-        part = np.zeros((*kept.shape, directions.shape[1]), dtype=np.float32)
         for k, pair in enumerate(batch):
             i, w = pairs[pair]
             at = np.flatnonzero(cut.kept[pair])
-            code = _column(codes, i, bounds[w] + np.arange(len(at)))
-            part[k, at] = np.outer(code, directions[i])
+            amount[k, at] = _column(codes, i, bounds[w] + np.arange(len(at)))
             counted[k, places[pair][1]] = True
-
-        def run(function, forward=forward, ids=ids, counted=counted):
-            output = run_replaced(
-                language.model, language.layer, function, forward, side=language.side
-            )
-            logits = next_token_logits(output, ids)
-            return log_probabilities(logits, ids, counted).to("cpu", torch.float64)
-
-        def keep(activations):
-            return activations.clone()  # what comes next may work in place
-
-        def ablate(activations, part=part):
-            return activations - torch.from_numpy(part).to(activations)
-
-        def perturb(activations, part=part):
-            return forward_ad.make_dual(activations, torch.from_numpy(part).to(activations))
-
-        found = [(ablations, run(keep) - run(ablate))]
+        part = _Part(amount, directions[[pairs[pair][0] for pair in batch]])
+        run = partial(_run, language, forward, ids, counted)
+        # clone: later modules may modify the activations in place
+        found = [(ablations, run(torch.clone) - run(lambda x, part=part: x - part.like(x)))]
+        slope = _slope(language, run, part) if attribute else None
+        attribute = slope is not None
         if attribute:
-            try:
-                with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-                    slope = forward_ad.unpack_dual(run(perturb)).tangent
-            except (NotImplementedError, RuntimeError) as error:
-                if not lacks_forward_derivative(error):
-                    raise
-                attribute = False
-                warn(
-                    f"The attribution is nan: {type(language.model).__name__} has no forward-mode "
-                    f"derivative ({error}). Load it with plain attention and experts "
-                    "(attn_implementation='eager', experts_implementation='eager')."
-                )
-        if attribute:
-            if slope is None:
-                raise ValueError(
-                    f"layer={language.layer!r} has no influence on the logits. Name a layer "
-                    "that has."
-                )
             found.append((slopes, slope))
         lengths = [len(places[pair][1]) for pair in batch]
         for results, values in found:
             for pair, of_pair in zip(batch, values.split(lengths), strict=True):
                 results[pairs[pair][0]][places[pair][0]] = of_pair.numpy()
     return ablations, slopes
+
+
+def _cut_windows(windows, bounds, rows, pairs):
+    """A window for each pair, cut off behind the token that follows its last row.
+
+    Returns
+    -------
+    cut : TokenWindows
+    places : list of (slice, ndarray of int64)
+        For each pair, which of the feature's rows are in the window, and at which positions.
+    """
+    document, token_ids, kept, places = [], [], [], []
+    for i, w in pairs:
+        here = slice(*np.searchsorted(rows[i], bounds[w : w + 2]))
+        positions = np.flatnonzero(windows.kept[w])[rows[i][here] - bounds[w]]
+        stop = positions[-1] + 2
+        document.append(windows.document[w])
+        token_ids.append(windows.token_ids[w][:stop])
+        kept.append(windows.kept[w][:stop])
+        places.append((here, positions))
+    return TokenWindows(document, token_ids, kept, pad_id=windows.pad_id), places
+
+
+class _Part:
+    """What a feature adds to the activations of each run: its code times its direction.
+
+    Parameters
+    ----------
+    amount : ndarray of float64 of shape (n_runs, length)
+        The feature's code at each token.
+    directions : ndarray of float64 of shape (n_runs, n_features)
+    """
+
+    def __init__(self, amount, directions):
+        self.amount = torch.from_numpy(amount)
+        self.directions = torch.from_numpy(directions)
+
+    def like(self, activations):
+        """The part, (n_runs, length, n_features); multiplied out on the activations' device."""
+        amount, directions = (x.to(activations.device) for x in (self.amount, self.directions))
+        part = amount[..., None] * directions[:, None]
+        return part.to(torch.float32).to(activations)
+
+
+def _run(language, forward, ids, counted, function):
+    """Log-probabilities of the next tokens with `function` of the activations, (n_counted,)."""
+    output = run_replaced(language.model, language.layer, function, forward, side=language.side)
+    logits = next_token_logits(output, ids)
+    return log_probabilities(logits, ids, counted).to("cpu", torch.float64)
+
+
+def _slope(language, run, part):
+    """Derivative of the log-probabilities along the part; None, with a warning, if it has none."""
+
+    def perturb(activations):
+        return forward_ad.make_dual(activations, part.like(activations))
+
+    try:
+        with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+            slope = forward_ad.unpack_dual(run(perturb)).tangent
+    except (NotImplementedError, RuntimeError) as error:
+        if not lacks_forward_derivative(error):
+            raise
+        warn(
+            f"The attribution is nan: {type(language.model).__name__} has no forward-mode "
+            f"derivative ({error}). Load it with plain attention and experts "
+            "(attn_implementation='eager', experts_implementation='eager')."
+        )
+        return None
+    if slope is None:
+        raise ValueError(
+            f"layer={language.layer!r} has no influence on the logits. Name a layer that has."
+        )
+    return slope

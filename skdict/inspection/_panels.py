@@ -1,11 +1,11 @@
-"""What a dashboard shows of each feature, gathered and put into plain numbers and strings."""
+"""What a dashboard shows of each feature, as plain numbers and strings."""
 
 from itertools import chain, pairwise
 
 import numpy as np
 from sklearn.utils import gen_batches
 
-from ..metrics._rows import unit_rows
+from ..metrics._rows import BLOCK_SIZE, unit_rows
 from ._active import positive_entries
 from ._blocks import CodedBlocks
 from ._collect import Correlation, codes_at, greatest_others, survey
@@ -19,8 +19,8 @@ from ._tokens import check_tokens, shown_tokens, token_table
 N_BINS = 50  # of the histogram of a feature's activations
 N_LISTED = 10  # logits up and down, neurons, neighbours
 N_RANDOM, N_NEAR_MISSES = 10, 10
-N_BEFORE, N_AFTER = 12, 6  # tokens around the one that a snippet is about
-N_OF_TOKEN = 256  # features of a token, in a text that is shown: no more for a dense dictionary
+N_BEFORE, N_AFTER = 12, 6  # tokens of context in a snippet
+N_OF_TOKEN = 256  # features listed per token of a shown text; dense dictionaries have more
 TEXT_FOR_LOGITS = 2000  # characters
 
 
@@ -33,19 +33,19 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
         Of activations or texts; of texts with a `language`.
     tokens : dict
         From `check_tokens`.
-    columns : ndarray of int64
+    columns : ndarray of int64 of shape (n_selected,)
         The features.
     n_top, n_intervals, n_per_interval : int
     seed : int
     language : Language, default=None
-        Whose model is causal. With it, there are logits and effects on the next token.
+        With a causal model: adds logits and effects on the next token.
 
     Returns
     -------
     panels : dict
         "statistics" as `feature_statistics` returns them, "n_active" of all features, "tokens",
-        "near_by", what near misses are ranked by, "missing", what there is not and why, and
-        "features", a list of dicts ready for JSON.
+        "near_by" (the scores that near misses are ranked by), "missing" (messages about panels
+        that could not be made), and "features", a list of dicts ready for JSON.
     """
     dictionary = blocks.dictionary
     atoms = feature_directions(dictionary, np.arange(blocks.n_components))
@@ -65,48 +65,13 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
         observers=[correlation],
     )
     statistics = statistics_of(columns, found)
-    centres = {
-        "top": [[rows] for rows, _ in found["top"]],
-        "intervals": [
-            [rows for rows, _ in found["intervals"][i * n_intervals : (i + 1) * n_intervals]]
-            for i in range(len(columns))
-        ],
-        "random": [[rows] for rows, _ in found["random"]],
-        "near": [[rows] for rows, _ in found["near_misses"]],
-    }
-    snippets = _Snippets(tokens, centres)
-    codes = codes_at(blocks, columns, snippets.rows)
-    effects = [{}] * len(columns)
-    if language is not None:
-        rows = [each[0] for each in centres["top"]]
-        measured = measured_effects(language, blocks.X, columns, rows, attribute=False)
-        effects = [dict(zip(e.rows.tolist(), e.ablation, strict=True)) for e in measured]
-
-    features = [
-        {
-            "density": number(statistics.density[i]),
-            "n_active": int(statistics.n_active[i]),
-            "maximum": number(statistics.maximum[i]),
-            "mean": number(statistics.mean[i]),
-            "histogram": statistics.histogram[i].tolist(),
-            "snippets": snippets.of(i, codes[i], effects[i]),
-            "near_values": [number(value) for value in found["near_misses"][i][1]],
-            "words": snippets.words(i),
-            "effect": number(np.mean([*effects[i].values()])) if effects[i] else None,
-        }
-        for i in range(len(columns))
-    ]
+    snippets = _Snippets(tokens, _centres(found, n_intervals))
+    features = [_numbers(statistics, i) for i in range(len(columns))]
+    _add_snippets(features, snippets, found, blocks, columns, language)
     _add_neighbours(features, atoms, columns, correlation)
     _add_neurons(features, atoms[columns])
     _add_encoder(features, dictionary, columns)
-    missing = []
-    if language is not None:
-        try:
-            _add_logits(features, language, blocks.X, atoms[columns])
-        except (NotImplementedError, RuntimeError) as error:
-            if not lacks_forward_derivative(error):
-                raise
-            missing.append(f"No logits: {error}")
+    missing = [] if language is None else _add_logits(features, language, blocks.X, atoms[columns])
     return {
         "statistics": statistics,
         "n_active": correlation.n_active,
@@ -118,18 +83,57 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
 
 
 def number(x):
-    """A float of four digits; None for what is none."""
+    """Round to four significant digits; None if `x` is not finite."""
     return float(f"{x:.4g}") if np.isfinite(x) else None
 
 
+def _numbers(statistics, i):
+    """How often and how strongly the i-th feature is active."""
+    return {
+        "density": number(statistics.density[i]),
+        "n_active": int(statistics.n_active[i]),
+        "maximum": number(statistics.maximum[i]),
+        "mean": number(statistics.mean[i]),
+        "histogram": statistics.histogram[i].tolist(),
+    }
+
+
+def _centres(found, n_intervals):
+    """Rows to show snippets of: {kind: for each feature a list of groups of rows}."""
+    intervals = [rows for rows, _ in found["intervals"]]
+    return {
+        "top": [[rows] for rows, _ in found["top"]],
+        "intervals": [
+            intervals[i * n_intervals : (i + 1) * n_intervals] for i in range(len(found["top"]))
+        ],
+        "random": [[rows] for rows, _ in found["random"]],
+        "near": [[rows] for rows, _ in found["near_misses"]],
+    }
+
+
 class _Snippets:
-    """Tokens around chosen rows that the model saw together, in one table of tokens."""
+    """The tokens around chosen rows, within what the model saw together.
+
+    All snippets refer to one table of tokens, in which each row that is shown occurs once.
+
+    Parameters
+    ----------
+    tokens : dict
+        From `check_tokens`.
+    centres : dict
+        From `_centres`.
+
+    Attributes
+    ----------
+    rows : list of ndarray of int64
+        For each feature, the rows of all its snippets, ascending.
+    """
 
     def __init__(self, tokens, centres):
         self.tokens, self.centres = tokens, centres
         document = tokens["document"]
         new = np.diff(document) != 0
-        if "position" in tokens:  # long texts go through the model in several windows
+        if "position" in tokens:  # long texts are run in several windows
             new |= np.diff(tokens["position"]) != 1
         edges = np.flatnonzero(np.concatenate([[True], new, [True]]))
         self.first = np.repeat(edges[:-1], np.diff(edges))
@@ -155,10 +159,22 @@ class _Snippets:
         return np.unique(np.concatenate(ranges)) if ranges else np.empty(0, np.int64)
 
     def of(self, i, codes, effects):
-        """Snippets of a feature by kind: [place of first token, length, centre, codes, effects].
+        """Snippets of the i-th feature.
 
-        Codes and effects are lists of place in the snippet and value, one after the other. The
-        effect that a feature has at a token stands at the next, whose probability it changes.
+        Parameters
+        ----------
+        codes : ndarray of float64
+            The feature's codes at ``rows[i]``.
+        effects : dict of int to float
+            Effect on the next token at some rows.
+
+        Returns
+        -------
+        snippets : dict of str to list of list of list
+            For each kind and group the snippets ``[start in the table, length, place of the
+            centre, codes, effects]``. Codes and effects are flat lists ``[place in the snippet,
+            value, place, value, ...]``. An effect is listed at the token whose probability it
+            changes, the one after the active token.
         """
 
         def snippet(row):
@@ -179,7 +195,7 @@ class _Snippets:
         }
 
     def words(self, i):
-        """Some distinct tokens among those that a feature is most active on."""
+        """Up to five distinct tokens among the most active ones of a feature."""
         return list(dict.fromkeys(shown_tokens(self.tokens, self.centres["top"][i][0])))[:5]
 
     def table(self):
@@ -188,10 +204,27 @@ class _Snippets:
         return token_table(shown_tokens(self.tokens, self.used), document)
 
 
+def _add_snippets(features, snippets, found, blocks, columns, language):
+    """Examples in context, and with a `language` the effects at the most active tokens."""
+    codes = codes_at(blocks, columns, snippets.rows)
+    effects = [{}] * len(columns)
+    if language is not None:
+        rows = [groups[0] for groups in snippets.centres["top"]]
+        measured = measured_effects(language, blocks.X, columns, rows, attribute=False)
+        effects = [dict(zip(e.rows.tolist(), e.ablation, strict=True)) for e in measured]
+    for i, feature in enumerate(features):
+        feature["snippets"] = snippets.of(i, codes[i], effects[i])
+        feature["near_values"] = [number(value) for value in found["near_misses"][i][1]]
+        feature["words"] = snippets.words(i)
+        feature["effect"] = number(np.mean([*effects[i].values()])) if effects[i] else None
+
+
 def _add_neighbours(features, atoms, columns, correlation):
+    """The nearest features by cosine of the atoms and by correlation of the codes."""
     unit = unit_rows(atoms)
     by_correlation = correlation.nearest(N_LISTED)
-    for rows in gen_batches(len(columns), max(1, 2**24 // len(unit))):
+    # similarities of a block of features to all, (n_in_block, n_components)
+    for rows in gen_batches(len(columns), max(1, BLOCK_SIZE // len(unit))):
         by_cosine = greatest_others(unit[columns[rows]] @ unit.T, columns[rows], N_LISTED)
         for k, i in enumerate(range(rows.start, rows.stop)):
             features[i]["cosine"] = _pairs(by_cosine[0][k], by_cosine[1][k])
@@ -199,7 +232,10 @@ def _add_neighbours(features, atoms, columns, correlation):
 
 
 def _add_neurons(features, atoms):
-    """The greatest entries of each atom, of either sign, and their share of its L1 norm."""
+    """The greatest entries of each atom in absolute value, as [neuron, entry, share of L1 norm].
+
+    The shares of a zero atom are 0.
+    """
     n = min(N_LISTED, atoms.shape[1])
     order = np.argsort(-abs(atoms), axis=1, kind="stable")[:, :n]
     for feature, atom, neurons in zip(features, atoms, order, strict=True):
@@ -210,12 +246,12 @@ def _add_neurons(features, atoms):
 
 
 def _add_encoder(features, dictionary, columns):
-    """Cosine of encoder row and atom, and the encoder's bias, where there is an encoder."""
+    """Cosine of encoder row and atom, and the encoder's bias, if there is an encoder."""
     _, last = split_dictionary(dictionary)
     weights = getattr(last, "encoder_coef_", None)
     if weights is None:
         return
-    atoms = last.components_  # in the space that the encoder reads, behind a Pipeline's scaling
+    atoms = last.components_  # in the encoder's input space, after a Pipeline's other steps
     weights, atoms = (unit_rows(rows.astype(np.float64)) for rows in (weights, atoms))
     cosine = (weights * atoms).sum(axis=1)
     cosine[~(weights.any(axis=1) & atoms.any(axis=1))] = np.nan
@@ -224,7 +260,13 @@ def _add_encoder(features, dictionary, columns):
 
 
 def _add_logits(features, language, texts, atoms):
-    """The tokens whose logits go up and down the most, and a histogram of all."""
+    """The tokens whose logits rise and fall the most, and a histogram of all weights.
+
+    Returns
+    -------
+    missing : list of str
+        Why there are no logits, if the model has no forward-mode derivative.
+    """
     some, size = [], 0
     for text in texts:
         some.append(text[:TEXT_FOR_LOGITS])
@@ -233,17 +275,27 @@ def _add_logits(features, language, texts, atoms):
             break
     words = None
     rows = chain.from_iterable(logit_weights(language, some, atoms))
-    for feature, weights in zip(features, rows, strict=True):
-        if words is None:
-            words = vocabulary(language.tokenizer, len(weights))
-        order = np.argsort(weights, kind="stable")
-        counts, edges = np.histogram(weights, bins=40)
-        feature["logits"] = {
-            "up": [[words[k], number(weights[k])] for k in order[::-1][:N_LISTED]],
-            "down": [[words[k], number(weights[k])] for k in order[:N_LISTED]],
-            "counts": counts.tolist(),
-            "range": [number(edges[0]), number(edges[-1])],
-        }
+    try:
+        for feature, weights in zip(features, rows, strict=True):
+            if words is None:
+                words = vocabulary(language.tokenizer, len(weights))
+            feature["logits"] = _extremes(weights, words)
+    except (NotImplementedError, RuntimeError) as error:
+        if not lacks_forward_derivative(error):
+            raise
+        return [f"No logits: {error}"]
+    return []
+
+
+def _extremes(weights, words):
+    order = np.argsort(weights, kind="stable")
+    counts, edges = np.histogram(weights, bins=40)
+    return {
+        "up": [[words[k], number(weights[k])] for k in order[::-1][:N_LISTED]],
+        "down": [[words[k], number(weights[k])] for k in order[:N_LISTED]],
+        "counts": counts.tolist(),
+        "range": [number(edges[0]), number(edges[-1])],
+    }
 
 
 def _pairs(index, values):
@@ -251,7 +303,7 @@ def _pairs(index, values):
 
 
 def shown_texts(dictionary, X, tokens):
-    """Tokens of texts with the features that are active on each, the most active first.
+    """Tokens of texts with the features that are active on each, in descending order of code.
 
     Returns
     -------
@@ -272,7 +324,7 @@ def shown_texts(dictionary, X, tokens):
 
 
 def density_histogram(density):
-    """Counts of log10 densities in bins of a quarter, and how many features are dead."""
+    """Histogram of log10 densities, in bins of width 0.25, and the number of dead features."""
     alive = np.log10(density[density > 0])
     low = np.floor(alive.min(initial=-1))
     edges = np.arange(low, 0.25, 0.25)
@@ -281,7 +333,20 @@ def density_histogram(density):
 
 
 def best_labels(blocks, columns, target_names, data):
-    """The label that each feature detects best, and its F1, of boolean labels of the rows."""
+    """The label that each feature detects best by being active, and its F1.
+
+    Parameters
+    ----------
+    blocks : CodedBlocks
+    columns : ndarray of int64 of shape (n_selected,)
+    target_names : list of str, length n_labels
+    data : ndarray of bool of shape (n_rows, n_labels)
+
+    Returns
+    -------
+    names, scores : list, length n_selected
+        None for features that are never active on a token with a label.
+    """
     data = data.astype(np.int64)
     together = np.zeros((len(columns), data.shape[1]), dtype=np.int64)
     n_active = np.zeros(len(columns), dtype=np.int64)

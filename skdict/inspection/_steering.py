@@ -1,4 +1,4 @@
-"""What steering by a feature does to the texts that a model writes."""
+"""The effect of steering by a feature on the texts that a model writes."""
 
 from numbers import Integral, Real
 
@@ -47,10 +47,11 @@ def steering_effect(
 ):
     """Measure how often a steered model writes in a feature's context, and how fluently.
 
-    For each strength :math:`s` the model writes while :math:`s d_j` is added to the activation
-    at every token (see `steer`). A feature that acts as it reads brings texts of its context
-    forth; a random direction of the same length, the control, should not. Too strong steering
-    breaks the model: then the cross-entropy of what it writes, under the model as it is, rises.
+    For each strength :math:`s` the model writes texts while :math:`s d_j` is added to the
+    activation at every token (see `steer`). If a feature acts on the output as its top examples
+    suggest, the texts are in its context; a random direction of the same norm, the control,
+    should not have this effect. Steering that is too strong breaks the model: the cross-entropy
+    of its texts under the unsteered model then rises.
 
     Parameters
     ----------
@@ -62,36 +63,36 @@ def steering_effect(
         Which feature.
 
     strengths : array-like of shape (n_strengths,)
-        In units of the feature's code; 0 is the model as it is. The feature's greatest code
-        is the scale to choose them by.
+        In units of the feature's code; 0 leaves the model unchanged. Choose them relative to the
+        feature's greatest code.
 
     in_context : callable
-        Called with each text that was written, without its prompt; tells how much of it is in
-        the feature's context, as a bool or a fraction.
+        Called with each written text, without its prompt. Returns whether the text is in the
+        feature's context, as a bool, or the fraction of it that is.
 
     prompts : list of str, default=None
-        What is to be continued, `n_samples` times over; by default nothing but the special
-        token that opens a text.
+        Prompts, each of which is continued `n_samples` times. By default the only prompt is the
+        special token at the beginning of a text (BOS).
 
     n_samples : int, default=32
         Texts per prompt and strength.
 
     n_tokens : int, default=24
-        Tokens per text. Special tokens are not written.
+        Tokens per text. Special tokens are never sampled.
 
     n_controls : int, default=2
-        Number of random directions. Each writes as many texts as the feature.
+        Number of random directions. As many texts are written with each as with the feature.
 
     temperature : float, default=1.0
-        What the logits are divided by before a token is drawn.
+        The logits are divided by this before a token is sampled.
 
     random_state : int, RandomState instance or None, default=0
-        Draws tokens and random directions.
+        Determines the sampled tokens and the random directions.
 
     Returns
     -------
     effect : :class:`~sklearn.utils.Bunch`
-        Arrays of shape (n_strengths,), so ``pandas.DataFrame(effect)`` is a table of them.
+        Arrays of shape (n_strengths,), so ``pandas.DataFrame(effect)`` is a table.
 
         strength : ndarray of float64
             The strengths.
@@ -100,35 +101,35 @@ def steering_effect(
         in_context_error : ndarray of float64
             Its standard error; nan for a single text.
         cross_entropy : ndarray of float64
-            Nats per token of the texts under the model as it is.
+            Cross-entropy of the texts under the unsteered model, in nats per token.
         control_in_context, control_in_context_error, control_cross_entropy : ndarray of float64
-            The same with random directions, over all of them.
+            The same for the random directions, pooled.
         example : list of str
             The first text of each strength.
 
     Raises
     ------
     TypeError
-        If `pipeline` is no such Pipeline, or the model has no logits.
+        If `pipeline` is not a Pipeline of these two steps, or the model has no logits.
     ValueError
-        If the model is not causal, there is no such feature, a strength is no number, there is
-        no prompt and the tokenizer opens a text with no special token, or a text would be
-        longer than the model's context.
+        If the model is not causal, `feature` is out of range, a strength is not finite,
+        `prompts` is None and the tokenizer has no special token at the beginning of a text, or a
+        text would be longer than the model's context.
 
     See Also
     --------
-    SteeringDisplay : A picture of the result.
+    SteeringDisplay : Draws the result.
     steer : The intervention itself.
 
     Notes
     -----
-    Tokens are drawn by generators of torch that are seeded here, so nothing depends on the
-    global one. All strengths of a direction draw with the same seed.
+    Tokens are sampled with torch generators seeded from `random_state`, independent of torch's
+    global generator. All strengths of a direction use the same seed.
 
     References
     ----------
-    Bricken et al., "Towards Monosemanticity" (2023), pin features and sample. A random control
-    and a measure of fluency are what they lack.
+    Bricken et al., "Towards Monosemanticity" (2023), pin features and sample, without a random
+    control and a measure of fluency.
 
     Examples
     --------
@@ -160,47 +161,20 @@ def steering_effect(
     controls = random_state.normal(size=(n_controls, atom.shape[1]))
     controls *= np.linalg.norm(atom) / np.linalg.norm(controls, axis=1, keepdims=True)
     prompts = _prompts(language, prompts, n_tokens)
-    # a model can have more logits than there are tokens
-    in_vocabulary = list(language.tokenizer.get_vocab().values())
-    writable = np.setdiff1d(in_vocabulary, special_token_ids(language.tokenizer))
-    writable = torch.from_numpy(writable).to(language.network.device)
-
-    def measure(direction, strength, seed):
-        """In-context fractions, cross-entropies and texts of all prompts."""
-        fractions, losses, texts = [], [], []
-        generator = torch.Generator(language.network.device).manual_seed(seed)
-        for prompt in prompts:
-            ids = prompt.expand(n_samples, -1)
-            # not around `in_context`, which may well wait for others that use the model
-            with evaluation_mode(language.model), torch.no_grad():
-                with steer(
-                    language.model,
-                    language.layer,
-                    direction,
-                    0,
-                    strength=strength,
-                    side=language.side,
-                    tokenizer=language.tokenizer,
-                ):
-                    written = _sample(language, ids, n_tokens, temperature, generator, writable)
-                losses.append(_losses(language, ids, written))
-            found = [language.tokenizer.decode(row) for row in written]
-            fractions += [_fraction(in_context, text) for text in found]
-            texts += found
-        return np.array(fractions), np.concatenate(losses), texts
+    writer = _Writer(language, prompts, in_context, n_samples, n_tokens, temperature)
 
     table = {name: [] for name in ("in_context", "in_context_error", "cross_entropy")}
     table |= {f"control_{name}": [] for name in list(table)}
     examples = []
     for strength in strengths:
-        of_feature = measure(atom, strength, seeds[0])
+        *of_feature, texts = writer.measure(atom, strength, seeds[0])
         of_controls = [
-            measure(row[None], strength, seed)
+            writer.measure(row[None], strength, seed)
             for row, seed in zip(controls, seeds[1:], strict=True)
         ]
-        examples.append(of_feature[2][0])
+        examples.append(texts[0])
         pooled = [np.concatenate(parts) for parts in list(zip(*of_controls, strict=True))[:2]]
-        for prefix, (fractions, losses) in (("", of_feature[:2]), ("control_", pooled)):
+        for prefix, (fractions, losses) in (("", of_feature), ("control_", pooled)):
             table[f"{prefix}in_context"].append(fractions.mean())
             one = len(fractions) == 1
             error = np.nan if one else fractions.std(ddof=1) / np.sqrt(len(fractions))
@@ -210,74 +184,137 @@ def steering_effect(
     return Bunch(strength=strengths, **columns, example=examples)
 
 
+class _Writer:
+    """Lets a steered model write, and judges what it writes.
+
+    Parameters
+    ----------
+    language : Language
+    prompts : list of tensor of int64 of shape (1, length)
+    in_context : callable
+    n_samples, n_tokens : int
+        Texts per prompt, and tokens per text.
+    temperature : float
+    """
+
+    def __init__(self, language, prompts, in_context, n_samples, n_tokens, temperature):
+        self.language, self.prompts, self.in_context = language, prompts, in_context
+        self.n_samples, self.n_tokens, self.temperature = n_samples, n_tokens, temperature
+        # a model can have more logits than its tokenizer has tokens
+        in_vocabulary = list(language.tokenizer.get_vocab().values())
+        writable = np.setdiff1d(in_vocabulary, special_token_ids(language.tokenizer))
+        self.writable = torch.from_numpy(writable).to(language.network.device)
+
+    def measure(self, direction, strength, seed):
+        """Write with ``strength * direction`` added to the activations.
+
+        Parameters
+        ----------
+        direction : ndarray of shape (1, n_features)
+        strength : float
+        seed : int
+
+        Returns
+        -------
+        fractions, losses : ndarray of shape (n_prompts * n_samples,)
+            What `in_context` returned, and the cross-entropy under the unsteered model.
+        texts : list of str, length n_prompts * n_samples
+        """
+        fractions, losses, texts = [], [], []
+        device = self.language.network.device
+        generator = torch.Generator(device).manual_seed(seed)
+        for prompt in self.prompts:
+            ids = prompt.expand(self.n_samples, -1)
+            # `in_context` is called outside: it may wait for other threads that use the model
+            with evaluation_mode(self.language.model), torch.no_grad():
+                with steer(
+                    self.language.model,
+                    self.language.layer,
+                    direction,
+                    0,
+                    strength=strength,
+                    side=self.language.side,
+                    tokenizer=self.language.tokenizer,
+                ):
+                    written = self._sample(ids, generator)
+                losses.append(_losses(self.language, ids, written))
+            found = [self.language.tokenizer.decode(row) for row in written]
+            fractions += [_fraction(self.in_context, text) for text in found]
+            texts += found
+        return np.array(fractions), np.concatenate(losses), texts
+
+    def _sample(self, ids, generator):
+        """Draw continuations, (n_samples, n_tokens); `generate` does not take a generator."""
+        cache, written, step = None, [], ids
+        network, model = self.language.network, self.language.model
+        for _ in range(self.n_tokens):
+            whole = torch.cat([ids, *written], dim=1)
+            options = _nothing_padded(self.language, whole)
+            if network.takes_use_cache and (cache is not None or not written):
+                if cache is not None:
+                    options["past_key_values"] = cache
+                output = model(step, use_cache=True, **options)
+                cache = getattr(output, "past_key_values", None)
+            else:  # without a key-value cache the whole text is read again for each token
+                step = whole
+                output = model(step, **options)
+            logits = next_token_logits(output, step)[:, -1].float() / self.temperature
+            is_out = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+            is_out[self.writable[self.writable < logits.shape[1]]] = False
+            logits[:, is_out] = -torch.inf
+            step = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+            written.append(step)
+        return torch.cat(written, dim=1)
+
+
 def _fraction(in_context, text):
     found = in_context(text)
     if not isinstance(found, Real | np.bool_) or not np.isfinite(found):
         raise TypeError(
-            f"in_context must return true or false, or a number, but returned {found!r:.80}. Of "
-            "a regular expression make bool(pattern.search(text))."
+            f"in_context must return true or false, or a number, but returned {found!r:.80}. With "
+            "a regular expression, return bool(pattern.search(text))."
         )
     return float(found)
 
 
 def _prompts(language, prompts, n_tokens):
-    """Token ids of each prompt, tensors of shape (1, length), without what closes a text."""
+    """Token ids of each prompt, (1, length), without special tokens added at the end."""
     texts = [""] if prompts is None else check_texts(prompts, name="prompts")
     ids = []
     for each, added, _ in encode(language.tokenizer, texts):
         if len(each) == 0 and prompts is None:
             raise ValueError(
-                "prompts=None, but the tokenizer opens a text with no special token. Give prompts."
+                "prompts=None, but the tokenizer adds no special token at the beginning of a text "
+                "to start from. Give prompts."
             )
         if len(each) == 0:
             raise ValueError(
-                f"prompts[{len(ids)}] is no token to the tokenizer: {texts[len(ids)]!r:.50}. "
-                "Leave it out."
+                f"prompts[{len(ids)}] has no tokens: {texts[len(ids)]!r:.50}. Leave it out."
             )
-        # what the tokenizer added behind the text; the first token may open it and close it
+        # special tokens added at the end; one at the very beginning stays, even if it is alone
         n_closing = added[1:][::-1].cumprod().sum()
         each = each[: len(each) - n_closing]
         ids.append(torch.from_numpy(each)[None].to(language.network.device))
     longest, limit = max(each.shape[1] for each in ids), language.network.context_length
     if limit is not None and longest + n_tokens > limit:
         raise ValueError(
-            f"n_tokens={n_tokens} behind a prompt of {longest} tokens is more than the model's "
-            f"context of {limit}."
+            f"n_tokens={n_tokens} after a prompt of {longest} tokens is more than the model's "
+            f"context of {limit}. Give shorter prompts or a smaller n_tokens."
         )
     return ids
 
 
-def _sample(language, ids, n_tokens, temperature, generator, writable):
-    """Draw continuations, (n_samples, n_tokens); like `generate`, which has no generator."""
-    cache, written, step = None, [], ids
-    for _ in range(n_tokens):
-        whole = torch.cat([ids, *written], dim=1)
-        options = _nothing_padded(language, whole)
-        if language.network.takes_use_cache and (cache is not None or not written):
-            if cache is not None:
-                options["past_key_values"] = cache
-            output = language.model(step, use_cache=True, **options)
-            cache = getattr(output, "past_key_values", None)
-        else:  # a model without such a cache reads everything anew
-            step = whole
-            output = language.model(step, **options)
-        logits = next_token_logits(output, step)[:, -1].float() / temperature
-        is_out = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-        is_out[writable[writable < logits.shape[1]]] = False
-        logits[:, is_out] = -torch.inf
-        step = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
-        written.append(step)
-    return torch.cat(written, dim=1)
-
-
 def _nothing_padded(language, ids):
-    """The attention mask, for models whose padding token may also open a text."""
+    """An attention mask of ones: models may take a BOS token for padding if they have the same."""
     takes = language.network.takes_attention_mask
     return {"attention_mask": torch.ones_like(ids)} if takes else {}
 
 
 def _losses(language, ids, written):
-    """Cross-entropy of what was written, after its prompt, under the model as it is."""
+    """Cross-entropy of the written tokens given their prompt, in nats per token, (n_samples,).
+
+    Called outside of `steer`: it is that of the unsteered model.
+    """
     whole = torch.cat([ids, written], dim=1)
     output = language.model(whole, **_nothing_padded(language, whole))
     logits = next_token_logits(output, whole)[:, ids.shape[1] - 1 : -1]
@@ -294,7 +331,7 @@ class SteeringDisplay:
         What `steering_effect` returned.
 
     name : str, default="feature"
-        What the feature is called.
+        Name of the feature in the legend.
 
     Attributes
     ----------
@@ -309,7 +346,7 @@ class SteeringDisplay:
 
     See Also
     --------
-    steering_effect : The numbers.
+    steering_effect : Computes what is drawn.
 
     Examples
     --------
@@ -337,7 +374,7 @@ class SteeringDisplay:
         Parameters
         ----------
         ax : pair of matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------

@@ -529,7 +529,7 @@ class TestSteeringOtherModels:
 
     def test_longer_than_the_context(self, extractor, dictionary):
         pipeline = make_pipeline(extractor, dictionary)
-        with pytest.raises(ValueError, match=r"n_tokens=300 behind a prompt of 1 tokens is more"):
+        with pytest.raises(ValueError, match=r"n_tokens=300 after a prompt of 1 tokens is more"):
             steering_effect(pipeline, 0, [1.0], len, n_tokens=300)
 
     def test_no_tokens(self, extractor, dictionary):
