@@ -34,9 +34,6 @@ TOO_LONG = {
     "_core/coding/lasso.py::_code_block",
     "decomposition/_comparison.py::compare_dictionaries",
     "decomposition/_sparse_coding.py::sparse_encode",
-    "inspection/_effects.py::_run_without",
-    "inspection/_panels.py::gather",
-    "inspection/_steering.py::steering_effect",
     "metrics/_loss_recovered.py::loss_recovered",
 }
 TO_BE_TURNED = {
