@@ -7,8 +7,9 @@ import torch
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
+from .._core.data.source import Source
 from .._core.torch_state import plain_torch
-from ..utils._arrays import Rows, check_activations
+from ..utils._arrays import check_activations
 from ..utils._device import resolve_device
 from ..utils._drawing import pair_of_axes
 from ..utils._sklearn_compat import Interval, validate_params
@@ -79,7 +80,8 @@ def amortisation_gap(estimator, X, *, alpha=None):
             f"{type(estimator).__name__} has no encoder (solver={estimator.solver!r}): there is "
             "nothing to compare with sparse coding. Fit it with solver='autoencoder'."
         )
-    rows = Rows(check_activations(estimator, X), resolve_device(estimator.device))
+    X = check_activations(estimator, X, check_finite=False)
+    rows = Source(X, resolve_device(estimator.device))
     alpha = estimator.alpha_ if alpha is None else alpha
     alpha = float(alpha)
     components, intercept = estimator._tensors(

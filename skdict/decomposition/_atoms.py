@@ -29,7 +29,7 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
     Parameters
     ----------
     name : one of `ATOMS`
-    rows : Rows
+    rows : Source
         Activations. All but "exemplars", "random" and "identity" need them in memory.
     mean : tensor of shape (n_features,)
         Intercept: what exemplars are relative to.
@@ -117,7 +117,7 @@ def draw_exemplars(rows, mean, n_components, random_state):
 
     Parameters
     ----------
-    rows : Rows
+    rows : Source
     mean : tensor of shape (n_features,)
         Subtracted before scaling to unit norm; a sample equal to it, up to rounding, is never
         drawn.

@@ -16,11 +16,12 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .._core.data.source import Source
 from .._core.optional import is_missing
 from .._core.torch_state import plain_torch
 from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
-from ..utils._arrays import Rows, as_vector, check_activations
+from ..utils._arrays import as_vector, check_activations
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._warnings import warn
@@ -186,8 +187,11 @@ def compare_dictionaries(
             for X in given:
                 validate_data(estimator, X, reset=False, skip_check_array=True)
     if alpha is None:
-        alpha = ALPHA_FRACTION * location_and_scale(Rows(X_train, resolve_device("cpu")))[1]
-    rms = variation(Rows(X_test, resolve_device("cpu")), name="X_test")
+        alpha = (
+            ALPHA_FRACTION
+            * location_and_scale(Source(X_train, resolve_device("cpu"), name="X_train"))[1]
+        )
+    rms = variation(Source(X_test, resolve_device("cpu"), name="X_test"))
     table, coded = [], {}
     for name, estimator in estimators:
         fitted, fit_seconds = _fit(estimator, X_train)
@@ -289,7 +293,7 @@ def _fit(estimator, X_train):
     if isinstance(X_train, torch.Tensor) and not isinstance(
         estimator, SparseAutoencoderDictionary | SparseAutoencoderDictionaryCV
     ):
-        X_train = Rows(X_train, resolve_device("cpu"))[:].numpy()
+        X_train = Source(X_train, resolve_device("cpu"))[:].numpy()
     start = time.perf_counter()
     return _chosen(clone(estimator).fit(X_train)), time.perf_counter() - start
 
@@ -349,7 +353,7 @@ def _ways(name, fitted, algorithms, budgets, X_test):
 @plain_torch()
 def _match_l0(name, fitted, algorithm, budget, X_test):
     """L1 coefficient at which codes of X_test have the L0 wanted, or None."""
-    rows = Rows(X_test, resolve_device(fitted.device))
+    rows = Source(X_test, resolve_device(fitted.device))
     step = math.ceil(len(rows) / N_MATCHED_SAMPLES)
     x = rows[torch.arange(0, len(rows), step, device="cpu")]
     components, intercept = fitted._tensors(x.dtype, x.device, "components_", "intercept_")
@@ -392,7 +396,7 @@ def _set_way(fitted, way, X_train, *, fitted_before):
     coder = copy.copy(fitted).set_params(**way)
     # parameters of an estimator that was fitted before may be others than in its fit
     if fitted_before or way != _way(fitted, _algorithm(fitted, "auto")):
-        rows = Rows(X_train, resolve_device(fitted.device))
+        rows = Source(X_train, resolve_device(fitted.device))
         vars(coder).update(coder._statistics_of_codes(rows))
     return coder
 
@@ -405,12 +409,12 @@ def _measure(coder, X_test, alpha, rms):
     """
     ours, gaps = isinstance(coder, SparseAutoencoderDictionary), []
     if ours:
-        rows = Rows(X_test, resolve_device(coder.device))
+        rows = Source(X_test, resolve_device(coder.device))
         encode, residual_of = coder._encoder(rows, gaps), coder._residual_of(rows)
         model = coder._likelihood_model(rows.device)
         size = 1
     else:
-        rows = Rows(X_test, resolve_device("cpu"))
+        rows = Source(X_test, resolve_device("cpu"))
 
         def encode(x):
             codes = coder.transform(x.numpy())

@@ -14,6 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from .._core.data.reading import take_rows
+from .._core.data.source import Source
 from .._core.kernels.cpu.threads import threads_for, work_of_product
 from .._core.models.architectures import ARCHITECTURES, Architecture, make_architecture
 from .._core.models.autoencoder import infer
@@ -24,14 +26,12 @@ from .._core.solvers.online import OnlineDictionaryLearning
 from .._core.tensors import from_numpy
 from .._core.torch_state import plain_torch
 from ..utils._arrays import (
-    Rows,
     as_matrix,
     check_activations,
     check_codes,
     check_entries_finite,
     collect_dense,
     collect_sparse,
-    take_rows,
 )
 from ..utils._device import available_memory, resolve_device
 from ..utils._random import check_random_state
@@ -463,7 +463,7 @@ class SparseAutoencoderDictionary(
 
     def _fit(self, rows, alpha, previous, X, y, task=None):
         """`fit` to checked rows; X and y are for callbacks, and so is what makes the task."""
-        if isinstance(X, Rows):  # those of a fold, which only a callback wants to have whole
+        if isinstance(X, Source):  # those of a fold, which only a callback wants to have whole
             X = partial(take_rows, X.X, X.index.numpy())
         random_state = check_random_state(self.random_state)
         training, held_out = rows, None
@@ -474,6 +474,8 @@ class SparseAutoencoderDictionary(
         seen = training if len(training) > 1 else rows
         with self._threads(rows):
             mean, rms = location_and_scale(seen)
+        if held_out is not None:
+            held_out.check_finite()
         units = self._units(rms, alpha)
         alpha = units["alpha_"]
         task = task or self._init_callback_context
@@ -557,6 +559,7 @@ class SparseAutoencoderDictionary(
             with self._threads(rows):
                 run = self._begin(rows, mean, rms, alpha, previous, random_state)
         else:
+            rows.check_finite()
             rows.dtype = from_numpy(self.components_).dtype
             run = run.copy_to(rows.device)  # that of the former call stays whole
         n_steps = run.n_steps
@@ -628,10 +631,11 @@ class SparseAutoencoderDictionary(
             )
 
     def _rows(self, X, **check):
-        if isinstance(X, Rows):  # those of a fold, checked before
+        if isinstance(X, Source):  # those of a fold, checked before
             self.n_features_in_ = X.shape[1]
             return X
-        return Rows(check_activations(self, X, **check), resolve_device(self.device))
+        X = check_activations(self, X, check_finite=False, **check)
+        return Source(X, resolve_device(self.device))
 
     def _units(self, rms, alpha):
         """What depends on the scale of the data: its centred RMS norm."""
@@ -1149,7 +1153,7 @@ def _as_atoms(given, name):
     """Atoms that were given: a new tensor of shape (n_components, n_features), float64."""
     given = as_matrix(given, name)
     check_entries_finite(given, name)
-    return Rows(given, torch.device("cpu"))[:].to(torch.float64, copy=True)
+    return Source(given, torch.device("cpu"))[:].to(torch.float64, copy=True)
 
 
 def _publish(estimator, attributes):

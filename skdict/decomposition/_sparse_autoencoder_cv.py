@@ -13,8 +13,10 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from .._core.data.reading import take_rows
+from .._core.data.source import Source
 from .._core.torch_state import plain_torch
-from ..utils._arrays import Rows, as_vector, check_activations, take_rows
+from ..utils._arrays import as_vector, check_activations
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, fit_context, plain_output
 from ._alpha import alpha_grid
@@ -290,9 +292,10 @@ class SparseAutoencoderDictionaryCV(
         _check_scoring(self.scoring)
         self._check_use_of_alpha()
         estimator = self._dictionary_with(warm_start=True)
-        rows = Rows(
+        rows = Source(
             check_activations(estimator, X, reset=True, min_samples=2),
             resolve_device(self.device),
+            is_finite=True,
         )
         check_consistent_length(rows.X, y, groups)
         alphas = self._grid(rows.X)

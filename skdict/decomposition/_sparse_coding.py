@@ -8,11 +8,12 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .._core.coding.lasso import Lasso
 from .._core.coding.omp import OrthogonalMatchingPursuit
+from .._core.data.source import Source
 from .._core.kernels import Support
 from .._core.kernels.cpu.threads import threads_for, work_of_product
 from .._core.kernels.scaling import scaled, unit_factors
 from .._core.torch_state import plain_torch
-from ..utils._arrays import Rows, check_activations, collect_dense, collect_sparse
+from ..utils._arrays import check_activations, collect_dense, collect_sparse
 from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, StrOptions, python_numbers, validate_params
 from ..utils._warnings import warn
@@ -150,7 +151,7 @@ def sparse_encode(
     for given, name in ((return_gap, "return_gap"), (init is not None, "init")):
         if given and algorithm != "lasso":
             raise ValueError(f"{name} is for algorithm='lasso', but algorithm={algorithm!r}.")
-    X = check_activations(None, X)
+    X = check_activations(None, X, check_finite=False)
     dictionary = check_activations(None, dictionary, name="dictionary")
     if X.shape[1] != dictionary.shape[1]:
         raise ValueError(
@@ -162,7 +163,7 @@ def sparse_encode(
         device = resolve_device(device)
     else:
         device = X.device
-    rows, atoms = Rows(X, device), Rows(dictionary, device)
+    rows, atoms = Source(X, device), Source(dictionary, device)
     rows.dtype = atoms.dtype = torch.promote_types(rows.dtype, atoms.dtype)
     atoms = atoms[:]
     n_components = len(atoms)
@@ -176,7 +177,7 @@ def sparse_encode(
         max_iter=max_iter,
     )
     if init is not None:
-        init = Rows(check_activations(None, init, name="init"), device)
+        init = Source(check_activations(None, init, name="init"), device)
         if init.shape != (len(rows), n_components):
             raise ValueError(
                 f"init has shape {init.shape}, but (n_samples, n_components) is "

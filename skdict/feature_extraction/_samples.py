@@ -4,8 +4,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils.validation import validate_data
 
+from .._core.data.finite import check_entries_finite
 from .._core.language.samples import Samples
-from ..utils._arrays import as_matrix, check_entries_finite, to_ndarray
+from ..utils._arrays import as_matrix, to_ndarray
 
 
 def check_samples(estimator, X, network, *, reset):

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 from sklearn.utils import Bunch
 
+from .._core.data.finite import check_entries_finite
 from ..metrics._rows import as_matrix, float64_block
-from ..utils._arrays import check_entries_finite
 from ..utils._sklearn_compat import Interval, validate_params
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import mmap
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,15 +9,9 @@ import torch
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from .._core.data.finite import check_entries_finite
 from .._core.kernels import csr_tensor
-from .._core.tensors import from_numpy
 from ._sklearn_compat import align_sparse_interface
-
-# Rows are read, checked and returned in blocks of about this many bytes.
-BLOCK_BYTES = 1 << 24
-# To read a row of a memory map makes up to a megabyte around it resident.
-ROWS_TO_MAP = 512
-
 
 # Tensors of these are computed with as they are.
 TENSOR_DTYPES = (
@@ -239,7 +232,7 @@ def _as_floating(X):
     return X if X.dtype.kind == "f" else X.astype(np.float64)
 
 
-def check_activations(estimator, X, *, reset=False, min_samples=1, name="X"):
+def check_activations(estimator, X, *, reset=False, min_samples=1, name="X", check_finite=True):
     """Validate X without copying it whole and without losing where it lives.
 
     Parameters
@@ -251,6 +244,10 @@ def check_activations(estimator, X, *, reset=False, min_samples=1, name="X"):
     reset : bool
         Whether the estimator learns its number of features from X.
     min_samples : int
+    name : str
+    check_finite : bool
+        Whether to look for NaN and infinity, which reads all of X. Not needed before
+        `Source.statistics` and `Source.blocks`, which look for them as they read.
 
     Returns
     -------
@@ -270,7 +267,8 @@ def check_activations(estimator, X, *, reset=False, min_samples=1, name="X"):
         matrix = matrix.astype(np.float64, copy=False)
     if estimator is not None:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
-    check_entries_finite(matrix, name)
+    if check_finite:
+        check_entries_finite(matrix, name)
     return matrix
 
 
@@ -284,38 +282,6 @@ def check_codes(X, n_components, *, name="X"):
         )
     check_entries_finite(X, name)
     return X
-
-
-def check_entries_finite(X, name):
-    """Raise a ValueError that names the first NaN or infinity with its place."""
-    if sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr:
-        values = X.data if sp.issparse(X) else X.values()
-        position = _first_not_finite(values)
-        if position is not None:
-            _raise_not_finite(name, values[position], _place_in_csr(X, position))
-        return
-    step = max(1, BLOCK_BYTES // max(math.prod(X.shape[1:]) * X.dtype.itemsize, 1))
-    for start in range(0, X.shape[0], step):
-        values = X[start : start + step]
-        position = _first_not_finite(values)
-        if position is not None:
-            row, *place = map(int, np.unravel_index(position, values.shape))
-            _raise_not_finite(name, values[row, *place], (start + row, *place))
-        release_pages(X)
-
-
-def release_pages(X):
-    """Let go of the pages of a memory map that have been read; the file and its cache stay.
-
-    They would count as resident memory of the process until others need the memory. Pages of a
-    private map ("c") may have been written to, and are kept.
-    """
-    while getattr(X, "_mmap", None) is None:  # what is computed from a memory map has none
-        X = getattr(X, "base", None)
-        if X is None:
-            return
-    if X.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
-        X._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def read_only(X):
@@ -332,136 +298,13 @@ def read_only(X):
     return X
 
 
-def _first_not_finite(values):
-    """Position of the first NaN or infinity in the flattened values, or None."""
-    if isinstance(values, torch.Tensor):
-        bad = (~torch.isfinite(values)).flatten().nonzero()[:1]
-    else:
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(values.sum(dtype=np.float64)):  # certainly all finite
-                return None
-        bad = np.flatnonzero(~np.isfinite(values))[:1]
-    return int(bad[0]) if len(bad) else None
-
-
-def _raise_not_finite(name, value, place):
-    what = "NaN" if np.isnan(float(value)) else "infinity"
-    row, *columns = place
-    where = f"row {row}" + "".join(f", column {column}" for column in columns)
-    raise ValueError(
-        f"Input {name} contains {what} ({float(value)}) at {where}. Drop or impute such rows "
-        f"first, for instance with {name}[np.isfinite({name}).all(axis=1)]."
-    )
-
-
-def _place_in_csr(X, position):
-    """Row and column of one of the values of a CSR matrix or tensor."""
-    if sp.issparse(X):
-        indptr, indices = X.indptr, X.indices
-    else:
-        indptr, indices = X.crow_indices().cpu(), X.col_indices()
-    return int(np.searchsorted(indptr, position, side="right")) - 1, int(indices[position])
-
-
-class Rows:
-    """Rows of X as dense tensors of one dtype on one device, whatever holds them, in C order.
-
-    Parameters
-    ----------
-    X : ndarray, memmap, CSR matrix or tensor of shape (n_samples, n_features)
-        As `check_activations` returned it.
-    device : torch.device
-    index : tensor of shape (n_rows,), int64, optional
-        The rows that these are, of those of X; all by default.
-    """
-
-    def __init__(self, X, device, index=None):
-        self.X = X
-        self.device = device
-        self.index = index
-        self.shape = (X.shape[0] if index is None else len(index), X.shape[1])
-        is_double = X.dtype in (torch.float64, np.float64)
-        self.dtype = torch.float64 if is_double else torch.float32
-
-    def __len__(self):
-        return self.shape[0]
-
-    def take(self, index):
-        """Those of these rows that an int64 tensor names."""
-        index = index if self.index is None else self.index[index]
-        return Rows(self.X, self.device, index)
-
-    def __getitem__(self, index):
-        """Rows given by a slice or by an int64 tensor: (n_rows, n_features)."""
-        if self.index is not None:
-            index = self.index[index]
-        if isinstance(self.X, torch.Tensor):
-            rows = _rows_of_tensor(self.X, index)
-            rows = rows.to_dense() if rows.layout == torch.sparse_csr else rows
-        elif sp.issparse(self.X):
-            rows = self.X[index.numpy() if isinstance(index, torch.Tensor) else index]
-            rows = from_numpy(rows.toarray())
-        elif isinstance(index, torch.Tensor):
-            rows = torch.empty(len(index), self.shape[1], dtype=self.dtype, device="cpu")
-            for i in range(0, len(index), ROWS_TO_MAP):
-                part = index[i : i + ROWS_TO_MAP].numpy()
-                rows[i : i + ROWS_TO_MAP] = from_numpy(self.X[part])
-                release_pages(self.X)
-        else:
-            rows = from_numpy(self.X[index])
-            release_pages(self.X)
-        # without waiting for a GPU to do what it has been told before
-        upload = {"non_blocking": self.device.type == "cuda"}
-        return rows.to(device=self.device, dtype=self.dtype, **upload).contiguous()
-
-    def block_size(self, n_columns=0):
-        """How many rows there are in a block of `blocks`."""
-        width = max(self.shape[1], n_columns, 1)
-        return max(1, BLOCK_BYTES // (width * self.dtype.itemsize))
-
-    def blocks(self, n_columns=0):
-        """Yield (slice, rows) over all rows; a block holds about `BLOCK_BYTES`.
-
-        ``n_columns`` is the width of what is computed from the rows, if wider than they are.
-        """
-        step = self.block_size(n_columns)
-        for start in range(0, len(self), step):
-            block = slice(start, min(start + step, len(self)))
-            yield block, self[block]
-
-
-def _rows_of_tensor(X, index):
-    """Rows of a tensor, dense or CSR, given by a slice or by an int64 tensor."""
-    if isinstance(index, torch.Tensor):
-        index = index.to(X.device)
-    if X.layout != torch.sparse_csr:
-        return X[index]
-    indptr = X.crow_indices()
-    starts, counts = indptr[:-1][index], indptr.diff()[index]
-    indptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    n_entries = int(indptr[-1])
-    places = torch.arange(n_entries, dtype=torch.int64, device=X.device)
-    places += torch.repeat_interleave(starts - indptr[:-1], counts, output_size=n_entries)
-    columns = X.col_indices()[places].to(torch.int64)
-    return csr_tensor(indptr, columns, X.values()[places], (len(counts), X.shape[1]))
-
-
-def take_rows(X, index):
-    """Rows of X by an int64 array; without a copy where they are consecutive."""
-    if len(index) and (np.diff(index) == 1).all():
-        index = slice(int(index[0]), int(index[-1]) + 1)
-    if not isinstance(X, torch.Tensor):
-        return X[index]
-    return _rows_of_tensor(X, index if isinstance(index, slice) else torch.from_numpy(index))
-
-
 def collect_dense(blocks, n_rows, n_columns, rows):
     """Write blocks of tensors into one array of the kind that ``rows.X`` is.
 
     Parameters
     ----------
     blocks : iterable of (slice, tensor)
-    rows : Rows
+    rows : Source
         What the blocks were computed from: decides kind, device and dtype of the result.
 
     Returns

@@ -53,7 +53,7 @@ def test_nan_and_infinity_are_named_with_row_and_column(planted, fitted, kind, v
 
 
 def test_nan_is_found_in_every_block(planted, fitted, monkeypatch):
-    monkeypatch.setattr("skdict.utils._arrays.BLOCK_BYTES", 16 * 8 * 10)  # ten rows a block
+    monkeypatch.setattr("skdict._core.data.source.BLOCK_BYTES", 16 * 8 * 10)  # ten rows a block
     for row, column in ((0, 0), (9, 3), (10, 0), (599, 15)):
         X = planted.copy()
         X[8] = 0

@@ -280,7 +280,7 @@ def peak(function):
 
 def test_sparse_output_never_builds_the_dense_codes(wide, monkeypatch):
     estimator, X = wide
-    monkeypatch.setattr("skdict.utils._arrays.BLOCK_BYTES", 1 << 20)  # 128 rows of codes
+    monkeypatch.setattr("skdict._core.data.source.BLOCK_BYTES", 1 << 20)  # 128 rows of codes
     dense_size = len(X) * 2048
     n_nonzero = np.count_nonzero(estimator.transform(X))
     assert n_nonzero < dense_size / 10
@@ -293,7 +293,7 @@ def test_sparse_output_never_builds_the_dense_codes(wide, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_memory_maps_are_read_batch_by_batch(dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr("skdict.utils._arrays.BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr("skdict._core.data.source.BLOCK_BYTES", 1 << 18)
     rng = np.random.default_rng(0)
     X = memmap(dtype)(rng.standard_normal((20_000, 64)), tmp_path)
 

@@ -54,7 +54,7 @@ def test_a_negative_code_costs_its_sign(planted):
 def test_score_in_float32_and_by_blocks(planted, fitted, monkeypatch):
     estimator = fitted["autoencoder"]
     want = estimator.score_samples(planted)
-    monkeypatch.setattr("skdict.utils._arrays.BLOCK_BYTES", 8 * 32 * 7)
+    monkeypatch.setattr("skdict._core.data.source.BLOCK_BYTES", 8 * 32 * 7)
     np.testing.assert_allclose(estimator.score_samples(planted), want, rtol=1e-9)
     got = estimator.score_samples(planted.astype(np.float32))
     np.testing.assert_allclose(got, want, rtol=1e-3)

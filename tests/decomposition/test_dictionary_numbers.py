@@ -9,6 +9,7 @@ from dictionary_testing import SOLVERS, make_estimator
 from sklearn.datasets import load_wine
 from sklearn.exceptions import ConvergenceWarning
 
+from skdict._core.data.source import Source
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
 from skdict.decomposition import (
@@ -21,13 +22,12 @@ from skdict.decomposition._alpha import location_and_scale
 from skdict.decomposition._likelihood import RESOLUTION
 from skdict.decomposition._sparse_autoencoder import N_STATISTICS_ROWS
 from skdict.metrics import explained_variance
-from skdict.utils._arrays import Rows
 
 CPU = torch.device("cpu")
 
 
 def location_and_scale_of(X):
-    mean, rms = location_and_scale(Rows(X, CPU))
+    mean, rms = location_and_scale(Source(X, CPU))
     return mean.numpy(), rms
 
 

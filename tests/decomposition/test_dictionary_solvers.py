@@ -6,8 +6,8 @@ import torch
 from dictionary_testing import SOLVERS, fit_sklearns, make_estimator, objective
 from sklearn.linear_model import Lasso, OrthogonalMatchingPursuit
 
+from skdict._core.data.source import Source
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.utils._arrays import Rows
 
 # Lasso on a handful of coherent atoms.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -297,8 +297,8 @@ def test_shuffle(planted, solver):
 
 def test_shuffling_off_takes_the_rows_in_their_order(planted, monkeypatch):
     seen = []
-    plain = Rows.__getitem__
-    monkeypatch.setattr(Rows, "__getitem__", lambda self, i: seen.append(i) or plain(self, i))
+    plain = Source.__getitem__
+    monkeypatch.setattr(Source, "__getitem__", lambda self, i: seen.append(i) or plain(self, i))
     make_estimator(shuffle=False, max_iter=1).fit(planted)
     batches = [index for index in seen if isinstance(index, torch.Tensor)]
     atoms, biases, *batches = batches  # what the initial ones are drawn from

@@ -15,9 +15,9 @@ from sklearn import decomposition
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 
+from skdict._core.data import source
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
-from skdict.utils import _arrays
 
 
 def csr_tensor(array):
@@ -240,7 +240,7 @@ def test_objective_is_that_of_lars(dictionaries, kind, multiple, positive):
 @pytest.fixture
 def unconverged(monkeypatch):
     """Float32 samples in several blocks, whose codes on coherent atoms stay above the gap."""
-    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(source, "BLOCK_BYTES", 1 << 14)
     rng = np.random.default_rng(0)
     X, atoms = rng.normal(size=(600, 16)), rng.normal(size=(64, 16))
     atoms[32:] = atoms[:32] + 1e-7

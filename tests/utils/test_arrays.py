@@ -13,16 +13,16 @@ import torch
 from sklearn import config_context
 
 import skdict
+from skdict._core.data import source
+from skdict._core.data.reading import take_rows
+from skdict._core.data.source import Source
 from skdict._core.tensors import from_numpy
-from skdict.utils import _arrays
 from skdict.utils._arrays import (
-    Rows,
     as_matrix,
     as_numbers,
     check_activations,
     collect_dense,
     collect_sparse,
-    take_rows,
 )
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ X = np.arange(60, dtype=np.float32).reshape(20, 3)
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of four rows of three float32."""
-    monkeypatch.setattr(_arrays, "BLOCK_BYTES", 4 * 3 * 4)
+    monkeypatch.setattr(source, "BLOCK_BYTES", 4 * 3 * 4)
 
 
 def codes_of(rows, n_columns=5):
@@ -48,7 +48,7 @@ EXPECTED = np.where(EXPECTED % 3 == 0, EXPECTED, 0)
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor, sp.csr_array, sp.csr_matrix])
 def test_rows_are_dense_tensors(kind):
-    rows = Rows(kind(X), CPU)
+    rows = Source(kind(X), CPU)
     assert len(rows) == 20
     index = torch.tensor([1, 4, 4, 19])
     for got, want in ((rows[2:5], X[2:5]), (rows[index], X[index.numpy()]), (rows[:], X)):
@@ -60,7 +60,7 @@ def test_rows_are_dense_tensors(kind):
 @pytest.mark.parametrize("n_columns", [0, 2, 3, 6, 1000])
 @pytest.mark.usefixtures("small_blocks")
 def test_blocks_cover_the_rows_once(n_columns):
-    blocks = list(Rows(X, CPU).blocks(n_columns))
+    blocks = list(Source(X, CPU).blocks(n_columns))
     assert [block.start for block, _ in blocks] == [0] + [block.stop for block, _ in blocks[:-1]]
     assert blocks[-1][0].stop == 20
     np.testing.assert_array_equal(torch.cat([x for _, x in blocks]).numpy(), X)
@@ -82,7 +82,7 @@ def test_half_precision_is_widened_block_by_block(dtype, expected):
     values = X.astype(dtype) if isinstance(dtype, type) else torch.tensor(X).to(dtype)
     checked = check_activations(None, values)
     assert checked.dtype == dtype  # not before
-    rows = Rows(checked, CPU)
+    rows = Source(checked, CPU)
     assert rows.dtype == expected
     assert rows[:2].dtype == expected
 
@@ -99,7 +99,7 @@ def test_what_is_computed_from_a_memory_map_is_no_longer_one(tmp_path):
     np.save(tmp_path / "x.npy", X.astype(np.float16))
     widened = np.load(tmp_path / "x.npy", mmap_mode="r").astype(np.float32)
     assert isinstance(widened, np.memmap)
-    np.testing.assert_array_equal(Rows(check_activations(None, widened), CPU)[:], X)
+    np.testing.assert_array_equal(Source(check_activations(None, widened), CPU)[:], X)
 
 
 def test_from_numpy_shares_only_what_it_may():
@@ -120,7 +120,7 @@ def test_from_numpy_shares_only_what_it_may():
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("kind", [np.asarray, sp.csr_array])
 def test_collect_for_arrays(kind):
-    rows = Rows(kind(X), CPU)
+    rows = Source(kind(X), CPU)
     dense = collect_dense(codes_of(rows), 20, 5, rows)
     assert type(dense) is np.ndarray
     np.testing.assert_array_equal(dense, EXPECTED)
@@ -137,7 +137,7 @@ def test_collect_for_arrays(kind):
 
 @pytest.mark.usefixtures("small_blocks")
 def test_collect_for_tensors():
-    rows = Rows(torch.tensor(X), CPU)
+    rows = Source(torch.tensor(X), CPU)
     dense = collect_dense(codes_of(rows), 20, 5, rows)
     sparse = collect_sparse(codes_of(rows), 20, 5, rows)
     assert sparse.layout == torch.sparse_csr
@@ -149,7 +149,7 @@ def test_collect_for_tensors():
 def test_collect_nothing():
     """Rows without a single non-zero."""
     for kind in (np.asarray, torch.tensor):
-        rows = Rows(kind(X), CPU)
+        rows = Source(kind(X), CPU)
         blocks = [(block, torch.zeros(len(x), 5)) for block, x in rows.blocks()]
         sparse = collect_sparse(iter(blocks), 20, 5, rows)
         assert sparse.shape == (20, 5)
@@ -162,7 +162,7 @@ def test_collect_rows_of_unequal_density(growing):
     rng = np.random.default_rng(0)
     density = np.linspace(0, 1, 20)[:, None] if growing else np.linspace(1, 0, 20)[:, None]
     codes = torch.tensor(rng.random((20, 5)) < density, dtype=torch.float32)
-    rows = Rows(X, CPU)
+    rows = Source(X, CPU)
     blocks = [(slice(i, i + 1), codes[i : i + 1]) for i in range(20)]
     sparse = collect_sparse(iter(blocks), 20, 5, rows)
     np.testing.assert_array_equal(sparse.toarray(), codes.numpy())
@@ -173,9 +173,10 @@ def test_torch_does_not_warn_of_its_csr_tensors():
     code = """if True:
         import warnings
         import torch
-        from skdict.utils._arrays import Rows, collect_sparse
+        from skdict._core.data.source import Source
+        from skdict.utils._arrays import collect_sparse
         warnings.simplefilter("error")
-        rows = Rows(torch.eye(3), torch.device("cpu"))
+        rows = Source(torch.eye(3), torch.device("cpu"))
         filters = list(warnings.filters)
         print(collect_sparse(rows.blocks(), 3, 3, rows).layout)
         assert warnings.filters == filters

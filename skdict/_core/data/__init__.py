@@ -1,0 +1,1 @@
+"""Activations on their way to a solver: read, checked, measured, shuffled, standardised."""

@@ -1,0 +1,86 @@
+"""Rows of whatever holds a matrix: ndarrays, memory maps, CSR matrices, tensors."""
+
+import mmap
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from ..kernels import csr_tensor
+from ..tensors import from_numpy
+
+# Reading one row of a memory map makes up to a megabyte around it resident: pages are released
+# after so many rows.
+ROWS_TO_MAP = 512
+
+
+def is_csr(X):
+    """Whether X is a CSR matrix or tensor."""
+    return sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr
+
+
+def read_rows(X, index):
+    """Rows of X given by a slice or by an int64 tensor, of the kind that X is.
+
+    A slice of an ndarray or dense tensor is a view; all else is a copy.
+    """
+    if isinstance(X, torch.Tensor):
+        return _rows_of_tensor(X, index)
+    if not isinstance(index, torch.Tensor):
+        return X[index]
+    index = index.numpy()
+    if sp.issparse(X):
+        return X[index]
+    rows = np.empty((len(index), X.shape[1]), dtype=X.dtype)
+    for start in range(0, len(index), ROWS_TO_MAP):
+        rows[start : start + ROWS_TO_MAP] = X[index[start : start + ROWS_TO_MAP]]
+        release_pages(X)
+    return rows
+
+
+def as_dense(rows):
+    """What `read_rows` returned as a dense tensor; shares its memory where that is possible."""
+    if sp.issparse(rows):
+        return from_numpy(rows.toarray())
+    if not isinstance(rows, torch.Tensor):
+        return from_numpy(rows)
+    return rows.to_dense() if rows.layout == torch.sparse_csr else rows
+
+
+def take_rows(X, index):
+    """Rows of X by an int64 array; without a copy where they are consecutive."""
+    if len(index) and (np.diff(index) == 1).all():
+        index = slice(int(index[0]), int(index[-1]) + 1)
+    if not isinstance(X, torch.Tensor):
+        return X[index]
+    return _rows_of_tensor(X, index if isinstance(index, slice) else torch.from_numpy(index))
+
+
+def release_pages(X):
+    """Let go of the pages of a memory map that have been read; the file and its cache stay.
+
+    They would count as resident memory of the process until others need the memory. Pages of a
+    private map ("c") may have been written to, and are kept.
+    """
+    while getattr(X, "_mmap", None) is None:  # what is computed from a memory map has none
+        X = getattr(X, "base", None)
+        if X is None:
+            return
+    if X.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        X._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def _rows_of_tensor(X, index):
+    """Rows of a tensor, dense or CSR, given by a slice or by an int64 tensor."""
+    if isinstance(index, torch.Tensor):
+        index = index.to(X.device)
+    if X.layout != torch.sparse_csr:
+        return X[index]
+    indptr = X.crow_indices()
+    starts, counts = indptr[:-1][index], indptr.diff()[index]
+    indptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    n_entries = int(indptr[-1])  # waits for the device
+    places = torch.arange(n_entries, dtype=torch.int64, device=X.device)
+    places += torch.repeat_interleave(starts - indptr[:-1], counts, output_size=n_entries)
+    columns = X.col_indices()[places].to(torch.int64)
+    return csr_tensor(indptr, columns, X.values()[places], (len(counts), X.shape[1]))

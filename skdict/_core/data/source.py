@@ -1,0 +1,171 @@
+"""Where a solver, a coder or a metric reads activations from."""
+
+import torch
+
+from .finite import check_piece
+from .reading import as_dense, read_rows, release_pages
+from .shuffle import MAX_PERMUTED, buffers, draw_rows, permuted_batches
+from .statistics import statistics_of
+
+# Rows are read and checked in blocks of about this many bytes.
+BLOCK_BYTES = 1 << 24
+
+
+class Source:
+    """Rows of X as dense tensors of one dtype on one device, whatever holds them, in C order.
+
+    Nothing is copied whole: X is read block by block or batch by batch.
+
+    Parameters
+    ----------
+    X : ndarray, memmap, CSR matrix or tensor of shape (n_samples, n_features)
+        In floating point, as `check_activations` returns it.
+    device : torch.device
+        Where the tensors are.
+    index : tensor of shape (n_rows,), int64, optional
+        Which rows of X these are; all by default.
+    name : str, default="X"
+        What the caller calls X, for errors.
+    is_finite : bool, default=False
+        Whether X is known to be without NaN and infinity. If not, `blocks` and `statistics` look
+        for them, and `__getitem__` does not.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n_rows, n_features).
+    dtype : torch.dtype
+        Float64 if X is, else float32. May be set to another one.
+    """
+
+    def __init__(self, X, device, *, index=None, name="X", is_finite=False):
+        self.X = X
+        self.device = device
+        self.index = index
+        self.name = name
+        self.is_finite = is_finite
+        self.shape = (X.shape[0] if index is None else len(index), X.shape[1])
+        is_double = str(X.dtype).endswith("float64")
+        self.dtype = torch.float64 if is_double else torch.float32
+        self._statistics = None
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def n_features(self):
+        return self.shape[1]
+
+    def take(self, index):
+        """The source of those of these rows that an int64 tensor names."""
+        index = index if self.index is None else self.index[index]
+        taken = Source(self.X, self.device, index=index, name=self.name, is_finite=self.is_finite)
+        taken.dtype = self.dtype
+        return taken
+
+    def __getitem__(self, index):
+        """Rows given by a slice or by an int64 tensor on the CPU: (n_rows, n_features)."""
+        return self._read(index, check=False)
+
+    def block_size(self, n_columns=0):
+        """How many rows there are in a block of `blocks`."""
+        width = max(self.n_features, n_columns, 1)
+        return max(1, BLOCK_BYTES // (width * self.dtype.itemsize))
+
+    def blocks(self, n_columns=0, *, check=True):
+        """Yield (slice, rows) over all rows in order; a block holds about `BLOCK_BYTES`.
+
+        Parameters
+        ----------
+        n_columns : int
+            Width of what is computed from the rows, if that is wider than they are.
+        check : bool
+            Whether to look for NaN and infinity, unless there are known to be none.
+
+        Raises
+        ------
+        ValueError
+            If a block holds NaN or infinity; names the first with its row and column in X.
+        """
+        step = self.block_size(n_columns)
+        check = check and not self.is_finite
+        for start in range(0, len(self), step):
+            block = slice(start, min(start + step, len(self)))
+            yield block, self._read(block, check=check)
+        self.is_finite |= check
+
+    def batches(self, batch_size, generator=None):
+        """Yield the rows of one epoch in batches (B, n_features), each row once.
+
+        Batches differ by one row at most in size; none has more than ``batch_size`` rows.
+
+        Parameters
+        ----------
+        batch_size : int
+        generator : torch.Generator, optional
+            On the CPU. Shuffles the rows; without one they come in their order. All that decides
+            the order is drawn from it before the first batch.
+
+        Notes
+        -----
+        Up to `MAX_PERMUTED` rows all are permuted at once. Of more rows chunks of consecutive
+        ones are read in random order into a buffer, whose rows are dealt out in random order:
+        see `buffers`.
+        """
+        if generator is None or len(self) <= MAX_PERMUTED:
+            for index in permuted_batches(len(self), batch_size, generator):
+                yield self[index]
+            return
+        row_bytes = self.n_features * self.dtype.itemsize
+        for index, batches in buffers(len(self), batch_size, generator, row_bytes=row_bytes):
+            buffer = self[index]
+            for batch in batches:
+                yield buffer[batch.to(self.device)]
+
+    def draw(self, n_rows, generator):
+        """Rows drawn without replacement, all if there are no more: (n, n_features)."""
+        return self[draw_rows(len(self), n_rows, generator)]
+
+    def check_finite(self):
+        """Raise a ValueError that names the first NaN or infinity in X; read at most once."""
+        if self.is_finite:
+            return
+        step = self.block_size()
+        for start in range(0, len(self), step):
+            self._piece(slice(start, min(start + step, len(self))), check=True)
+            release_pages(self.X)
+        self.is_finite = True
+
+    def statistics(self, *, massive=True):
+        """Mean and centred scale of the rows, computed once: X is read once, and checked.
+
+        Parameters
+        ----------
+        massive : bool
+            Whether massive rows count, of which a few would decide the scale of all; see
+            `statistics_of`.
+
+        Returns
+        -------
+        statistics : Statistics
+        """
+        if self._statistics is None:
+            self._statistics = statistics_of(self)
+        of_all, of_others = self._statistics
+        return of_all if massive else of_others
+
+    def _read(self, index, *, check):
+        x = as_dense(self._piece(index, check=check))
+        release_pages(self.X)
+        # without waiting for a GPU to do what it has been told before
+        upload = {"non_blocking": self.device.type == "cuda"}
+        return x.to(device=self.device, dtype=self.dtype, **upload).contiguous()
+
+    def _piece(self, index, *, check):
+        """Rows as X holds them; checked if asked for and then given by a slice."""
+        index_in_X = index if self.index is None else self.index[index]
+        piece = read_rows(self.X, index_in_X)
+        if check:
+            first_row = index_in_X if self.index is not None else index.start
+            check_piece(piece, self.name, first_row)
+        return piece

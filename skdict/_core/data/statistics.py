@@ -1,0 +1,243 @@
+"""Mean and scale of activations in one pass, whatever few massive rows say.
+
+Blocks are merged by the formula of Chan, Golub and LeVeque ("Algorithms for computing the sample
+variance", The American Statistician 1983) in float64.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..tensors import ROUNDINGS, away_from
+
+# Rows are massive whose norm is so many times that of nine tenths of the rows (to a percent), if
+# such rows have more than half of the sum of squares. Those of the first tokens of language
+# models are.
+MASSIVE = 16
+# So many rows are enough to know where most rows are.
+N_CENTRE_ROWS = 1001
+# Digits of the data are too few if their rounding is more than this fraction of the RMS norm.
+MAX_ROUNDING = 0.05
+# Squared norms are counted in bins by their exponent and the first bits of their mantissa: no
+# array has an entry for each row.
+MANTISSA_BITS = 6
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Where samples are, and how far they are spread.
+
+    Parameters
+    ----------
+    n_samples : int
+    mean : tensor of shape (n_features,), float64
+    rms : float
+        Root of the mean squared norm about the mean, sqrt(E‖x - E x‖²).
+    warnings : tuple of str
+        What the user should know of the data.
+    """
+
+    n_samples: int
+    mean: torch.Tensor
+    rms: float
+    warnings: tuple = ()
+
+
+def statistics_of(source):
+    """Statistics of all rows of a source, and of those that are not massive.
+
+    Reads the source once. Only where rows are massive, or differ in the last digits of their
+    dtype alone, is it read again.
+
+    Parameters
+    ----------
+    source : Source
+
+    Returns
+    -------
+    of_all, of_others : Statistics
+        The same where no rows are massive.
+
+    Raises
+    ------
+    ValueError
+        If a row is not finite. If the rows do not differ: a constant has no dictionary. If their
+        scale is one at which their dtype cannot be computed with.
+    """
+    blocks = _reader(source)
+    centre = _centre(source, blocks)
+    moments = Moments(centre)
+    for x in blocks():
+        moments.update(x)
+    if not (math.isfinite(moments.squares) and torch.isfinite(moments.shift).all()):
+        source.check_finite()  # squares may just be too large
+    source.is_finite = True
+    of_all = _checked(moments, source, blocks)
+    threshold = moments.massive_from()
+    if threshold is None:
+        return of_all, of_all
+    others, differ = Moments(centre), False
+    for x in _not_massive(blocks, centre, threshold):
+        others.update(x)
+        differ = differ or bool(away_from(x, centre.to(x.dtype)).any())
+    if not differ:
+        return of_all, of_all
+    of_others = _checked(others, source, lambda: _not_massive(blocks, centre, threshold))
+    warning = (
+        f"{moments.n_samples - others.n_samples} of the {len(source)} samples of {source.name} "
+        f"are massive, with a norm of up to {moments.largest:.3g} about the mean, where that of "
+        f"the others is {of_others.rms:.3g}. They do not count for mean and scale, and so for "
+        "alpha='auto', but are learned from. If they are not of interest, as those of first "
+        "tokens or padding, leave them out."
+    )
+    warnings = (*of_all.warnings, warning, *of_others.warnings)
+    return of_all, Statistics(of_others.n_samples, of_others.mean, of_others.rms, warnings)
+
+
+class Moments:
+    """Number, mean and centred squares of rows that are seen block by block.
+
+    Parameters
+    ----------
+    centre : tensor of shape (n_features,), float64
+        A point among the rows: differences from it are summed up, so that little is lost far from
+        the origin, and norms about it tell which rows are massive.
+    """
+
+    def __init__(self, centre):
+        self.centre = centre
+        self.n_samples = 0
+        self.shift = torch.zeros_like(centre)  # mean - centre
+        self.squares = 0.0  # sum of ‖x - mean‖²
+        self.largest = 0.0  # ‖x - centre‖
+        n_bins = 1 << (11 + MANTISSA_BITS)
+        self._counts = torch.zeros(n_bins, dtype=torch.int64, device="cpu")
+        self._sums = torch.zeros(n_bins, dtype=torch.float64, device="cpu")
+
+    @property
+    def mean(self):
+        return self.centre + self.shift
+
+    @property
+    def rms(self):
+        return (self.squares / self.n_samples) ** 0.5
+
+    def update(self, x):
+        """Add rows (B, n_features); waits for the device once or twice."""
+        if len(x) == 0:
+            return
+        offset = x - self.centre  # (B, n_features), float64
+        norms = torch.linalg.vector_norm(offset, dim=1).cpu()
+        self._count(norms.square())
+        self.largest = max(self.largest, float(norms.max()))
+        mean = offset.mean(dim=0)
+        offset -= mean
+        squares = torch.linalg.vector_norm(offset).square()
+        n_samples = self.n_samples + len(x)
+        apart = mean - self.shift
+        between = apart.square().sum() * (self.n_samples * len(x) / n_samples)
+        self.squares += float(squares + between)
+        self.shift = self.shift + apart * (len(x) / n_samples)
+        self.n_samples = n_samples
+
+    def massive_from(self):
+        """The squared norm about the centre from which on rows are massive, None if none is."""
+        n_most = self.n_samples // 10
+        if n_most == 0:
+            return None
+        n_below = self._counts.cumsum(0)
+        bin_of_others = int(torch.searchsorted(n_below, self.n_samples - n_most))
+        first = bin_of_others + 1 + (int(math.log2(MASSIVE**2)) << MANTISSA_BITS)
+        if self._sums[first:].sum() <= self._sums.sum() / 2:
+            return None
+        return float(_value_of_bin(first))
+
+    def _count(self, squares):
+        bins = (squares.view(torch.int64) >> (52 - MANTISSA_BITS)) & (len(self._counts) - 1)
+        self._counts += torch.bincount(bins, minlength=len(self._counts))
+        self._sums += torch.bincount(bins, weights=squares, minlength=len(self._counts))
+
+
+def _value_of_bin(number):
+    """The least number of a bin of `Moments`."""
+    bits = torch.tensor(number << (52 - MANTISSA_BITS), dtype=torch.int64, device="cpu")
+    return bits.view(torch.float64)
+
+
+def _reader(source):
+    """Function that iterates over the blocks of a source; what fits in one is read once."""
+    if len(source) <= source.block_size():
+        kept = [x for _, x in source.blocks(check=False)]
+        return lambda: kept
+    return lambda: (x for _, x in source.blocks(check=False))
+
+
+def _centre(source, blocks):
+    """Where most rows are: the median of rows that are evenly spread, float64."""
+    step = math.ceil(len(source) / N_CENTRE_ROWS)
+    if isinstance(blocks(), list):
+        x = blocks()[0][::step]
+    else:
+        x = source[torch.arange(0, len(source), step, device="cpu")]
+    return x.cpu().median(dim=0).values.to(source.device, torch.float64)
+
+
+def _not_massive(blocks, centre, threshold):
+    """The blocks without their massive rows."""
+    for x in blocks():
+        squares = torch.linalg.vector_norm(x - centre, dim=1).square()
+        yield x[squares < threshold]
+
+
+def _checked(moments, source, blocks):
+    """The `Statistics` of moments; raises if there is nothing to compute with."""
+    warnings = _check_digits(moments, source, blocks)
+    _check_range(moments, source)
+    return Statistics(moments.n_samples, moments.mean, moments.rms, warnings)
+
+
+def _check_digits(moments, source, blocks):
+    """Raise if the rows are equal, and warn if they nearly are, in the digits of their dtype."""
+    eps = torch.finfo(source.dtype).eps
+    norm = float(torch.linalg.vector_norm(moments.mean))
+    if moments.rms > 10 * eps * norm / MAX_ROUNDING:
+        return ()
+    least = most = None
+    for x in blocks():
+        if len(x):
+            low, high = x.amin(dim=0), x.amax(dim=0)
+            least = low if least is None else torch.minimum(least, low)
+            most = high if most is None else torch.maximum(most, high)
+    rounding = eps * torch.maximum(least.abs(), most.abs()).double()
+    varying = most.double() - least > ROUNDINGS * rounding
+    if not varying.any():
+        raise ValueError(
+            f"{source.name} has zero variance: all {moments.n_samples} samples are equal (norm "
+            f"{norm:.3g}). A dictionary needs samples that differ."
+        )
+    rounding = float(torch.linalg.vector_norm(rounding[varying]))
+    if not rounding > MAX_ROUNDING * moments.rms > 0:
+        return ()
+    return (
+        f"{source.name} is so far from the origin that {source.dtype} hardly tells its samples "
+        f"apart: they differ by {moments.rms:.3g}, and the last digit of theirs is "
+        f"{rounding:.3g}. Subtract the mean before {source.name} is rounded to that dtype.",
+    )
+
+
+def _check_range(moments, source):
+    """Raise unless samples in their dtype, and their squares in float64, can be computed with."""
+    info, double = torch.finfo(source.dtype), torch.finfo(torch.float64)
+    least = max(info.tiny / info.eps, (double.tiny / double.eps) ** 0.5)
+    least *= source.n_features**0.5
+    most = min(1e-3 * info.max, 1e-4 * double.max**0.5)
+    rms, largest = moments.rms, moments.largest
+    if least < rms and largest < most:
+        return
+    how = "large" if largest >= most or not math.isfinite(rms) else "small"
+    raise ValueError(
+        f"{source.name} is too {how} to compute with in {source.dtype}: the norms of its samples "
+        f"about the mean are {rms:.3g} in RMS and at most {largest:.3g}, and should be between "
+        f"{least:.0e} and {most:.0e}. Multiply {source.name} by a constant."
+    )
