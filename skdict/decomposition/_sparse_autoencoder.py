@@ -1031,7 +1031,7 @@ class SparseAutoencoderDictionary(
             return lambda x: quantise(x - intercept, atoms, norms, sizes)
         names = "encoder_coef_", "encoder_intercept_", "threshold_", "intercept_"
         tensors = self._tensors(rows.dtype, rows.device, *names)
-        return lambda x: infer(x, *tensors, self._architecture)
+        return lambda x: infer(x, *tensors, self._architecture.n_largest)
 
     def _has_encoder(self):
         return hasattr(self, "encoder_coef_") or hasattr(self, "codeword_norms_")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ..kernels import encode_at, select
 from .architectures import Architecture
-from .architectures.base import Target
+from .architectures.base import Target, keep_largest
 
 
 @dataclass
@@ -126,14 +126,19 @@ class Autoencoder:
 
     def infer(self, x):
         """Dense code of x (B, n_features), without gradient."""
-        return infer(x, *self.folded(), self.intercept, self.architecture)
+        return infer(x, *self.folded(), self.intercept, self.architecture.n_largest)
 
 
 @torch.no_grad()
-def infer(x, weight, bias, threshold, intercept, architecture):
+def infer(x, weight, bias, threshold, intercept, n_largest):
     """Dense code of x (B, n_features) by a folded encoder.
 
     The intercept is subtracted from the data rather than folded into the bias: x may lie far
     from the origin, where float32 would lose the last digits of the product.
     """
-    return architecture.codes(F.linear(x - intercept, weight, bias), threshold)
+    pre_activations = F.linear(x - intercept, weight, bias)
+    if n_largest is not None:
+        pre_activations = keep_largest(pre_activations, n_largest)
+    if threshold is None:
+        return torch.relu(pre_activations)
+    return torch.where(pre_activations > threshold, pre_activations, 0)

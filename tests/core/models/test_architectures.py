@@ -130,7 +130,7 @@ def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path)
 
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "gated"])
 def test_codes_of_use_are_those_of_training(name):
-    """`fold` and `codes` give the values that the objective was computed with."""
+    """`fold` and `infer` give the values that the objective was computed with."""
     autoencoder = make(name, -0.5)
     x = draw(B, D, seed=4)
     _, values, _ = autoencoder.objective(x - autoencoder.intercept.detach(), ALPHA, None)

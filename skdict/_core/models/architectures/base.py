@@ -48,7 +48,8 @@ class Architecture(Parameterized):
     both.
 
     After training the encoder is folded: `fold` turns encoder and state into a weight, a bias and
-    a threshold θ (n_components,), with which codes are z = p where p > θ, else 0.
+    a threshold θ (n_components,), with which codes are z = p where p > θ, else 0; of these only
+    the `n_largest` of each sample, if that is not None.
 
     An architecture with a parameter ``k`` takes the estimator's ``n_nonzero_coefs`` where ``k`` is
     None.
@@ -59,6 +60,8 @@ class Architecture(Parameterized):
     # Fraction of the steps of a fit from scratch that train `first_variant` instead. While every
     # feature that fires gets a gradient, few die.
     first_variant_until = 0.0
+    # After training, keep only so many of the largest entries of each code; None keeps all.
+    n_largest = None
 
     def complete(self, n_components, default_k):
         """Set a ``k`` that was left open, and check it against the number of components."""
@@ -150,15 +153,16 @@ class Architecture(Parameterized):
         """Bias and state to go on training from the folded encoder of another architecture."""
         return bias, self.initial_state(torch.zeros_like(bias))
 
-    def codes(self, pre_activations, threshold):
-        """Codes (B, n_components) of dense pre-activations by a folded encoder."""
-        if threshold is None:
-            return torch.relu(pre_activations)
-        return torch.where(pre_activations > threshold, pre_activations, 0)
-
 
 def threshold_of(pre_activations, k):
     """What the k B largest positive pre-activations of B samples, and no others, exceed."""
     values = torch.relu(pre_activations).flatten()
     n_cut = len(values) - k * len(pre_activations)
     return float(values.kthvalue(n_cut).values) if n_cut > 0 else 0.0
+
+
+def keep_largest(pre_activations, k):
+    """max(0, p) where p is among the k largest of its row, else 0: (B, n_components)."""
+    largest = pre_activations.detach().topk(k, dim=1, sorted=False).indices
+    mask = torch.zeros_like(pre_activations, dtype=torch.bool).scatter_(1, largest, True)
+    return torch.where(mask, torch.relu(pre_activations), 0)

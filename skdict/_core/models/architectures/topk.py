@@ -2,7 +2,7 @@
 
 import torch
 
-from .base import Architecture
+from .base import Architecture, keep_largest
 from .registry import register
 from .relu import ReLU
 
@@ -31,6 +31,10 @@ class TopK(Architecture):
     def validate(self):
         self._require_k()
 
+    @property
+    def n_largest(self):
+        return self.k
+
     def first_variant(self):
         return ReLU()
 
@@ -39,10 +43,5 @@ class TopK(Architecture):
 
     def values(self, pre_activations, state, n_rows):
         if pre_activations.dim() == 2:  # dense; a support holds only the largest
-            return self.codes(pre_activations, None)
+            return keep_largest(pre_activations, self.k)
         return torch.relu(pre_activations)
-
-    def codes(self, pre_activations, threshold):
-        largest = pre_activations.detach().topk(self.k, dim=1, sorted=False).indices
-        mask = torch.zeros_like(pre_activations, dtype=torch.bool).scatter_(1, largest, True)
-        return torch.where(mask, torch.relu(pre_activations), 0)
