@@ -67,7 +67,7 @@ class SparseAutoencoderDictionaryCV(
         that scikit-learn has a name for are, is refused: a dictionary makes none.
     n_jobs : int, default=None
         Number of folds that are fitted at a time, each in a process.
-    architecture : str, default="relu"
+    architecture : str or Architecture, default="relu"
         Non-linearity and penalty of the autoencoder.
     n_nonzero_coefs : int, default=None
         Number of non-zero entries of a code, for an ``architecture`` that has one; number of
