@@ -292,18 +292,18 @@ class SparseAutoencoderDictionaryCV(
         _check_scoring(self.scoring)
         self._check_use_of_alpha()
         estimator = self._dictionary_with(warm_start=True)
-        rows = Source(
+        source = Source(
             check_activations(estimator, X, reset=True, min_samples=2),
             resolve_device(self.device),
             is_finite=True,
         )
-        check_consistent_length(rows.X, y, groups)
-        alphas = self._grid(rows.X)
-        folds = _folds(self.cv, rows.X, y, groups)
+        check_consistent_length(source.X, y, groups)
+        alphas = self._grid(source.X)
+        folds = _folds(self.cv, source.X, y, groups)
         data = {"estimator": self, "X": X, "y": X if y is None else y}
         context = self._init_callback_context(max_subtasks=len(folds) + 1)
         context.call_on_fit_task_begin(**data)
-        scores = self._scores(estimator, alphas, rows, y, folds, context)
+        scores = self._scores(estimator, alphas, source, y, folds, context)
         means = scores.mean(axis=1)
         best = int(np.argmax(means))
         self.alphas_, self.scores_, self.best_score_ = alphas, scores, float(means[best])
@@ -429,13 +429,13 @@ class SparseAutoencoderDictionaryCV(
             )
         return alphas
 
-    def _scores(self, estimator, alphas, rows, y, folds, context):
+    def _scores(self, estimator, alphas, source, y, folds, context):
         """Score of each alpha on each fold: (n_alphas, n_folds)."""
         # All tasks beforehand: none can be made while they go to other processes.
         tasks = [context.subcontext(task_name="fold", max_subtasks=len(alphas)) for _ in folds]
         steps = [[task.subcontext(task_name="alpha") for _ in alphas] for task in tasks]
         scores = Parallel(n_jobs=self.n_jobs)(
-            delayed(_scores_of_path)(self, estimator, alphas, rows, y, *fold, task, steps_of_fold)
+            delayed(_scores_of_path)(self, estimator, alphas, source, y, *fold, task, steps_of_fold)
             for fold, task, steps_of_fold in zip(folds, tasks, steps, strict=True)
         )
         return np.transpose(scores)
@@ -489,9 +489,9 @@ def _fit(estimator, X, y, task, caller):
         task.call_on_fit_task_end(estimator=caller)
 
 
-def _scores_of_path(caller, estimator, alphas, rows, y, train, test, task, steps):
+def _scores_of_path(caller, estimator, alphas, source, y, train, test, task, steps):
     """Score on one fold for each alpha, from the smallest to the largest."""
-    training, held_out = (rows.take(torch.from_numpy(index)) for index in (train, test))
+    training, held_out = (source.take(torch.from_numpy(index)) for index in (train, test))
     y_test = None if y is None else np.asarray(y)[test]
     scores = np.empty(len(alphas))
     fitted = clone(estimator)
@@ -501,7 +501,7 @@ def _scores_of_path(caller, estimator, alphas, rows, y, train, test, task, steps
         if caller.scoring is None:
             scores[i] = fitted.score(held_out)
         else:
-            scores[i] = _number(caller.scoring(fitted, take_rows(rows.X, test), y_test))
+            scores[i] = _number(caller.scoring(fitted, take_rows(source.X, test), y_test))
         if estimator.solver != "kmeans":  # which always begins anew
             fitted.set_params(max_iter=max(1, round(PATH_FRACTION * estimator.max_iter)))
     task.call_on_fit_task_end(estimator=caller)
