@@ -433,10 +433,10 @@ class SparseAutoencoderDictionaryCV(
         """Score of each alpha on each fold: (n_alphas, n_folds)."""
         # All tasks beforehand: none can be made while they go to other processes.
         tasks = [context.subcontext(task_name="fold", max_subtasks=len(alphas)) for _ in folds]
-        steps = [[task.subcontext(task_name="alpha") for _ in alphas] for task in tasks]
+        paths = [[task.subcontext(task_name="alpha") for _ in alphas] for task in tasks]
         scores = Parallel(n_jobs=self.n_jobs)(
-            delayed(_scores_of_path)(self, estimator, alphas, source, y, *fold, task, steps_of_fold)
-            for fold, task, steps_of_fold in zip(folds, tasks, steps, strict=True)
+            delayed(_scores_of_path)(self, estimator, alphas, source, y, *fold, task, steps)
+            for fold, task, steps in zip(folds, tasks, paths, strict=True)
         )
         return np.transpose(scores)
 
