@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sklearn.utils import Bunch
 
-from .._core.language.transformers import import_transformers, no_progress_bar
+from .._core.language.loading import import_transformers, no_progress_bar
 
 _FOLDER = Path(__file__).parent / "data" / "one_layer"
 

@@ -2,8 +2,6 @@
 
 import copy
 import os
-import warnings
-from collections import defaultdict
 from numbers import Integral
 
 import joblib
@@ -13,11 +11,14 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 
-from .._core.language.fingerprint import CannotDescribeError
-from .._core.language.hooks import evaluation_mode, is_replaced
+from .._core.language.extraction import pool_rows, stack_rows
 from .._core.language.layers import Layer
-from .._core.language.loading import check_tokenizer, load_network, load_tokenizer
-from .._core.language.network import Network
+from .._core.language.loading import (
+    check_tokenizer,
+    load_network,
+    ready_network,
+    tokenizer_of,
+)
 from .._core.language.texts import check_texts
 from .._core.language.windows import TokenWindows, tokenize
 from ..utils._device import resolve_device
@@ -29,7 +30,7 @@ from ..utils._sklearn_compat import (
     fit_context,
     validate_parameter_constraints,
 )
-from ._cache import ActivationCache, has_location
+from ._cache import open_cache
 from ._samples import check_samples
 
 
@@ -440,48 +441,24 @@ class ActivationExtractor(
         return layer
 
     def _network(self):
-        """Return the model, loaded if need be."""
-        if not isinstance(self.model, torch.nn.Module):
-            device = resolve_device(self.device, torch.float32)
-            return load_network(
-                os.fspath(self.model),
-                dtype=_resolve_dtype(self.dtype, device),
-                device=device,
-                trust_remote_code=self.trust_remote_code,
-            )
-        network = Network(self.model)
-        if self.device != "auto":
-            device = resolve_device(self.device, torch.float32)
-            if device.type != network.device.type or device.index not in (
-                None,
-                network.device.index,
-            ):
-                raise ValueError(
-                    f"device={self.device!r}, but the model is a ready module on "
-                    f"{str(network.device)!r} and is used where it is. Move it there with "
-                    "model.to(device), or leave device='auto'."
-                )
-        if self.dtype != "auto" and getattr(torch, self.dtype) != network.dtype:
-            raise ValueError(
-                f"dtype={self.dtype!r}, but the model is a ready module in {network.dtype} and is "
-                "used as it is. Convert it with model.to(dtype), or leave dtype='auto'."
-            )
-        return network
+        """Return the model, loaded if it is given by name."""
+        is_ready = isinstance(self.model, torch.nn.Module)
+        anywhere = is_ready and self.device == "auto"
+        device = None if anywhere else resolve_device(self.device, torch.float32)
+        if is_ready:
+            return ready_network(self.model, device=device, dtype=self.dtype)
+        return load_network(
+            os.fspath(self.model),
+            dtype=self.dtype,
+            device=device,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     def _tokenizer(self):
-        """Return the tokenizer, loaded if need be."""
+        """Return the tokenizer, loaded if it is "auto"."""
         tokenizer = self.tokenizer
         if isinstance(tokenizer, str):
-            name = self.model
-            if isinstance(name, torch.nn.Module):
-                name = getattr(name, "name_or_path", "")  # of a PreTrainedModel
-            if not name:
-                raise ValueError(
-                    f"tokenizer='auto', but the model is a ready {type(self.model).__name__} that "
-                    "was loaded from nowhere. Give a ready tokenizer, or tokenizer=None if the "
-                    "model takes arrays."
-                )
-            tokenizer = load_tokenizer(os.fspath(name), trust_remote_code=self.trust_remote_code)
+            tokenizer = tokenizer_of(self.model, trust_remote_code=self.trust_remote_code)
         check_tokenizer(tokenizer)
         return tokenizer
 
@@ -523,72 +500,11 @@ class ActivationExtractor(
 
     def _activations(self, layer, follow):
         """Return the rows of all inputs."""
-        inputs = layer.inputs
-        cache = self._open_cache(layer)
-        if cache is None:
-            results = self._run(layer, follow)
-        else:
-            results = self._run_cached(layer, cache, follow)
+        cache = open_cache(self.cache, layer)
+        results = layer.read_all(follow) if cache is None else cache.read_all(layer, follow)
         if self.pooling is None:
-            return _collect(results, inputs)
-        return _pool(results, inputs, self.pooling)
-
-    def _open_cache(self, layer):
-        """The cache of the model as it is now; None where there is none."""
-        if not has_location(self.cache):
-            return None
-        model = layer.network.module
-        with evaluation_mode(model):  # as it is run, and without hooks of other threads
-            # what an intervention makes of the model is not to be taken for the model's own
-            if is_replaced(model):
-                return None
-            try:
-                fingerprint = layer.network.fingerprint
-            except CannotDescribeError as error:
-                warnings.warn(
-                    f"cache is not used: what the {type(model).__name__} computes may depend on "
-                    f"its {error}, of which there is no telling whether it is the same as before. "
-                    "Leave it out of the model, or set cache=None.",
-                    stacklevel=4,
-                )
-                return None
-        where = f"{self.layer} {self.side} {layer.feature_axis}"
-        return ActivationCache(self.cache, fingerprint, where)
-
-    def _run(self, layer, follow):
-        """Yield (item, its activations) of all inputs."""
-        for batch in follow(layer.batches(range(len(layer.inputs)))):
-            yield from zip(batch, layer.read(batch), strict=True)
-
-    def _run_cached(self, layer, cache, follow):
-        """Yield (item, its activations) of all inputs, and run the model only on new ones."""
-        inputs = layer.inputs
-        missing = defaultdict(list)  # {key: items, several where texts are alike}
-        for item in range(len(inputs)):
-            key = cache.key(inputs.content(item))
-            activations = cache.load(key)
-            if activations is None:
-                missing[key].append(item)
-            else:
-                yield item, activations
-        keys = {items[0]: key for key, items in missing.items()}
-        for batch in follow(layer.batches(keys)):
-            for first, activations in self._run_new(layer, batch, keys, cache):
-                yield from ((item, activations) for item in missing[keys[first]])
-
-    def _run_new(self, layer, batch, keys, cache):
-        """Return (item, its activations) of a batch, and keep them."""
-        # The model first and then the folder, always. Batch by batch, so that nothing of the
-        # user's is called in between.
-        with evaluation_mode(layer.network.module), cache.lock():
-            # while we waited, others may have run it
-            found = {item: cache.load(keys[item]) for item in batch}
-            new = [item for item, activations in found.items() if activations is None]
-            found.update(zip(new, layer.read(new) if new else (), strict=True))
-            if new and cache.is_for(layer.network):
-                for item in new:
-                    cache.store(keys[item], found[item])
-        return found.items()
+            return stack_rows(results, layer.inputs)
+        return pool_rows(results, layer.inputs, self.pooling)
 
     def __sklearn_clone__(self):
         # model and tokenizer are shared, everything else is as in any other clone
@@ -606,49 +522,3 @@ class ActivationExtractor(
         tags.input_tags.three_d_array = self.tokenizer is None
         tags.transformer_tags.preserves_dtype = []  # always float32
         return tags
-
-
-def _resolve_dtype(dtype, device):
-    """Turn the parameter `dtype` into a `torch.dtype`."""
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
-
-
-def _collect(results, inputs):
-    """Put the rows of all items into one array, in the order of the items."""
-    rows = None
-    for item, activations in results:
-        if rows is None:
-            stop = np.cumsum(inputs.n_rows(len(activations)))
-            rows = np.empty((stop[-1], activations.shape[1]), dtype=np.float32)
-        selected = inputs.select(item, activations)
-        rows[stop[item] - len(selected) : stop[item]] = selected
-    return rows
-
-
-def _pool(results, inputs, pooling):
-    """Reduce the rows of each document to one."""
-    pooled = None
-    n_documents = inputs.document[-1] + 1
-    n_rows = np.zeros(n_documents, dtype=np.int64)
-    last_item = np.full(n_documents, -1)
-    for item, activations in results:
-        if pooled is None:
-            start = -np.inf if pooling == "max" else 0
-            pooled = np.full((n_documents, activations.shape[1]), start, dtype=np.float32)
-        document = inputs.document[item]
-        rows = inputs.select(item, activations)
-        if len(rows) == 0:  # a window of special tokens
-            continue
-        if pooling == "mean":
-            pooled[document] += rows.sum(axis=0)
-            n_rows[document] += len(rows)
-        elif pooling == "max":
-            np.maximum(pooled[document], rows.max(axis=0), out=pooled[document])
-        elif item > last_item[document]:  # later windows of a document are later items
-            pooled[document] = rows[-1]
-            last_item[document] = item
-    return pooled / n_rows[:, None].astype(np.float32) if pooling == "mean" else pooled

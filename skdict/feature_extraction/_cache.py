@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import io
-import warnings
+from collections import defaultdict
 from pathlib import Path
 
 import joblib
@@ -11,7 +11,42 @@ import numpy as np
 from filelock import FileLock
 
 from .._core.language.fingerprint import CannotDescribeError
+from .._core.language.hooks import evaluation_mode, is_replaced
 from ..utils._file_cache import FileCache
+from ..utils._warnings import warn
+
+
+def open_cache(location, layer):
+    """Return the cache of a model as it is now, or None if its activations are not to be cached.
+
+    Parameters
+    ----------
+    location : str, path-like, joblib.Memory or None
+        Where the user wants it; None and ``joblib.Memory(None)`` for nowhere.
+
+    layer : Layer
+
+    Returns
+    -------
+    cache : ActivationCache or None
+    """
+    if location is None or getattr(location, "store_backend", location) is None:
+        return None
+    model = layer.network.module
+    with evaluation_mode(model):  # as it is run, and without the hooks of other threads
+        if is_replaced(model):  # the activations would be those of another model
+            return None
+        try:
+            fingerprint = layer.network.fingerprint
+        except CannotDescribeError as error:
+            warn(
+                f"cache is not used: what the {type(model).__name__} computes may depend on "
+                f"its {error}, of which there is no telling whether it is the same as before. "
+                "Leave it out of the model, or set cache=None."
+            )
+            return None
+    where = f"{layer.path} {layer.side} {layer.feature_axis}"
+    return ActivationCache(location, fingerprint, where)
 
 
 class ActivationCache(FileCache):
@@ -55,11 +90,10 @@ class ActivationCache(FileCache):
             except CannotDescribeError:
                 self._is_for = False
             if not self._is_for:
-                warnings.warn(
+                warn(
                     f"The {type(network.module).__name__} changes its own attributes or tensors "
                     "as it is run. Its activations could not be found again, so they are not kept "
-                    "in cache.",
-                    stacklevel=4,
+                    "in cache."
                 )
         return self._is_for
 
@@ -93,7 +127,35 @@ class ActivationCache(FileCache):
                 self.warn_of_writing(error)
             yield
 
+    def read_all(self, layer, follow=iter):
+        """Yield (index of an input, its activations) of all inputs, as `Layer.read_all`.
 
-def has_location(cache):
-    """Tell whether there is a folder to keep activations in; `joblib.Memory(None)` has none."""
-    return cache is not None and getattr(cache, "store_backend", cache) is not None
+        The model is run on those inputs only whose activations are not in the folder.
+        """
+        inputs = layer.inputs
+        missing = defaultdict(list)  # {key: inputs, several where they are alike}
+        for item in range(len(inputs)):
+            key = self.key(inputs.content(item))
+            activations = self.load(key)
+            if activations is None:
+                missing[key].append(item)
+            else:
+                yield item, activations
+        keys = {items[0]: key for key, items in missing.items()}
+        for batch in follow(layer.batches(keys)):
+            for first, activations in self._read_new(layer, batch, keys):
+                yield from ((item, activations) for item in missing[keys[first]])
+
+    def _read_new(self, layer, batch, keys):
+        """Run the model on a batch, and store its activations; return (input, activations)."""
+        # The model's lock before the folder's, always: in another order two processes could wait
+        # for each other. Both are held for one batch only, and the caller's code runs in neither.
+        with evaluation_mode(layer.network.module), self.lock():
+            # others may have run it while this process waited for the lock
+            found = {item: self.load(keys[item]) for item in batch}
+            new = [item for item, activations in found.items() if activations is None]
+            found.update(zip(new, layer.read(new) if new else (), strict=True))
+            if new and self.is_for(layer.network):
+                for item in new:
+                    self.store(keys[item], found[item])
+        return found.items()

@@ -436,7 +436,7 @@ def test_model_is_handed_back_when_memory_is_full(with_cache, bert, texts, tmp_p
         next(results)
         raise MemoryError
 
-    monkeypatch.setattr("skdict.feature_extraction._activations._collect", full)
+    monkeypatch.setattr("skdict.feature_extraction._activations.stack_rows", full)
     with pytest.raises(MemoryError) as error:
         extractor.transform(texts)
     assert all(module.training for module in model.modules()), error

@@ -125,6 +125,14 @@ class Layer:
         """Run some inputs up to the layer; return an array (n_positions, n_features) of each."""
         return self._read(self.inputs, batch)
 
+    def read_all(self, follow=iter):
+        """Yield (index of an input, its activations) of all inputs, a batch at a time.
+
+        `follow` is given the list of batches, and yields each when it is to be run.
+        """
+        for batch in follow(self.batches(range(len(self.inputs)))):
+            yield from zip(batch, self.read(batch), strict=True)
+
     def batches(self, items):
         """Some of the inputs in batches of similar length that do not change their rows."""
         lengths = self.inputs.lengths
