@@ -33,7 +33,6 @@ TOO_LONG = {
     "_core/coding/lasso.py::_code_block",
     "decomposition/_comparison.py::compare_dictionaries",
     "decomposition/_sparse_coding.py::sparse_encode",
-    "metrics/_loss_recovered.py::loss_recovered",
 }
 TO_BE_TURNED = {
     ("skdict._core.kernels.cpu.lasso", "skdict._core.coding"),

@@ -119,7 +119,8 @@ def loss_recovered(
     Raises
     ------
     TypeError
-        If the model returns no logits, a dictionary is none, or an entry of `texts` is no str.
+        If the model returns no logits, `dictionary` is not a dictionary, or an entry of `texts` is
+        not a str.
     ValueError
         If there is no such layer, its activations or the reconstructions have another shape, a
         text is empty, none has two tokens to predict one from the other, or the model is not
@@ -184,36 +185,58 @@ def loss_recovered(
         )
     )
     passes = partial(windows.passes, network, batches)
-    totals = dict.fromkeys(("clean", "zero", "mean"), 0.0)
-    dictionary_totals = dict.fromkeys(dictionaries, 0.0)
-    kl_totals = dict.fromkeys(dictionaries, 0.0)
-    n_replaced, n_predictions = 0, 0
-
     with evaluation_mode(model), torch.no_grad():
-        mean = _mean_activation(model, layer, side, passes())
-        ablations = {
-            "zero": torch.zeros_like,
-            "mean": lambda activations: mean.to(activations).expand_as(activations),
-        }
-        for _, forward, ids, content in passes():
-            counted = counted_predictions(content)
-            n_replaced += int(content.sum())
-            n_predictions += int(counted.sum())
-            clean = next_token_logits(forward(), ids)
-            totals["clean"] += _cross_entropy(clean, ids, counted)
-            replaced = partial(_replaced_logits, model, layer, side, forward, ids, content)
-            for name, function in ablations.items():
-                totals[name] += _cross_entropy(replaced(function), ids, counted)
-            for name, function in reconstructions.items():
-                logits = replaced(function)
-                dictionary_totals[name] += _cross_entropy(logits, ids, counted)
-                kl_totals[name] += _sum(kl_divergences(clean, logits, counted))
+        totals = _measure(model, layer, side, passes, reconstructions)
+    results = _results(totals, dictionaries)
+    return results if isinstance(dictionary, Mapping) else results[None]
 
-    ce = {variant: total / n_predictions for variant, total in totals.items()}
+
+def _measure(model, layer, side, passes, reconstructions):
+    """Sums over all predictions, in nats.
+
+    Returns
+    -------
+    totals : Bunch
+        cross_entropy : dict
+            Keys are "clean", "zero", "mean" and ("dictionary", name).
+        kl_divergence : dict
+            Of each name.
+        n_replaced, n_predictions : int
+    """
+    mean = _mean_activation(model, layer, side, passes())
+    replacements = {
+        "zero": torch.zeros_like,
+        "mean": lambda activations: mean.to(activations).expand_as(activations),
+        **{("dictionary", name): function for name, function in reconstructions.items()},
+    }
+    totals = Bunch(
+        cross_entropy=dict.fromkeys(["clean", *replacements], 0.0),
+        kl_divergence=dict.fromkeys(reconstructions, 0.0),
+        n_replaced=0,
+        n_predictions=0,
+    )
+    for _, forward, ids, content in passes():
+        counted = counted_predictions(content)
+        totals.n_replaced += int(content.sum())
+        totals.n_predictions += int(counted.sum())
+        clean = next_token_logits(forward(), ids)
+        totals.cross_entropy["clean"] += _cross_entropy(clean, ids, counted)
+        for variant, function in replacements.items():
+            logits = _replaced_logits(model, layer, side, forward, ids, content, function)
+            totals.cross_entropy[variant] += _cross_entropy(logits, ids, counted)
+            if variant not in ("zero", "mean"):
+                _, name = variant
+                totals.kl_divergence[name] += _sum(kl_divergences(clean, logits, counted))
+    return totals
+
+
+def _results(totals, names):
+    """What is returned of each dictionary."""
+    ce = {name: total / totals.n_predictions for name, total in totals.cross_entropy.items()}
     lost_zero, lost_mean = _lost(ce, "zero"), _lost(ce, "mean")
     results = {}
-    for name, total in dictionary_totals.items():
-        ce_dictionary = total / n_predictions
+    for name in names:
+        ce_dictionary = ce["dictionary", name]
         results[name] = Bunch(
             loss_recovered_zero=(ce["zero"] - ce_dictionary) / lost_zero,
             loss_recovered_mean=(ce["mean"] - ce_dictionary) / lost_mean,
@@ -222,11 +245,11 @@ def loss_recovered(
             cross_entropy_zero=ce["zero"],
             cross_entropy_mean=ce["mean"],
             delta_cross_entropy=ce_dictionary - ce["clean"],
-            kl_divergence=kl_totals[name] / n_predictions,
-            n_replaced=n_replaced,
-            n_predictions=n_predictions,
+            kl_divergence=totals.kl_divergence[name] / totals.n_predictions,
+            n_replaced=totals.n_replaced,
+            n_predictions=totals.n_predictions,
         )
-    return results if isinstance(dictionary, Mapping) else results[None]
+    return results
 
 
 def _windows_with_predictions(windows):

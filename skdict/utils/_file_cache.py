@@ -3,8 +3,9 @@
 import contextlib
 import os
 import uuid
-import warnings
 import zlib
+
+from ._warnings import warn
 
 
 class FileCache:
@@ -102,7 +103,7 @@ class FileCache:
 
     def _warn(self, kind, message):
         if self._warned.setdefault(kind, message) is message:  # the first, of all threads
-            warnings.warn(message, stacklevel=4)
+            warn(message)
 
     def _seal(self, key, content):
         checksum = zlib.crc32(content, zlib.crc32(f"{self._identity} {key}".encode()))
