@@ -8,9 +8,14 @@ from ..utils._arrays import as_numbers, to_ndarray
 
 
 def check_indices(indices, n, *, name, of):
-    """Return `indices` as an array of int64 in [0, n), where n counts what `of` says.
+    """`indices` as an array of int64 in [0, n).
 
-    A boolean mask of length n stands for the indices where it is true.
+    Parameters
+    ----------
+    indices : array-like of int, or boolean mask of length n
+    n : int
+    name, of : str
+        For error messages: what the user calls the indices, and what is counted by n.
     """
     indices = to_ndarray(as_numbers(indices, name))
     if indices.dtype == bool:
@@ -23,7 +28,7 @@ def check_indices(indices, n, *, name, of):
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise ValueError(
             f"{name} must be a list of integers, but has dtype {indices.dtype} and shape "
-            f"{indices.shape}. A single index i is [i]."
+            f"{indices.shape}. Give a single index i as [i]."
         )
     outside = (indices < 0) | (indices >= n)
     if outside.any():
@@ -65,19 +70,19 @@ def _positive(values, rows):
 
 
 def positive_entries(codes, name):
-    """The positive entries of codes of any kind, a canonical csr_array of float64.
+    """The positive entries of a matrix of codes, as a canonical csr_array of float64.
 
     Parameters
     ----------
     codes : array-like, sparse matrix or tensor of shape (n_samples, n_components)
-        Of dense ones blocks of rows are converted one after the other.
+        Dense codes are converted one block of rows at a time.
     name : str
         What the user calls them.
 
     Returns
     -------
     positive : csr_array of shape (n_samples, n_components)
-        Never shares memory with `codes`.
+        Does not share memory with `codes`.
     """
     codes = as_matrix(codes, name)
     if issparse(codes):

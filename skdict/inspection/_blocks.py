@@ -1,4 +1,4 @@
-"""Codes of any number of rows, a block at a time: the codes of all are never held at once."""
+"""Codes of any number of rows, one block at a time, so that memory does not grow with them."""
 
 import numpy as np
 import torch
@@ -13,18 +13,18 @@ from ..utils._extractors import extractor_of
 from ._active import check_indices
 from ._directions import n_components_of
 
-# Codes per block: 64 MB in float32 where they are dense.
+# Entries of codes per block: 64 MB in float32 if they are dense.
 BLOCK_SIZE = 2**24
 
 
 class CodedBlocks:
-    """The codes of activations or of texts by blocks of rows, any number of times over.
+    """The codes of activations or texts, in blocks of rows. Can be iterated over repeatedly.
 
     Parameters
     ----------
     X : matrix, or texts
-        Codes; with a `dictionary` activations, or what its extractor takes where it is a Pipeline
-        that starts with an ActivationExtractor.
+        Codes. With a `dictionary`, activations, or the input of its ActivationExtractor if it is
+        a Pipeline that starts with one.
 
     dictionary : fitted estimator with `transform`, or None
 
@@ -52,21 +52,21 @@ class CodedBlocks:
                 dictionary = dictionary[1:]
             self.n_components = n_components_of(dictionary)
         self.dictionary = None if dictionary is None else with_sparse_codes(dictionary)
-        # a DataFrame's columns have names, which steps of a dictionary may ask for
+        # keep a DataFrame: steps of the dictionary may check its column names
         has_names = hasattr(X, "iloc") and hasattr(dictionary, "feature_names_in_")
         self._frame = X if has_names and self.extractor is None else None
 
     def columns(self, features, name="features"):
-        """`features` as an array of indices; all of them for None."""
+        """`features` as an array of indices; None means all."""
         if features is None:
             return np.arange(self.n_components)
         return check_indices(features, self.n_components, name=name, of="columns of codes")
 
     def __iter__(self):
-        """Yield (index of the first row, what the dictionary is given or None, codes).
+        """Yield (index of the first row, the dictionary's input or None, codes).
 
-        Rows are counted in codes: a step of the dictionary may return more or fewer than it is
-        given.
+        Rows are rows of the codes: a step of the dictionary may return more or fewer rows than
+        it is given.
         """
         first = 0
         for X in self._matrices():
@@ -93,7 +93,7 @@ class CodedBlocks:
                 activations = as_matrix(self.extractor.transform(some), "activations")
                 yield activations
                 start += n_samples
-                # how many rows a sample has is known from the first ones
+                # estimate the rows per sample from the portion just run
                 n_rows = activations.shape[0] / some.shape[0]
                 size = BLOCK_SIZE / (n_rows * max(self.n_components, activations.shape[1]))
                 n_samples = max(int(self.extractor.batch_size), int(size))
@@ -106,13 +106,13 @@ class CodedBlocks:
 
 
 def transformed(estimator, X):
-    """What an estimator makes of `X`, which it must not change: an array by default."""
+    """`estimator.transform(X)` as an array unless `set_output` says otherwise; X is read-only."""
     with config_context(transform_output="default"):
         return estimator.transform(read_only(X))
 
 
 def active_entries(codes, columns):
-    """Where features are active, and how much: the `nonzero_entries` that are positive."""
+    """The positive entries of some columns, as `nonzero_entries` returns them."""
     rows, features, values = nonzero_entries(codes, columns)
     active = values > 0
     if active.all():
@@ -121,7 +121,7 @@ def active_entries(codes, columns):
 
 
 def nonzero_entries(codes, columns):
-    """The entries of some columns that are not zero.
+    """The non-zero entries of some columns.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def nonzero_entries(codes, columns):
             codes = codes.copy()
             codes.sum_duplicates()
         rows = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))
-        # they are multiplied, and products of SciPy's 32-bit indices would overflow
+        # int64: callers multiply the indices, and SciPy's int32 would overflow
         features, values = codes.indices.astype(np.int64), codes.data
         check_finite(values, "codes")
         if values.all():

@@ -1,4 +1,4 @@
-"""What is gathered from blocks of codes, each in memory that does not grow with the rows."""
+"""Statistics gathered from blocks of codes, in memory that does not grow with the rows."""
 
 from itertools import pairwise
 
@@ -11,36 +11,36 @@ from ..metrics._rows import float64_block, to_numpy, varies
 from ._active import positive_entries
 from ._blocks import active_entries
 
-# Candidates that wait to be sorted in, at most: 32 bytes each.
+# Candidates to buffer before they are merged: 32 bytes each, 64 MB in all.
 MAX_WAITING = 2**21
 
 
 class Largest:
-    """The rows with the greatest values, of each of many groups.
+    """The rows with the greatest values in each of many groups.
 
     Parameters
     ----------
     n_groups : int
     n_largest : int
-        Rows to keep of each group.
+        Rows to keep in each group.
     """
 
     def __init__(self, n_groups, n_largest):
         self.n_groups, self.n_largest = n_groups, n_largest
-        self.threshold = np.full(n_groups, -np.inf)  # what a newcomer has to exceed
+        self.threshold = np.full(n_groups, -np.inf)  # values up to this cannot enter the top n
         self.held = _entries(0)
-        # Kept from the start: what is allocated piece by piece, between the blocks of codes, and
-        # stays for long, keeps the heap from closing the gaps that the blocks leave.
+        # Allocated once, up front: small long-lived arrays allocated between large blocks would
+        # fragment the heap.
         self.waiting, self.n_waiting = _entries(MAX_WAITING), 0
 
     def update(self, rows, groups, values, payload=None):
-        """Take in entries whose rows follow all those seen before.
+        """Add entries; their rows are greater than all those added before.
 
         Parameters
         ----------
         rows, groups, values : ndarray of shape (n_entries,)
         payload : ndarray of shape (n_entries,), default=None
-            Kept with the entry in place of the value it is ranked by.
+            Returned by `result` in place of the values, which only rank the entries.
         """
         better = np.flatnonzero(values > self.threshold[groups])
         payload = values if payload is None else payload
@@ -64,7 +64,8 @@ class Largest:
         rank = np.arange(len(order)) - starts[groups[order]]
         self.held = tuple(entry[order[rank < self.n_largest]] for entry in entries)
         self.n_waiting = 0
-        if len(self.held[0]) > len(self.waiting[0]):  # to sort takes time in proportion to both
+        # sorting costs held + waiting entries, so the buffer grows with what is held
+        if len(self.held[0]) > len(self.waiting[0]):
             self.waiting = _entries(len(self.held[0]))
         full = np.flatnonzero(np.diff(starts) >= self.n_largest)
         last = order[starts[full] + self.n_largest - 1]
@@ -80,17 +81,17 @@ class Largest:
 
 
 def _entries(n):
-    """Columns for row, group, value and payload of `n` entries."""
+    """Uninitialised columns for row, group, value and payload of `n` entries."""
     return (np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n))
 
 
 class Sample(Largest):
-    """Rows drawn at random, of each of many groups; the same however the rows are blocked.
+    """A random sample of rows from each of many groups; it does not depend on the block size.
 
     Parameters
     ----------
     keys : ndarray of int64 of shape (n_groups,)
-        What each group's draw is seeded by, so that it does not depend on which others there are.
+        Seed of each group, so that its sample does not depend on which other groups there are.
     n_drawn : int
     seed : int
         In [0, 2**32).
@@ -102,8 +103,8 @@ class Sample(Largest):
         self.seed = seed
 
     def update(self, rows, groups, values):
-        """Take in entries whose rows follow all those seen before."""
-        # an order of the rows for each group, by a hash of both
+        """Add entries; their rows are greater than all those added before."""
+        # rank the rows of each group by a hash of row and group
         key = murmurhash3_32(rows.astype(np.int32), seed=self.seed)
         key ^= self.keys[groups]
         key = murmurhash3_32(key, seed=self.seed, positive=True)
@@ -111,7 +112,7 @@ class Sample(Largest):
 
 
 class Moments:
-    """Number of rows, and per feature the number of active ones, sum and greatest of values."""
+    """Number of rows, and for each feature the number, sum and maximum of its active codes."""
 
     def __init__(self, n_features):
         self.n_rows = 0
@@ -120,7 +121,7 @@ class Moments:
         self.maximum = np.zeros(n_features)
 
     def update(self, n_rows, features, values):
-        """Take in the active entries of some rows."""
+        """Add the active entries of `n_rows` rows."""
         n_features = len(self.count)
         self.n_rows += n_rows
         self.count += np.bincount(features, minlength=n_features)
@@ -129,7 +130,7 @@ class Moments:
 
 
 class Histogram:
-    """Active values in intervals of equal width, from 0 to the greatest of each feature.
+    """Counts of active codes in intervals of equal width, from 0 to each feature's maximum.
 
     Parameters
     ----------
@@ -143,16 +144,16 @@ class Histogram:
         self.counts = np.zeros(len(maximum) * n_intervals, dtype=np.int64)
 
     def interval(self, features, values):
-        """Index of the interval that each value is in, the upper one on an edge."""
+        """Index of the interval of each value; a value on an edge belongs to the upper one."""
         n, maximum = self.n_intervals, self.maximum[features]
         index = np.minimum((values / maximum * n).astype(np.int64), n - 1)
-        # rounding may have put it one too low or too high
+        # correct rounding, by which the index may be off by one
         index += (index < n - 1) & (values >= maximum * (index + 1) / n)
         index -= values < maximum * index / n
         return index
 
     def update(self, features, values):
-        """Take in active entries."""
+        """Add active entries."""
         index = features * self.n_intervals + self.interval(features, values)
         self.counts += np.bincount(index, minlength=len(self.counts))
 
@@ -162,7 +163,7 @@ class Histogram:
 
 
 class NearMisses(Largest):
-    """Rows on which a feature is not active, but nearest to it.
+    """Rows on which a feature is inactive but closest to active.
 
     Parameters
     ----------
@@ -175,9 +176,9 @@ class NearMisses(Largest):
         self.nearness = nearness
 
     def update(self, first, given, rows, features):
-        """Take in what a dictionary was given, and where features are active on it."""
+        """Add a block of the dictionary's input, and the entries where features are active."""
         activations = self.nearness.rows(given)
-        # rows to multiply, and to make dense where activations are sparse, at once
+        # bounds the dense scores (n_rows, n_groups), and the rows of sparse activations to densify
         width = max(self.n_groups, activations.shape[1] // 2, 1)
         step = max(1, MAX_WAITING // width)
         for start in range(0, activations.shape[0], step):
@@ -203,7 +204,7 @@ def survey(
     seed=0,
     observers=(),
 ):
-    """Gather in one pass over the codes, or two where the greatest values must be known first.
+    """Gather statistics in one pass over the codes, or two: intervals need the maxima first.
 
     Parameters
     ----------
@@ -211,15 +212,16 @@ def survey(
     columns : ndarray of int64
         The features to look at.
     nearness : Nearness, default=None
-        Of the features, for near misses.
+        Scores of the features, for near misses.
     observers : sequence of callable
         Each is called once with every block of codes.
 
     Returns
     -------
     found : dict
-        "moments" and "histogram" (or None); of each feature "top", "random" and "near_misses",
-        (rows, values); of each feature and interval, the lowest first, "intervals".
+        "moments" and "histogram" (or None). "top", "random" and "near_misses" are lists with
+        (rows, values) for each feature; "intervals" has them for each feature and interval, the
+        lowest first.
     """
     n_selected = len(columns)
     moments = Moments(n_selected)
@@ -264,7 +266,7 @@ def _no_rows():
 
 
 class Correlation:
-    """Pearson's correlation of some features' codes with those of all features.
+    """Pearson correlation of the codes of some features with those of all features.
 
     Parameters
     ----------
@@ -287,7 +289,7 @@ class Correlation:
         self.waiting, self.n_waiting = [], 0
 
     def __call__(self, codes):
-        """Take in the codes of some rows."""
+        """Add the codes of a block of rows; they stay sparse."""
         block = positive_entries(codes, "codes")
         features, values = block.indices, block.data
         n_components = len(self.total)
@@ -301,14 +303,14 @@ class Correlation:
             self._multiply()
 
     def _multiply(self):
-        if self.waiting:  # one sparse product for many blocks
+        if self.waiting:  # one sparse product for many blocks is faster than one each
             codes = vstack(self.waiting, format="csr")
             products = (codes[:, self.columns].T @ codes).tocoo()
             self.products[products.row, products.col] += products.data
             self.waiting, self.n_waiting = [], 0
 
     def nearest(self, n):
-        """The `n` other features with the greatest correlation, and it; (n_selected, n)."""
+        """The `n` other features with the greatest correlation, and these; (n_selected, n)."""
         self._multiply()
         mean = self.total / self.n_rows
         mean_square = self.squares / self.n_rows
@@ -319,12 +321,25 @@ class Correlation:
         correlation -= np.outer(mean[self.columns], mean)
         correlation /= np.outer(deviation[self.columns], deviation)
         np.clip(correlation, -1, 1, out=correlation)
-        correlation[np.isnan(correlation)] = -np.inf  # of features that never vary
+        correlation[np.isnan(correlation)] = -np.inf  # constant features
         return greatest_others(correlation, self.columns, n)
 
 
 def greatest_others(similarity, columns, n):
-    """Columns of the `n` greatest entries of each row but its own column's; (n_selected, n)."""
+    """The `n` greatest entries of each row, and their columns, without its own column.
+
+    Parameters
+    ----------
+    similarity : ndarray of shape (n_selected, n_components)
+        Row i belongs to the feature ``columns[i]``; overwritten.
+    columns : ndarray of int64 of shape (n_selected,)
+    n : int
+
+    Returns
+    -------
+    index, values : ndarray of shape (n_selected, n)
+        In descending order of the values.
+    """
     similarity[np.arange(len(columns)), columns] = -np.inf
     n = min(n, similarity.shape[1] - 1)
     index = np.argpartition(-similarity, max(n - 1, 0), axis=1)[:, : max(n, 0)]
@@ -334,7 +349,7 @@ def greatest_others(similarity, columns, n):
 
 
 def codes_at(blocks, columns, rows):
-    """The codes of features at chosen rows of each, in one pass.
+    """The codes of each feature at its own list of rows, in one pass.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The directions of features in activation space: atoms, or the weights of encoders."""
+"""The directions of features in activation space: atoms, or encoder weights."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, 
 
 
 def unit_directions(dictionary, name, attribute="components_"):
-    """Rows of unit norm, (n_components, n_features) in float64, and which of them are alive.
+    """Directions scaled to unit norm, and which features are alive.
 
     Parameters
     ----------
@@ -24,11 +24,11 @@ def unit_directions(dictionary, name, attribute="components_"):
 
     Returns
     -------
-    directions : ndarray of shape (n_components, n_features)
-        A zero row stays zero.
+    directions : ndarray of float64 of shape (n_components, n_features)
+        Rows of unit norm; zero rows stay zero.
     alive : ndarray of bool of shape (n_components,)
-        False where the row is zero or, by the estimator's ``feature_density_`` if it has that,
-        the feature was never active in training: its direction is then what it began as.
+        False if the row is zero, or if the estimator's ``feature_density_`` says that the
+        feature was never active in training: its direction is then still the initial one.
     """
     directions, density = dictionary, None
     if isinstance(dictionary, BaseEstimator):
@@ -44,7 +44,7 @@ def unit_directions(dictionary, name, attribute="components_"):
     if issparse(directions):
         raise TypeError(
             f"{name} is a sparse matrix, but must be an estimator or a dense array of directions "
-            "of shape (n_components, n_features). Codes are matched by "
+            "of shape (n_components, n_features). To match codes, use "
             "match_features(a, b, by='codes')."
         )
     directions = float64_block(directions, slice(None))
@@ -55,11 +55,11 @@ def unit_directions(dictionary, name, attribute="components_"):
 
 
 def feature_directions(dictionary, features):
-    """What one unit of each feature's code adds to a reconstruction.
+    """What one unit of each feature's code adds to a reconstruction, in the data's units.
 
     Parameters
     ----------
-    dictionary : estimator, or directions as a matrix from `as_matrix`
+    dictionary : estimator, or matrix of directions from `as_matrix`
     features : ndarray of int64 of shape (n_selected,)
 
     Returns
@@ -81,17 +81,18 @@ def feature_directions(dictionary, features):
     for start in range(0, n_selected, step):
         rows = slice(start, start + step)
         block = codes[rows] if is_sparse else codes[rows].toarray()
-        # the difference also takes out what the other steps of a Pipeline add
+        # the difference also removes the offsets of a Pipeline's other steps
         directions[rows] = np.asarray(dictionary.inverse_transform(block)) - intercept
     return directions
 
 
 def split_dictionary(dictionary):
-    """The step of a dictionary that makes the codes, behind the others.
+    """Split off the step of a dictionary that makes the codes.
 
     Returns
     -------
     before : Pipeline or None
+        The steps before it, if there are any.
     coder : estimator
     """
     if not isinstance(dictionary, Pipeline):
@@ -106,13 +107,14 @@ def split_dictionary(dictionary):
 
 
 def n_components_of(dictionary):
-    """Number of a dictionary's features."""
-    _, dictionary = split_dictionary(dictionary)  # other steps need not name what they return
+    """The number of features of a dictionary."""
+    _, dictionary = split_dictionary(dictionary)  # other steps may lack get_feature_names_out
     if hasattr(dictionary, "get_feature_names_out"):
         return len(dictionary.get_feature_names_out())
     if hasattr(dictionary, "components_"):
         return len(dictionary.components_)
     raise TypeError(
-        f"dictionary has neither get_feature_names_out nor components_, so a "
-        f"{type(dictionary).__name__} does not tell how many features it has."
+        f"dictionary is a {type(dictionary).__name__} with neither get_feature_names_out nor "
+        "components_, so its number of features is unknown. Give an estimator that has one of "
+        "them."
     )

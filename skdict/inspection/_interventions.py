@@ -1,4 +1,4 @@
-"""A model that runs on a dictionary's reconstructions, or with features turned up and down."""
+"""Run a model on a dictionary's reconstructions, or with its features scaled or steered."""
 
 from collections.abc import Mapping
 from numbers import Integral
@@ -48,74 +48,76 @@ def replace_activations(
 ):
     """Run a model on the reconstructions of a layer's activations, in a ``with`` block.
 
-    In the block the model is the dictionary model: each activation :math:`x` of the layer is
-    replaced by
+    Inside the block the model is the dictionary model: each activation :math:`x` of the layer
+    is replaced by
 
     .. math::
         \\hat{x}(s \\odot z) = b + \\sum_j s_j z_j d_j
         \\qquad \\text{or with } \\texttt{keep_error} \\qquad
         x + \\sum_j (s_j - 1) z_j d_j
 
-    with its code :math:`z`, the atoms :math:`d_j` and a factor :math:`s_j` for each feature: 1
-    but for those in `scale`, where 0 ablates a feature. On exit the model is as it was, whatever
-    happened inside. Blocks can be nested: the inner one sees what the outer one has made.
+    with its code :math:`z`, the atoms :math:`d_j` and a factor :math:`s_j` for each feature,
+    which is 1 unless `scale` gives another; 0 ablates the feature. On exit, also after an
+    exception, the model is restored. Blocks can be nested: the inner block sees the activations
+    that the outer block has replaced.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any model. It is called inside the block as usual, and through ``generate`` too.
+        Any model. Inside the block it is called as usual, also by ``generate``.
 
     layer : str
         Dotted path of the layer whose activations are replaced, as in
         ``model.named_modules()``.
 
     dictionary : estimator or callable
-        A fitted estimator (or Pipeline) with `transform` and `inverse_transform`; without
-        `scale` and `keep_error` also a function from activations to reconstructions, both
-        ndarrays of shape (n_tokens, n_features).
+        A fitted estimator (or Pipeline) with `transform` and `inverse_transform`. Without
+        `scale` and `keep_error`, a function from activations to reconstructions, both ndarrays
+        of shape (n_tokens, n_features), is accepted too.
 
     scale : dict of int to float, default=None
-        Factor of some features' codes.
+        Factors by which the codes of some features are multiplied.
 
     keep_error : bool, default=False
-        Whether what the dictionary does not explain, :math:`x - \\hat{x}`, is kept, so that
-        nothing changes but what `scale` changes.
+        Whether to keep the dictionary's error :math:`x - \\hat{x}`, so that only `scale` changes
+        the activations.
 
     side : {"output", "input"}, default="output"
-        Whether what the layer returns or what it is given is replaced.
+        Whether to replace what the layer returns or its input.
 
     where : array-like of bool, or callable, default=None
-        At which tokens. An array has shape (length,) or (n_sequences, length); its columns are
-        the columns of the token ids, padding on the left included, counted from the beginning
-        of the sequence in generation with a key-value cache too; behind its last one nothing is
-        replaced. A function is called with the token
-        ids of a forward pass, a tensor (n_sequences, length) or None, and the positions of its
-        columns, an integer tensor (length,); it returns something that broadcasts to
-        (n_sequences, length). Special tokens and padding are left alone in any case.
+        Tokens at which activations are replaced; all by default. An array has shape (length,)
+        or (n_sequences, length). Its columns are those of the token ids, including padding on
+        the left; with a key-value cache they count from the beginning of the sequence. Nothing
+        is replaced after the last column. A function is called with the token ids of a forward
+        pass, a tensor of shape (n_sequences, length) or None, and the positions of its columns,
+        an integer tensor of shape (length,); it returns booleans that broadcast to
+        (n_sequences, length). Special tokens and padding are never changed.
 
     tokenizer : tokenizer of transformers, default=None
-        Its special tokens are left alone. Without one, those are special that open, close or
-        pad a text by the model's config.
+        Its special tokens are not changed. By default the special tokens are the BOS, EOS and
+        padding tokens of the model's config.
 
     feature_axis : "auto" or int, default="auto"
-        Which axis of the layer's activation is that of the features, as in
-        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last where the
-        model is given tokens, and otherwise what the layer and those before it tell.
+        Axis of the layer's activation that holds the features, as in
+        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
+        model is given tokens; otherwise it is inferred from the layer and those before it.
 
     Returns
     -------
     context : context manager
-        It gives the model itself, as in ``with replace_activations(...) as model:``.
+        Returns the model, as in ``with replace_activations(...) as model:``.
 
     Raises
     ------
     TypeError
-        If `dictionary` is none.
+        If `dictionary` is not a dictionary.
     ValueError
-        If there is no such layer or feature. In the block, if activations, reconstructions or
-        `where` do not fit each other.
+        If the layer or a feature does not exist. Inside the block, if the shapes of activations,
+        reconstructions and `where` do not fit.
     NotImplementedError
-        When a gradient through what is replaced is asked for: the dictionary computes with NumPy.
+        If a gradient through the replaced activations is requested: the dictionary computes with
+        NumPy.
 
     Warns
     -----
@@ -124,8 +126,8 @@ def replace_activations(
 
     See Also
     --------
-    steer : Add to features or set them, and leave the rest as it is.
-    skdict.metrics.loss_recovered : What the language model loses by it.
+    steer : Add to features or set their codes, without replacing the rest.
+    skdict.metrics.loss_recovered : How much the language model loses on reconstructions.
 
     Examples
     --------
@@ -178,7 +180,7 @@ def steer(
     tokenizer=None,
     feature_axis="auto",
 ):
-    """Run a model with features turned up, in a ``with`` block.
+    """Run a model steered by features, in a ``with`` block.
 
     Each activation :math:`x` of the layer is replaced by
 
@@ -187,22 +189,22 @@ def steer(
         \\qquad \\text{with } \\texttt{pin\\_to} \\qquad
         x + \\sum_j (v_j - z_j) d_j
 
-    with the atoms :math:`d_j` of the chosen features, a `strength` :math:`s_j` each, or a value
-    :math:`v_j` in place of the feature's code :math:`z_j`. What the dictionary does not explain
-    stays as it is. Works in ``generate`` of a transformers model, with a key-value cache or
-    without; on exit the model is as it was, whatever happened inside.
+    with the atoms :math:`d_j` of the chosen features and for each a `strength` :math:`s_j`, or a
+    value :math:`v_j` that replaces the feature's code :math:`z_j`. The dictionary's error is
+    kept. This works in ``generate`` of a transformers model, with a key-value cache or without.
+    On exit, also after an exception, the model is restored.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any model. It is called inside the block as usual, and through ``generate`` too.
+        Any model. Inside the block it is called as usual, also by ``generate``.
 
     layer : str
         Dotted path of the layer, as in ``model.named_modules()``.
 
     dictionary : estimator or array-like of shape (n_components, n_features)
-        A fitted estimator (or Pipeline) with `transform` and `inverse_transform`, or with
-        `strength` also any directions in activation space, one in each row.
+        A fitted estimator (or Pipeline) with `transform` and `inverse_transform`. With
+        `strength`, a matrix of directions in activation space, one per row, is accepted too.
 
     features : int or array-like of int of shape (n_selected,)
         Which features.
@@ -215,36 +217,37 @@ def steer(
         What the feature's code is set to, at every token. Either this or `strength`.
 
     side : {"output", "input"}, default="output"
-        Whether what the layer returns or what it is given is changed.
+        Whether to change what the layer returns or its input.
 
     where : array-like of bool, or callable, default=None
-        At which tokens, as in `replace_activations`. Special tokens and padding are left alone
-        in any case.
+        Tokens to steer at, as in `replace_activations`. Special tokens and padding are never
+        changed.
 
     tokenizer : tokenizer of transformers, default=None
-        Its special tokens are left alone. Without one, those are special that open, close or
-        pad a text by the model's config.
+        Its special tokens are not changed. By default the special tokens are the BOS, EOS and
+        padding tokens of the model's config.
 
     feature_axis : "auto" or int, default="auto"
-        Which axis of the layer's activation is that of the features, as in
-        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last where the
-        model is given tokens, and otherwise what the layer and those before it tell.
+        Axis of the layer's activation that holds the features, as in
+        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
+        model is given tokens; otherwise it is inferred from the layer and those before it.
 
     Returns
     -------
     context : context manager
-        It gives the model itself, as in ``with steer(...) as model:``.
+        Returns the model, as in ``with steer(...) as model:``.
 
     Raises
     ------
     TypeError
-        If `dictionary` is none.
+        If `dictionary` is not a dictionary.
     ValueError
-        If there is no such layer or feature, or not exactly one of `strength` and `pin_to` is
-        given. In the block, if activations, atoms or `where` do not fit each other.
+        If the layer or a feature does not exist, or unless exactly one of `strength` and
+        `pin_to` is given. Inside the block, if the shapes of activations, atoms and `where` do
+        not fit.
     NotImplementedError
-        With `pin_to`, when a gradient through the layer is asked for: the dictionary computes
-        with NumPy.
+        With `pin_to`, if a gradient through the layer is requested: the dictionary computes with
+        NumPy.
 
     Warns
     -----
@@ -254,7 +257,7 @@ def steer(
     See Also
     --------
     replace_activations : Run the model on reconstructions; ablate features.
-    steering_effect : What steering does to the texts that a model writes.
+    steering_effect : The effect of steering on the texts that a model writes.
 
     References
     ----------
@@ -312,7 +315,18 @@ def steer(
 
 
 class _Shift:
-    """Add multiples of directions to activations, as many as the features' codes say."""
+    """Add directions to activations, in amounts that may depend on the features' codes.
+
+    Parameters
+    ----------
+    dictionary : estimator or None
+        Only needed if `amount` uses the codes.
+    features : ndarray of int64 of shape (n_selected,)
+    directions : ndarray of float64 of shape (n_selected, n_features)
+    amount : callable
+        From the codes (n_tokens, n_selected), or None without a dictionary, to the amounts,
+        (n_selected,) or (n_tokens, n_selected).
+    """
 
     def __init__(self, dictionary, features, directions, amount):
         self.dictionary = dictionary
@@ -327,7 +341,7 @@ class _Shift:
                 f"dictionary has atoms of {self.directions.shape[1]} features, but the layer's "
                 f"activations have {activations.shape[1]}. Name the layer that it was fitted on."
             )
-        amount = self.amount(self._codes(activations))  # (n_selected,) or (n_tokens, n_selected)
+        amount = self.amount(self._codes(activations))
         dtype = torch.promote_types(activations.dtype, torch.float32)
         amount = torch.tensor(np.atleast_2d(amount), dtype=dtype, device=activations.device)
         if self.dictionary is not None:
@@ -337,14 +351,14 @@ class _Shift:
     def _codes(self, activations):
         if self.dictionary is None:
             return None
-        # to_numpy may share the model's memory
+        # read-only: to_numpy may share memory with the model
         codes = self.dictionary.transform(read_only(to_numpy(activations)))
         codes = as_matrix(codes, "codes")[:, self.features]
         return codes.toarray() if issparse(codes) else np.asarray(codes)
 
 
 class _Scaled:
-    """A dictionary whose codes are multiplied, feature by feature, before they are decoded."""
+    """A dictionary that multiplies the codes of some features by factors before decoding."""
 
     def __init__(self, dictionary, features, factors):
         self.dictionary, self.features, self.factors = dictionary, features, factors

@@ -1,4 +1,4 @@
-"""A Pipeline from texts to codes, taken apart: the language model, its windows, the dictionary."""
+"""The parts of a Pipeline from texts to codes: language model, windows, dictionary."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ._directions import n_components_of
 
 
 class Language:
-    """What a Pipeline of an ActivationExtractor and a dictionary is made of.
+    """The parts of a Pipeline of an ActivationExtractor and a dictionary.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ class Language:
         if extractor is None:
             raise TypeError(
                 "pipeline must be a fitted Pipeline whose first step is an ActivationExtractor "
-                f"and whose last is a dictionary, but is {pipeline!r:.200}. Make one of fitted "
-                "parts with make_pipeline(extractor, dictionary)."
+                f"and whose last is a dictionary, but is {pipeline!r:.200}. Join fitted steps by "
+                "make_pipeline(extractor, dictionary)."
             )
         if extractor.tokenizer is None or extractor.pooling is not None:
             raise ValueError(
@@ -43,7 +43,7 @@ class Language:
                 f"row per token, but it has tokenizer={extractor.tokenizer!r:.50} and "
                 f"pooling={extractor.pooling!r}."
             )
-        check_dictionary(pipeline[1:], "Behind the extractor, ")
+        check_dictionary(pipeline[1:], "After the extractor, ")
         self.extractor, self.dictionary = extractor, with_sparse_codes(pipeline[1:])
         self.layer, self.side = extractor.layer, extractor.side
         self.model, self.tokenizer = (extractor.load()[k] for k in ("model", "tokenizer"))
@@ -51,15 +51,15 @@ class Language:
         self.n_components = n_components_of(self.dictionary)
 
     def why_not_causal(self):
-        """Why the model does not predict each next token from those before it; None if it does."""
+        """Why the model is not a causal language model; None if it is one."""
         try:
             causal = not sees_later_tokens(self.network, self.tokenizer)
         except (TypeError, ValueError) as error:  # no logits, or it wants more than token ids
             return f"{type(error).__name__}: {error}"
-        return None if causal else "what it predicts depends on later tokens"
+        return None if causal else "its predictions depend on later tokens"
 
     def check_causal(self):
-        """Raise a ValueError unless the model predicts each next token from those before it."""
+        """Raise a ValueError unless the model is a causal language model."""
         reason = self.why_not_causal()
         if reason is not None:
             raise ValueError(
@@ -68,7 +68,7 @@ class Language:
             )
 
     def windows(self, texts):
-        """The windows that the extractor runs, with a row for each kept token, in its order."""
+        """The windows that the extractor runs; row r belongs to the r-th kept token."""
         return tokenize(
             check_texts(texts, name="texts"),
             self.tokenizer,
@@ -91,12 +91,13 @@ class Language:
         if not layer.has_vectors_at_tokens:
             raise ValueError(
                 f"layer={self.layer!r} gives no activation of shape (n_texts, n_tokens, "
-                "n_features), which is needed to change it token by token. Name a layer that does."
+                "n_features), which is needed to change it token by token. Name a layer with such "
+                "an activation."
             )
         indices = range(len(windows)) if indices is None else indices
         return windows.passes(self.network, layer.batches(indices))
 
 
 def first_rows(windows):
-    """Index of the first row of each window, and behind the last the number of rows."""
+    """Index of the first row of each window, and at the end the number of rows."""
     return np.append(0, np.cumsum(windows.n_rows(None)))

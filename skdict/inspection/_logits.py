@@ -1,4 +1,4 @@
-"""What a feature does to the logits of the next token, to first order."""
+"""The first-order effect of a feature on the logits of the next token."""
 
 import math
 from contextlib import ExitStack
@@ -12,30 +12,27 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._core.language.hooks import Hooks, evaluation_mode, run_replaced
 from .._core.language.next_token import next_token_logits
+from ..metrics._rows import BLOCK_SIZE
 from ._active import check_indices
 from ._directions import feature_directions
 from ._language import Language
 
-# Weights per block: 32 MB in float64.
-BLOCK_SIZE = 2**22
-
 
 def logit_attribution(pipeline, texts, features=None):
-    """Compute the direct effect of features on the logits of the next token.
+    """Compute the first-order effect of features on the logits of the next token.
 
-    To first order, a unit of feature :math:`j` at every token changes the logits by
+    To first order, adding one unit of feature :math:`j` at every token changes the logits by
 
     .. math::
         w_j = \\frac{1}{T} \\sum_{t=1}^{T} \\frac{\\partial \\ell_t}{\\partial x} d_j
 
     with the logits :math:`\\ell_t` at the tokens of `texts`, the layer's activations :math:`x`
-    and the feature's atom :math:`d_j`. The derivative is exact, through all of the model behind
-    the layer, but the scale of each layer norm is held fixed, as is usual: so the contributions
-    of a last layer's features add up to what the layer adds to the logits. In a one-layer
-    transformer with neurons :math:`x` this is
-    :math:`d_j W_\\mathrm{out}`, centred, times the final norm's weights and mean inverse scale,
-    times the unembedding. Logits mean nothing but up to a constant: each :math:`w_j` is shifted
-    to a median of 0.
+    and the feature's atom :math:`d_j`. This is the total derivative, along all paths from the
+    layer to the logits, with the scale of each layer norm held fixed, as is usual: the
+    contributions of a last layer's features then add up to the layer's contribution. In a
+    one-layer transformer with neurons :math:`x` it is :math:`d_j W_\\mathrm{out}`, centred,
+    times the final norm's weights and mean inverse scale, times the unembedding. A constant
+    added to all logits changes no probability, so each :math:`w_j` is shifted to a median of 0.
 
     Parameters
     ----------
@@ -44,12 +41,12 @@ def logit_attribution(pipeline, texts, features=None):
         model, then a dictionary with `inverse_transform`.
 
     texts : list, ndarray or Series of str
-        What the derivative is averaged over. One or two hundred tokens are enough for a last
-        layer, whose derivative differs by the norm's scale alone.
+        Texts to average the derivative over. One or two hundred tokens are enough for a last
+        layer, where the derivative varies only with the norm's scale.
 
     features : array-like of int of shape (n_selected,), default=None
-        Which features; all of them by default. The cost is one pass through the model for each,
-        or for each activation if these are fewer.
+        Which features; all of them by default. The cost is one pass through the model per
+        feature, or per neuron of the layer if there are fewer of these.
 
     Returns
     -------
@@ -58,26 +55,26 @@ def logit_attribution(pipeline, texts, features=None):
         feature : ndarray of shape (n_selected,), int64
             The features.
         weights : ndarray of shape (n_selected, n_vocabulary), float32
-            The :math:`w_j`: change of a token's logit per unit of code.
+            The :math:`w_j`: change of each token's logit per unit of code.
         vocabulary : ndarray of shape (n_vocabulary,), str objects
-            The text of each token, of special tokens the name.
+            The text of each token; for special tokens the name.
 
     Raises
     ------
     TypeError
-        If `pipeline` is no such Pipeline, or the model has no logits.
+        If `pipeline` is not a Pipeline of these two steps, or the model has no logits.
     ValueError
-        If the model is not causal, a feature is none of the dictionary's, or there is no token.
+        If the model is not causal, a feature is out of range, or `texts` has only special tokens.
 
     See Also
     --------
-    feature_effects : What features do to the prediction of the token that really comes next.
+    feature_effects : The effect of features on the prediction of the actual next token.
 
     Notes
     -----
-    Scales of modules of class `torch.nn.LayerNorm`, and of those whose class is called
-    "...RMSNorm", are held fixed; other normalisations, and those that are given more than one
-    tensor, are differentiated as they are.
+    The scale is held fixed in modules of class `torch.nn.LayerNorm` and in those whose class name
+    ends in "RMSNorm". Other normalisations, and those called with more than one tensor, are
+    differentiated fully.
 
     References
     ----------
@@ -117,7 +114,11 @@ def logit_attribution(pipeline, texts, features=None):
 
 
 def logit_weights(language, texts, directions):
-    """Yield the weights of blocks of directions, float32 of (n_in_block, n_vocabulary)."""
+    """Yield the weights of blocks of directions, float32 of shape (n_in_block, n_vocabulary).
+
+    With more directions than neurons the derivatives are taken along the neurons' axes, and
+    each direction is a linear combination of these.
+    """
     n_directions, n_activations = directions.shape
     if n_directions == 0:
         return
@@ -132,12 +133,12 @@ def logit_weights(language, texts, directions):
 
 
 def lacks_forward_derivative(error):
-    """Whether an exception says that an operation has no forward-mode derivative."""
+    """Whether torch's exception means that an operation has no forward-mode derivative."""
     return any(part in str(error) for part in ("forward AD", "forward mode", "jvp"))
 
 
 def vocabulary(tokenizer, n):
-    """The text of each of the first `n` token ids, of special tokens the name."""
+    """The text of each of the first `n` token ids; for special tokens the name."""
     special = set(tokenizer.all_special_ids)
     names = tokenizer.convert_ids_to_tokens(list(range(min(n, len(tokenizer)))))
     texts = [
@@ -151,10 +152,11 @@ def _directional_derivatives(language, texts, directions):
     windows = language.windows(texts)
     totals, n_tokens = 0.0, 0
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # its tensors have no derivatives
+        # tensors created in inference mode cannot be differentiated
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(evaluation_mode(language.model))
-        stack.enter_context(torch.no_grad())  # which is about the other mode of differentiation
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # others have no forward derivative
+        stack.enter_context(torch.no_grad())  # disables reverse mode only; forward mode works
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the one that supports forward mode
         stack.enter_context(_fixed_scales(language.model))
         for _, forward, ids, kept in language.batches(windows):
             n_tokens += int(kept.sum())
@@ -162,12 +164,12 @@ def _directional_derivatives(language, texts, directions):
                 [_derivative(language, forward, ids, kept, row) for row in directions]
             )
     if n_tokens == 0:
-        raise ValueError("texts has no tokens but special ones. Give longer texts.")
+        raise ValueError("texts has only special tokens. Give longer texts.")
     return totals / n_tokens
 
 
 def _derivative(language, forward, ids, kept, direction):
-    """Sum over kept tokens of the derivative of a batch's logits along a direction."""
+    """Derivative of a batch's logits along a direction, summed over kept tokens, (n_logits,)."""
 
     def perturb(activations):
         tangent = torch.tensor(direction, device="cpu").to(activations) * kept[..., None]
@@ -185,7 +187,7 @@ def _derivative(language, forward, ids, kept, direction):
 
 
 def _fixed_scales(model):
-    """Hold the scale of norms fixed in forward derivatives, in a ``with`` block."""
+    """Hold the scale of norms fixed in forward-mode derivatives, in a ``with`` block."""
 
     def fix(module, args, kwargs, output):
         given = [*args, *kwargs.values()]
@@ -193,7 +195,7 @@ def _fixed_scales(model):
         if x_tangent is None or len(given) > 1:
             return None
         y = forward_ad.unpack_dual(output).primal
-        wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for x^2
+        wide = torch.promote_types(x.dtype, torch.float32)  # x^2 can overflow in half precision
         x, x_tangent = x.to(wide), x_tangent.to(wide)
         shape = getattr(module, "normalized_shape", y.shape[-1:])
         epsilon, axes = _epsilon(module), tuple(range(-len(shape), 0))
@@ -214,14 +216,15 @@ def _fixed_scales(model):
 
 
 def _gain(module, shape, like):
-    """What a norm multiplies normalised activations with: its weight, or 1 + weight, ...
+    """The factor that a norm applies to normalised activations: its weight, or 1 + weight, ...
 
-    Seen by what it makes of some that are normalised, and of their negative, without hooks.
+    Measured by calling the norm, without hooks, on a normalised probe and on its negative: their
+    difference does not contain the bias.
     """
     width = math.prod(shape)
     probe = torch.ones(width, dtype=torch.float32, device="cpu")
     probe[1::2] = -1
-    if width % 2 and width > 1:  # of mean 0 and mean square 1 all the same
+    if width % 2 and width > 1:  # an odd width needs three other values for mean 0 and square 1
         probe[-3:] = 0.5**0.5 * probe.new_tensor([1.0, 1.0, -2.0])
     probe = probe.reshape(1, *shape).to(like)
     return (module.forward(probe) - module.forward(-probe))[0] / (2 * probe[0])

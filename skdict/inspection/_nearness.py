@@ -1,4 +1,4 @@
-"""How near activations come to making features active."""
+"""How close activations come to making features active."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from ._directions import feature_directions, split_dictionary
 
 
 class Nearness:
-    """Scores of activations for features; the greater, the nearer the feature is to be active.
+    """Scores of activations; the greater the score, the closer the feature is to active.
 
-    Where an encoder makes the codes, the scores are its pre-activations, which have to exceed a
-    threshold or be among the largest. Elsewhere they are the projections on the atoms.
+    If an encoder makes the codes, the scores are its pre-activations: a feature is active if they
+    exceed a threshold or are among the largest. Otherwise they are the projections on the atoms.
 
     Parameters
     ----------
@@ -23,13 +23,14 @@ class Nearness:
     ----------
     name : {"pre_activations", "projections"}
     least : float
-        Scores up to this are no near miss: those of activations that point away from an atom.
+        Only greater scores are near misses: 0 for projections, because activations with a
+        negative projection point away from the atom.
     """
 
     def __init__(self, dictionary, columns):
         before, coder = split_dictionary(dictionary)
         by_encoder = getattr(coder, "encoder_coef_", None) is not None
-        # an algorithm in its place decides otherwise
+        # with another transform_algorithm the encoder's pre-activations do not decide
         by_encoder &= getattr(coder, "transform_algorithm", "auto") in ("auto", "encoder")
         if by_encoder:
             self.name, self.least, self._before = "pre_activations", -np.inf, before
@@ -42,11 +43,11 @@ class Nearness:
         self._weights, self._bias = weights.T.astype(np.float32), bias.astype(np.float32)
 
     def rows(self, given):
-        """What is scored of some rows that the dictionary is given, a matrix."""
+        """The matrix to score, for a block of the dictionary's input."""
         return as_matrix(given if self._before is None else transformed(self._before, given), "X")
 
     def scores(self, block):
-        """Scores of a dense float64 block of `rows`, float32 of shape (n_rows, n_features)."""
+        """Scores of a dense float64 block of `rows`, float32 of shape (n_rows, n_selected)."""
         scores = (block - self._origin).astype(np.float32) @ self._weights
         scores += self._bias
         return scores

@@ -1,16 +1,20 @@
-"""The tokens behind the rows of activations: their columns, and how they read."""
+"""The tokens of the rows of activations: validation, and the text that is shown for them."""
 
 import numpy as np
 
 
-def token_columns(tokens, keys):
-    """Columns of tokens as arrays, in the order of `keys`.
+def token_columns(tokens, keys, *, n_rows=None, integers=()):
+    """Columns of a table of tokens as arrays, in the order of `keys`.
 
     Parameters
     ----------
     tokens : mapping of str to array-like of shape (n_tokens,)
         As `ActivationExtractor.tokens` returns it.
     keys : sequence of str
+    n_rows : int, default=None
+        The number of rows that each column must have.
+    integers : collection of str
+        Columns that must be integers; they are returned as int64.
 
     Returns
     -------
@@ -19,37 +23,52 @@ def token_columns(tokens, keys):
     Raises
     ------
     ValueError
-        If a column is missing.
+        If a column is missing, or has another shape or dtype.
     """
     missing = [key for key in keys if key not in tokens]
     if missing:
         raise ValueError(
             f"tokens has no {missing}. Pass what ActivationExtractor.tokens(texts) returns."
         )
-    return {key: np.asarray(tokens[key]) for key in keys}
+    columns = {key: np.asarray(tokens[key]) for key in keys}
+    shapes = {key: column.shape for key, column in columns.items()}
+    if n_rows is not None and set(shapes.values()) != {(n_rows,)}:
+        raise ValueError(
+            f"There are rows of {n_rows} tokens, but tokens has columns of shapes {shapes}. Pass "
+            "the tokens of the same texts, one per row."
+        )
+    for key in integers:
+        if columns[key].dtype.kind not in "iu":
+            raise ValueError(
+                f"tokens[{key!r}] must be integers, but has dtype {columns[key].dtype}. To number "
+                "documents, use numpy.unique(..., return_inverse=True)."
+            )
+        columns[key] = columns[key].astype(np.int64)  # small dtypes would overflow in sums
+    return columns
 
 
 def check_tokens(tokens, n_rows):
-    """The columns of tokens as arrays: "document", "token" and, if there, position and spans."""
-    others = [key for key in ("position", "start", "end") if key in tokens]
-    columns = token_columns(tokens, ["document", "token", *others])
-    lengths = {key: len(column) for key, column in columns.items()}
-    if set(lengths.values()) != {n_rows}:
-        raise ValueError(
-            f"There are activations of {n_rows} tokens, but tokens has {lengths} entries. One per "
-            "row is needed."
-        )
-    for key in ("document", *others):
-        if columns[key].dtype.kind not in "iu":
-            raise ValueError(
-                f"tokens[{key!r}] must be integers, but has dtype {columns[key].dtype}. Documents "
-                "are numbered by numpy.unique(..., return_inverse=True)."
-            )
-        columns[key] = columns[key].astype(np.int64)
+    """Validate a table of tokens for a dashboard.
+
+    Parameters
+    ----------
+    tokens : mapping
+        With "document" and "token"; "position", "start" and "end" are used if present.
+    n_rows : int
+
+    Returns
+    -------
+    columns : dict of str to ndarray of shape (n_rows,)
+        The columns; with "start" and "end" also "behind", the end offset of the text before
+        each token.
+    """
+    integers = ["document", *(key for key in ("position", "start", "end") if key in tokens)]
+    columns = token_columns(tokens, ["token", *integers], n_rows=n_rows, integers=integers)
     document = columns["document"]
     if (np.diff(document) < 0).any():
-        raise ValueError("tokens['document'] must be ascending: the tokens text by text.")
-    if "start" in columns and "end" in columns:  # where what was read before each token ends
+        raise ValueError("tokens['document'] must be ascending. Sort the rows text by text.")
+    if "start" in columns and "end" in columns:
+        # running maximum of "end" over the tokens before, document by document
         start, end = columns["start"], columns["end"]
         offset = (document - document[:1]) * (max(end.max(initial=0), 0) + 1)
         before = np.maximum.accumulate(np.append(0, (end + offset)[:-1])) - offset
@@ -59,11 +78,19 @@ def check_tokens(tokens, n_rows):
 
 
 def read_after(behind, token, start, end):
-    """A token so that it reads, after what ends at `behind`, as the text does.
+    """The text of a token, continuing a text that ends at offset `behind`.
 
-    Tokenizers may drop the space between tokens, which is put before them here, and give
-    several tokens the same characters, of which the first has them. A token that stands for no
-    text keeps its name.
+    Tokenizers may drop the space before a token, which is restored here, and may give several
+    tokens the same characters, which only the first of them shows. A token without characters
+    keeps its name.
+
+    Parameters
+    ----------
+    behind : int
+        End offset of the text before the token.
+    token : str
+    start, end : int
+        The token's characters.
     """
     if end <= start:
         return token
@@ -71,7 +98,7 @@ def read_after(behind, token, start, end):
 
 
 def shown_tokens(tokens, rows):
-    """What is shown of some of the tokens that `check_tokens` returned, a list of str."""
+    """The text to show for some rows of the tokens from `check_tokens`, a list of str."""
     shown = map(str, tokens["token"][rows])
     if "behind" in tokens:
         columns = (tokens[key][rows].tolist() for key in ("behind", "start", "end"))
@@ -83,18 +110,23 @@ def shown_tokens(tokens, rows):
 
 
 def writable(text):
-    """Text without lone surrogates, which no file can hold."""
+    """Text with lone surrogates escaped, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def token_table(tokens, documents):
-    """Tokens as the page has them: distinct strings, and of each the string and the document.
+    """Tokens as the page stores them: each distinct string once.
 
     Parameters
     ----------
     tokens : sequence of str
     documents : list of int
+
+    Returns
+    -------
+    table : dict
+        "names", the distinct strings; "ids", for each token the index of its string; "document".
     """
-    names = {}  # string: place in the list of them
+    names = {}  # string: its index
     ids = [names.setdefault(token, len(names)) for token in tokens]
     return {"names": list(names), "ids": ids, "document": documents}

@@ -365,7 +365,7 @@ class TestNotCausal:
             lambda: logit_attribution(pipeline, texts[:2], [0]),
             lambda: steering_effect(pipeline, 0, [1.0], len),
         ):
-            with pytest.raises(ValueError, match=r"causal .* BertForMaskedLM: what it predicts"):
+            with pytest.raises(ValueError, match=r"causal .* BertForMaskedLM: its predictions"):
                 measure()
 
     def test_dashboard_has_no_logits(self, bert, texts):
@@ -376,7 +376,7 @@ class TestNotCausal:
         found = dashboard.content["features"]
         assert all("logits" not in each and each["effect"] is None for each in found)
         (missing,) = dashboard.content["missing"]
-        assert "what it predicts depends on later tokens" in missing
+        assert "its predictions depend on later tokens" in missing
 
     def test_dashboard_of_a_model_without_a_head(self, language, texts, tmp_path):
         pytest.importorskip("jinja2")
@@ -534,7 +534,7 @@ class TestSteeringOtherModels:
 
     def test_no_tokens(self, extractor, dictionary):
         pipeline = make_pipeline(extractor, dictionary)
-        with pytest.raises(ValueError, match=r"texts has no tokens but special ones"):
+        with pytest.raises(ValueError, match=r"texts has only special tokens"):
             logit_attribution(pipeline, ["<|endoftext|>"], [0])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from .._tokens import read_after, token_columns
 
-_TOKEN_KEYS = ("document", "position", "token_id", "token", "start", "end")
+_INTEGERS = ("position", "token_id", "start", "end")
 # A feature with fewer active windows than this, to explain or to score, is not interpreted.
 MIN_WINDOWS = 5
 # A window that contains a chosen token may differ in length by one part in so many.
@@ -78,8 +78,9 @@ class WindowGrid:
     """
 
     def __init__(self, tokens, n_rows, window_length, seed):
-        columns = _check_tokens(tokens, n_rows)
-        document, position, self.token_id, self._token, self._start, self._end = columns
+        keys = ("document", "token", *_INTEGERS)  # documents can have names
+        columns = token_columns(tokens, keys, n_rows=n_rows, integers=_INTEGERS)
+        document, self._token, position, self.token_id, self._start, self._end = columns.values()
         new = np.ones(n_rows, dtype=bool)  # where a text, or what the model was given, begins
         new[1:] = (document[1:] != document[:-1]) | (position[1:] != position[:-1] + 1)
         begin = np.flatnonzero(new)
@@ -206,24 +207,6 @@ class WindowGrid:
     def _nearest_in_length(self, windows, length, rng):
         distance = abs(self._length[windows] - length)
         return rng.choice(windows[distance == distance.min()])
-
-
-def _check_tokens(tokens, n_rows):
-    """The columns of the tokens, as arrays."""
-    columns = token_columns(tokens, _TOKEN_KEYS)
-    for key, column in columns.items():
-        if column.shape != (n_rows,):
-            raise ValueError(
-                f"codes has {n_rows} rows, but tokens[{key!r}] has shape {column.shape}: one "
-                "token per row is needed. Pass the tokens of the texts that the codes are of."
-            )
-        if key not in ("token", "document"):  # documents can have names
-            if column.dtype.kind not in "iu":
-                raise ValueError(
-                    f"tokens[{key!r}] must be integers, but has dtype {column.dtype}."
-                )
-            columns[key] = column.astype(np.int64)  # with small ones positions start again
-    return columns.values()
 
 
 def _balanced_half(document, rng):
