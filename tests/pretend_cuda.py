@@ -90,6 +90,7 @@ class OnCuda(torch.Tensor, metaclass=_TensorType):
     is_cuda = property(lambda self: True)
     is_cpu = property(lambda self: False)
     is_meta = property(lambda self: False)
+    layout = property(lambda self: self.held.layout)
 
     def get_device(self):
         return CUDA.index

@@ -72,11 +72,11 @@ class Training:
             self._note_fired(values, support)
             n_entries = n_entries + (torch.count_nonzero(values) if dense else len(values))
             if architecture.running_stats:
-                codes.append(values[values > 0])
+                codes.append(values.flatten())
         if codes:
             with torch.no_grad():
                 architecture.update_running_stats(torch.cat(codes), autoencoder.state, len(x))
-        self._density = float(n_entries) / (len(x) * self._width)  # sync, after dense products
+        self._density = float(n_entries) / (len(x) * self._width)  # waits, after dense products
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)
         if schedule.resamples_at(self.n_steps) and self.n_watched >= MIN_WATCHED:

@@ -123,7 +123,16 @@ class Architecture(Parameterized):
         return error + self.penalty(pre_activations, values, state, alpha), values, residual
 
     def update_running_stats(self, values, state, n_rows):
-        """Update `running_stats` in place, if any, with a step's positive codes (nnz,)."""
+        """Update `running_stats` in place, if any, with the codes of a step.
+
+        Parameters
+        ----------
+        values : tensor of shape (m,)
+            All codes that are positive, and some that are zero: to leave these out would make
+            the host wait for a GPU, for want of their number.
+        n_rows : int
+            Samples of the step.
+        """
 
     def rescale(self, state, rows, factor):
         """Adapt the state in place: p of the components ``rows`` (m,) grew by factors (m,)."""

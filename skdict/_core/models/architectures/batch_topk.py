@@ -69,10 +69,13 @@ class BatchTopK(Architecture):
 
     def update_running_stats(self, values, state, n_rows):
         threshold = state["threshold"]
-        if len(values) > 0:
-            rate = torch.ones_like(threshold, dtype=torch.float32)
-            rate[threshold > 0] = self.rate  # the first batch counts alone
-            threshold += rate * (values.min() - threshold)
+        if values.numel() == 0:
+            return
+        smallest = torch.where(values > 0, values, torch.inf).min()
+        rate = torch.ones_like(threshold, dtype=torch.float32)  # the first batch counts alone
+        rate.masked_fill_(threshold > 0, self.rate)
+        change = rate * (smallest - threshold)
+        threshold += torch.where(smallest < torch.inf, change, 0)  # without waiting for a GPU
 
     def in_units(self, state, factor):
         return {"threshold": factor * state["threshold"]}

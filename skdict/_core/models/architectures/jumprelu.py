@@ -98,7 +98,8 @@ class JumpReLU(Architecture):
 
     def update_running_stats(self, values, state, n_rows):
         if self.k is not None:
-            excess = min(len(values) / (n_rows * self.k) - 1, 1.0)
+            n_active = torch.count_nonzero(values > 0).double()  # stays on the device
+            excess = (n_active / (n_rows * self.k) - 1).clamp_max(1.0)
             for name, rate in (
                 ("log_price", self.price_rate),
                 ("log_threshold", self.threshold_rate),
