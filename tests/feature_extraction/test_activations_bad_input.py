@@ -45,7 +45,7 @@ def extractor(bert_folder):
         (np.zeros((3, 2)), ValueError, r"ndarray of shape \(3, 2\).*tokenizer=None"),
         (pd.DataFrame({"text": ["a"]}), ValueError, r"DataFrame of shape \(1, 1\)"),
         (pl.DataFrame({"text": ["a"]}), ValueError, r"DataFrame of shape \(1, 1\)"),
-        ({"a", "b"}, TypeError, "but it is a set"),
+        ({"a"}, TypeError, "but it is a set"),
         ((text for text in ["a"]), TypeError, "but it is a generator"),
         (None, TypeError, "but it is a NoneType"),
         (["a", "\ud800"], ValueError, r"X\[1\] is no valid Unicode text"),

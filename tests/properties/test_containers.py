@@ -67,7 +67,7 @@ def test_some_containers(name):
     assert counts
 
 
-@pytest.mark.slow
+@pytest.mark.enumeration
 def test_all_containers(capsys):
     what = f"{len(CALLS)} functions x {len(KINDS)} containers"
     check_all((verdicts(name, KINDS) for name in CALLS), what, capsys)

@@ -75,6 +75,6 @@ def test_some_values(number):
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.slow
+@pytest.mark.enumeration
 def test_all_parameters(capsys):
     check_all((verdicts(*each) for each in ALL), f"{len(ALL)} numeric parameters", capsys)

@@ -143,13 +143,13 @@ test_fit = settings(max_examples=15, **SETTINGS)(given(*fitting)(check_fit))
 test_metrics = settings(max_examples=60, **SETTINGS)(given(matrices())(check_metrics))
 test_alpha_grid = settings(max_examples=60, **SETTINGS)(given(matrices())(check_alpha_grid))
 
-test_sparse_encode_thoroughly = pytest.mark.slow(
+test_sparse_encode_thoroughly = pytest.mark.enumeration(
     settings(max_examples=1500, **SETTINGS)(given(*encoding)(check_sparse_encode))
 )
-test_fit_thoroughly = pytest.mark.slow(
+test_fit_thoroughly = pytest.mark.enumeration(
     settings(max_examples=200, **SETTINGS)(given(*fitting)(check_fit))
 )
-test_metrics_thoroughly = pytest.mark.slow(
+test_metrics_thoroughly = pytest.mark.enumeration(
     settings(max_examples=1500, **SETTINGS)(given(matrices())(check_metrics))
 )
 

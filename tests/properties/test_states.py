@@ -93,7 +93,7 @@ def test_some_states(name):
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.slow
+@pytest.mark.enumeration
 def test_all_states(capsys):
     what = f"{len(CALLS)} functions x {len(STATES)} states"
     check_all((verdicts(name, STATES) for name in CALLS), what, capsys)
