@@ -131,7 +131,7 @@ def seeded(seed):
         ({"layer": nn.Linear(2, 2)}, {"layer": nn.Linear(2, 2)}),
         (Config, SimpleNamespace),
     ],
-    ids=lambda value: f"{value!r:.30}",
+    ids=lambda value: repr(value).split(" at 0x")[0][:30],  # addresses differ between processes
 )
 def test_attributes_of_any_kind(one, other):
     assert fingerprint(holder(one)) == fingerprint(holder(one)) != fingerprint(holder(other))
