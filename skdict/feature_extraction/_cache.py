@@ -10,8 +10,9 @@ import joblib
 import numpy as np
 from filelock import FileLock
 
+from .._core.language.evaluation import evaluation_mode
 from .._core.language.fingerprint import CannotDescribeError
-from .._core.language.hooks import evaluation_mode, is_replaced
+from .._core.language.hooks import is_replaced
 from ..utils._file_cache import FileCache
 from ..utils._warnings import warn
 

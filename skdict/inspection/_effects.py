@@ -10,7 +10,8 @@ from sklearn.utils import Bunch
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._core.language.hooks import evaluation_mode, read_activation, run_replaced
+from .._core.language.evaluation import evaluation_mode
+from .._core.language.hooks import read_activation, run_replaced
 from .._core.language.next_token import (
     counted_predictions,
     log_probabilities,

@@ -10,7 +10,8 @@ from sklearn.utils import Bunch, gen_batches
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._core.language.hooks import Hooks, evaluation_mode, run_replaced
+from .._core.language.evaluation import evaluation_mode
+from .._core.language.hooks import Hooks, run_replaced
 from .._core.language.next_token import next_token_logits
 from ..metrics._rows import BLOCK_SIZE
 from ._active import check_indices

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch
 
-from .._core.language.hooks import evaluation_mode
+from .._core.language.evaluation import evaluation_mode
 from .._core.language.next_token import next_token_logits
 from .._core.language.texts import check_texts
 from .._core.language.windows import encode, special_token_ids

@@ -8,7 +8,8 @@ import torch
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import Bunch
 
-from .._core.language.hooks import evaluation_mode, read_activation, run_replaced
+from .._core.language.evaluation import evaluation_mode
+from .._core.language.hooks import read_activation, run_replaced
 from .._core.language.interventions import edit_rows
 from .._core.language.network import Network
 from .._core.language.next_token import (

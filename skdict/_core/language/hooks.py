@@ -1,4 +1,4 @@
-"""Find a layer by its dotted path; read, record or replace what flows through it."""
+"""Find a layer by its dotted path; read, record or replace its activations."""
 
 import copy
 import difflib
@@ -11,11 +11,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-
-# {held lock of a block of `evaluation_mode`: (its thread, the ids of its modules)}. Locks of C, of
-# which no interrupt can miss the release, as it can of a Condition.
-_BLOCKS = {}
-_ENTERING = threading.Lock()
 
 
 def find_module(model, layer):
@@ -44,8 +39,8 @@ def find_module(model, layer):
 
 def _of_torchscript(layer, module):
     return (
-        f"layer={layer!r} is of a {type(module).__name__}, and TorchScript calls no hooks. Give "
-        "the module that it was made from."
+        f"layer={layer!r} is of a {type(module).__name__}, and TorchScript does not call hooks. "
+        "Give the module that it was made from."
     )
 
 
@@ -61,7 +56,7 @@ def way_to(model, layer):
             if isinstance(way[-1], torch.jit.ScriptModule):
                 raise ValueError(_of_torchscript(layer, way[-1]))
             way.append(model.get_submodule(".".join(names[: depth + 1])))
-        # a traced module has hooks, where Python calls it
+        # a traced module is called by Python, which does call its hooks
         is_traced = isinstance(way[-1], torch.jit.TopLevelTracedModule)
         if isinstance(way[-1], torch.jit.ScriptModule) and not is_traced:
             raise ValueError(_of_torchscript(layer, way[-1]))
@@ -77,13 +72,13 @@ def way_to(model, layer):
         ) from None
 
 
-# {what is turned off: (who holds it off, what turns it on again)}
+# What is turned off at the moment: {key: (ids of its holders, functions that turn it on again)}
 _TURNED_OFF = {}
 _TURNED_OFF_LOCK = threading.RLock()
 
 
 def _hold_off(what, turn_off, holder):
-    """Have something turned off until `holder` and all others let go of it, in any order."""
+    """Keep something turned off until all its holders have let go of it, in any order."""
     with _TURNED_OFF_LOCK:
         holders, undo = _TURNED_OFF.setdefault(what, (set(), []))
         holders.add(holder)
@@ -103,7 +98,7 @@ def _let_go(holder):
 
 
 def _turn_off_compiled_code(undo):
-    """Compiled code does not look for hooks, and would keep those that it was compiled with."""
+    """Run eagerly: compiled code ignores new hooks, and keeps those it was compiled with."""
     try:
         undo.append(torch.compiler.set_stance("force_eager").__exit__)
     except RuntimeError as error:
@@ -114,7 +109,7 @@ def _turn_off_compiled_code(undo):
 
 
 def _turn_off_nested_tensors(encoder, undo):
-    """A TransformerEncoder packs padded sequences, and its layers refuse these with a hook."""
+    """Keep a TransformerEncoder from packing its input, which layers with hooks refuse."""
     if encoder.use_nested_tensor:
         undo.append(lambda *exception: setattr(encoder, "use_nested_tensor", True))
         encoder.use_nested_tensor = False
@@ -123,8 +118,8 @@ def _turn_off_nested_tensors(encoder, undo):
 class Hooks:
     """Hooks on modules in a ``with`` block.
 
-    On exit they are removed, also if an interrupt comes in the middle of it: what is left undone
-    then is done when the object goes. So hooks may not refer to it.
+    On exit they are removed. Those that an interrupt leaves in place are removed when the object
+    is deleted, so hooks must not hold a reference to it.
 
     Parameters
     ----------
@@ -134,7 +129,7 @@ class Hooks:
     Attributes
     ----------
     handles : list
-        Of the hooks that are in place.
+        Handles of the hooks that are in place.
     """
 
     handles = ()
@@ -160,16 +155,16 @@ class Hooks:
         try:
             self._close()
         finally:
-            self._close()  # the rest, after an interrupt
+            self._close()  # what an interrupt has left
 
     def __del__(self):
         self._close()
 
 
 class _Tap(Hooks):
-    """Call `function(activation)` at every call of the layer; what it returns goes on instead.
+    """Call `function(activation)` at each call of the layer, and pass on what it returns.
 
-    A `None` returned leaves the activation as it is.
+    If it returns None, the activation stays as it is.
 
     Parameters
     ----------
@@ -177,7 +172,7 @@ class _Tap(Hooks):
         As in `replace_activation`.
 
     replaces : bool
-        Whether `function` makes the model another one.
+        Whether `function` changes what the model computes.
 
     on_call : callable or None
         As in `replace_activation`.
@@ -185,8 +180,8 @@ class _Tap(Hooks):
     Attributes
     ----------
     state : SimpleNamespace
-        What the hooks refer to instead of the tap, which they would keep alive. Its `n_calls` is
-        the number of the layer's calls, its `handles` those of the hooks that are in place.
+        What the hooks refer to; a reference to the tap itself would keep it alive. `n_calls` is
+        the number of the layer's calls, `handles` are those of the hooks that are in place.
     """
 
     def __init__(self, model, layer, side, function, *, replaces=False, on_call=None):
@@ -210,7 +205,7 @@ class _Tap(Hooks):
             new = function(activation)
             return None if new is None else _with_tensor(value, key, new)
 
-        # without handles it is the hook of a copy that was made in the block
+        # Without handles this is a hook of a copy of the model that was made in the block.
         def after(module, args, output):
             return apply(output) if state.handles else None
 
@@ -229,7 +224,7 @@ class _Tap(Hooks):
 
         after.tap = before.tap = state  # see `is_replaced`
         *modules_around, module = self._way
-        # what reads arguments comes before what replaces them
+        # hooks that read arguments run before the hook that replaces them
         self._registrations += [
             partial(each.register_forward_pre_hook, around, with_kwargs=True)
             for each in (modules_around or [module] if on_call else ())
@@ -260,7 +255,10 @@ class _Tap(Hooks):
 
 
 def _first_tensor(value):
-    """Return (key, tensor) of the first tensor in a tuple, list or mapping; key None if bare."""
+    """Return (key, tensor) of the first tensor in a tuple, list or mapping.
+
+    The key is None for a tensor itself; both are None if there is no tensor.
+    """
     if isinstance(value, torch.Tensor):
         return None, value
     if isinstance(value, Mapping):
@@ -285,13 +283,13 @@ def _with_tensor(value, key, tensor):
 
 
 class _ForwardStopped(BaseException):
-    """Leaves a forward pass. No `Exception`, so that a model's own handlers let it through."""
+    """Stops a forward pass. Not an `Exception`, so that handlers in the model do not catch it."""
 
 
 def read_activation(model, layer, forward, *, side="output"):
     """Run a forward pass up to a layer and return the layer's activation.
 
-    The pass stops there: nothing behind the layer is computed.
+    The pass stops there: nothing after the layer is computed.
 
     Parameters
     ----------
@@ -330,7 +328,7 @@ def read_activation(model, layer, forward, *, side="output"):
             forward()
         except _ForwardStopped:
             for module in reversed(way_to(model, layer)[:-1]):
-                if hasattr(module, "_hf_hook"):  # accelerate takes weights away after a call
+                if hasattr(module, "_hf_hook"):  # accelerate offloads weights after a call
                     module._hf_hook.post_forward(module, None)
             return found[0]
     raise ValueError(_never_called(model, layer))
@@ -339,8 +337,8 @@ def read_activation(model, layer, forward, *, side="output"):
 def record_activations(model, layer, forward, *, side="output"):
     """Run a whole forward pass and return the layer's activation at each of its calls.
 
-    Should the pass fail behind the layer's first call, what was recorded up to there is
-    returned: an encoder's layers can be read in a model whose decoder lacks its inputs.
+    If the pass fails after the layer's first call, what was recorded so far is returned. So an
+    encoder's layers can be read in a model whose decoder is not given its inputs.
 
     Parameters
     ----------
@@ -429,7 +427,6 @@ def replace_activation(model, layer, function, *, side="output", on_call=None):
     >>> model(torch.ones(2))
     tensor([1., 1.])
     """
-
     tap = _Tap(model, layer, side, _checked(function, layer), replaces=True, on_call=on_call)
     with tap:
         yield
@@ -484,7 +481,7 @@ def run_replaced(model, layer, function, forward, *, side="output"):
 
 
 def _checked(function, layer):
-    """`function` of an activation, in the activation's dtype and on its device."""
+    """Return `function`, whose result is checked and moved to the dtype and device it had."""
 
     def replace(activation):
         new = function(activation)
@@ -499,101 +496,10 @@ def _checked(function, layer):
 
 
 def is_replaced(model):
-    """Whether the model is inside a `replace_activation` block, and so another than it looks."""
+    """Whether the model is inside a `replace_activation` block, and computes something else."""
     return any(
         hook.tap.replaces and hook.tap.handles
         for module in model.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if hasattr(hook, "tap")
     )
-
-
-@contextmanager
-def evaluation_mode(model):
-    """Have a model, in evaluation mode, for oneself during a ``with`` block.
-
-    A model's mode and hooks are the model's, so threads take turns with it: another thread waits
-    at the entry of a block for a model that has a module in common with this one, and for no
-    other. Within a thread blocks can be nested.
-
-    On exit every submodule gets its own former mode back, frozen ones among trained ones too.
-    Modules with a `train` of their own, such as those that merge an adapter into their weights in
-    evaluation mode, are put back by it, and their weights to the bit.
-
-    Nothing that waits for another lock should be called inside, but for locks that are never
-    held when a block is entered.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    """
-    modules = list(model.modules())
-    thread, ids = threading.get_ident(), frozenset(map(id, modules))
-    block = threading.Lock()
-    block.acquire()
-    modes, tensors = [], []
-    try:
-        while (other := _enter(block, thread, ids)) is not None:
-            if other.acquire(timeout=1):
-                other.release()
-        if any(module.training for module in modules):
-            tensors = _tensors_at_risk(modules)
-            modes = [(module, module.training) for module in modules]
-            for module in modules:
-                if module.training:
-                    module.eval()
-        yield
-    finally:
-        try:
-            _restore(modes, tensors)
-        except BaseException:  # an interrupt on the way: once more from the start
-            _restore(modes, tensors)
-            raise
-        finally:
-            _BLOCKS.pop(block, None)
-            block.release()
-
-
-def _enter(block, thread, ids):
-    """Enter a block, or return one of another thread that has a module in common."""
-    with _ENTERING:
-        for other, (owner, theirs) in list(_BLOCKS.items()):
-            if owner != thread and not ids.isdisjoint(theirs):
-                return other
-        _BLOCKS[block] = thread, ids
-    return None
-
-
-def _has_own_train(module):
-    return "train" in vars(module) or type(module).train is not torch.nn.Module.train
-
-
-def _tensors_at_risk(modules):
-    """Copies of what a `train` of a module's own may write to: its tensors, its children's."""
-    parts = {
-        part: None
-        for module in modules
-        if _has_own_train(module)
-        for part in (module, *module.children())
-    }
-    return [
-        (tensors, name, tensor.detach().clone())
-        for part in parts
-        for tensors in (part._parameters, part._buffers)
-        for name, tensor in tensors.items()
-        if tensor is not None
-    ]
-
-
-def _restore(modes, tensors):
-    """Give modules, parents first, their modes back, and tensors their values."""
-    for module, mode in modes:
-        if module.training != mode and _has_own_train(module):
-            module.train(mode)  # and all below it, which come later
-    for module, mode in modes:
-        if module.training != mode:
-            module.training = mode
-    for where, name, values in tensors:
-        tensor = dict(where.items()).get(name)
-        if tensor is not None and tensor.shape == values.shape and tensor.dtype == values.dtype:
-            tensor.data.copy_(values)

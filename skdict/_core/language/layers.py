@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .hooks import Hooks, evaluation_mode, find_module, read_activation, record_activations
+from .evaluation import evaluation_mode
+from .hooks import Hooks, find_module, read_activation, record_activations
 from .windows import batches_by_length
 
 # {layer's module: {id of the model: (its `_state`, {(side, kind of input, feature_axis): _Seen})}}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from .hooks import evaluation_mode
+from .evaluation import evaluation_mode
 from .windows import TokenWindows, special_token_ids
 
 # Logits in a block of positions: 4 MB in float32, which fits into a cache.
