@@ -18,3 +18,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("enumeration"):
             item.add_marker("slow")
+
+
+@pytest.fixture
+def registered():
+    """What a test registers is forgotten when it is over."""
+    from skdict._core.coding import CODERS
+    from skdict._core.models.architectures import ARCHITECTURES
+
+    registries = ARCHITECTURES, CODERS
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(known)

@@ -36,21 +36,35 @@ CHECKS = {
 }
 
 
-def public_objects():
-    for subpackage in skdict._SUBPACKAGES:
-        module = importlib.import_module(f"skdict.{subpackage}")
-        for name in module.__all__:
-            yield f"skdict.{subpackage}.{name}", getattr(module, name)
+def public_objects(module):
+    """Names and objects that a module exports, and those of the modules that it exports."""
+    for name in module.__all__:
+        object = getattr(module, name)
+        if inspect.ismodule(object):
+            yield from public_objects(object)
+        else:
+            yield f"{module.__name__}.{name}", object
 
 
-OBJECTS = dict(public_objects())
+OBJECTS = {
+    name: object
+    for subpackage in skdict._SUBPACKAGES
+    for name, object in public_objects(importlib.import_module(f"skdict.{subpackage}"))
+}
 CLASSES = {name: object for name, object in OBJECTS.items() if inspect.isclass(object)}
+
+
+def is_documented_in_a_base(cls, method):
+    return any(getattr(vars(base).get(method), "__doc__", None) for base in cls.__mro__[1:])
+
+
 METHODS = [
     f"{name}.{method}"
     for name, object in CLASSES.items()
     for method, function in inspect.getmembers(object, callable)
     if not method.startswith("_")
     and (getattr(function, "__module__", None) or "").startswith("skdict.")
+    and not (function.__doc__ is None and is_documented_in_a_base(object, method))
 ]
 MODULES = [module.name for module in pkgutil.walk_packages(skdict.__path__, prefix="skdict.")]
 
@@ -165,6 +179,7 @@ def test_fitted_attributes_are_documented(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.usefixtures("registered")
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

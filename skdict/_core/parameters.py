@@ -28,11 +28,36 @@ class Parameterized:
         return {parameter.name: parameter for parameter in parameters}
 
     def get_params(self, deep=True):
-        """Hyper-parameters by name; ``deep`` is there for scikit-learn, as none has its own."""
+        """Hyper-parameters by name.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Without effect, as no hyper-parameter has its own.
+
+        Returns
+        -------
+        params : dict
+        """
         return {name: getattr(self, name) for name in self._signature()}
 
     def set_params(self, **params):
-        """Set hyper-parameters by name, and return self."""
+        """Set hyper-parameters by name.
+
+        Parameters
+        ----------
+        **params : dict
+            New values.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If there is no hyper-parameter of such a name.
+        """
         for name, value in params.items():
             if name not in self._signature():
                 raise ValueError(
@@ -43,10 +68,30 @@ class Parameterized:
         return self
 
     def validate(self):
-        """Raise ValueError if a hyper-parameter is not what it must be."""
+        """Check the hyper-parameters, when they are used.
+
+        Raises
+        ------
+        ValueError
+            If one is not what it must be.
+        """
 
     def require(self, name, is_met, expected):
-        """Raise ValueError unless parameter ``name`` meets what it is expected to be."""
+        """Say what is wrong with a hyper-parameter, if it is: for use in `validate`.
+
+        Parameters
+        ----------
+        name : str
+        is_met : bool
+            Whether its value is as expected.
+        expected : str
+            What it must be, as in "an int of at least 1".
+
+        Raises
+        ------
+        ValueError
+            Unless ``is_met``.
+        """
         if not is_met:
             raise ValueError(
                 f"The {name!r} parameter of {type(self).__name__} must be {expected}. Got "

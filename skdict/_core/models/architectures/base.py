@@ -53,6 +53,28 @@ class Architecture(Parameterized):
 
     An architecture with a parameter ``k`` takes the estimator's ``n_nonzero_coefs`` where ``k`` is
     None.
+
+    Examples
+    --------
+    Codes under a penalty that spares large ones, Σ_j log(1 + z_j / s):
+
+    >>> import torch
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import Architecture
+    >>> class LogPenalty(Architecture):
+    ...     def __init__(self, s=1.0):
+    ...         self.s = s
+    ...
+    ...     def validate(self):
+    ...         self.require("s", self.s > 0, "a float above 0")
+    ...
+    ...     def penalty(self, pre_activations, values, state, alpha):
+    ...         return alpha * self.s * torch.log1p(values / self.s).sum()
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> sae = SparseAutoencoderDictionary(16, architecture=LogPenalty(s=0.5), random_state=0)
+    >>> sae.fit(X).transform(X).shape
+    (1000, 16)
     """
 
     # Names in the state of what `update_running_stats` changes, and no gradient.
@@ -64,7 +86,19 @@ class Architecture(Parameterized):
     n_largest = None
 
     def complete(self, n_components, default_k):
-        """Set a ``k`` that was left open, and check it against the number of components."""
+        """Set a ``k`` that was left open, and check it against the number of components.
+
+        Parameters
+        ----------
+        n_components : int
+        default_k : int
+            What it is where neither the estimator nor the architecture says.
+
+        Raises
+        ------
+        ValueError
+            If k is larger than the number of components.
+        """
         if "k" not in self.get_params():
             return
         self.k = default_k if self.k is None else self.k
@@ -80,86 +114,241 @@ class Architecture(Parameterized):
     # -- training --------------------------------------------------------------------------
 
     def first_variant(self):
-        """The architecture that a fit from scratch begins with."""
+        """The architecture that a fit from scratch begins with.
+
+        Returns
+        -------
+        architecture : Architecture
+            Its state has the names that it needs of this one's.
+        """
         return self
 
     def variant_at(self, progress):
-        """The architecture to train when a fraction ``progress`` in (0, 1] of the steps is done.
+        """The architecture that a step trains: the instance itself, or its first variant.
 
-        The instance itself, and no copy, where it is not the first variant.
+        Parameters
+        ----------
+        progress : float
+            Fraction of the steps that are done after this one, above 0 and at most 1.
+
+        Returns
+        -------
+        architecture : Architecture
         """
         return self if progress > self.first_variant_until else self.first_variant()
 
     def initial_state(self, zeros):
-        """The state at the start of training, given zeros of shape (n_components,)."""
+        """The state at the start of training.
+
+        Parameters
+        ----------
+        zeros : tensor of shape (n_components,)
+            Of the dtype and on the device that the state has to have.
+
+        Returns
+        -------
+        state : dict of str to tensor of shape (n_components,)
+            New tensors.
+        """
         return {}
 
     def select(self, scan, state, n_rows):
-        """Support of the codes of a batch; no gradient.
+        """Where the codes of a batch may differ from zero. No gradient passes.
 
-        ``scan(offset=0.0, k=None)`` gives the support where p > offset, a scalar or a tensor
-        (n_components,), or of each sample the k largest of these.
+        Parameters
+        ----------
+        scan : callable
+            ``scan(offset=0.0, k=None)`` gives the support where p > offset, a float or a tensor
+            of shape (n_components,), or of these the k largest of each sample.
+        state : dict of str to tensor of shape (n_components,)
+        n_rows : int
+            B, the number of samples in the batch.
+
+        Returns
+        -------
+        support : Support
         """
         return scan()
 
     def values(self, pre_activations, state, n_rows):
-        """The codes, differentiable, in the shape of the pre-activations."""
+        """The codes, differentiable.
+
+        Parameters
+        ----------
+        pre_activations : tensor of shape (nnz,) or (B, n_components)
+        state : dict of str to tensor of shape (nnz,) or (n_components,)
+        n_rows : int
+            B.
+
+        Returns
+        -------
+        values : tensor, shaped as the pre-activations
+        """
         return torch.relu(pre_activations)
 
     def error(self, values, target):
-        """Squared error, halved and summed over the batch, and residual (B, n_features)."""
+        """Squared error of the reconstruction, halved and summed over the batch.
+
+        Parameters
+        ----------
+        values : tensor of shape (nnz,) or (B, n_components)
+            Codes.
+        target : Target
+            What they have to reconstruct, and from which atoms.
+
+        Returns
+        -------
+        error : tensor, scalar
+        residual : tensor of shape (B, n_features)
+            x - b - z D. No gradient.
+        """
         return reconstruction_error(
             values, target.support, target.dictionary, target.centred, target.intercept
         )
 
     def penalty(self, pre_activations, values, state, alpha):
-        """What the objective adds to the squared error, summed over the batch: a scalar."""
+        """What the objective adds to the squared error, summed over the batch.
+
+        Parameters
+        ----------
+        pre_activations, values : tensor of shape (nnz,) or (B, n_components)
+        state : dict of str to tensor of shape (nnz,) or (n_components,)
+        alpha : float
+            In the units of training, and rising at its beginning.
+
+        Returns
+        -------
+        penalty : tensor, scalar, or float
+        """
         return 0.0
 
     def objective(self, pre_activations, state, alpha, target):
-        """Error plus penalty (a scalar), codes, and residual (B, n_features)."""
+        """Error plus penalty.
+
+        Parameters
+        ----------
+        pre_activations : tensor of shape (nnz,) or (B, n_components)
+        state : dict of str to tensor of shape (nnz,) or (n_components,)
+        alpha : float
+        target : Target
+
+        Returns
+        -------
+        objective : tensor, scalar
+        values : tensor, shaped as the pre-activations
+            The codes.
+        residual : tensor of shape (B, n_features)
+        """
         values = self.values(pre_activations, state, len(target.centred))
         error, residual = self.error(values, target)
         return error + self.penalty(pre_activations, values, state, alpha), values, residual
 
     def update_running_stats(self, values, state, n_rows):
-        """Update `running_stats` in place, if any, with the codes of a step.
+        """Update the `running_stats` in place after a step; called only if there are any.
 
         Parameters
         ----------
         values : tensor of shape (m,)
-            All codes that are positive, and some that are zero: to leave these out would make
-            the host wait for a GPU, for want of their number.
+            All codes of the batch that are positive, and some that are zero: to leave these out
+            would make the host wait for a GPU, for want of their number.
+        state : dict of str to tensor of shape (n_components,)
         n_rows : int
-            Samples of the step.
+            B.
         """
 
     def rescale(self, state, rows, factor):
-        """Adapt the state in place: p of the components ``rows`` (m,) grew by factors (m,)."""
+        """Let the state follow, in place, components whose pre-activations grew.
+
+        Resampling merges and splits features, and scales encoders with it.
+
+        Parameters
+        ----------
+        state : dict of str to tensor of shape (n_components,)
+        rows : tensor of shape (m,), int64
+            Numbers of the components.
+        factor : tensor of shape (m,)
+            What their pre-activations have been multiplied by.
+        """
 
     # -- the units of the data, and the end of training ------------------------------------
 
     def in_units(self, state, factor):
-        """The state that gives ``factor`` times the codes for ``factor`` times all p."""
+        """The state that gives ``factor`` times the codes for ``factor`` times all p.
+
+        Parameters
+        ----------
+        state : dict of str to tensor of shape (n_components,)
+        factor : float
+
+        Returns
+        -------
+        state : dict of str to tensor of shape (n_components,)
+        """
         return state
 
     def calibrated(self, state, pre_activations):
         """The state to use after a training that ended while it trained the first variant.
 
-        ``pre_activations`` (B, n_components) are those of typical samples.
+        Parameters
+        ----------
+        state : dict of str to tensor of shape (n_components,)
+        pre_activations : tensor of shape (B, n_components)
+            Of samples from the training data.
+
+        Returns
+        -------
+        state : dict of str to tensor of shape (n_components,)
         """
         return state
 
     def fold(self, weight, bias, state):
-        """Encoder and threshold for use: weight, bias, and threshold (n_components,) or None."""
+        """Encoder and threshold for use after training.
+
+        Parameters
+        ----------
+        weight : tensor of shape (n_components, n_features)
+        bias : tensor of shape (n_components,)
+        state : dict of str to tensor of shape (n_components,)
+
+        Returns
+        -------
+        weight : tensor of shape (n_components, n_features)
+        bias : tensor of shape (n_components,)
+        threshold : tensor of shape (n_components,) or None
+            At least 0; None is 0.
+        """
         return weight, bias, None
 
     def undo_fold(self, weight, bias, state):
-        """The encoder's weight and bias that `fold` turned into these, with the same state."""
+        """The encoder that `fold` gave, as it was before.
+
+        Parameters
+        ----------
+        weight : tensor of shape (n_components, n_features)
+        bias : tensor of shape (n_components,)
+        state : dict of str to tensor of shape (n_components,)
+            The one that it was folded with.
+
+        Returns
+        -------
+        weight : tensor of shape (n_components, n_features)
+        bias : tensor of shape (n_components,)
+        """
         return weight, bias
 
     def unfold(self, bias, threshold):
-        """Bias and state to go on training from the folded encoder of another architecture."""
+        """Bias and state to go on training from the folded encoder of another architecture.
+
+        Parameters
+        ----------
+        bias : tensor of shape (n_components,)
+        threshold : tensor of shape (n_components,) or None
+
+        Returns
+        -------
+        bias : tensor of shape (n_components,)
+        state : dict of str to tensor of shape (n_components,)
+        """
         return bias, self.initial_state(torch.zeros_like(bias))
 
 

@@ -30,6 +30,17 @@ class BatchTopK(Architecture):
         In training, pre-activations above this fraction of the threshold are looked at: a few
         more than are kept. A batch with too few of them is searched once more, from zero. It
         changes the time a step takes, and hardly ever its result.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import BatchTopK
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> architecture = BatchTopK(k=3, rate=0.05)
+    >>> sae = SparseAutoencoderDictionary(16, architecture=architecture, random_state=0)
+    >>> sae.fit(X).transform(X).shape
+    (1000, 16)
     """
 
     running_stats = ("threshold",)

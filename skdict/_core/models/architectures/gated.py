@@ -12,6 +12,16 @@ class Gated(Architecture):
 
     z = max(0, e^{r_j} p + c_j) where p > 0, else 0. The gate gets its gradient from the penalty
     α Σ_j max(0, p_j) and from the error of max(0, p) as a code, with the dictionary held fixed.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import Gated
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> sae = SparseAutoencoderDictionary(16, architecture=Gated(), random_state=0)
+    >>> sae.fit(X).transform(X).shape
+    (1000, 16)
     """
 
     def initial_state(self, zeros):

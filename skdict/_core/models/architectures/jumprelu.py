@@ -44,6 +44,17 @@ class JumpReLU(Architecture):
         thresholds follow it slowly, and not at all once the learning rate has decayed.
     threshold_rate : float, default=0.02
         Rate of the thresholds; 0 leaves them to their gradients.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import JumpReLU
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> architecture = JumpReLU(k=3, bandwidth=1.0)
+    >>> sae = SparseAutoencoderDictionary(16, architecture=architecture, random_state=0)
+    >>> sae.fit(X).transform(X).shape
+    (1000, 16)
     """
 
     running_stats = ("log_price",)

@@ -25,16 +25,27 @@ class Matryoshka(BatchTopK):
     k : int, default=None
         Mean number of non-zero entries of a code. None takes the estimator's
         ``n_nonzero_coefs``, or else a tenth of the features.
-    prefixes : tuple of float, default=(1/16, 1/4, 1.0)
+    prefixes : tuple of float, default=(0.0625, 0.25, 1.0)
         Sizes of the prefixes, as fractions of the number of atoms, in increasing order. The last
         is 1, the whole dictionary.
     rate : float, default=0.1
         As in `BatchTopK`.
     margin : float, default=0.9
         As in `BatchTopK`.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import Matryoshka
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> architecture = Matryoshka(k=3, prefixes=(0.5, 1.0))
+    >>> sae = SparseAutoencoderDictionary(16, architecture=architecture, random_state=0)
+    >>> sae.fit(X).transform(X).shape
+    (1000, 16)
     """
 
-    def __init__(self, k=None, *, prefixes=(1 / 16, 1 / 4, 1.0), rate=0.1, margin=0.9):
+    def __init__(self, k=None, *, prefixes=(0.0625, 0.25, 1.0), rate=0.1, margin=0.9):
         super().__init__(k, rate=rate, margin=margin)
         self.prefixes = prefixes
 

@@ -29,6 +29,17 @@ def register(name):
         cannot be called without arguments.
     ValueError
         If another class has the name.
+
+    Examples
+    --------
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import Architecture, register
+    >>> @register("unpenalised")
+    ... class Unpenalised(Architecture):
+    ...     pass
+    >>> X = [[0.5, 1.5], [1.0, 0.0], [0.0, 2.0]]
+    >>> SparseAutoencoderDictionary(4, architecture="unpenalised").fit(X).transform(X).shape
+    (3, 4)
     """
     if not isinstance(name, str):
         raise TypeError(f"register takes a name, as in @register('mine'); got {name!r}.")

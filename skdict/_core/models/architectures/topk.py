@@ -21,6 +21,16 @@ class TopK(Architecture):
     k : int, default=None
         Largest number of non-zero entries of a code. None takes the estimator's
         ``n_nonzero_coefs``, or else a tenth of the features.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import TopK
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> sae = SparseAutoencoderDictionary(16, architecture=TopK(k=3), random_state=0)
+    >>> sae.fit(X).transform(X).shape
+    (1000, 16)
     """
 
     first_variant_until = 0.5
