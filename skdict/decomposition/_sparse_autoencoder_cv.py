@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.callback import CallbackSupportMixin
 from sklearn.metrics import check_scoring, get_scorer, get_scorer_names
@@ -18,7 +19,7 @@ from .._core.data.source import Source
 from .._core.torch_state import plain_torch
 from ..utils._arrays import as_vector, check_activations
 from ..utils._device import resolve_device
-from ..utils._sklearn_compat import Interval, fit_context, plain_output
+from ..utils._sklearn_compat import Interval, fit_context
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 
@@ -327,7 +328,8 @@ class SparseAutoencoderDictionaryCV(
         -------
         codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
         """
-        return self._chosen().transform(X)
+        with config_context(transform_output="default"):  # frames are made of what this returns
+            return self._chosen().transform(X)
 
     def inverse_transform(self, X):
         """Reconstruct activations from codes: ``codes @ components_ + intercept_``.
@@ -382,13 +384,13 @@ class SparseAutoencoderDictionaryCV(
 
     def __getattr__(self, name):
         # Only for names that are not found otherwise: fitted attributes are the dictionary's.
-        if name.endswith("_") and not name.startswith("_") and "best_estimator_" in vars(self):
+        if _is_fitted_attribute(name) and "best_estimator_" in vars(self):
             return getattr(self.best_estimator_, name)
         return super().__getattribute__(name)  # the error of the first look-up once more
 
     def __dir__(self):
-        fitted = vars(vars(self).get("best_estimator_", self))
-        return {*super().__dir__(), *(name for name in fitted if not name.startswith("_"))}
+        fitted = dir(self.best_estimator_) if "best_estimator_" in vars(self) else []
+        return {*super().__dir__(), *(name for name in fitted if _is_fitted_attribute(name))}
 
     def __sklearn_tags__(self):
         return get_tags(self._dictionary_with())
@@ -405,10 +407,13 @@ class SparseAutoencoderDictionaryCV(
         return SparseAutoencoderDictionary(**shared, **params)
 
     def _chosen(self):
-        """The fitted dictionary, which codes as the parameters now say."""
+        """The fitted dictionary, with the parameters of `transform` as they are now."""
         check_is_fitted(self)
         now = {name: getattr(self, name) for name in OF_TRANSFORM}
-        return plain_output(copy.copy(self.best_estimator_)).set_params(**now)
+        if any(getattr(self.best_estimator_, name) != value for name, value in now.items()):
+            # A copy: others may hold the former one. It is kept, with the coder that it prepares.
+            self.best_estimator_ = copy.copy(self.best_estimator_).set_params(**now)
+        return self.best_estimator_
 
     def _check_use_of_alpha(self):
         if self.solver == "kmeans" and self.transform_algorithm in ("auto", "encoder"):
@@ -439,6 +444,10 @@ class SparseAutoencoderDictionaryCV(
             for fold, task, steps in zip(folds, tasks, paths, strict=True)
         )
         return np.transpose(scores)
+
+
+def _is_fitted_attribute(name):
+    return name.endswith("_") and not name.startswith("_")
 
 
 def _check_scoring(scoring):

@@ -228,6 +228,9 @@ def test_names_of_features(selected, planted):
         codes = selected.transform(planted)
     assert list(codes.columns) == list(selected.get_feature_names_out())
     assert codes.columns[0] == "sparseautoencoderdictionarycv0"
+    with config_context(transform_output="pandas"):
+        other = copy.copy(selected).set_output(transform="default")
+        assert isinstance(other.transform(planted), np.ndarray)
 
 
 def test_a_fit_leaves_nothing_of_the_former_one(planted):
