@@ -8,17 +8,14 @@ import torch
 from dictionary_testing import make_estimator
 
 from skdict._core.data import source
-from skdict.decomposition import (
-    SparseAutoencoderDictionaryCV,
-    alpha_grid,
-    amortisation_gap,
-    sparse_encode,
-)
+from skdict.decomposition import alpha_grid, sparse_encode
 from skdict.utils import _arrays
 
 N_ROWS, N_FEATURES, N_COMPONENTS = 100_000, 4, 8
 # Rows that are read besides: for the centre of the data, the first atoms, the first biases.
-N_CENTRE, N_CALIBRATION = 1000, 4096
+N_BEGIN = 1000 + N_COMPONENTS + 4096
+# Rows that `fit` and `partial_fit` code for what `score` needs.
+N_CODED = N_ROWS
 
 
 class Counted(np.ndarray):
@@ -72,15 +69,13 @@ def estimator(**params):
 
 
 def test_statistics_read_once(rows_read):
-    assert rows_read(alpha_grid) == N_ROWS + N_CENTRE
+    assert rows_read(alpha_grid) == N_ROWS + 1000
 
 
 @pytest.mark.parametrize("n_epochs", [1, 3])
 def test_fit_reads_once_more_than_it_trains(rows_read, n_epochs):
     fit = estimator().set_params(max_iter=n_epochs).fit
-    print(rows_read(fit)/N_ROWS)
-    n_begin = N_CENTRE + N_COMPONENTS + N_CALIBRATION
-    assert rows_read(fit) == (1 + n_epochs) * N_ROWS + n_begin
+    assert rows_read(fit) == (1 + n_epochs) * N_ROWS + N_BEGIN + N_CODED
 
 
 @pytest.mark.parametrize("method", ["transform", "score", "score_samples"])
@@ -90,10 +85,10 @@ def test_codes_read_once(X, rows_read, method, algorithm):
     assert rows_read(getattr(fitted, method)) == N_ROWS
 
 
-def test_partial_fit(X, rows_read):
+def test_a_portion_is_measured_or_checked_before_it_is_learned_from(rows_read):
     portions = estimator()
-    print(rows_read(portions.partial_fit)/N_ROWS)
-    print(rows_read(portions.partial_fit)/N_ROWS)
+    assert rows_read(portions.partial_fit) == 2 * N_ROWS + N_BEGIN + N_CODED
+    assert rows_read(portions.partial_fit) == 2 * N_ROWS + N_CODED
 
 
 def test_sparse_encode_reads_once(rows_read):
@@ -105,6 +100,16 @@ def test_sparse_encode_reads_once(rows_read):
 def test_whatever_is_not_finite_is_found_before_anything_is_returned(X, kind):
     fitted = estimator().fit(X[:2000])
     X[-1, 2] = np.nan
-    for call in (fitted.transform, fitted.score, fitted.partial_fit, estimator().fit):
+    fit, stopping = estimator().fit, estimator(early_stopping=True).fit
+    for call in (fitted.transform, fitted.score, fitted.partial_fit, fit, stopping):
         with pytest.raises(ValueError, match=f"row {N_ROWS - 1}, column 2"):
             call(kind(X))
+
+
+def test_held_out_rows_are_checked_too(X):
+    X = X[:1000]
+    for row in range(0, 1000, 50):
+        X[row, 1], kept = np.inf, X[row, 1]
+        with pytest.raises(ValueError, match=f"infinity .* at row {row}, column 1"):
+            estimator(early_stopping=True, validation_fraction=0.5).fit(X)
+        X[row, 1] = kept

@@ -1,4 +1,4 @@
-"""The order of rows in an epoch: the same for a seed, each row once, well mixed, in little memory."""
+"""The order of an epoch: decided by the seed, each row once, well mixed, in little memory."""
 
 import numpy as np
 import pytest
@@ -113,7 +113,7 @@ class LargestTensor(TorchDispatchMode):
 def test_no_array_has_an_entry_for_each_row_of_a_large_source(monkeypatch):
     for module in (source, shuffle):
         monkeypatch.setattr(module, "MAX_PERMUTED", 1 << 18)
-    n_rows, batch_size = (1 << 18) + 12345, 64
+    n_rows, batch_size = (1 << 18) + 12345, 16
     X = np.arange(n_rows, dtype=np.float32)[:, None]  # exact in float32
     times = np.zeros(n_rows, dtype=np.int8)
     with LargestTensor() as largest:

@@ -52,7 +52,7 @@ def counted(X):
 def check(statistics, X, rtol=1e-13):
     X = X.astype(np.float64)
     assert statistics.n_samples == len(X)
-    np.testing.assert_allclose(statistics.mean, X.mean(axis=0), rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(statistics.mean.numpy(), X.mean(axis=0), rtol=rtol, atol=rtol)
     np.testing.assert_allclose(statistics.rms, np.sqrt(X.var(axis=0).sum()), rtol=rtol)
 
 
@@ -75,7 +75,9 @@ def test_far_from_the_origin_nothing_is_lost(X, place):
     X = X + place
     statistics = Source(X, CPU).statistics()
     near = X - place  # exact
-    np.testing.assert_allclose(statistics.mean, near.mean(axis=0) + place, rtol=1e-15, atol=1e-14)
+    np.testing.assert_allclose(
+        statistics.mean.numpy(), near.mean(axis=0) + place, rtol=1e-15, atol=1e-14
+    )
     np.testing.assert_allclose(statistics.rms, np.sqrt(near.var(axis=0).sum()), rtol=1e-13)
 
 
