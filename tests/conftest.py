@@ -2,8 +2,8 @@
 
 import os
 
-# Processes of pytest-xdist share the cores: one thread each, unless the environment says so.
-# torch reads the variable when it is imported.
+# Processes of pytest-xdist share the cores: one thread each, unless the environment says
+# otherwise. torch reads the variable when it is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
