@@ -5,7 +5,7 @@ from sklearn.base import clone
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.architectures import ARCHITECTURES, BatchTopK
 from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
 from skdict.decomposition._atoms import ATOMS
 
@@ -25,6 +25,7 @@ PARAMETERS = [
 PARAMETERS += [
     *({"architecture": name, "n_nonzero_coefs": 1} for name in ARCHITECTURES if name != "relu"),
     {"architecture": "jumprelu"},
+    {"architecture": BatchTopK(k=1, rate=0.5)},
     *(
         {"solver": "lasso", "dict_init": name}
         for name in ATOMS

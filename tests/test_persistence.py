@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 
-from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.architectures import ARCHITECTURES, Matryoshka
 from skdict.datasets import load_one_layer_transformer, make_superposition
 from skdict.decomposition import (
     AmortisationGapDisplay,
@@ -75,6 +75,7 @@ def dictionaries():
         params = {"architecture": name, "n_nonzero_coefs": 2}
         found[f"{name} fit"] = make(**params).fit(X)
         found[f"{name} partial_fit"] = make(**params).partial_fit(X)
+    found["instance"] = make(architecture=Matryoshka(k=2, prefixes=(0.5, 1))).partial_fit(X)
     found["early stopping"] = make(solver="alternating", early_stopping=True).fit(X)
     found["seeded"] = make(random_state=np.random.RandomState(0)).partial_fit(X)
     found["initial atoms"] = make(dict_init=np.eye(16, 8) + 0.1).partial_fit(X)
@@ -91,7 +92,7 @@ NAMES = [
     ),
     *(f"{s} partial_fit" for s in ("autoencoder", "alternating", "dictionary_learning")),
     *(f"{name} {how}" for name in ARCHITECTURES for how in ("fit", "partial_fit")),
-    *("early stopping", "seeded", "initial atoms", "CV"),
+    *("instance", "early stopping", "seeded", "initial atoms", "CV"),
 ]
 
 
