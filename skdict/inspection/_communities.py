@@ -12,7 +12,7 @@ from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ._active import positive_entries
 
-# Swaps of each null graph, per edge. Each of them moves two edges.
+# Edge swaps per edge, to randomise a graph. Each swap moves two edges.
 SWAPS_PER_EDGE = 5
 
 
@@ -31,27 +31,26 @@ def feature_communities(
 ):
     r"""Find groups of features that are active on the same samples.
 
-    The features are the nodes of a graph, with an edge between two that are active together
-    significantly more often than if they were independent. With :math:`n` samples, on
-    :math:`n_i` of which feature i is active and on :math:`n_{ij}` features i and j both, that is
-    the case where
+    The features are the nodes of a graph. An edge joins two features that are active together
+    significantly more often than independent ones. With :math:`n` samples, of which feature i is
+    active on :math:`n_i`, and features i and j together on :math:`n_{ij}`, the criterion is
 
     .. math:: \Pr \left( \mathrm{Poisson}(n_i n_j / n) \ge n_{ij} \right) \cdot n_\mathrm{pairs}
               \le \mathtt{max\_false\_edges}
 
-    Of its significant neighbours each feature keeps the `n_neighbors` with the highest phi
-    coefficient, the Pearson correlation of being active,
+    Each feature keeps the `n_neighbors` significant neighbours with the highest phi coefficient,
+    the Pearson correlation of being active,
 
     .. math:: \phi_{ij} =
               \frac{n \, n_{ij} - n_i n_j}{\sqrt{n_i (n - n_i) \, n_j (n - n_j)}}
 
-    and there is an edge if one of two features keeps the other. Communities are those of the
-    Louvain method [1]_, which looks for the partition of the graph with the highest modularity
-    :math:`Q`. All edges count alike.
+    and there is an edge if either of two features keeps the other. The communities are found by
+    the Louvain method [1]_, which searches for the partition of the unweighted graph with the
+    highest modularity :math:`Q`.
 
-    Since a partition is sought for it, :math:`Q` is high in random graphs as well, the more so
-    the fewer edges they have. It is therefore given with that of graphs in which each node has
-    as many edges as before, but at random [2]_.
+    Because the partition maximises it, :math:`Q` is also high in random graphs, especially in
+    sparse ones. The result therefore includes :math:`Q` of random graphs with the same degrees
+    [2]_.
 
     Parameters
     ----------
@@ -59,43 +58,43 @@ def feature_communities(
         Codes of the activations. A feature is active where its code is positive.
 
     n_neighbors : int, default=10
-        Most neighbours that a feature keeps. It may be kept by others as well.
+        Maximum number of neighbours that a feature keeps. Others may keep it too.
 
     min_active : int, default=10
         Features that are active on fewer samples get no edges.
 
     max_false_edges : float, default=1.0
-        Number of edges to expect, at most, if all features were independent of each other and
-        the samples too (a Bonferroni correction). ``inf`` takes every pair that is active
-        together more often than expected.
+        Maximum expected number of edges if all features and samples were independent (a
+        Bonferroni correction). ``inf`` accepts every pair that is active together more often
+        than expected.
 
     n_null : int, default=10
         Number of random graphs.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the order in which Louvain visits nodes, and the random graphs.
+        Determines the order in which the Louvain method visits nodes, and the random graphs.
 
     Returns
     -------
     communities : :class:`~sklearn.utils.Bunch`
         labels : ndarray of shape (n_components,), int64
-            Community of each feature, 0 for the largest; -1 for features without edges, dead
-            ones among them.
+            Community of each feature, 0 for the largest; -1 for features without edges, such as
+            dead ones.
         graph : csr_array of shape (n_components, n_components), float64
-            The edges with their :math:`\phi`, symmetric.
+            The symmetric matrix of edges, with their :math:`\phi`.
         modularity : float
             :math:`Q` of the communities; nan if there are no edges.
         null_modularity : ndarray of shape (n_null,), float64
-            :math:`Q` of the random graphs, by communities of their own; nan where edges cannot
-            be moved, such as in a complete graph.
+            :math:`Q` of the random graphs with their own communities; nan if edges cannot be
+            moved, as in a complete graph.
         modularity_z : float
-            How many standard deviations of the random graphs :math:`Q` lies above their mean;
-            nan where that is undefined.
+            Number of standard deviations by which :math:`Q` exceeds the mean of the random
+            graphs; nan if undefined.
 
     Raises
     ------
     ValueError
-        If `codes` is no matrix or contains NaN or infinity.
+        If `codes` is not a matrix or contains NaN or infinity.
 
     See Also
     --------
@@ -103,18 +102,18 @@ def feature_communities(
 
     Notes
     -----
-    Why not the pointwise mutual information, :math:`\log n n_{ij} / (n_i n_j)`: it is highest
-    for the rarest features, of whose co-activity least is known. :math:`\phi` lies in [-1, 1],
-    and :math:`n \phi^2` is the chi-squared statistic of independence. For rare features this
-    is far from its limit distribution, hence the Poisson tail, an approximation that is exact
-    where :math:`n_i \ll n` and errs on the safe side for dense features.
+    The pointwise mutual information, :math:`\log n n_{ij} / (n_i n_j)`, is not used because it is
+    highest for the rarest features, whose co-activity is known least. :math:`\phi` lies in
+    [-1, 1], and :math:`n \phi^2` is the chi-squared statistic of independence. For rare features
+    this is far from its limiting distribution, hence the Poisson tail, an approximation that is
+    exact for :math:`n_i \ll n` and conservative for dense features.
 
-    Neighbouring tokens are not independent samples: features of one document are active
-    together more often than those of two. Such edges are real in the codes given, but say
-    less about the model; shuffling does not help, more documents do.
+    Neighbouring tokens are not independent samples: features of the same document are active
+    together more often than others. Such edges are real in the given codes but say less about
+    the model. Shuffling does not help; more documents do.
 
-    The number of co-activities is counted from products of sparse matrices, by blocks of
-    features, so that the dense matrix of all pairs is never held.
+    Co-activities are counted by products of sparse matrices, in blocks of features, so that the
+    dense matrix of all pairs is never held.
 
     References
     ----------
@@ -163,7 +162,7 @@ def feature_communities(
     for i in range(n_null):
         try:
             found.null_modularity[i] = _louvain(_rewired(network, rng), rng)[1]
-        except nx.NetworkXException:  # too few edges, or none that can be moved
+        except nx.NetworkXException:  # too few edges, or no edge can be moved
             break
     spread = found.null_modularity.std(ddof=1)
     if spread > 0:
@@ -172,7 +171,7 @@ def feature_communities(
 
 
 def _coactivity(codes, n_neighbors, min_active, max_false_edges):
-    """The graph, with phi coefficients as data; `codes` is from `positive_entries`."""
+    """The symmetric graph with phi coefficients as data, from codes of `positive_entries`."""
     n_samples, n_components = codes.shape
     active = csr_array((np.ones_like(codes.data), codes.indices, codes.indptr), codes.shape)
     counts = active.sum(axis=0)
@@ -188,7 +187,7 @@ def _coactivity(codes, n_neighbors, min_active, max_false_edges):
     edges = []
     for block in gen_batches(m, max(1, BLOCK_SIZE // m)):
         together = (columns[:, block].T @ active).toarray()
-        product = np.outer(counts[block], counts)  # whole numbers, below 2^53: exact
+        product = np.outer(counts[block], counts)  # integers below 2^53, so exact in float64
         i, j = np.nonzero(n_samples * together > product)
         i, j = i[i + block.start != j], j[i + block.start != j]
         # Pr(X >= k) is Pr(X > k - 1)
@@ -207,7 +206,7 @@ def _coactivity(codes, n_neighbors, min_active, max_false_edges):
 
 
 def _louvain(network, rng):
-    """Communities as sets of nodes, and their modularity."""
+    """The communities, as sets of nodes, and their modularity."""
     from networkx import community
 
     groups = community.louvain_communities(network, weight=None, seed=_seed(rng))
@@ -215,7 +214,7 @@ def _louvain(network, rng):
 
 
 def _rewired(network, rng):
-    """A random graph in which every node keeps its number of edges."""
+    """A random graph with the same degree at every node."""
     from networkx.algorithms.swap import double_edge_swap
 
     n_swaps = SWAPS_PER_EDGE * network.number_of_edges()

@@ -1,4 +1,4 @@
-"""Features to look at, in one page that opens from disk."""
+"""A page of features: a single file that opens from disk."""
 
 import os
 from collections.abc import Mapping
@@ -34,14 +34,14 @@ N_IN_NOTEBOOK = 50  # features of the page that a notebook embeds
 
 
 class FeatureDashboard:
-    """Features with all that is known of them, as a page, in a notebook, or as single pictures.
+    """Features with their examples and statistics, as a page, in a notebook, or as figures.
 
-    Make one with `from_pipeline`, or without a language model with `from_activations`.
+    Create it with `from_pipeline`, or without a language model with `from_activations`.
 
     Parameters
     ----------
     content : dict
-        What those two gather.
+        The content that these two gather.
 
     Attributes
     ----------
@@ -49,39 +49,41 @@ class FeatureDashboard:
         The features.
 
     density_ : ndarray of shape (n_components,), float64
-        Fraction of the tokens on which each of all features is active.
+        Density of all features of the dictionary: the fraction of the tokens on which each is
+        active.
 
     See Also
     --------
-    top_activations : The tokens that the page shows, as arrays.
-    feature_effects, logit_attribution : Its other numbers.
+    top_activations : The examples of the page, as arrays.
+    feature_effects, logit_attribution : Its effects and logits, as arrays.
 
     Notes
     -----
-    The page is one file without any outside resource: it opens from disk, offline, and its own
-    content security policy forbids requests. Texts cannot act in it, whatever they contain.
-    What it shows of a feature is parsed when the feature is opened, so that a page of thousands
-    opens at once.
+    The page is a single file without external resources: it opens from disk, offline, and its
+    content security policy forbids requests. Text from the data is never interpreted as HTML or
+    script. A feature's content is parsed only when the feature is opened, so that a page of
+    thousands of features opens at once.
 
-    Shown of a feature are
+    For each feature the page shows
 
-    - how often it is active, among all features, and how strongly: a histogram of its
-      activations, and what share of their sum each bin holds;
-    - tokens in context: the most active, drawn at random from intervals of equal width and from
-      all on which it is active, and near misses, on which it is not but nearest to it: with the
-      greatest pre-activation of the encoder, or furthest along the atom where no encoder makes
-      the codes. Shading is the feature's activation; with a language model, an underline on the
-      next token tells whether the feature helped to predict it (solid) or hurt (dotted),
-      measured by ablation at the most active tokens;
+    - its density among those of all features, a histogram of its activations, and the share of
+      their sum in each bin;
+    - tokens in context: the most active ones, samples from intervals of equal width, a sample of
+      all tokens on which it is active, and near misses, the tokens on which it is inactive but
+      closest to active: with the greatest pre-activation of the encoder, or the greatest
+      projection on the atom if the codes are not made by an encoder. Shading shows the
+      activation. With a language model, an underline on the next token shows that the feature
+      helped to predict it (solid) or hurt (dotted), measured by ablation at the most active
+      tokens;
     - the logits that it raises and lowers (`logit_attribution`);
-    - the neurons that its atom weighs most, by absolute value;
-    - the features nearest by cosine of atoms and by correlation of codes, over all features;
-    - cosine of encoder and atom, and the encoder's bias. A low cosine is typical of features
-      that are hardly ever active.
+    - the neurons with the greatest weights in its atom, by absolute value;
+    - the nearest of all features by cosine of the atoms and by correlation of the codes;
+    - the cosine of encoder row and atom, and the encoder's bias. A low cosine is typical of
+      features that are hardly ever active.
 
     Keys: ``/`` searches, ``j`` and ``k`` go to the next and previous feature, ``Escape`` goes
-    to the index, and the left and right arrows go along the tokens of a line. ``#feature-17``
-    behind the page's address opens feature 17.
+    to the index, and the left and right arrows move along the tokens of a line. Append
+    ``#feature-17`` to the page's address to open feature 17.
 
     Examples
     --------
@@ -120,7 +122,7 @@ class FeatureDashboard:
         title="Features",
         random_state=0,
     ):
-        """Gather what there is to see of features, from texts and the model that reads them.
+        """Gather the content from texts and the model that reads them.
 
         Parameters
         ----------
@@ -129,21 +131,22 @@ class FeatureDashboard:
             model, then a dictionary with `inverse_transform`.
 
         texts : list, ndarray or Series of str
-            The texts that examples are taken from. Codes are made in blocks of rows, three or
-            four times over, and not held: give the extractor a cache if the model is slow.
+            The texts that examples are taken from. Codes are computed in blocks of rows and not
+            kept: three or four passes over the texts. If the model is slow, give the extractor a
+            cache.
 
         features : array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.
 
         labels : mapping, default=None
-            What to call features: a dict from features to names, or to pairs of a name and its
+            Names of features: a dict from features to names, or to pairs of a name and its
             score. Or labels of the tokens, "data" and "target_names" as `label_tokens` and
-            :func:`~skdict.datasets.python_token_labels` return them: each feature then gets the
-            label that it detects best, with the F1 of "the feature is active" as its score.
+            :func:`~skdict.datasets.python_token_labels` return them: each feature is then named
+            after the label that it detects best, with the F1 of "the feature is active" as score.
 
         show_texts : list of str, default=()
-            Further texts, shown whole, in windows where they are long, with the features that
-            are active on each token, the 256 most active where there are more.
+            Further texts to show whole, with the active features of each token, at most the 256
+            most active ones. Long texts are run in windows.
 
         n_top : int, default=20
             Most active tokens per feature. The effect on the next token is measured at these.
@@ -152,13 +155,13 @@ class FeatureDashboard:
             Intervals of activation.
 
         n_per_interval : int, default=3
-            Tokens drawn from each.
+            Tokens sampled from each interval.
 
         title : str, default="Features"
             Heading of the page.
 
         random_state : int, RandomState instance or None, default=0
-            Decides what is drawn.
+            Determines the samples.
 
         Returns
         -------
@@ -167,15 +170,15 @@ class FeatureDashboard:
         Raises
         ------
         TypeError
-            If `pipeline` is no such Pipeline.
+            If `pipeline` is not a Pipeline of these two steps.
         ValueError
-            If a feature is none of the dictionary's, or labels are of other tokens.
+            If a feature is out of range, or `labels` belong to other tokens.
 
         Warns
         -----
         UserWarning
-            If something is missing that a page of a language model has, such as the logits of one
-            without a head. The page says so too.
+            If a part of the page cannot be made, such as the logits of a model without a language
+            modelling head. The page says so too.
         """
         language = Language(pipeline)
         reason = language.why_not_causal()
@@ -205,7 +208,7 @@ class FeatureDashboard:
         if reason is not None:
             missing.append(
                 "No logits and no effects on the next token: these need a causal language model, "
-                f"and {type(language.model).__name__} is none: {writable(reason):.300}"
+                f"but {type(language.model).__name__} is not one: {writable(reason):.300}"
             )
         for message in missing:
             warn(message)
@@ -227,9 +230,9 @@ class FeatureDashboard:
         title="Features",
         random_state=0,
     ):
-        """Gather what there is to see of features, from activations and the tokens behind them.
+        """Gather the content from activations and their tokens.
 
-        No model is needed; logits and effects on the next token are left out.
+        No language model is needed; the page has no logits and no effects on the next token.
 
         Parameters
         ----------
@@ -237,18 +240,18 @@ class FeatureDashboard:
             Fitted, with `transform` and `inverse_transform`.
 
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Activations, a memory map for instance.
+            Activations. A memory map is read in blocks of rows.
 
         tokens : mapping
-            "document", ascending, and "token", the text, of each row. With "position", that in
-            what the model saw at once, snippets end where that does; with "start" and "end"
-            tokens read as in the text.
+            For each row "document", an ascending number, and "token", its text. With "position",
+            the token's place in the window that the model saw, snippets end with the window.
+            With "start" and "end", the token's characters, spaces are shown as in the text.
 
         features : array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.
 
         labels : mapping, default=None
-            What to call features, as in `from_pipeline`.
+            Names of features, as in `from_pipeline`.
 
         n_top : int, default=20
             Most active tokens per feature.
@@ -257,13 +260,13 @@ class FeatureDashboard:
             Intervals of activation.
 
         n_per_interval : int, default=3
-            Tokens drawn from each.
+            Tokens sampled from each interval.
 
         title : str, default="Features"
             Heading of the page.
 
         random_state : int, RandomState instance or None, default=0
-            Decides what is drawn.
+            Determines the samples.
 
         Returns
         -------
@@ -272,7 +275,7 @@ class FeatureDashboard:
         Raises
         ------
         ValueError
-            If a feature is none of the dictionary's, or tokens or labels are of other rows.
+            If a feature is out of range, or if `tokens` or `labels` have another number of rows.
         """
         check_dictionary(dictionary)
         blocks = CodedBlocks(X, dictionary)
@@ -307,7 +310,8 @@ class FeatureDashboard:
         columns = blocks.columns(features)
         if len(columns) == 0 or len(np.unique(columns)) < len(columns):
             raise ValueError(
-                f"features must be some features, each once, but is {columns.tolist()!r:.80}."
+                "features must be at least one feature, and each only once, but is "
+                f"{columns.tolist()!r:.80}."
             )
         names, scores, others = _names(blocks, columns, labels, len(tokens["token"]))
         seed = check_random_state(random_state).randint(2**31)
@@ -344,30 +348,32 @@ class FeatureDashboard:
         Parameters
         ----------
         path : str, bytes or path-like
-            Where to. The file appears when it is complete.
+            File to write. It appears when it is complete.
 
         Returns
         -------
         path : pathlib.Path
-            The same.
+            The path of the file.
 
         Raises
         ------
         ImportError
             If jinja2 is not installed.
         FileNotFoundError
-            If the folder is not there.
+            If the folder does not exist.
         """
         path = Path(os.fsdecode(path))
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} in.")
+            raise FileNotFoundError(
+                f"There is no folder {path.parent} to write {path.name} in. Create it."
+            )
         with replacing(path) as file:
             for piece in self._page(self.content["features"]):
                 file.write(piece)
         return path
 
     def _repr_html_(self):
-        """The page in a frame of its own, with the first features where there are many."""
+        """The page in an iframe, with only the first features if there are many."""
         page = "".join(self._page(self.content["features"][:N_IN_NOTEBOOK]))
         return (
             f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts" '
@@ -383,7 +389,7 @@ class FeatureDashboard:
             One of `features_`.
 
         ax : pair of matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -453,14 +459,14 @@ class FeatureDashboard:
 
 
 def _runs(values):
-    """Values as a flat list of each and where its run starts."""
+    """Run-length encoding: a flat list [value, start of its run, value, start, ...]."""
     values = np.asarray(values)
     starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))[: len(values)]
     return [int(x) for start in starts for x in (values[start], start)]
 
 
 def _only(tokens, features):
-    """The table of the tokens that some features' snippets have, and the features with it."""
+    """The token table reduced to the snippets of some features, and the features adapted to it."""
     every = [
         snippet
         for feature in features
@@ -490,28 +496,44 @@ def _only(tokens, features):
 
 
 def _names(blocks, columns, labels, n_tokens):
-    """Name and score of each feature, None where there is none, and the names of all others."""
+    """Names of features from `labels`.
+
+    Parameters
+    ----------
+    blocks : CodedBlocks
+    columns : ndarray of int64 of shape (n_selected,)
+        The features of the page.
+    labels : mapping or None
+    n_tokens : int
+
+    Returns
+    -------
+    names, scores : sequence, length n_selected
+        None for features without a name or score.
+    others : dict of int to str
+        Names of features that are not on the page.
+    """
     if labels is None:
         return [None] * len(columns), [None] * len(columns), {}
     if not isinstance(labels, Mapping):
         raise TypeError(
-            "labels must be a dict from features to names, or labels of tokens with 'data' and "
-            f"'target_names', but is a {type(labels).__name__}."
+            "labels must be a dict from features to names, or a dict of token labels with 'data' "
+            f"and 'target_names', but is a {type(labels).__name__}."
         )
     if "target_names" in labels:
         target_names, data = named_labels(labels)
         if len(data) != n_tokens:
             raise ValueError(
-                f"labels are of {len(data)} tokens, but there are {n_tokens}. Label the tokens of "
-                "these texts."
+                f"labels has rows for {len(data)} tokens, but there are {n_tokens}. Label the "
+                "tokens of these texts."
             )
         names, scores = best_labels(blocks, columns, [*map(writable, target_names)], data)
         return names, [None if score is None else number(score) for score in scores], {}
     unknown = [j for j in labels if j not in range(blocks.n_components)]
     if unknown:
         raise ValueError(
-            f"labels has names for {unknown[:5]!r:.80}, which are none of the dictionary's "
-            f"features, the integers from 0 to {blocks.n_components - 1}."
+            f"labels has names for {unknown[:5]!r:.80}, but the features of the dictionary are "
+            f"the integers from 0 to {blocks.n_components - 1}."
         )
     pairs = {}
     for j, given in labels.items():

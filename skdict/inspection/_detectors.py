@@ -1,4 +1,4 @@
-"""Features as detectors of labels: the best one for each label, and how good it is elsewhere."""
+"""Features as detectors of labels: the best one for each label, and its held-out scores."""
 
 from numbers import Real
 
@@ -18,24 +18,24 @@ from ._named_labels import boolean_labels
 def select_feature_detectors(codes, labels, *, min_precision=0.0):
     """Find, for each label, the feature and threshold that detect it best.
 
-    Feature :math:`j` with threshold :math:`t \\ge 0` says that a sample has the label where
-    :math:`z_j > t`. Selected is the pair :math:`(j, t)`, among all features and all thresholds,
-    with the greatest F1 score
+    Feature :math:`j` with threshold :math:`t \\ge 0` predicts that a sample has the label if
+    :math:`z_j > t`. Among all features and thresholds, the pair :math:`(j, t)` with the greatest
+    F1 score is selected,
 
     .. math:: F_1 = \\frac{2 \\, n_\\mathrm{true}}{n_\\mathrm{detected} + n_\\mathrm{labelled}}
 
-    The search is exact, and its cost is in proportion to the positive codes and the labels of
-    their samples. Being a maximum, the scores are optimistic: take `evaluate_feature_detectors`
-    on other samples for the ones to report.
+    The search is exact; its cost is proportional to the number of positive codes and of labels
+    of their samples. The scores are maxima and therefore optimistic: report those of
+    `evaluate_feature_detectors` on other samples.
 
     Parameters
     ----------
     codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
-        Codes of the activations; or activations themselves, for the best single neurons.
+        Codes of the activations; or the activations themselves, for the best single neurons.
         Negative entries never detect. Stack ``[codes, -codes]`` if the sign has no meaning.
 
     labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
-        Which labels each sample has, any number of them, such as the `data` of
+        The labels of each sample, any number of them, such as the `data` of
         :func:`~skdict.datasets.python_token_labels`.
 
     min_precision : float, default=0.0
@@ -47,12 +47,12 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
         Arrays of shape (n_labels,), so ``pandas.DataFrame(detectors)`` is a table.
 
         feature : ndarray of int64
-            Index of the feature, the lowest of equals; -1 where there is none: no sample has
-            the label, or no feature that is active on one reaches `min_precision`.
+            Index of the feature, the lowest in case of a tie; -1 if no sample has the label, or
+            if no feature that is active on such a sample reaches `min_precision`.
         threshold : ndarray of float64
-            The label is detected where the code is greater than this, 0 for any activity.
-            It lies half-way between two codes, the highest of those with equal F1; nan where
-            there is no feature.
+            The label is detected where the code is greater than this; 0 for any activity. It
+            lies half-way between two codes; of thresholds with equal F1 it is the highest. nan
+            if `feature` is -1.
         precision : ndarray of float64
             Fraction of the detected samples that have the label; nan if none is detected.
         recall : ndarray of float64
@@ -65,7 +65,7 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
     Raises
     ------
     ValueError
-        If `codes` or `labels` is no matrix, if they differ in their number of rows, if `codes`
+        If `codes` or `labels` is not a matrix, if they differ in their number of rows, if `codes`
         contains NaN or infinity, or `labels` anything but true and false (1 and 0).
 
     See Also
@@ -96,11 +96,11 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
         values, of_rows = values[order], labels[rows[order]]
         if of_rows.nnz == 0:
             continue
-        # At each active row: the number of rows that are at least as active.
+        # for each active row, the number of rows that are at least as active
         ends = np.flatnonzero(np.append(values[1:] != values[:-1], True)) + 1
         at_least = np.repeat(ends, np.diff(ends, prepend=0))
-        # One entry per label of an active row; label by label, the most active first. The best
-        # threshold lets in a row with the label last, so no others need be looked at.
+        # One entry per label of an active row, sorted by label and then by descending code. Just
+        # above the best threshold lies a row with the label, so only such rows are candidates.
         label = of_rows.indices.astype(label_dtype)
         by_label = np.argsort(label, kind="stable")
         label = label[by_label]
@@ -121,18 +121,18 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
 
 
 def evaluate_feature_detectors(detectors, codes, labels):
-    """Score detectors of labels, on other samples than they were selected on.
+    """Score detectors of labels on samples other than those that they were selected on.
 
     Parameters
     ----------
     detectors : mapping
-        What `select_feature_detectors` returned; "feature" and "threshold" are used.
+        The result of `select_feature_detectors`; "feature" and "threshold" are used.
 
     codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
-        Codes by the same dictionary.
+        Codes from the same dictionary.
 
     labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
-        Which labels each sample has, in the same columns.
+        The labels of each sample, in the same columns.
 
     Returns
     -------
@@ -142,8 +142,8 @@ def evaluate_feature_detectors(detectors, codes, labels):
     Raises
     ------
     ValueError
-        If `codes` or `labels` is not what `select_feature_detectors` takes, or does not belong
-        to the detectors: too few columns of `codes`, another number of labels.
+        If `codes` or `labels` is invalid as in `select_feature_detectors`, or does not fit the
+        detectors: too few columns of `codes`, or another number of labels.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def evaluate_feature_detectors(detectors, codes, labels):
     if not len(feature) == len(threshold) == labels.shape[1]:
         raise ValueError(
             f"labels has {labels.shape[1]} columns, but there are detectors for {len(feature)} "
-            "labels. Pass the labels in the columns that the detectors were selected for."
+            "labels. Pass the same labels, in the same order, as to select_feature_detectors."
         )
     n_detected, n_true = np.zeros((2, len(feature)), dtype=np.int64)
     has_feature = np.flatnonzero(feature != -1)
@@ -176,12 +176,15 @@ def evaluate_feature_detectors(detectors, codes, labels):
 
 
 def _threshold(values, n_detected):
-    """The middle between the last value that is detected and the next; 0 behind them all."""
+    """The middle between the last detected value and the next one; 0 if all are detected.
+
+    `values` are in descending order.
+    """
     if n_detected == len(values):
         return 0.0
     above, below = values[n_detected - 1], values[n_detected]
     middle = below + (above - below) / 2
-    return middle if middle < above else below  # neighbours in floating point
+    return middle if middle < above else below  # they may be adjacent floating-point numbers
 
 
 def check_codes_and_labels(codes, labels):
@@ -190,8 +193,8 @@ def check_codes_and_labels(codes, labels):
     labels = boolean_labels(labels)
     if len(labels) != codes.shape[0]:
         raise ValueError(
-            f"codes has {codes.shape[0]} rows, but labels has {len(labels)}: one row per sample "
-            "is needed in both."
+            f"codes has {codes.shape[0]} rows, but labels has {len(labels)}. Give both with one "
+            "row per sample."
         )
     return codes, labels
 

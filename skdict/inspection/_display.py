@@ -1,4 +1,4 @@
-"""Pictures of one feature, and of how often all features are active."""
+"""Figures of one feature, and of the densities of all features."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ._collect import survey
 
 
 class FeatureDisplay:
-    """How strongly a feature is active, and which logits it raises and lowers.
+    """A histogram of a feature's activations, and the logits that it raises and lowers.
 
     It is recommended to use :meth:`FeatureDashboard.plot`.
 
@@ -19,13 +19,13 @@ class FeatureDisplay:
         Edges of the bins of activation.
 
     counts : array-like of shape (n_bins,)
-        Number of tokens in each.
+        Number of tokens in each bin.
 
     logits : list of (str, float), default=()
         Tokens and the weights of their logits.
 
     name : str, default="feature"
-        What the feature is called.
+        Name of the feature in the title.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class FeatureDisplay:
         Parameters
         ----------
         ax : pair of matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class FeatureDisplay:
 
 
 class FeatureDensityDisplay:
-    """How often features are active: a histogram of the logarithms of their densities.
+    """A histogram of the densities of features on a logarithmic axis.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class FeatureDensityDisplay:
             Features to mark.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -168,7 +168,7 @@ class FeatureDensityDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------

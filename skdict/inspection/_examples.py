@@ -38,47 +38,47 @@ def top_activations(
     n_near_misses=0,
     random_state=0,
 ):
-    """Find rows that show what features stand for: the most active, others, and near misses.
+    """Find rows that show what a feature responds to: most active, random, and near misses.
 
-    A feature is active where its code is positive. With a `dictionary`, codes are made in
-    blocks of rows and forgotten, so the memory does not grow with the number of rows.
+    A feature is active where its code is positive. With a `dictionary`, codes are computed in
+    blocks of rows and not kept, so memory does not grow with the number of rows.
 
     Parameters
     ----------
     X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components), or texts
-        Codes of the activations, or neurons in the place of features. With a `dictionary`,
-        activations of shape (n_samples, n_features), a memory map for instance; or texts, where
-        it is a Pipeline that starts with an
+        Codes of the activations; or the activations themselves, for single neurons. With a
+        `dictionary`, activations of shape (n_samples, n_features), for instance a memory map; or
+        texts, if it is a Pipeline that starts with an
         :class:`~skdict.feature_extraction.ActivationExtractor`.
 
     features : array-like of int of shape (n_selected,), default=None
         Which columns of the codes to look at; all of them by default.
 
     dictionary : estimator, default=None
-        A fitted estimator (or Pipeline) with `transform`; for near misses an encoder or
-        `inverse_transform` as well.
+        A fitted estimator (or Pipeline) with `transform`. Near misses also need an encoder or
+        `inverse_transform`.
 
     n_top : int, default=10
-        Most rows per feature.
+        Maximum number of most active rows per feature.
 
     n_intervals : int, default=0
-        Intervals of equal width, from 0 to the feature's greatest code. The top rows show a
-        feature at its clearest; the intervals show what else it is active on.
+        Number of intervals of equal width, from 0 to the feature's greatest code. The top rows
+        show only the strongest activations; the intervals show weaker ones too.
 
     n_per_interval : int, default=5
-        Most rows drawn at random in each interval.
+        Maximum number of rows sampled from each interval.
 
     n_random : int, default=0
-        Most rows drawn at random from all on which the feature is active.
+        Maximum number of rows sampled from all rows on which the feature is active.
 
     n_near_misses : int, default=0
-        Most rows on which the feature is not active, but nearest to it. Needs a `dictionary`. If
-        its codes are made by an encoder, those with the greatest pre-activation; of other
-        dictionaries, those that lie furthest along the atom, with the greatest
-        :math:`x \\cdot d_j` above 0.
+        Maximum number of near misses: rows on which the feature is inactive but closest to
+        active. They need a `dictionary`. If its codes are made by an encoder, they are the rows
+        with the greatest pre-activation; for other dictionaries, those with the greatest positive
+        projection :math:`x \\cdot d_j` on the atom.
 
     random_state : int, RandomState instance or None, default=0
-        Decides what is drawn. The same rows are drawn however the codes are blocked.
+        Determines the samples. They do not depend on the block size.
 
     Returns
     -------
@@ -86,24 +86,24 @@ def top_activations(
         For each of `features`, in their order:
 
         rows : ndarray of shape (n_found,), int64
-            Rows of `X` (for texts, of their tokens), the most active first and of equally
-            active ones the earlier first. ``n_found`` is less than `n_top` where fewer rows
-            are active.
+            Rows of `X` (for texts, of their tokens) in descending order of the code; ties in
+            ascending order of the row. ``n_found`` is less than `n_top` if the feature is active
+            on fewer rows.
         activations : ndarray of shape (n_found,), float64
-            The feature's code on each of them.
+            The feature's code on these rows.
         intervals : list of :class:`~sklearn.utils.Bunch`, length `n_intervals`
             `rows` and `activations` of each interval, the lowest first.
         random : :class:`~sklearn.utils.Bunch`
             `rows` and `activations`.
         near_misses : :class:`~sklearn.utils.Bunch`
-            `rows`, and of each the encoder's pre-activation in `pre_activations` or
-            :math:`x \\cdot d_j` in `projections`, the greatest first.
+            `rows`, and their encoder pre-activations in `pre_activations` or their
+            :math:`x \\cdot d_j` in `projections`, in descending order.
 
     Raises
     ------
     ValueError
-        If `X` is no matrix or contains NaN or infinity in these columns, if a feature is none of
-        its columns, or if near misses are asked for without a dictionary.
+        If `X` is not a matrix or contains NaN or infinity in these columns, if a feature is out of
+        range, or if near misses are requested without a dictionary.
 
     See Also
     --------
@@ -125,8 +125,8 @@ def top_activations(
     if n_near_misses:
         if dictionary is None:
             raise ValueError(
-                "n_near_misses needs a dictionary, and X as activations: codes of 0 do not tell "
-                "which is near to being active."
+                "n_near_misses needs a dictionary, and activations as X: from codes of 0 one "
+                "cannot tell which rows are close to active."
             )
         nearness = Nearness(blocks.dictionary, columns)
     name = "projections" if nearness is None else nearness.name
@@ -172,7 +172,7 @@ class Snippet(NamedTuple):
     token : str
         The token's text.
     after : str
-        The text behind it.
+        The text after the token.
     """
 
     before: str
@@ -188,15 +188,15 @@ class Snippet(NamedTuple):
     prefer_skip_nested_validation=True,
 )
 def context_snippets(texts, tokens, rows, *, before=40, after=20):
-    """Cut tokens out of their texts, with the characters around them.
+    """Show tokens in their texts, with the characters around them.
 
     Parameters
     ----------
     texts : sequence of str
-        The texts that the activations are of.
+        The texts of the activations.
 
     tokens : mapping
-        The token behind each row of the activations, as the method `tokens` of an
+        The token of each row of the activations, as the method `tokens` of an
         :class:`~skdict.feature_extraction.ActivationExtractor` returns it: arrays of length
         n_rows under "document", "token", "start" and "end".
 
@@ -204,7 +204,7 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
         Which rows, for instance those that `top_activations` found.
 
     before, after : int, default=40 and 20
-        Most characters of the text before and behind the token. Line breaks are kept.
+        Maximum number of characters before and after the token. Line breaks are kept.
 
     Returns
     -------
@@ -214,12 +214,12 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
     Raises
     ------
     ValueError
-        If a row is none of `tokens`, or the tokens are not those of `texts`.
+        If a row is out of range, or the tokens are not those of `texts`.
 
     Notes
     -----
-    The characters before the token may reach back further than the model saw, where a long text
-    was run in windows.
+    If a long text was run in windows, the characters before the token may reach back beyond what
+    the model saw.
 
     Examples
     --------
@@ -244,7 +244,7 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
         if not (0 <= document < len(texts) and 0 <= start <= end <= len(text)):
             raise ValueError(
                 f"tokens puts row {row} at characters {start} to {end} of text {document}, which "
-                f"is not there: texts has {len(texts)} entries. Pass the texts that the tokens "
+                f"do not exist: texts has {len(texts)} entries. Pass the texts that the tokens "
                 "were taken from."
             )
         snippets.append(

@@ -1,4 +1,4 @@
-"""Labels of tokens from strings, patterns and functions."""
+"""Labels of tokens from strings, regular expressions and functions."""
 
 import re
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from .._core.language.texts import check_text_sequence
 def label_tokens(texts, tokens, labels):
     """Label the tokens of texts by strings, regular expressions or functions of the text.
 
-    A token has a label if all its characters other than white space lie in spans of that label,
-    one of nothing but white space if all its characters do, and one without characters never.
+    A token has a label if all its non-space characters lie in spans of that label. A token of
+    white space only has it if all its characters do; a token without characters never has it.
 
     Parameters
     ----------
@@ -21,14 +21,14 @@ def label_tokens(texts, tokens, labels):
         The texts.
 
     tokens : mapping of str to array-like of shape (n_tokens,), dtype int
-        Where each token comes from: "document", the index of its text, and "start" and "end",
-        its first character and the one after its last, as the method `tokens` of an
+        The place of each token: "document", the index of its text, and "start" and "end", the
+        offsets of its first character and after its last, as the method `tokens` of an
         :class:`~skdict.feature_extraction.ActivationExtractor` returns them.
 
     labels : dict of str to str, re.Pattern or callable
-        For each label what it covers: all occurrences of a string, the matches of a compiled
-        regular expression as its `finditer` finds them, or the spans that a function of the
-        text returns, pairs of the first character and the one after the last.
+        What each label covers: all occurrences of a string, the matches of a compiled regular
+        expression by its `finditer`, or the spans (start, end) that a function of the text
+        returns.
 
     Returns
     -------
@@ -41,10 +41,10 @@ def label_tokens(texts, tokens, labels):
     Raises
     ------
     TypeError
-        If `labels` is no dict, or an entry of it is none of the three.
+        If `labels` is not a dict, or an entry is not a string, pattern or function.
     ValueError
-        If a string is empty, a function returns no spans inside the text, or the tokens are not
-        those of the texts.
+        If a string is empty, a function returns anything but spans inside the text, or the
+        tokens are not those of the texts.
 
     See Also
     --------
@@ -79,7 +79,7 @@ def label_tokens(texts, tokens, labels):
 
 
 def _finder(name, what):
-    """The function from a text to spans that a string, pattern or function stands for."""
+    """A function from a text to the spans of a label."""
     if isinstance(what, str):
         if not what:
             raise ValueError(f"labels[{name!r}] is an empty string. Give the text to look for.")

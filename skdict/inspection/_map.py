@@ -14,20 +14,20 @@ METHODS = ("auto", "umap", "tsne")
 
 
 class FeatureMapDisplay:
-    """Atoms in two dimensions, near each other where they point the same way.
+    """A map of the atoms in two dimensions; atoms with similar directions are close together.
 
-    It is recommended to use `from_estimator`, which finds the positions.
+    It is recommended to use `from_estimator`, which computes the positions.
 
     Parameters
     ----------
     positions : array-like of shape (n_components, 2)
-        Where to draw each atom. Those that are nan are not drawn.
+        Position of each atom. Atoms with nan are not drawn.
 
     labels : array-like of int of shape (n_components,), default=None
         Group of each feature, such as its community; -1 for none.
 
     name : str, default="map"
-        What the axes are called.
+        Name of the axes.
 
     Attributes
     ----------
@@ -74,9 +74,9 @@ class FeatureMapDisplay:
     def from_estimator(cls, estimator, *, labels=None, method="auto", random_state=None, ax=None):
         """Lay out the atoms of a dictionary and draw them.
 
-        Distances between atoms are those of unit vectors: the squared distance is twice one
-        minus the cosine. Dead features are left out: those with a zero atom, or with
-        ``feature_density_`` 0 where the estimator has that.
+        Atoms are scaled to unit norm, so that their squared distance is 2 (1 - cosine). Dead
+        features are left out: those with a zero atom, or with a ``feature_density_`` of 0 if the
+        estimator has this attribute.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class FeatureMapDisplay:
             Determines the layout.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -107,7 +107,7 @@ class FeatureMapDisplay:
         ImportError
             If umap-learn or matplotlib is not installed.
         ValueError
-            If fewer than four features are alive, or all of them point the same way.
+            If fewer than four features are alive, or all have the same direction.
 
         References
         ----------
@@ -129,7 +129,7 @@ class FeatureMapDisplay:
         if np.count_nonzero(alive) < 4:
             raise ValueError(
                 "A map needs at least four features that are alive, but estimator has "
-                f"{np.count_nonzero(alive)} of {len(alive)}."
+                f"{np.count_nonzero(alive)} of {len(alive)}. Fit it longer, or with less sparsity."
             )
         if directions.shape[1] < 2 or not np.ptp(directions[alive], axis=0).max() > 1e-12:
             raise ValueError(
@@ -148,12 +148,12 @@ class FeatureMapDisplay:
     def plot(self, ax=None):
         """Draw the map.
 
-        The largest groups have colours of their own, and the others share one.
+        Each of the largest groups has its own colour; the others share one.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -197,7 +197,7 @@ class FeatureMapDisplay:
 
 
 def _groups(labels, n_components):
-    """Name, members, colour and marker of what is drawn, from back to front."""
+    """Yield name, members, colour and marker of each group, from back to front."""
     if labels is None:
         yield "features", np.arange(n_components), COLORS[0], MARKERS[0]
         return

@@ -1,4 +1,4 @@
-"""Which features of two dictionaries are the same."""
+"""Matching of the features of two dictionaries."""
 
 from numbers import Real
 
@@ -11,8 +11,8 @@ from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, 
 from ..utils._sklearn_compat import Interval, StrOptions, validate_params
 from ._directions import unit_directions
 
-# A column counts as constant if its variance is less than this fraction of its mean square: the
-# rounding error of the squares of centred values.
+# A column whose variance is less than this fraction of its mean square counts as constant. It is
+# the relative rounding error of squares of centred values.
 CONSTANT_CENTRED = 1e-24
 
 
@@ -26,30 +26,30 @@ CONSTANT_CENTRED = 1e-24
 def match_features(a, b, *, by="atoms", threshold=0.7):
     """Match the features of two dictionaries.
 
-    Features that come back with another seed, solver or model are more likely to be the
-    model's than the method's. Each feature of `a` gets its most similar feature of `b`, which
-    several may share, and a partner of its own, by the one-to-one assignment of the largest
-    total similarity (Hungarian algorithm).
+    Features that reappear with another seed, solver or model are more likely to be properties of
+    the model than artefacts of the method. Each feature of `a` is matched twice: to its most
+    similar feature of `b`, which several features may share, and to a partner in the one-to-one
+    assignment with the largest total similarity (Hungarian algorithm).
 
     Parameters
     ----------
     a, b : estimator or array-like
-        The two dictionaries. With ``by="codes"`` matrices (arrays, sparse matrices, tensors) of
-        shape (n_samples, n_components): codes of the same samples, row by row, by the one and
-        the other. With activations of two models as codes their neurons are matched, which is
-        what features should be compared with. Otherwise fitted estimators, Pipelines that end
-        in one, or arrays of directions of shape (n_components, n_features).
+        The two dictionaries: fitted estimators, Pipelines that end in one, or arrays of
+        directions of shape (n_components, n_features). With ``by="codes"``, matrices (arrays,
+        sparse matrices, tensors) of shape (n_samples, n_components): the codes of the same
+        samples from both dictionaries. Given the activations of two models instead of codes, it
+        matches their neurons, the baseline for features.
 
     by : {"atoms", "encoders", "codes"}, default="atoms"
-        What is compared.
+        The similarity.
 
-        - "atoms": the atoms, ``components_``, by their cosine. Both dictionaries have to be of
-          the same activations: the same layer of the same model.
-        - "encoders": the encoders' weights, ``encoder_coef_``, likewise.
-        - "codes": the codes, by their Pearson correlation over the samples. The dictionaries
-          may be of different layers or models; the samples have to be the same tokens.
+        - "atoms": cosine of the atoms, ``components_``. Both dictionaries must belong to the
+          same layer of the same model.
+        - "encoders": cosine of the encoder rows, ``encoder_coef_``, with the same requirement.
+        - "codes": Pearson correlation of the codes over the samples. The dictionaries may belong
+          to different layers or models, but the samples must be the same tokens.
 
-        All are signed: codes are non-negative, so opposite directions are not the same feature.
+        All are signed: codes are non-negative, so opposite directions are different features.
 
     threshold : float, default=0.7
         Least similarity with its partner for a feature to count as shared, in [-1, 1].
@@ -57,36 +57,36 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
     Returns
     -------
     match : :class:`~sklearn.utils.Bunch`
-        Of the features of `a`, arrays of shape (n_components_a,):
+        For the features of `a`, arrays of shape (n_components_a,):
 
         partner : ndarray of int64
-            The feature of `b` that is assigned to it, and to no other; -1 where there is none:
-            the feature is dead, or `b` has fewer.
+            The feature of `b` in the one-to-one assignment; -1 if the feature is dead, or is left
+            over because `b` has fewer features.
         similarity : ndarray of float64
-            Similarity with the partner, in [-1, 1]; nan where there is none.
+            Similarity with the partner, in [-1, 1]; nan without a partner.
         best : ndarray of int64
-            The most similar feature of `b`, the first of equals; -1 for dead features.
+            The most similar feature of `b`, the lowest in case of a tie; -1 for dead features.
         best_similarity : ndarray of float64
             Similarity with it; nan for dead features.
 
-        And over the features of `a` that are alive:
+        And summaries over the living features of `a`:
 
         shared_fraction : float
             Fraction whose similarity with their partner is at least `threshold`.
         median_best_similarity : float
             Median of ``best_similarity``.
         n_dead_a, n_dead_b : int
-            Number of dead features, which are not matched and do not count: with
-            ``by="codes"`` those that are constant over the samples (never active, as a rule),
-            otherwise zero directions, and those with ``feature_density_`` 0 where an estimator
-            has that attribute.
+            Number of dead features, which are not matched and do not count. With ``by="codes"``
+            they are those that are constant over the samples, usually never active; otherwise
+            those with a zero direction, or with a ``feature_density_`` of 0 if the estimator has
+            this attribute.
 
     Raises
     ------
     TypeError
-        If an estimator has no atoms or no encoder.
+        If an estimator lacks atoms or an encoder.
     ValueError
-        If the shapes do not go together, or if there is NaN or infinity.
+        If the shapes do not fit, or if there is NaN or infinity.
 
     See Also
     --------
@@ -96,15 +96,15 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
     Notes
     -----
     ``median_best_similarity`` of codes is what [1]_ calls universality: 0.72 for features of
-    two transformers, 0.46 for their neurons. ``shared_fraction`` is the overlap of seeds of
-    [2]_, who ask for the same partner by atoms as by encoders.
+    two transformers, 0.46 for their neurons. ``shared_fraction`` is the overlap between seeds of
+    [2]_, who require the same partner by atoms and by encoders.
 
-    With ``by="codes"`` two features that are each active on a few samples correlate by chance
-    where these coincide, and the best of many has some similarity in any case. The level of
-    chance is that of codes in another order, ``match_features(a, b[permutation], by="codes")``.
+    With ``by="codes"``, two features that are active on few samples correlate by chance if these
+    coincide, and the best of many always has some similarity. Shuffled samples give the level of
+    chance: ``match_features(a, b[permutation], by="codes")``.
 
-    The matrix of similarities, n_components_a by n_components_b in float64, is held in memory;
-    sparse codes stay sparse, others are read by blocks of rows.
+    The matrix of similarities, n_components_a by n_components_b in float64, is held in memory.
+    Sparse codes stay sparse; dense codes are read in blocks of rows.
 
     References
     ----------
@@ -140,8 +140,8 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
         if a.shape[1] != b.shape[1]:
             raise ValueError(
                 "a and b must have the same number of features (columns), but have "
-                f"{a.shape[1]} and {b.shape[1]}. Match dictionaries of different activations by "
-                "their codes of the same samples, with by='codes'."
+                f"{a.shape[1]} and {b.shape[1]}. To match dictionaries of different layers or "
+                "models, give their codes of the same samples, with by='codes'."
             )
         similarity = np.clip(a @ b.T, -1, 1)
 
@@ -158,7 +158,7 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
         best = similarity.argmax(axis=1)
         match.best[rows] = columns[best]
         match.best_similarity[rows] = np.take_along_axis(similarity, best[:, None], axis=1)[:, 0]
-        cost = np.negative(similarity, out=similarity)  # no second matrix of this size
+        cost = np.negative(similarity, out=similarity)  # in place: no second matrix of this size
         matched, partner = linear_sum_assignment(cost)
         match.partner[rows[matched]] = columns[partner]
         match.similarity[rows[matched]] = -cost[matched, partner]
@@ -174,49 +174,76 @@ def _correlations(a, b):
     """Pearson correlations of the columns of two matrices, and which columns vary."""
     if a.shape[0] != b.shape[0]:
         raise ValueError(
-            f"a has {a.shape[0]} rows, but b has {b.shape[0]}: with by='codes' both need a row "
-            "for each of the same samples. To compare atoms, use by='atoms'."
+            f"a has {a.shape[0]} rows, but b has {b.shape[0]}: with by='codes' both must have "
+            "one row for each of the same samples. To compare atoms, use by='atoms'."
         )
-    products = _sparse_products if issparse(a) and issparse(b) else _dense_products
-    covariance, (variance_a, alive_a), (variance_b, alive_b) = products(a, b)
+    if issparse(a) and issparse(b):
+        covariance, moments_a, moments_b = _sparse_products(a, b)
+    elif issparse(a):
+        covariance, moments_a, moments_b = _mixed_products(a, b, "a", "b")
+    elif issparse(b):
+        covariance, moments_b, moments_a = _mixed_products(b, a, "b", "a")
+        covariance = covariance.T
+    else:
+        covariance, moments_a, moments_b = _dense_products(a, b)
+    (variance_a, alive_a), (variance_b, alive_b) = moments_a, moments_b
     covariance /= np.sqrt(np.where(alive_a, variance_a, 1))[:, None]
     covariance /= np.sqrt(np.where(alive_b, variance_b, 1))
     return np.clip(covariance, -1, 1, out=covariance), alive_a, alive_b
 
 
-def _sparse_products(a, b):
-    """Covariances, and for each matrix the variances of its columns and where they vary.
+def _sparse_moments(codes, name):
+    """Codes as a canonical csr_array of float64; means, variances and which columns vary.
 
-    From sums of products, in which codes stay sparse.
+    The variance is the mean square minus the squared mean, which needs only the stored entries.
     """
-    a, b = (csr_array(codes, dtype=np.float64, copy=True) for codes in (a, b))
+    codes = csr_array(codes, dtype=np.float64, copy=True)
+    codes.sum_duplicates()
+    n_samples = codes.shape[0]
+    mean_square = codes.power(2).sum(axis=0) / n_samples
+    mean = codes.sum(axis=0) / n_samples
+    check_finite(mean, name)
+    variance = mean_square - mean**2
+    return codes, mean, (variance, varies(variance, mean_square, n_samples))
+
+
+def _sparse_products(a, b):
+    """Covariances (n_components_a, n_components_b), and (variances, which vary) of a and of b."""
     n_samples = a.shape[0]
-    means, moments = [], []
-    for name, codes in (("a", a), ("b", b)):
-        codes.sum_duplicates()
-        mean_square = codes.power(2).sum(axis=0) / n_samples
-        means.append(codes.sum(axis=0) / n_samples)
-        check_finite(means[-1], name)
-        variance = mean_square - means[-1] ** 2
-        moments.append((variance, varies(variance, mean_square, n_samples)))
+    a, mean_a, moments_a = _sparse_moments(a, "a")
+    b, mean_b, moments_b = _sparse_moments(b, "b")
     covariance = np.empty((a.shape[1], b.shape[1]))
     columns = a.tocsc()
-    # a.T @ b as a whole would have up to three numbers for each of its entries.
+    # by blocks: the sparse product of all columns can take three times the memory of the dense one
     for block in gen_batches(a.shape[1], max(1, BLOCK_SIZE // b.shape[1])):
         covariance[block] = (columns[:, block].T @ b).toarray()
         covariance[block] /= n_samples
-        covariance[block] -= np.outer(means[0][block], means[1])
-    return covariance, *moments
+        covariance[block] -= np.outer(mean_a[block], mean_b)
+    return covariance, moments_a, moments_b
+
+
+def _mixed_products(sparse, dense, sparse_name, dense_name):
+    """As `_sparse_products`, of a sparse and a dense matrix; the sparse one is not made dense.
+
+    It is enough to centre one of two factors of a covariance.
+    """
+    n_samples = sparse.shape[0]
+    sparse, _, moments = _sparse_moments(sparse, sparse_name)
+    mean = _mean(dense, dense_name)
+    covariance = np.zeros((sparse.shape[1], dense.shape[1]))
+    square = np.zeros(dense.shape[1])
+    for rows in row_blocks(dense):
+        centred = float64_block(dense, rows) - mean
+        covariance += sparse[rows].T @ centred
+        square += np.einsum("ij,ij->j", centred, centred)
+    covariance /= n_samples
+    return covariance, moments, _centred_moments(square / n_samples, mean)
 
 
 def _dense_products(a, b):
-    """The same from centred blocks of rows; of sparse matrices a block is made dense."""
+    """As `_sparse_products`, of two dense matrices, from centred blocks of rows."""
     n_samples = a.shape[0]
-    means = []
-    for name, codes in (("a", a), ("b", b)):
-        total = sum(float64_block(codes, rows).sum(axis=0) for rows in row_blocks(codes))
-        means.append(total / n_samples)
-        check_finite(means[-1], name)
+    means = [_mean(a, "a"), _mean(b, "b")]
     covariance = np.zeros((a.shape[1], b.shape[1]))
     squares = [np.zeros(a.shape[1]), np.zeros(b.shape[1])]
     for rows in row_blocks(a if a.shape[1] > b.shape[1] else b):
@@ -227,8 +254,21 @@ def _dense_products(a, b):
         for square, block in zip(squares, centred, strict=True):
             square += np.einsum("ij,ij->j", block, block)
     covariance /= n_samples
-    moments = []
-    for square, mean in zip(squares, means, strict=True):
-        variance = square / n_samples
-        moments.append((variance, variance > CONSTANT_CENTRED * (variance + mean**2)))
+    moments = [
+        _centred_moments(square / n_samples, mean)
+        for square, mean in zip(squares, means, strict=True)
+    ]
     return covariance, *moments
+
+
+def _mean(codes, name):
+    """Means of the columns of a dense matrix, from blocks of rows."""
+    total = sum(float64_block(codes, rows).sum(axis=0) for rows in row_blocks(codes))
+    mean = total / codes.shape[0]
+    check_finite(mean, name)
+    return mean
+
+
+def _centred_moments(variance, mean):
+    """Variances of centred columns, and which columns vary."""
+    return variance, variance > CONSTANT_CENTRED * (variance + mean**2)

@@ -1,4 +1,4 @@
-"""How universal features are, drawn."""
+"""The distribution of similarities between the features of two dictionaries."""
 
 from collections.abc import Mapping
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from ..utils._drawing import COLORS, axes_for, draw_legend, legend_label, plain
 
-# Not as many as COLORS, so that many curves get different pairs.
+# Four styles and seven colours have no common factor: 28 curves get different pairs.
 LINESTYLES = ("-", "--", "-.", ":")
 
 
 class FeatureMatchDisplay:
-    """How similar features are to their best matches, one curve per comparison.
+    """Similarity of features with their best matches, one curve per comparison.
 
-    Each curve gives, at x, the similarity that the fraction x of the features reach or exceed;
-    the higher it lies, the more universal they are. It is recommended to use `from_matches`.
+    At x, a curve shows the similarity that a fraction x of the features reaches or exceeds; the
+    higher it is, the more universal the features. It is recommended to use `from_matches`.
 
     Parameters
     ----------
     best_similarity : dict of str to array-like of shape (n_components,)
-        For each curve, the similarity of each feature with its best match. Those that are nan
+        For each curve, the similarity of each feature with its best match. Entries that are nan
         (dead features) are left out.
 
     Attributes
@@ -65,15 +65,15 @@ class FeatureMatchDisplay:
 
     @classmethod
     def from_matches(cls, matches, *, ax=None):
-        """Draw what `match_features` returned.
+        """Draw the results of `match_features`.
 
         Parameters
         ----------
         matches : dict of str to Bunch
-            The matches of each curve, such as those of features and of neurons.
+            The result for each curve, for instance one for features and one for neurons.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -105,7 +105,7 @@ class FeatureMatchDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Labels of samples, boolean, and what they are called."""
+"""Boolean labels of samples, and their names."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from ..utils._arrays import as_numbers
 
 
 def named_labels(labels):
-    """Names and labels, of a matrix, a DataFrame, or a mapping with "data" and "target_names".
+    """Names and labels from a matrix, a DataFrame, or a mapping with "data" and "target_names".
 
     Returns
     -------
@@ -19,7 +19,7 @@ def named_labels(labels):
     labels : ndarray of bool of shape (n_samples, n_labels)
     """
     names = getattr(labels, "columns", None)
-    if isinstance(labels, Mapping) and not issparse(labels):  # a DOK matrix is a dict, too
+    if isinstance(labels, Mapping) and not issparse(labels):  # a DOK matrix is a dict too
         missing = {"data", "target_names"} - set(labels)
         if missing:
             raise ValueError(
@@ -41,8 +41,8 @@ def boolean_labels(labels):
     labels = as_numbers(labels, "labels")
     if labels.ndim == 1:
         raise ValueError(
-            "labels must have shape (n_samples, n_labels), but is one-dimensional. Make a single "
-            "label a column: labels.reshape(-1, 1)."
+            "labels must have shape (n_samples, n_labels), but is one-dimensional. Give a single "
+            "label as a column: labels.reshape(-1, 1)."
         )
     labels = as_matrix(labels, "labels")
     if isinstance(labels, torch.Tensor):
@@ -52,6 +52,6 @@ def boolean_labels(labels):
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
             "labels must be true or false (1 or 0) for each sample and label, but has other "
-            "entries. Turn classes into columns with sklearn.preprocessing.label_binarize."
+            "entries. Convert classes to columns by sklearn.preprocessing.label_binarize."
         )
     return labels.astype(bool)

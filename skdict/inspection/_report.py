@@ -25,9 +25,9 @@ from ._specificity import activation_specificity
 def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, min_precision=0.0):
     """Report how well the best feature, and the best single neuron, detect each label.
 
-    For each label the feature and its threshold are selected on the first rows
-    (`select_feature_detectors`), and what is reported is measured on the last ones. Where rows
-    are tokens in the order of their documents, one document at most is in both.
+    For each label, the feature and its threshold are selected on the first rows
+    (`select_feature_detectors`), and the scores are measured on the last rows. If rows are tokens
+    in the order of their documents, at most one document is in both parts.
 
     Parameters
     ----------
@@ -35,60 +35,60 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         Codes of the activations.
 
     labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels), or mapping
-        Which labels each sample has; of a DataFrame the columns are their names. Or a mapping
-        with the labels as "data" and their names as "target_names", as `label_tokens` and
+        The labels of each sample; the columns of a DataFrame are their names. Or a mapping with
+        the labels as "data" and their names as "target_names", as `label_tokens` and
         :func:`~skdict.datasets.python_token_labels` return it.
 
     neurons : matrix of shape (n_samples, n_features), default=None
-        The activations themselves. With them, the same is reported of the best single neuron.
-        As everywhere, negative values never detect; give ``numpy.hstack([X, -X])`` of neurons
-        that can be negative, if either sign shall count.
+        The activations themselves. If given, the same is reported for the best single neuron.
+        Negative values never detect; for neurons that can be negative, give
+        ``numpy.hstack([X, -X])`` to count both signs.
 
     test_size : float, default=0.5
-        Fraction of the rows, the last ones, that are reported on.
+        Fraction of the rows, the last ones, to measure the scores on.
 
     n_levels : int, default=5
-        Intervals of activation, of equal width from 0 to the greatest.
+        Number of intervals of activation, of equal width from 0 to the maximum.
 
     min_precision : float, default=0.0
-        Least precision of a detector on the rows it is selected on, in [0, 1].
+        Minimum precision of a detector on the rows that it is selected on, in [0, 1].
 
     Returns
     -------
     report : :class:`~sklearn.utils.Bunch`
-        One entry per label in each, so ``pandas.DataFrame(report)`` is a table.
+        Columns with one entry per label, so ``pandas.DataFrame(report)`` is a table.
 
         label : ndarray of str objects
-            Its name.
+            Name of the label.
         base_rate : ndarray of float64
-            Fraction of the samples that have it: the precision of guessing.
+            Fraction of the samples with the label: the precision of guessing.
         feature : ndarray of int64
-            The feature, -1 if there is none. The same with "neuron" in place of "feature", here
-            and below, if `neurons` are given.
+            The feature; -1 if no feature detects the label. If `neurons` are given, this and the
+            following columns exist also with "neuron" in place of "feature".
         feature_threshold : ndarray of float64
             The label is detected where the code is greater.
         feature_precision, feature_recall, feature_f1 : ndarray of float64
-            Of the detected samples those with the label; of the samples with the label those
-            detected; the harmonic mean of the two.
+            Fraction of the detected samples that have the label; fraction of the samples with
+            the label that are detected; the harmonic mean of the two.
         feature_average_precision : ndarray of float64
             Mean precision over all thresholds, weighted by the gain in recall
             (:func:`sklearn.metrics.average_precision_score`).
         feature_correlation : ndarray of float64
-            Pearson's, of code (0 where negative) and label.
+            Pearson correlation of code (0 where negative) and label.
         feature_precision_by_level : list of ndarray of shape (n_levels,)
-            Fraction with the label in each interval of activation, the weakest first; nan where
-            there is no sample.
+            Fraction with the label in each interval of activation, the weakest first; nan for
+            empty intervals.
 
     Raises
     ------
     ValueError
-        If a matrix is none, if they differ in their number of rows, or `labels` contains
-        anything but true and false (1 and 0).
+        If an argument is not a matrix, if they differ in their number of rows, or `labels`
+        contains anything but true and false (1 and 0).
 
     See Also
     --------
-    activation_specificity : The last of these, with the counts.
-    ActivationSpecificityDisplay : Its picture.
+    activation_specificity : Precision by level, with the counts.
+    ActivationSpecificityDisplay : Draws it.
 
     Examples
     --------
@@ -105,8 +105,8 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
     n_selecting = round((1 - test_size) * labels.shape[0])
     if not 0 < n_selecting < labels.shape[0]:
         raise ValueError(
-            f"test_size={test_size} of {labels.shape[0]} rows leaves none to select on, or none "
-            "to report on."
+            f"test_size={test_size} of {labels.shape[0]} rows leaves no row to select on, or no "
+            "row to report on. Give more rows, or another test_size."
         )
     selecting, reporting = slice(None, n_selecting), slice(n_selecting, None)
     report = Bunch(label=names)
@@ -142,7 +142,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
 
 
 def _graded(codes, feature, true, n_levels):
-    """Average precision, correlation and precision by level; nan where they are undefined."""
+    """Average precision, correlation and precision by level of one feature; nan if undefined."""
     if feature < 0 or not true.any():
         return np.nan, np.nan, np.full(n_levels, np.nan)
     code = np.maximum(float64_block(codes, (slice(None), [feature])).ravel(), 0)

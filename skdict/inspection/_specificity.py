@@ -1,4 +1,4 @@
-"""Whether a feature means something where it is strong, and where it is weak."""
+"""The precision of a feature at strong and at weak activations."""
 
 from numbers import Integral
 
@@ -15,10 +15,10 @@ from ..utils._sklearn_compat import Interval, validate_params
     {"n_levels": [Interval(Integral, 1, None, closed="left")]}, prefer_skip_nested_validation=True
 )
 def activation_specificity(activations, labels, *, n_levels=10):
-    """Count what a feature is active on, by the strength of its activation.
+    """Count samples with and without a label, by the strength of a feature's activation.
 
-    A specific feature is active where the label holds and nowhere else; usually that is so
-    where it is strong, and less so where it is weak.
+    A specific feature is active only where the label holds. Usually this is true of strong
+    activations and less so of weak ones.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def activation_specificity(activations, labels, *, n_levels=10):
         Where the label holds.
 
     n_levels : int, default=10
-        Intervals of equal width, from 0 to the greatest code.
+        Number of intervals of equal width, from 0 to the greatest code.
 
     Returns
     -------
@@ -38,16 +38,16 @@ def activation_specificity(activations, labels, *, n_levels=10):
         edges : ndarray of shape (n_levels + 1,), float64
             Edges of the intervals.
         n_labelled : ndarray of shape (n_levels,), int64
-            Number of active samples with the label in each.
+            Number of active samples with the label in each interval.
         n_other : ndarray of shape (n_levels,), int64
             Number of active samples without it.
         precision : ndarray of shape (n_levels,), float64
-            Fraction that has the label; nan where there is no sample.
+            Fraction with the label; nan for empty intervals.
 
     Raises
     ------
     ValueError
-        If the arrays are not one-dimensional and of one length, or contain NaN or infinity.
+        If the arrays are not one-dimensional and of equal length, or contain NaN or infinity.
 
     References
     ----------
@@ -77,7 +77,7 @@ def activation_specificity(activations, labels, *, n_levels=10):
     check_finite(activations, "activations")
     active = activations > 0
     edges = np.linspace(0, max(activations.max(initial=0), np.finfo(float).tiny), n_levels + 1)
-    # the interval above an edge, but the last for the greatest
+    # a code on an edge belongs to the interval above it; the maximum belongs to the last one
     level = np.searchsorted(edges[1:-1], activations[active], side="right")
     labelled = labels[active]
     n_labelled = np.bincount(level[labelled], minlength=n_levels)
@@ -88,9 +88,9 @@ def activation_specificity(activations, labels, *, n_levels=10):
 
 
 class ActivationSpecificityDisplay:
-    """What a feature is active on, by the strength of its activation.
+    """Samples with and without a label, by the strength of a feature's activation.
 
-    Bars on a logarithmic axis count the samples with and without a label; a line shows the
+    Bars on a logarithmic axis count the samples with and without the label; a line shows the
     fraction with it. It is recommended to use `from_activations`.
 
     Parameters
@@ -99,10 +99,10 @@ class ActivationSpecificityDisplay:
         Edges of the intervals of activation.
 
     n_labelled, n_other : array-like of shape (n_levels,)
-        Number of active samples with and without the label in each.
+        Number of active samples with and without the label in each interval.
 
     label : str, default="label"
-        What the label is called.
+        Name of the label.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class ActivationSpecificityDisplay:
 
     See Also
     --------
-    activation_specificity : The numbers.
+    activation_specificity : Computes what is drawn.
 
     Examples
     --------
@@ -154,13 +154,13 @@ class ActivationSpecificityDisplay:
             Where the label holds.
 
         n_levels : int, default=20
-            Intervals of equal width, from 0 to the greatest code.
+            Number of intervals of equal width, from 0 to the greatest code.
 
         label : str, default="label"
-            What the label is called.
+            Name of the label.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -176,7 +176,7 @@ class ActivationSpecificityDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -190,7 +190,7 @@ class ActivationSpecificityDisplay:
         """
         ax = axes_for(self, ax)
         middle, width = (self.edges[:-1] + self.edges[1:]) / 2, np.diff(self.edges)
-        # side by side: bars that are stacked cannot be read on a logarithmic axis
+        # side by side: stacked bars are misleading on a logarithmic axis
         for counts, offset, color, name in (
             (self.n_labelled, -0.2, COLORS[0], self.label),
             (self.n_other, 0.2, COLORS[1], f"no {self.label}"),
@@ -222,7 +222,7 @@ class ActivationSpecificityDisplay:
             precision,
             handles=[*ax.containers, *precision.lines],
             loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),  # above the axes: bars may stand anywhere in them
+            bbox_to_anchor=(0.5, 1.0),  # above the axes, where no bar is
             ncols=3 if len(str(self.label)) < 20 else 1,
         )
         self.ax_, self.ax_precision_, self.figure_ = ax, precision, ax.figure

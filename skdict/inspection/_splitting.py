@@ -1,4 +1,4 @@
-"""How features split up as dictionaries grow wider."""
+"""How features split as dictionaries get wider."""
 
 from itertools import pairwise
 from numbers import Integral, Real
@@ -22,10 +22,10 @@ from ._active import positive_entries
 def feature_splitting(*codes, threshold=0.4, min_active=10):
     r"""Link features of a dictionary to those that they split into in wider ones.
 
-    A feature of a narrow dictionary often comes back in a wider one as several features, each
-    for some of the cases of the first. Parent and child, one of each of two neighbouring
-    widths, are linked where the masked cosine of their activations is at least `threshold`.
-    With the codes :math:`a, b \ge 0` of the two over the samples, it is
+    A feature of a narrow dictionary often splits into several features of a wider one, each for
+    some of its cases. A parent and a child, from two successive widths, are linked if the masked
+    cosine of their activations is at least `threshold`. With their codes :math:`a, b \ge 0` over
+    the samples, the masked cosine is
 
     .. math::
 
@@ -33,10 +33,10 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
         \frac{\sum_i a_i b_i}{\lVert a \rVert \sqrt{\sum_{i : a_i > 0} b_i^2}}, \;
         \frac{\sum_i a_i b_i}{\lVert b \rVert \sqrt{\sum_{i : b_i > 0} a_i^2}} \right)
 
-    the cosine of the two over the samples on which one of them is active, or over those on
-    which the other is, whichever is greater [1]_. A child that is active on few of its parent's
-    samples, but as strongly, thus has a cosine near 1. Links need not make a tree: a child may
-    have several parents.
+    which is the cosine over the samples where the one is active, or over those where the other
+    is, whichever is greater [1]_. A child that is active on few of its parent's samples, but as
+    strongly, has a masked cosine near 1. Links need not form a tree: a child may have several
+    parents.
 
     Parameters
     ----------
@@ -45,11 +45,11 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
         A feature is active where its code is positive.
 
     threshold : float, default=0.4
-        Least masked cosine of a link, in (0, 1). [1]_ took about 0.4.
+        Minimum masked cosine of a link, in (0, 1). [1]_ use about 0.4.
 
     min_active : int, default=10
-        Features that are active on fewer samples get no links: on few samples the cosine is
-        high by chance. [1]_ left out "ultralow density" features.
+        Features that are active on fewer samples get no links, because on few samples the cosine
+        can be high by chance. [1]_ left out "ultralow density" features.
 
     Returns
     -------
@@ -61,11 +61,11 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
         n_children : list of ndarray of shape (n_components_k,), int64
             Number of children of each feature.
         recall : list of ndarray of shape (n_components_k,), float64
-            Fraction of the samples with the feature active on which one of its children, or
-            more, is active as well; 0 without children, nan where the feature is active on
-            fewer than `min_active` samples.
+            Fraction of the samples where the feature is active on which at least one of its
+            children is active too; 0 without children, nan if the feature is active on fewer than
+            `min_active` samples.
         activation_recall : list of ndarray of shape (n_components_k,), float64
-            The same fraction of the sum of the feature's activations.
+            The same, weighted by the feature's activations.
 
         And for all levels:
 
@@ -75,7 +75,7 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
     Raises
     ------
     ValueError
-        If there are fewer than two matrices, if they differ in their number of rows, get
+        If there are fewer than two matrices, or if they differ in their number of rows, get
         narrower, or contain NaN or infinity.
 
     See Also
@@ -85,10 +85,10 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
 
     Notes
     -----
-    A feature that is active on a large part of the samples is a parent of many, for it is
-    active wherever anything is: with independent activations of exponential distribution the
-    cosine over the child's samples is half the root of the parent's density. Look at
-    ``n_active`` before reading a family as one of meaning.
+    A feature that is active on a large fraction of the samples is the parent of many, because it
+    is active together with everything: for independent, exponentially distributed activations the
+    cosine over the child's samples is half the square root of the parent's density. Check
+    ``n_active`` before you interpret a family.
 
     References
     ----------
@@ -98,7 +98,7 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
 
     Examples
     --------
-    One feature of the narrow dictionary is two in the wide one, and another is gone:
+    One feature of the narrow dictionary splits into two, and another has no counterpart:
 
     >>> import numpy as np
     >>> from skdict.inspection import feature_splitting
@@ -137,8 +137,8 @@ def _check_levels(codes):
     for k, (narrow, wide) in enumerate(pairwise(codes)):
         if narrow.shape[0] != wide.shape[0]:
             raise ValueError(
-                f"codes[{k}] has {narrow.shape[0]} rows, but codes[{k + 1}] has {wide.shape[0]}: "
-                "all need a row for each of the same samples."
+                f"codes[{k}] has {narrow.shape[0]} rows, but codes[{k + 1}] has {wide.shape[0]}. "
+                "Give all with one row for each of the same samples."
             )
         if narrow.shape[1] > wide.shape[1]:
             raise ValueError(
@@ -160,12 +160,12 @@ def _links(parents, children, parent_shown, child_shown, threshold):
         products = (columns.T @ children).toarray()
         of_children = ((columns > 0).astype(np.float64).T @ squares[1]).toarray()
         of_parents = (parent_squares[:, block].T @ active).toarray()
-        # Both sums are zero only where the products are.
+        # the denominators can be zero only where the products are
         cosines = np.maximum(
             _divide(products, norms[0][block, None] * np.sqrt(of_children)),
             _divide(products, norms[1] * np.sqrt(of_parents)),
         )
-        cosines = np.minimum(cosines, 1)  # rounding
+        cosines = np.minimum(cosines, 1)  # rounding can exceed 1
         cosines[(cosines < threshold) | ~parent_shown[block, None] | ~child_shown] = 0
         blocks.append(csr_array(cosines))
     return vstack(blocks, format="csr")

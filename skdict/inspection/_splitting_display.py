@@ -1,4 +1,4 @@
-"""The family of a feature, drawn."""
+"""A tree of the features that one feature splits into."""
 
 from collections.abc import Mapping
 from textwrap import fill
@@ -12,10 +12,11 @@ LABEL_WIDTH = 24  # characters per line of a node's text
 
 
 class FeatureSplittingDisplay:
-    """What one feature splits into, level by level.
+    """A tree of the features that one feature splits into.
 
-    From left to right the widths, from a node to the next the children, coloured by the masked
-    cosine with which they are linked. It is recommended to use `from_splitting`.
+    The dictionaries are columns, from the narrowest on the left to the widest. Lines lead from a
+    feature to its children; their colour is the masked cosine of the link. It is recommended to
+    use `from_splitting`.
 
     Parameters
     ----------
@@ -26,10 +27,10 @@ class FeatureSplittingDisplay:
         Links between a feature of `level` and one of the next.
 
     labels : list of list of str, default=None
-        What to write at each node; None writes the indices.
+        Text of each node; by default the indices.
 
     titles : list of str, default=None
-        What to write above each level; None writes nothing.
+        Text above each level; by default empty.
 
     Attributes
     ----------
@@ -80,32 +81,32 @@ class FeatureSplittingDisplay:
                 parent in self.nodes[level] and child in self.nodes[level + 1]
             ):
                 raise ValueError(
-                    f"edges has {(level, parent, child)}, but nodes has no such features: "
-                    "an edge goes from a feature of its level to one of the next."
+                    f"edges has {(level, parent, child)}, but these features are not in nodes. "
+                    "An edge leads from a feature of its level to a feature of the next level."
                 )
 
     @classmethod
     def from_splitting(cls, splitting, feature, *, max_children=8, labels=None, ax=None):
-        """Draw what `feature_splitting` found about a feature of the narrowest dictionary.
+        """Draw what a feature of the narrowest dictionary splits into.
 
         Parameters
         ----------
         splitting : Bunch
-            What `feature_splitting` returned.
+            The result of `feature_splitting`.
 
         feature : int
-            The feature to begin with.
+            The root of the tree.
 
         max_children : int, default=8
-            Most children to draw of each feature, those with the highest cosines. Where there
-            are more, their number is written next to the feature.
+            Maximum number of children to draw for each feature, those with the highest cosines.
+            If there are more, their number is written at the feature.
 
         labels : list of mapping or sequence of str, default=None
-            For each level, labels of its features by their index, of some or of all. Features
-            without one are labelled by the index alone.
+            For each level, labels of some or all of its features, by index. Features without a
+            label show only the index.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -115,7 +116,7 @@ class FeatureSplittingDisplay:
         Raises
         ------
         ValueError
-            If there is no such feature.
+            If `feature` is out of range.
 
         Examples
         --------
@@ -159,7 +160,7 @@ class FeatureSplittingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default, as high as the nodes need.
+            Axes to draw on; by default a new figure, as high as the nodes need.
 
         Returns
         -------
@@ -178,7 +179,7 @@ class FeatureSplittingDisplay:
         >>> [text.get_text() for text in display.ax_.texts if text.get_text()]
         ['7', '2']
         """
-        # inches: lines of a level, and the frames around them
+        # height of each level in inches: lines of text, and frames around them
         heights = [sum(0.2 + 0.15 * (1 + t.count("\n")) for t in level) for level in self.labels]
         ax = axes_for(self, ax, figsize=(2.6 * len(self.nodes) + 1, max(2.5, 0.4 + max(heights))))
         from matplotlib.collections import LineCollection
@@ -222,7 +223,7 @@ class FeatureSplittingDisplay:
 
 
 def _node_text(splitting, level, feature, max_children, labels):
-    """The index, the label if there is one, and how many children are not drawn."""
+    """The index, the label if known, and the number of children if some are not drawn."""
     text = str(feature)
     if labels is not None and level < len(labels):
         known = labels[level]

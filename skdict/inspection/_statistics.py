@@ -16,8 +16,8 @@ from ._collect import survey
 def feature_statistics(X, features=None, *, dictionary=None, n_bins=50):
     """Count how often features are active, and how strongly, in bounded memory.
 
-    A feature is active where its code is positive. The codes are gone through twice, in blocks
-    of rows, because the bins reach up to the greatest.
+    A feature is active where its code is positive. This takes two passes over the codes, in
+    blocks of rows, because the bins depend on the maxima.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def feature_statistics(X, features=None, *, dictionary=None, n_bins=50):
         A fitted estimator (or Pipeline) with `transform`.
 
     n_bins : int, default=50
-        Bins of equal width, from 0 to the feature's greatest code.
+        Number of bins of equal width, from 0 to the feature's greatest code.
 
     Returns
     -------
@@ -42,28 +42,28 @@ def feature_statistics(X, features=None, *, dictionary=None, n_bins=50):
         feature : ndarray of shape (n_selected,), int64
             The features.
         n_active : ndarray of shape (n_selected,), int64
-            Number of rows on which each is active.
+            Number of rows on which each feature is active.
         density : ndarray of shape (n_selected,), float64
             Fraction of the rows on which it is active.
         mean : ndarray of shape (n_selected,), float64
-            Mean of its code where it is active; nan if it never is.
+            Mean of its code where it is active; nan if it is never active.
         maximum : ndarray of shape (n_selected,), float64
             Its greatest code; 0 if it is never active.
         histogram : ndarray of shape (n_selected, n_bins), int64
-            Number of active rows in each bin; the bins' edges are
-            ``maximum * numpy.arange(n_bins + 1) / n_bins``, and a code on an edge belongs to
-            the bin above it, the greatest to the last.
+            Number of active rows in each bin. The edges are
+            ``maximum * numpy.arange(n_bins + 1) / n_bins``. A code on an edge belongs to the bin
+            above it, the maximum to the last bin.
 
     Raises
     ------
     ValueError
-        If `X` is no matrix or contains NaN or infinity in these columns, or if a feature is
-        none of its columns.
+        If `X` is not a matrix or contains NaN or infinity in these columns, or if a feature is
+        out of range.
 
     See Also
     --------
-    skdict.metrics.feature_density : The density alone, of entries that are not zero.
-    FeatureDensityDisplay : A picture of the densities.
+    skdict.metrics.feature_density : Only the density, of non-zero entries.
+    FeatureDensityDisplay : Draws the densities.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def feature_statistics(X, features=None, *, dictionary=None, n_bins=50):
 
 
 def statistics_of(columns, found):
-    """What `feature_statistics` returns, of what `survey` found."""
+    """The result of `feature_statistics`, from that of `survey`."""
     moments = found["moments"]
     with np.errstate(invalid="ignore"):
         mean = moments.total / moments.count

@@ -1,4 +1,4 @@
-"""What more features bring."""
+"""Metrics of dictionaries of several widths."""
 
 import numpy as np
 from sklearn.pipeline import Pipeline
@@ -10,7 +10,7 @@ from ..utils._drawing import COLORS, MARKERS, axes_for
 
 CODING = ("explained_variance", "l0", "dead_fraction")
 LOSS = ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entropy")
-# What is drawn: all are fractions.
+# The metrics to draw; all are fractions.
 CURVES = {
     "explained_variance": "explained variance",
     "loss_recovered_zero": "loss recovered (zero ablation)",
@@ -22,9 +22,9 @@ CURVES = {
 def width_curve(estimators, X, *, loss_recovered=False):
     """Measure dictionaries of several widths on the same data.
 
-    A wider dictionary explains more with as many active features, or as much with fewer, until
-    its new features die or split up old ones. To see it, fit dictionaries that differ in
-    ``n_components`` only, with the same ``alpha`` (or number of non-zero entries).
+    A wider dictionary explains more with the same number of active features, or as much with
+    fewer, until its new features are dead or only split old ones. Fit dictionaries that differ
+    only in ``n_components``, with the same ``alpha`` (or number of non-zero entries).
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def width_curve(estimators, X, *, loss_recovered=False):
         Activations, preferably held out; for Pipelines, what their first step takes.
 
     loss_recovered : bool, default=False
-        Whether to run the language model with reconstructed activations as well; for
-        Pipelines that start with an :class:`~skdict.feature_extraction.ActivationExtractor`.
+        Whether to run the language model with reconstructed activations too. Needs Pipelines
+        that start with an :class:`~skdict.feature_extraction.ActivationExtractor`.
 
     Returns
     -------
@@ -49,34 +49,33 @@ def width_curve(estimators, X, *, loss_recovered=False):
         explained_variance : ndarray of float64
             See :func:`skdict.metrics.explained_variance`.
         l0 : ndarray of float64
-            See :func:`skdict.metrics.mean_l0`. Widths are comparable where it is equal.
+            See :func:`skdict.metrics.mean_l0`. Compare widths at equal L0.
         n_alive : ndarray of int64
-            Number of features that are active on `X`, on one sample at least.
+            Number of features that are active on at least one sample of `X`.
         alive_fraction : ndarray of float64
-            Their fraction.
+            The same as a fraction.
         loss_recovered_zero, loss_recovered_mean, delta_cross_entropy : ndarray of float64
             See :func:`skdict.metrics.loss_recovered`. Only with ``loss_recovered=True``.
 
     Raises
     ------
     TypeError
-        If `estimators` is no list, or one of them has no ``components_``.
+        If `estimators` is not a list, or one of them has no ``components_``.
     ValueError
-        If it is empty.
+        If `estimators` is empty.
 
     See Also
     --------
-    skdict.metrics.DictionaryScorer : The metrics, for a search.
-    feature_splitting : Which features the new ones come from.
+    skdict.metrics.DictionaryScorer : The same metrics, for a search.
+    feature_splitting : Which features of a narrow dictionary split in wider ones.
     WidthCurveDisplay : Draws the curve.
 
     Notes
     -----
-    Of a Pipeline, explained variance is of the activations as its last step sees them, behind a
-    scaler in other units than those of `X`: compare dictionaries behind the same steps.
+    For a Pipeline, explained variance refers to the input of its last step. After a scaler the
+    units differ from those of `X`, so compare only Pipelines with the same other steps.
 
-    The fewer samples `X` has, the more rare features look dead, and wider dictionaries have
-    rarer ones.
+    On few samples rare features look dead, and wider dictionaries have more rare features.
 
     Examples
     --------
@@ -117,7 +116,7 @@ def _n_components(estimator, i):
     if not hasattr(step, "components_"):
         raise TypeError(
             f"estimators[{i}] is a {type(step).__name__} without components_, so its width is "
-            "not known. Give a dictionary, or a Pipeline that ends in one."
+            "unknown. Give a dictionary, or a Pipeline that ends in one."
         )
     return len(step.components_)
 
@@ -130,8 +129,8 @@ class WidthCurveDisplay:
     Parameters
     ----------
     curve : mapping of str to array-like of shape (n_estimators,)
-        What `width_curve` returns: "n_components", "explained_variance" and "alive_fraction",
-        and "loss_recovered_zero" and "loss_recovered_mean" if it has them.
+        The result of `width_curve`: "n_components", "explained_variance" and "alive_fraction",
+        and optionally "loss_recovered_zero" and "loss_recovered_mean".
 
     Attributes
     ----------
@@ -199,7 +198,7 @@ class WidthCurveDisplay:
             As for `width_curve`.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -224,7 +223,7 @@ class WidthCurveDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------

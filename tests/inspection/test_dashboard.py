@@ -337,12 +337,16 @@ def test_in_a_notebook(dashboard):
     ("options", "error", "message"),
     [
         ({"features": [999]}, ValueError, r"features has 999, but there are 256"),
-        ({"features": [1, 1]}, ValueError, r"features must be some features, each once"),
+        (
+            {"features": [1, 1]},
+            ValueError,
+            r"features must be at least one feature, and each only once",
+        ),
         ({"labels": ["a"]}, TypeError, r"labels must be a dict from features to names"),
         (
             {"labels": {"data": np.ones((2, 1), bool), "target_names": ["a"]}},
             ValueError,
-            r"labels are of 2 tokens, but there are \d+",
+            r"labels has rows for 2 tokens, but there are \d+",
         ),
         ({"n_top": 0}, ValueError, r"'n_top' parameter of FeatureDashboard.from_activations"),
     ],
@@ -476,7 +480,7 @@ def test_documents_can_be_numbered_from_anywhere(first, dictionary, X):
         ({"data": lambda n: np.ones((n, 2)), "target_names": "a"}, "2 columns of data, but 1"),
         (
             {"data": lambda n: np.ones((n - 1, 1)), "target_names": "a"},
-            r"labels are of \d+ tokens",
+            r"labels has rows for \d+ tokens",
         ),
     ],
 )
@@ -555,7 +559,7 @@ def test_density_of_one_is_drawn():
 
 
 def test_labels_of_unknown_features(dictionary, X, few_tokens):
-    with pytest.raises(ValueError, match=r"labels has names for \['3', 999\], which are none"):
+    with pytest.raises(ValueError, match=r"labels has names for \['3', 999\], but the features"):
         FeatureDashboard.from_activations(
             dictionary, X, few_tokens, features=[0], labels={"3": "a", 999: "b", 0: "c"}
         )

@@ -98,6 +98,19 @@ def test_codes_against_corrcoef(monkeypatch, of_a, of_b, block_size):
     assert match.best[1] == 3
 
 
+def test_sparse_codes_are_not_made_dense_beside_neurons(monkeypatch):
+    codes, neurons = sp.csr_array(random_codes(0)), np.abs(random_codes(1, n_components=6))
+    seen = []
+    block = _matching.float64_block
+    monkeypatch.setattr(_matching, "float64_block", lambda X, r: seen.append(X) or block(X, r))
+    there = match_features(codes, neurons, by="codes")
+    back = match_features(neurons, codes, by="codes")
+    assert seen and not any(sp.issparse(X) for X in seen)
+    expected = correlations(codes.toarray(), neurons)
+    assert_allclose(there.best_similarity, expected.max(axis=1), rtol=1e-6)
+    assert_allclose(back.best_similarity, expected.max(axis=0), rtol=1e-6)
+
+
 def test_codes_are_not_changed():
     a = sp.csr_array(random_codes(0))
     before = a.copy()

@@ -76,7 +76,7 @@ def test_bad_rows(planted):
     codes, labels, _ = planted
     with pytest.raises(ValueError, match=r"one row per sample, but have 399 and 400"):
         feature_report(codes[1:], labels)
-    with pytest.raises(ValueError, match=r"test_size=0.5 of 1 rows leaves none"):
+    with pytest.raises(ValueError, match=r"test_size=0.5 of 1 rows leaves no row to select on"):
         feature_report(codes[:1], labels[:1])
 
 

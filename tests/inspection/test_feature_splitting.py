@@ -216,7 +216,7 @@ def test_display_without_children(plt):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: FeatureSplittingDisplay([[0]], [(0, 0, 1, 0.5)]), ValueError, "no such features"),
+        (lambda: FeatureSplittingDisplay([[0]], [(0, 0, 1, 0.5)]), ValueError, "are not in nodes"),
         (lambda: FeatureSplittingDisplay([[0], [1]], [], labels=[["a"]]), ValueError, "labels"),
         (lambda: FeatureSplittingDisplay([[0], [1]], [], titles=["a"]), ValueError, "titles"),
     ],

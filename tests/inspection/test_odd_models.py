@@ -370,7 +370,7 @@ class TestNotCausal:
 
     def test_dashboard_has_no_logits(self, bert, texts):
         pipeline = make_pipeline(bert, PCA(4)).fit(texts[:2])
-        with pytest.warns(UserWarning, match=r"No logits and no .*MaskedLM is none") as warned:
+        with pytest.warns(UserWarning, match=r"No logits and no .*MaskedLM is not one") as warned:
             dashboard = FeatureDashboard.from_pipeline(pipeline, texts[:2])
         assert all(warning.filename == __file__ for warning in warned)
         found = dashboard.content["features"]
@@ -388,7 +388,9 @@ class TestNotCausal:
             dashboard = FeatureDashboard.from_pipeline(pipeline, texts[:2], n_top=2)
         (missing,) = dashboard.content["missing"]
         page = dashboard.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
-        assert "GPT2Model is none: TypeError: model returns a" in missing and missing[:40] in page
+        assert (
+            "GPT2Model is not one: TypeError: model returns a" in missing and missing[:40] in page
+        )
         with pytest.raises(ValueError, match=r"causal language model, .* without logits of"):
             feature_effects(pipeline, texts[:1], [0])
 
