@@ -51,14 +51,14 @@ class Autoencoder:
 
     @property
     def row_parameters(self):
-        """What gradients change, with a row, or an entry, for each component."""
+        """Parameters whose first axis is the component."""
         running_stats = self.architecture.running_stats
         state = [tensor for name, tensor in self.state.items() if name not in running_stats]
         return [self.dictionary, self.encoder_weight, self.encoder_bias, *state]
 
     @property
     def parameters(self):
-        """All that gradients change."""
+        """All tensors that get gradients."""
         return [*self.row_parameters, self.intercept]
 
     @property

@@ -8,15 +8,15 @@ from ..models.autoencoder import Autoencoder
 from ..optim import UnitNormAdam
 from .resampling import merge_duplicates, revive, split
 
-# Above this fraction of non-zeros the dense products are taken: about where they become as fast
-# on two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
+# Above this fraction of non-zeros a step uses dense products: about where they become as fast on
+# two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
 DENSE_ABOVE = 0.1
-# And never for more pre-activations than these, of which several copies would be held.
+# But never for more pre-activations than these: a step holds several copies of them.
 DENSE_ELEMENTS = 1 << 24
-# With more entries in its support a batch is taken in pieces, whose gradients are added up: an
-# entry takes some 50 bytes at a time.
+# A batch with more entries in its support is split into pieces, and their gradients are added:
+# an entry takes about 50 bytes.
 MAX_ENTRIES = 1 << 21
-# No feature is called dead on the word of fewer samples.
+# Smallest number of samples since the last check before a silent feature counts as dead.
 MIN_WATCHED = 1000
 
 
@@ -31,7 +31,7 @@ class Training:
     fit_intercept : bool
         Whether the intercept is trained.
     density : float
-        Fraction of the codes' entries that are expected not to be zero.
+        Fraction of non-zeros that is expected of the codes of the first batch.
     """
 
     def __init__(self, autoencoder, generator, *, fit_intercept=True, density=1.0):
@@ -45,7 +45,7 @@ class Training:
         self.has_fired = torch.zeros(
             len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
         )
-        self.n_watched = 0  # samples that `has_fired` is about
+        self.n_watched = 0  # samples since `has_fired` was cleared
         self._density = density
 
     @torch.enable_grad()  # whatever the caller has set

@@ -7,16 +7,16 @@ import torch
 from ..kernels import add_at_, sampled_product, select, transposed_product
 from ..optim import fitting_scale, normalize_, remove_along_
 
-# Two features whose atoms and whose encoders both have a cosine above this are one.
+# Two features are duplicates if the cosine of their atoms and that of their encoders exceed this.
 DUPLICATE_COSINE = 0.9
-# Cosines between all pairs of atoms are taken so many rows at a time.
+# Atoms that are compared with all others at a time.
 ROWS_TO_COMPARE = 4096
-# A feature is compared with so many atoms that are nearest to its own.
+# Only an atom's nearest neighbours are checked for duplicates.
 N_NEAREST = 8
-# An atom is split only where so many samples of a batch say in which direction.
+# Smallest number of samples of the batch on which an atom must be active to be split.
 MIN_SAMPLES_TO_SPLIT = 10
-# No more than this fraction of all features, or this number, are revived or split at a time: many
-# that are new are active together.
+# Largest number of features that are revived or split at a time: this fraction of all, or, of a
+# small dictionary, this number. New features tend to be active together.
 MAX_RESAMPLED = 0.05
 MAX_RESAMPLED_OF_FEW = 100
 POWER_ITERATIONS = 8
@@ -31,9 +31,10 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     the encoder row the same direction at 0.2 times the mean norm of the rows that are alive, the
     bias zero, and Adam's state of the feature is forgotten.
 
-    Several may be pointed at the same samples, and would add several times what is missing. So
-    no more than `MAX_RESAMPLED` of all are revived at a time, drawn at random, and their encoders
-    are scaled down together to what fits the residual best, in the sense of least squares.
+    Several features may be pointed at the same samples, and would together add several times the
+    residual. So at most a fraction `MAX_RESAMPLED` of all is revived at a time, drawn at random,
+    and their encoders are scaled down by the common factor that fits the residual best, by least
+    squares.
 
     Parameters
     ----------
@@ -78,13 +79,13 @@ def _most_resampled(n_components):
 
 @torch.no_grad()
 def merge_duplicates(autoencoder, alive):
-    """Let one of two features that have become the same stand for both.
+    """Merge duplicates: one of the two features gets both encoders, the other becomes free.
 
-    Two are the same if their atoms have a cosine above `DUPLICATE_COSINE`, and their encoders
-    too, the bias included: as p = w·x + b is the product of (w, b/√d) with (x, √d), and data come
-    with a norm of about √d, those vectors are compared. Such codes are active together, about, so
-    that the sum of the encoders gives the sum of the codes: max(0, p) + max(0, q) = max(0, p + q)
-    where p and q have the same sign.
+    Two features are duplicates if the cosine of their atoms exceeds `DUPLICATE_COSINE`, and that
+    of their encoders too, the bias included: p = w·x + b is the product of (w, b/√d) with (x, √d),
+    and ‖x‖ is about √d in training, so these vectors are compared. Duplicates are active on about
+    the same samples, so that the sum of their encoders gives the sum of their codes: max(0, p) +
+    max(0, q) = max(0, p + q) where p and q have the same sign.
 
     Parameters
     ----------
@@ -94,14 +95,14 @@ def merge_duplicates(autoencoder, alive):
     Returns
     -------
     free : tensor of shape (n_components,), bool
-        The features that are no longer needed, and silent.
+        The features that are no longer needed. Their encoders are zero.
     """
     atoms, weight, bias = (p.detach() for p in autoencoder.row_parameters[:3])
     n_components, n_features = atoms.shape
     encoder = normalize_(torch.cat([weight, bias[:, None] / math.sqrt(n_features)], dim=1))
     index = alive.nonzero()[:, 0]
     candidates = atoms[index]
-    # the first feature that each is like, itself where there is none before
+    # (n_components,): the first feature that each is a duplicate of, else its own number
     first = torch.arange(n_components, device=atoms.device)
     for start in range(0, len(index), ROWS_TO_COMPARE):
         end = min(start + ROWS_TO_COMPARE, len(index))
@@ -128,7 +129,7 @@ def merge_duplicates(autoencoder, alive):
 
 
 def _alike(atoms, encoder, one, other):
-    """Whether features are the same: both cosines of the pairs (m,), (m,) are large."""
+    """Whether the pairs of features (m,), (m,) are duplicates: bool of shape (m,)."""
     return torch.stack(
         [
             torch.linalg.vecdot(vectors[one], vectors[other]) > DUPLICATE_COSINE
@@ -139,7 +140,7 @@ def _alike(atoms, encoder, one, other):
 
 @torch.no_grad()
 def split(autoencoder, optimizer, free, keep, support, values, residual, generator):
-    """Let free features take one half each of atoms that stand for two directions.
+    """Split atoms that stand for two directions, and give one half of each to a free feature.
 
     An atom that has merged two true directions leaves residuals along their difference, with
     either sign. The direction v of most residual energy on the samples where an atom is active,
@@ -195,8 +196,8 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
     left[rows[: len(parents)]] = False
     rows = rows[: len(parents)]
 
-    # As long as the halves have not parted both are active where the atom was: each with half of
-    # its code, or they would add it twice, be merged into one twice as large, and so on.
+    # At first both halves are active wherever the atom was, so each gets half of its code. With
+    # all of it they would add it twice, and be merged again into an atom with twice the code.
     weight, bias = autoencoder.encoder_weight, autoencoder.encoder_bias
     norms = 0.5 * torch.linalg.vector_norm(weight[parents], dim=1, keepdim=True)
     bias[parents] *= 0.5

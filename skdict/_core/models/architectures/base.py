@@ -249,17 +249,15 @@ class Architecture(Parameterized):
         Parameters
         ----------
         values : tensor of shape (m,)
-            All codes of the batch that are positive, and some that are zero: to leave these out
-            would make the host wait for a GPU, for want of their number.
+            All codes of the batch that are positive, and some that are zero. To drop these, the
+            host would have to wait for a GPU that counts them.
         state : dict of str to tensor of shape (n_components,)
         n_rows : int
             B.
         """
 
     def rescale(self, state, rows, factor):
-        """Let the state follow, in place, components whose pre-activations grew.
-
-        Resampling merges and splits features, and scales encoders with it.
+        """Rescale the state in place, where resampling has rescaled rows of the encoder.
 
         Parameters
         ----------
@@ -267,7 +265,7 @@ class Architecture(Parameterized):
         rows : tensor of shape (m,), int64
             Numbers of the components.
         factor : tensor of shape (m,)
-            What their pre-activations have been multiplied by.
+            What their encoders, and so their pre-activations, have been multiplied by.
         """
 
     # -- the units of the data, and the end of training ------------------------------------

@@ -9,7 +9,8 @@ from .base import Architecture, threshold_of
 from .registry import register
 from .relu import ReLU
 
-# Bound of the logarithms of threshold and price: a target out of reach drives them on and on.
+# Bound of the logarithms of threshold and price: with a target that cannot be reached both would
+# diverge.
 MAX_LOG = 10.0
 
 
