@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, issparse
-from sklearn.utils import gen_batches
+from scipy.sparse import csr_array
 
+from .._core.data.reading import as_float64, row_slices
 from ..utils import _arrays
 
 # Elements per block of rows: 32 MB in float64.
@@ -45,17 +45,12 @@ def varies(variance, mean_square, n_samples):
 def row_blocks(X):
     """Slices of rows, each with at most BLOCK_SIZE elements of `X` (and at least one row)."""
     n_rows, n_columns = X.shape
-    return gen_batches(n_rows, max(1, BLOCK_SIZE // n_columns))
+    return row_slices(n_rows, max(1, BLOCK_SIZE // n_columns))
 
 
 def float64_block(X, rows):
     """The rows of a matrix from `as_matrix` as a dense float64 ndarray."""
-    block = X[rows]
-    if isinstance(block, torch.Tensor):
-        return block.to("cpu", torch.float64).numpy()
-    if issparse(block):
-        block = block.toarray()
-    return np.asarray(block, dtype=np.float64)
+    return as_float64(X[rows])
 
 
 def unit_rows(matrix):

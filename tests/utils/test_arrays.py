@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from sklearn import config_context
 
 import skdict
 from skdict._core.data import source
-from skdict._core.data.reading import take_rows
 from skdict._core.data.source import Source
-from skdict._core.tensors import from_numpy
 from skdict.utils._arrays import (
     as_matrix,
     as_numbers,
@@ -44,28 +41,6 @@ def codes_of(rows, n_columns=5):
 
 EXPECTED = np.arange(20)[:, None] + np.arange(5)
 EXPECTED = np.where(EXPECTED % 3 == 0, EXPECTED, 0)
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, sp.csr_array, sp.csr_matrix])
-def test_rows_are_dense_tensors(kind):
-    rows = Source(kind(X), CPU)
-    assert len(rows) == 20
-    index = torch.tensor([1, 4, 4, 19])
-    for got, want in ((rows[2:5], X[2:5]), (rows[index], X[index.numpy()]), (rows[:], X)):
-        assert isinstance(got, torch.Tensor)
-        assert got.dtype == torch.float32
-        np.testing.assert_array_equal(got.numpy(), want)
-
-
-@pytest.mark.parametrize("n_columns", [0, 2, 3, 6, 1000])
-@pytest.mark.usefixtures("small_blocks")
-def test_blocks_cover_the_rows_once(n_columns):
-    blocks = list(Source(X, CPU).blocks(n_columns))
-    assert [block.start for block, _ in blocks] == [0] + [block.stop for block, _ in blocks[:-1]]
-    assert blocks[-1][0].stop == 20
-    np.testing.assert_array_equal(torch.cat([x for _, x in blocks]).numpy(), X)
-    n_rows = {0: 4, 2: 4, 3: 4, 6: 2, 1000: 1}[n_columns]
-    assert {len(x) for _, x in blocks[:-1]} == {n_rows}
 
 
 @pytest.mark.parametrize(
@@ -100,21 +75,6 @@ def test_what_is_computed_from_a_memory_map_is_no_longer_one(tmp_path):
     widened = np.load(tmp_path / "x.npy", mmap_mode="r").astype(np.float32)
     assert isinstance(widened, np.memmap)
     np.testing.assert_array_equal(Source(check_activations(None, widened), CPU)[:], X)
-
-
-def test_from_numpy_shares_only_what_it_may():
-    array = X.copy()
-    assert from_numpy(array).numpy().base is not None
-    assert np.shares_memory(from_numpy(array).numpy(), array)
-    read_only = array.view()
-    read_only.flags.writeable = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for other in (read_only, array[::-1], array[:, ::-1], np.broadcast_to(array[0], (4, 3))):
-            got = from_numpy(other).numpy()
-            assert not np.shares_memory(got, array)
-            np.testing.assert_array_equal(got, other)
-    assert from_numpy(np.array(3.0)).item() == 3.0
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -190,18 +150,6 @@ def test_torch_does_not_warn_of_its_csr_tensors():
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.sparse_csr\n"
     assert done.stderr == ""
-
-
-@pytest.mark.parametrize("as_kind", [np.asarray, torch.tensor, sp.csr_array])
-@pytest.mark.parametrize("index", [[3, 4, 5], [0, 0, 2], [5, 4, 3], [2, 1, 2, 3, 4], [7], []])
-def test_take_rows(as_kind, index):
-    got = take_rows(as_kind(X), np.array(index, dtype=np.int64))
-    got = got.toarray() if sp.issparse(got) else np.asarray(got)
-    np.testing.assert_array_equal(got, X[index])
-
-
-def test_consecutive_rows_are_not_copied():
-    assert np.shares_memory(take_rows(X, np.arange(3, 9)), X)
 
 
 @pytest.mark.parametrize("column", ["x", b"x", "1.5"])

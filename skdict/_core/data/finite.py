@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from .reading import is_csr, release_pages
+from .reading import is_csr, release_pages, row_slices
 
 # Arrays of any shape are checked in blocks of about this many bytes.
 BLOCK_BYTES = 1 << 24
@@ -26,8 +26,8 @@ def check_entries_finite(X, name):
         check_piece(X, name)
         return
     step = max(1, BLOCK_BYTES // max(math.prod(X.shape[1:]) * X.dtype.itemsize, 1))
-    for start in range(0, X.shape[0], step):
-        check_piece(X[start : start + step], name, start)
+    for block in row_slices(X.shape[0], step):
+        check_piece(X[block], name, block.start)
         release_pages(X)
 
 

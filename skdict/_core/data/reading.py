@@ -19,6 +19,12 @@ def is_csr(X):
     return sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr
 
 
+def row_slices(n_rows, step):
+    """Yield slices of ``step`` rows, the last of as many as there are."""
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
 def read_rows(X, index):
     """Rows of X given by a slice or by an int64 tensor, of the kind that X is.
 
@@ -40,11 +46,21 @@ def read_rows(X, index):
 
 def as_dense(rows):
     """What `read_rows` returned as a dense tensor; shares its memory where that is possible."""
-    if sp.issparse(rows):
-        return from_numpy(rows.toarray())
     if not isinstance(rows, torch.Tensor):
-        return from_numpy(rows)
+        return from_numpy(rows.toarray() if sp.issparse(rows) else rows)
     return rows.to_dense() if rows.layout == torch.sparse_csr else rows
+
+
+def as_float64(rows):
+    """The same as a dense ndarray of float64."""
+    if isinstance(rows, torch.Tensor):
+        return as_dense(rows).to("cpu", torch.float64).numpy()
+    return np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
+
+
+def to_device(x, device, dtype=None):
+    """A tensor on a device, without waiting for a GPU to do what it has been told before."""
+    return x.to(device=device, dtype=dtype, non_blocking=device.type == "cuda")
 
 
 def take_rows(X, index):
@@ -73,7 +89,7 @@ def release_pages(X):
 def _rows_of_tensor(X, index):
     """Rows of a tensor, dense or CSR, given by a slice or by an int64 tensor."""
     if isinstance(index, torch.Tensor):
-        index = index.to(X.device)
+        index = to_device(index, X.device)
     if X.layout != torch.sparse_csr:
         return X[index]
     indptr = X.crow_indices()

@@ -3,7 +3,7 @@
 import torch
 
 from .finite import check_piece
-from .reading import as_dense, read_rows, release_pages
+from .reading import as_dense, read_rows, release_pages, row_slices, to_device
 from .shuffle import MAX_PERMUTED, buffers, draw_rows, permuted_batches
 from .statistics import statistics_of
 
@@ -87,10 +87,8 @@ class Source:
         ValueError
             If a block holds NaN or infinity; names the first with its row and column in X.
         """
-        step = self.block_size(n_columns)
         check = check and not self.is_finite
-        for start in range(0, len(self), step):
-            block = slice(start, min(start + step, len(self)))
+        for block in row_slices(len(self), self.block_size(n_columns)):
             yield block, self._read(block, check=check)
         self.is_finite |= check
 
@@ -120,7 +118,7 @@ class Source:
         for index, batches in buffers(len(self), batch_size, generator, row_bytes=row_bytes):
             buffer = self[index]
             for batch in batches:
-                yield buffer[batch.to(self.device)]
+                yield buffer[to_device(batch, self.device)]
 
     def draw(self, n_rows, generator):
         """Rows drawn without replacement, all if there are no more: (n, n_features)."""
@@ -130,9 +128,8 @@ class Source:
         """Raise a ValueError that names the first NaN or infinity in X; read at most once."""
         if self.is_finite:
             return
-        step = self.block_size()
-        for start in range(0, len(self), step):
-            self._piece(slice(start, min(start + step, len(self))), check=True)
+        for block in row_slices(len(self), self.block_size()):
+            self._piece(block, check=True)
             release_pages(self.X)
         self.is_finite = True
 
@@ -157,9 +154,7 @@ class Source:
     def _read(self, index, *, check):
         x = as_dense(self._piece(index, check=check))
         release_pages(self.X)
-        # without waiting for a GPU to do what it has been told before
-        upload = {"non_blocking": self.device.type == "cuda"}
-        return x.to(device=self.device, dtype=self.dtype, **upload).contiguous()
+        return to_device(x, self.device, self.dtype).contiguous()
 
     def _piece(self, index, *, check):
         """Rows as X holds them; checked if asked for and then given by a slice."""
