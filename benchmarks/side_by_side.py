@@ -4,7 +4,8 @@
 
 A program of each checkout waits for its turn: one go of the one, one of the other, and so on, in
 changing order. Printed are the medians and the median of the ratios of neighbours, with its
-quartiles: below 1 this checkout is the faster.
+quartiles: below 1 this checkout is the faster. Each runs its own copy of this script, as the
+modules that it imports move; a task has to be in both.
 """
 
 import argparse
