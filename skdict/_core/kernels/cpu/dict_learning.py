@@ -1,12 +1,21 @@
-"""Loops of dictionary learning on the CPU, in Numba: see `dict_learning`."""
+"""Sums and updates of online dictionary learning on the CPU."""
 
 import numpy as np
 
 from .compile import compiled
 
 
+def add_outer_products(matrix, support, values, weight):
+    tensors = matrix, support.indptr, support.indices, values
+    _add_outer_products(*(tensor.numpy() for tensor in tensors), weight)
+
+
+def update_in_turn(*tensors):
+    _update_in_turn(*(tensor.numpy() for tensor in tensors))
+
+
 @compiled()
-def add_outer_products(matrix, indptr, indices, values, weight):
+def _add_outer_products(matrix, indptr, indices, values, weight):
     for i in range(len(indptr) - 1):
         for entry in range(indptr[i], indptr[i + 1]):
             row, value = matrix[indices[entry]], values[entry] * values.dtype.type(weight)
@@ -15,7 +24,7 @@ def add_outer_products(matrix, indptr, indices, values, weight):
 
 
 @compiled(error_model="numpy", fastmath={"reassoc", "contract"})
-def update_in_turn(atoms, missing, code_code, used):
+def _update_in_turn(atoms, missing, code_code, used):
     n, d = atoms.shape
     new = np.empty(d, atoms.dtype)
     for j in range(n):

@@ -2,19 +2,51 @@
 
 import numpy as np
 
-from ...coding.omp import SMALLEST_ALPHA
-from .compile import compiled
-from .lasso import (
-    _dot,
-    _factorise,
-    _integers,
-    _residual_correlations,
-    _solve,
-    _top,
-    smallest_pivot,
-    solve_working_set,
-)
-from .select import _append_from
+from ..reference.omp import PursuitTogether
+from ..tolerances import ALPHA_OF_OMP
+from .compile import call_interruptibly, compiled
+from .gram import gram_fits, in_pieces, product
+from .linalg import dot, factorise, residual_correlations, smallest_pivot, solve
+from .search import append_from, integers_of, largest_key
+from .working_set import solve_working_set
+
+
+def omp(dictionary, weights, **settings):
+    of_device = PursuitOnGram if gram_fits(dictionary) else PursuitTogether
+    return of_device(dictionary, weights, **settings)
+
+
+class PursuitOnGram:
+    """Prepared pursuit; parameters and calls as `operations.omp` has them."""
+
+    def __init__(self, dictionary, weights, *, positive, rounding):
+        self.dictionary = dictionary
+        self.weights = weights
+        self.settings = positive, rounding
+        self.gram = product(dictionary, dictionary)
+
+    def __call__(self, x, n_nonzero, square_tol):
+        atoms, gram = self.dictionary.numpy(), self.gram.numpy()
+        are_equal = self.weights is None
+        weights = np.empty(0) if are_equal else self.weights.numpy()
+
+        def code(block):
+            piece = x[block]
+            first = product(piece, self.dictionary)
+            return call_interruptibly(
+                pursue_rows,
+                piece.numpy(),
+                first.numpy(),
+                atoms,
+                gram,
+                weights,
+                are_equal,
+                n_nonzero[block].numpy(),
+                square_tol[block].numpy(),
+                *self.settings,
+            )
+
+        return in_pieces(code, len(x), len(atoms))
 
 
 @compiled(error_model="numpy")
@@ -40,7 +72,7 @@ def pursue_rows(
     positive,
     rounding,
 ):
-    """Codes of some samples, as `omp.OrthogonalMatchingPursuit` has them.
+    """Codes of some samples by orthogonal matching pursuit.
 
     Parameters
     ----------
@@ -50,13 +82,14 @@ def pursue_rows(
     dictionary : array of shape (n, d)
     gram : array of shape (n, n)
     weights : array of shape (n,)
-        What a correlation with each atom counts; and whether all do the same.
+        What the correlation with an atom is multiplied by before atoms are compared.
     are_equal : bool
+        Whether all weights are 1; ``weights`` is not read then.
     n_nonzero : array of shape (B,), int64
     square_tol : array of shape (B,)
     positive : bool
     rounding : float
-        A correlation that is smaller, as a fraction of ‖x‖, is rounding.
+        A correlation that is smaller, as a fraction of ‖x‖, counts as zero.
 
     Returns
     -------
@@ -70,7 +103,7 @@ def pursue_rows(
     out_indices = np.empty((n_samples, room), np.int64)
     out_values = np.empty((n_samples, room), samples.dtype)
     q = np.empty(n, first.dtype)
-    keys = q.view(_integers(q))
+    keys = q.view(integers_of(q))
     found = np.empty(n, np.int64)
     atoms, codes = np.empty(room, np.int64), np.zeros(room)
     first_at_set, at_set = np.empty(room), np.empty(room)
@@ -79,22 +112,22 @@ def pursue_rows(
     factor, support = np.empty((room, room)), np.arange(room)
     for i in range(n_samples):
         x, c = samples[i], first[i]
-        square_x = _dot(x, x)
+        square_x = dot(x, x)
         smallest = rounding * np.sqrt(square_x)
         n_atoms, square = 0, square_x
         # where codes must not be negative atoms may leave again
         for _ in range((2 if positive else 1) * n_nonzero[i]):
             if n_atoms >= n_nonzero[i] or square <= square_tol[i]:
                 break
-            _residual_correlations(q, c, gram, atoms, codes, n_atoms)
+            residual_correlations(q, c, gram, atoms, codes, n_atoms)
             if not positive:
                 for j in range(n):
                     q[j] = abs(q[j])
             for j in range(n_atoms):
                 q[atoms[j]] = -1
             if are_equal:
-                top = _top(keys)
-                _append_from(keys, max(top, keys.dtype.type(1)), found, 0)
+                top = largest_key(keys)
+                append_from(keys, max(top, keys.dtype.type(1)), found, 0)
                 entrant = found[0]
                 if top == 0 or not q[entrant] > smallest:
                     break
@@ -103,17 +136,17 @@ def pursue_rows(
                 if entrant < 0:
                     break
             atoms[n_atoms], codes[n_atoms] = entrant, 0.0
-            first_at_set[n_atoms] = _dot(x, dictionary[entrant])
+            first_at_set[n_atoms] = dot(x, dictionary[entrant])
             row = gram[entrant]
             for k in range(n_atoms + 1):
                 sub_gram[n_atoms, k] = sub_gram[k, n_atoms] = row[atoms[k]]
-            if _factorise(sub_gram, support, n_atoms, n_atoms + 1, least, factor):
+            if factorise(sub_gram, support, n_atoms, n_atoms + 1, least, factor):
                 break
             n_atoms += 1
-            _solve(factor, n_atoms, first_at_set, codes)
+            solve(factor, n_atoms, first_at_set, codes)
             if positive and codes[:n_atoms].min() <= 0:
                 codes[:n_atoms] = 0.0
-                alpha = SMALLEST_ALPHA * np.abs(first_at_set[:n_atoms]).max()
+                alpha = ALPHA_OF_OMP * np.abs(first_at_set[:n_atoms]).max()
                 solve_working_set(
                     sub_gram, first_at_set, codes, at_set, n_atoms, alpha, True, least, work
                 )
@@ -127,12 +160,12 @@ def pursue_rows(
                 for j in range(n_atoms):
                     for k in range(j + 1):
                         sub_gram[j, k] = sub_gram[k, j] = gram[atoms[j], atoms[k]]
-                _factorise(sub_gram, support, 0, n_atoms, least, factor)
+                factorise(sub_gram, support, 0, n_atoms, least, factor)
                 at_set[:n_atoms] = codes[:n_atoms]
-                _solve(factor, n_atoms, first_at_set, codes)
+                solve(factor, n_atoms, first_at_set, codes)
                 if codes[:n_atoms].min() <= 0:
                     codes[:n_atoms] = at_set[:n_atoms]
-            square = square_x - _dot(codes[:n_atoms], first_at_set[:n_atoms])
+            square = square_x - dot(codes[:n_atoms], first_at_set[:n_atoms])
         counts[i] = n_atoms
         out_indices[i, :n_atoms] = atoms[:n_atoms]
         out_values[i, :n_atoms] = codes[:n_atoms]

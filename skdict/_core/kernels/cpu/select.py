@@ -1,14 +1,17 @@
 """`select` on the CPU: every thread multiplies and searches its share of the rows.
 
 A block of pre-activations is searched right after its product, while it is in the cache of the
-core. The search is compiled by Numba when first used, and kept on disk.
+core. It is searched as integers (see `search`), of 2, 4 or 8 bytes alike.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..bfloat16 import rounded
 from .compile import compiled
+from .instructions import cpu_has, cpu_has_bfloat16
+from .search import append_from, bound_of_largest, n_at_least
 from .threads import map_on_cores
 
 # Pre-activations of a block: 2 MiB in bfloat16, 4 MiB in int32.
@@ -16,20 +19,27 @@ BLOCK_ELEMENTS = 1 << 20
 # Loops over so many neighbours become vector instructions.
 LANES = 128
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-# The scale of a row of zeros, by which something can be divided.
+# The scale of a row of zeros: not zero, since entries are divided by it.
 SMALLEST = np.finfo(np.float32).tiny
-
-# Rounding to 8 bits may change entries of x and of the weight by this fraction of their mean size.
+# Largest rounding noise of x and the weight in 8 bits, as a fraction of their mean |entry|.
 MAX_NOISE = 0.06
+
+
+def select(x, weight, bias, k):
+    if x.dtype == torch.float32:
+        if k is not None and cpu_has("vnni"):
+            found = select_largest_in_8_bits(x, weight, bias, k)
+            if found is not None:
+                return found
+        if cpu_has_bfloat16():
+            x, weight, bias = rounded(x, weight, bias, raised=k is None)
+    return select_rows(x, weight, bias, k)
 
 
 def select_rows(x, weight, bias, k):
     """Entries of x @ weight.T + bias above zero, or the k largest of each row among them.
 
-    Positive floating-point numbers are in the order of their bit patterns, read as signed
-    integers, and all others are no larger than zero so read (a NaN is very large, and goes on to
-    be noticed). The search therefore works on integers, of 2, 4 or 8 bytes alike.
+    A NaN counts as the largest, so that it is noticed later.
 
     Returns
     -------
@@ -54,7 +64,7 @@ def select_rows(x, weight, bias, k):
 
 
 def select_largest_in_8_bits(x, weight, bias, k):
-    """`select_rows` on rounded x and weight; None where 8 bits are too few.
+    """`select_rows` of x and weight rounded to 8 bits; None where that is too coarse.
 
     Every row of x and of the weight is rounded to multiples of its largest entry / 127. Sums of
     products of integers are exact.
@@ -75,10 +85,10 @@ def select_largest_in_8_bits(x, weight, bias, k):
 
 
 def _in_8_bits(rows):
-    """Rows (m, d) as int8; what to multiply them by (m,); how much that changes them.
+    """Quantise rows (m, d) to int8: the codes, the scale of each row and the rounding noise.
 
-    Rounding to multiples of s changes an entry by s / √12 in root mean square. The mean over rows
-    of that, over the row's mean |entry|: a row with one peak would lose all else.
+    Rounding to multiples of s changes an entry by s / √12 in root mean square. The noise is the
+    mean over rows of that, relative to the row's mean |entry|: a row with one peak loses all else.
     """
     rows = rows.detach().contiguous()
     rounded = torch.empty(rows.shape, dtype=torch.int8, device="cpu")
@@ -101,15 +111,6 @@ def _without_gaps(indices, counts):
     """The first counts[i] of indices[i], one row after the other."""
     k = indices.shape[1]
     return indices.ravel() if counts.min() == k else indices[np.arange(k) < counts[:, None]]
-
-
-def transpose(indptr, indices, n_columns):
-    """From CSR to CSC: indptr (n_columns + 1,), rows (nnz,), and the entry that each one was."""
-    nnz = len(indices)
-    new_indptr = np.zeros(n_columns + 1, np.int64)
-    rows, order = np.empty(nnz, np.int64), np.empty(nnz, np.int64)
-    _transpose(indptr.numpy(), indices.numpy(), new_indptr, rows, order)
-    return tuple(torch.from_numpy(array) for array in (new_indptr, rows, order))
 
 
 @compiled()
@@ -141,67 +142,14 @@ def _largest_and_sum(bits, row):
 @compiled()
 def _count_positive(keys, counts):
     for i in range(len(keys)):
-        counts[i] = _n_at_least(keys[i], keys.dtype.type(1))
-
-
-@compiled()
-def _n_at_least(keys, bound):
-    count = np.int32(0)  # in few bytes: as many fit into a vector register
-    for key in keys:
-        count += np.int32(key >= bound)
-    return count
+        counts[i] = n_at_least(keys[i], keys.dtype.type(1))
 
 
 @compiled()
 def _find_positive(keys, indices):
     end = 0
     for i in range(len(keys)):
-        end = _append_from(keys[i], keys.dtype.type(1), indices, end)
-
-
-# The position of a uint64's only bit b: b times a de Bruijn sequence, shifted, is in this table.
-DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
-BIT_POSITION = np.empty(64, np.int64)
-for _position in range(64):
-    BIT_POSITION[(int(DE_BRUIJN) << _position & 0xFFFFFFFFFFFFFFFF) >> 58] = _position
-
-
-@compiled()
-def _append_from(row, bound, indices, end):
-    """Append the positions of entries >= bound to indices from ``end``; where they end."""
-    whole = len(row) // 64 * 64
-    for start in range(0, whole, 64):
-        bits = np.uint64(0)
-        for lane in range(64):
-            bits |= np.uint64(row[start + lane] >= bound) << np.uint64(lane)
-        while bits:
-            lowest = bits & (~bits + np.uint64(1))
-            indices[end] = start + BIT_POSITION[(lowest * DE_BRUIJN) >> np.uint64(58)]
-            end += 1
-            bits ^= lowest
-    for j in range(whole, len(row)):
-        if row[j] >= bound:
-            indices[end] = j
-            end += 1
-    return end
-
-
-@compiled()
-def _bound_of_largest(keys, k, spare, low, high):
-    """A bound in [low, high) with k to k + spare keys >= it, or the largest with at least k.
-
-    Low where no other has k.
-    """
-    while high - low > 1:
-        middle = low + (high - low) // 2
-        count = _n_at_least(keys, keys.dtype.type(middle))
-        if count < k:
-            high = middle
-        else:
-            low = middle
-            if count <= k + spare:
-                break
-    return low
+        end = append_from(keys[i], keys.dtype.type(1), indices, end)
 
 
 @compiled()
@@ -218,12 +166,12 @@ def _largest_of_row(row, found, candidates, values):
     top = np.int64(lanes.max())
     bound = np.int64(1)
     if k <= LANES:  # k of the maxima over lanes are entries, so the k-th largest is no smaller
-        bound = _bound_of_largest(lanes, k, k // 8, max(bound, np.int64(lanes.min())), top + 1)
-    n_candidates = _append_from(row, row.dtype.type(bound), candidates, 0)
+        bound = bound_of_largest(lanes, k, k // 8, max(bound, np.int64(lanes.min())), top + 1)
+    n_candidates = append_from(row, row.dtype.type(bound), candidates, 0)
     for j in range(n_candidates):
         values[j] = row[candidates[j]]
     if n_candidates > k:
-        bound = _bound_of_largest(values[:n_candidates], k, 0, bound, top + 1)
+        bound = bound_of_largest(values[:n_candidates], k, 0, bound, top + 1)
     smallest = row.dtype.type(bound)
     n_ties = k  # of the entries that equal the bound, the first n_ties are taken
     for j in range(n_candidates):
@@ -257,19 +205,3 @@ def _find_largest_scaled(products, row_scale, column_scale, bias, indices, count
         for j in range(n):
             row[j] = np.float32(products[i, j]) * (scale * column_scale[j]) + bias[j]
         counts[i] = _largest_of_row(keys, indices[i], candidates, values)
-
-
-@compiled()
-def _transpose(indptr, indices, new_indptr, rows, order):
-    """Counting sort: stable, in time proportional to the entries."""
-    for column in indices:
-        new_indptr[column + 1] += 1
-    for column in range(1, len(new_indptr)):
-        new_indptr[column] += new_indptr[column - 1]
-    ends = new_indptr.copy()
-    for row in range(len(indptr) - 1):
-        for entry in range(indptr[row], indptr[row + 1]):
-            place = ends[indices[entry]]
-            ends[indices[entry]] += 1
-            rows[place] = row
-            order[place] = entry

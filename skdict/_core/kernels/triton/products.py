@@ -1,38 +1,36 @@
-"""Bodies of `encode_at`, `decode` and their gradients on CUDA devices, in Triton.
+"""Products with codes at a support on CUDA devices, in Triton.
 
-One program for each row of the codes (a column of them for the transposed product), so that no
-two write to the same place: results do not depend on the order in which programs run. Sums are in
-float32, or float64 for such data. TRITON_INTERPRET=1 runs the same kernels on the CPU.
+One program for each row of the codes (each column, for the transposed product), so that no two
+write to the same place: results do not depend on the order in which programs run. Sums are in
+float32, and in float64 for float64. TRITON_INTERPRET=1 runs the same kernels on the CPU.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-# Entries and features that a program takes at a time.
+# Entries and features that a program loads at a time.
 BLOCK_ENTRIES = 16
 BLOCK_FEATURES = 256
 
 
-def weighted_sums(values, indptr, indices, table):
-    """``z @ table`` for codes z in CSR: (B, d)."""
-    out = torch.empty(len(indptr) - 1, table.shape[1], dtype=table.dtype, device=table.device)
+def weighted_sums(values, support, table):
+    out = torch.empty(len(support.indptr) - 1, table.shape[1], dtype=table.dtype, device=table.device)
     grid = (len(out), triton.cdiv(table.shape[1], BLOCK_FEATURES))
     if len(out):
         _weighted_sums[grid](
-            values, indptr, indices, table.contiguous(), out, table.shape[1],
+            values, support.indptr, support.indices, table.contiguous(), out, table.shape[1],
             BLOCK_ENTRIES, BLOCK_FEATURES, _accumulator(table),
         )  # fmt: skip
     return out
 
 
-def products_at(left, right, indptr, indices):
-    """Entries of ``left @ right.T`` at a support in CSR: (nnz,)."""
-    out = torch.empty(len(indices), dtype=left.dtype, device=left.device)
-    if len(indices):
-        _products_at[(len(left),)](
-            left.contiguous(), right.contiguous(), indptr, indices, out, left.shape[1],
-            BLOCK_ENTRIES, BLOCK_FEATURES, _accumulator(left),
+def sampled_product(left, right, support):
+    out = torch.empty(len(support.indices), dtype=left.dtype, device=left.device)
+    if len(out):
+        _sampled_product[(len(left),)](
+            left.contiguous(), right.contiguous(), support.indptr, support.indices, out,
+            left.shape[1], BLOCK_ENTRIES, BLOCK_FEATURES, _accumulator(left),
         )  # fmt: skip
     return out
 
@@ -66,7 +64,7 @@ def _weighted_sums(
 
 
 @triton.jit
-def _products_at(
+def _sampled_product(
     left, right, indptr, indices, out, n_features,
     BLOCK_ENTRIES: tl.constexpr, BLOCK_FEATURES: tl.constexpr, ACCUMULATOR: tl.constexpr,
 ):  # fmt: skip

@@ -1,0 +1,82 @@
+"""Finding the largest numbers, on integers that are read from the bits of floats.
+
+Positive floating-point numbers are in the order of their bit patterns, read as signed integers,
+and all others are no larger than zero so read (a NaN is very large).
+"""
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from .compile import compiled
+
+# The position of a uint64's only bit b: b times a de Bruijn sequence, shifted, is in this table.
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+BIT_POSITION = np.empty(64, np.int64)
+for _position in range(64):
+    BIT_POSITION[(int(DE_BRUIJN) << _position & 0xFFFFFFFFFFFFFFFF) >> 58] = _position
+
+
+def integers_of(values):
+    """The integers whose order, read from the same bits, is that of positive values."""
+    return np.int32 if values.dtype == np.float32 else np.int64
+
+
+@overload(integers_of, inline="always")
+def _(values):
+    integers = types.int32 if values.dtype == types.float32 else types.int64
+    return lambda values: integers
+
+
+@compiled(error_model="numpy", fastmath={"reassoc", "contract"})
+def largest_key(keys):
+    largest = keys.dtype.type(0)
+    for i in range(len(keys)):
+        largest = max(largest, keys[i])
+    return largest
+
+
+@compiled()
+def n_at_least(keys, bound):
+    count = np.int32(0)  # in few bytes: as many fit into a vector register
+    for key in keys:
+        count += np.int32(key >= bound)
+    return count
+
+
+@compiled()
+def append_from(row, bound, indices, end):
+    """Append the positions of entries >= bound to indices from ``end``; where they end."""
+    whole = len(row) // 64 * 64
+    for start in range(0, whole, 64):
+        bits = np.uint64(0)
+        for lane in range(64):
+            bits |= np.uint64(row[start + lane] >= bound) << np.uint64(lane)
+        while bits:
+            lowest = bits & (~bits + np.uint64(1))
+            indices[end] = start + BIT_POSITION[(lowest * DE_BRUIJN) >> np.uint64(58)]
+            end += 1
+            bits ^= lowest
+    for j in range(whole, len(row)):
+        if row[j] >= bound:
+            indices[end] = j
+            end += 1
+    return end
+
+
+@compiled()
+def bound_of_largest(keys, k, spare, low, high):
+    """A bound in [low, high) with k to k + spare keys >= it, or the largest with at least k.
+
+    Low where no other has k.
+    """
+    while high - low > 1:
+        middle = low + (high - low) // 2
+        count = n_at_least(keys, keys.dtype.type(middle))
+        if count < k:
+            high = middle
+        else:
+            low = middle
+            if count <= k + spare:
+                break
+    return low
