@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from activations import collect, draw, load_extractor
 from peers import dictionary_learning, saelens, skdict, sparsify
 
-from skdict._core import kernels
+from skdict._core.kernels import differentiable
+from skdict._core.kernels.cpu.instructions import cpu_has_bfloat16
 from skdict._core.models import autoencoder as autoencoder_module
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.optim import UnitNormAdam
@@ -45,7 +46,7 @@ def skdict_stepper(x, architecture, n_components, **schedule):
 
 def floor(x, n_components):
     """The encoder's scan alone, in bfloat16 where `select` uses it."""
-    dtype = torch.bfloat16 if kernels.cpu_has_bfloat16() else torch.float32
+    dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     weight = torch.randn(n_components, x.shape[1]).to(dtype)
     x = x.to(dtype)
 
@@ -184,8 +185,9 @@ def phases(name, step, batches):
 
     undo = [
         timed(autoencoder_module, "select", "select"),
-        timed(kernels, "sampled_product", "encode_at, products with the residual"),
-        timed(kernels, "_weighted_sums", "decode, gradients of both weights"),
+        timed(differentiable, "sampled_product", "encode_at, products with the residual"),
+        timed(differentiable, "weighted_sums", "decode"),
+        timed(differentiable, "transposed_product", "gradients of both weights"),
         timed(UnitNormAdam, "step", "optimiser"),
     ]
     n_steps = 10

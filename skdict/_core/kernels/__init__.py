@@ -15,6 +15,7 @@ from .differentiable import decode, encode_at, half_squared_error, reconstructio
 from .operations import (
     add_at_,
     add_outer_products,
+    encode,
     lasso,
     omp,
     sampled_product,
@@ -31,6 +32,7 @@ __all__ = [
     "add_outer_products",
     "csr_tensor",
     "decode",
+    "encode",
     "encode_at",
     "half_squared_error",
     "lasso",

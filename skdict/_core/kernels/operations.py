@@ -92,6 +92,27 @@ def update_in_turn(atoms, missing, code_code, used):
     body("update_in_turn", atoms.device)(atoms, missing, code_code, used)
 
 
+def encode(weight, bias, n_largest, threshold):
+    """Prepare an encoder: z_j = p_j where p_j > θ_j, else 0, with p = centred @ weight.T + bias.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n, d)
+    bias : tensor of shape (n,)
+    n_largest : int or None
+        Keep only so many of the largest entries of each row.
+    threshold : tensor of shape (n,) or None
+        θ ≥ 0; None is zero.
+
+    Returns
+    -------
+    code : callable
+        Takes centred samples (B, d). Returns counts (B,), indices (nnz,) and values (nnz,) of
+        their codes.
+    """
+    return body("encode", weight.device)(weight, bias, n_largest, threshold)
+
+
 def lasso(dictionary, *, dtype, least_alpha, positive, tol, max_iter):
     """Prepare a dictionary for Lasso codes: min ½‖x - z D‖² + α‖z‖₁ over z, or over z >= 0.
 

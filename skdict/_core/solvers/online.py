@@ -9,7 +9,13 @@ on, not penalised and of any norm.
 import torch
 
 from ..coding.lasso import Lasso
-from ..kernels import add_at_, decode, transposed_product
+from ..kernels import (
+    add_at_,
+    add_outer_products,
+    decode,
+    transposed_product,
+    update_in_turn,
+)
 from ..optim import normalize_
 
 # Of each sample's Lasso objective. With a tenth of it the atoms become no better.
@@ -123,54 +129,3 @@ class OnlineDictionaryLearning:
             setattr(learner, name, state[name].to(device, copy=True))
         learner.n_steps = state["n_steps"]
         return learner
-
-
-def add_outer_products(matrix, support, values, weight):
-    """matrix[:n, :n] += weight · zᵀz for codes z by their values at the support, in place."""
-    if matrix.device.type != "cpu":
-        add_products_densely(matrix, support, values, weight)
-        return
-    from ..kernels.cpu.dict_learning import (
-        add_outer_products as add,  # Numba takes a moment to import
-    )
-
-    tensors = matrix, support.indptr, support.indices, values
-    add(*(tensor.numpy() for tensor in tensors), weight)
-
-
-def add_products_densely(matrix, support, values, weight):
-    """`add_outer_products` in torch's operators, for any device."""
-    codes = support.dense(values)
-    n = codes.shape[1]
-    matrix[:n, :n].addmm_(codes.T, codes, alpha=weight)
-
-
-def update_in_turn(atoms, missing, code_code, used):
-    """Update a block of atoms, each with those before it as they have become; in place.
-
-    Parameters
-    ----------
-    atoms : tensor of shape (m, d)
-    missing : tensor of shape (m, d)
-        Rows of B - A D; overwritten.
-    code_code : tensor of shape (m, m)
-        A, of these atoms.
-    used : tensor of shape (m,), bool
-        Others stay as they are.
-    """
-    if atoms.device.type != "cpu":
-        update_in_turn_plainly(atoms, missing, code_code, used)
-        return
-    from ..kernels.cpu.dict_learning import (
-        update_in_turn as update,  # Numba takes a moment to import
-    )
-
-    update(*(tensor.numpy() for tensor in (atoms, missing, code_code, used)))
-
-
-def update_in_turn_plainly(atoms, missing, code_code, used):
-    """`update_in_turn` in torch's operators, for any device."""
-    for j in used.nonzero()[:, 0].tolist():  # sync
-        new = normalize_((atoms[j] + missing[j] / code_code[j, j])[None])[0]
-        missing -= code_code[:, j, None] * (new - atoms[j])
-        atoms[j] = new

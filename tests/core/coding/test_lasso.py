@@ -6,9 +6,11 @@ import torch
 from scipy.optimize import nnls
 from sklearn.decomposition import sparse_encode
 
-from skdict._core.coding import lasso
-from skdict._core.coding.lasso import Lasso, solve_working_sets
+from skdict._core.coding.lasso import Lasso
 from skdict._core.kernels import Support
+from skdict._core.kernels.cpu import gram
+from skdict._core.kernels.cpu import lasso as lasso_on_cpu
+from skdict._core.kernels.reference.working_sets import solve_working_sets
 
 WAYS = ("one by one", "together", "together in torch")
 
@@ -17,9 +19,9 @@ WAYS = ("one by one", "together", "together in torch")
 def way(request, monkeypatch):
     """Choose a way to find codes: that of the CPU, of large dictionaries, of CUDA."""
     if request.param != "one by one":
-        monkeypatch.setattr(lasso, "GRAM_BYTES", 0)
+        monkeypatch.setattr(gram, "GRAM_BYTES", 0)
     if request.param == "together in torch":
-        monkeypatch.setattr(lasso, "_solve_on_cpu", solve_working_sets)
+        monkeypatch.setattr(lasso_on_cpu, "solve_by_loops", solve_working_sets)
 
 
 def make_problem(dtype=torch.float64, n_samples=40, n=150, d=40, seed=0):
@@ -175,7 +177,7 @@ def test_scan_in_few_bits_is_bounded():
     """The error of the products that the search begins with is no more than its bound."""
     x, atoms = make_problem(torch.float32, n_samples=500)
     x *= torch.logspace(-3, 3, 500)[:, None]
-    products, error = lasso._Correlations(atoms)(x)
+    products, error = lasso_on_cpu.Correlations(atoms)(x)
     off = (products.double() - x.double() @ atoms.double().T).abs().amax(dim=1)
     assert (off <= error).all()
     assert (error <= 0.05 * torch.linalg.vector_norm(x, dim=1)).all()
@@ -198,7 +200,7 @@ def test_pieces_do_not_matter(n_threads, monkeypatch):
     x, atoms = make_problem(n_samples=50)
     expected = Lasso(atoms, 0.1)(x)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    monkeypatch.setattr(lasso, "PIECE_ELEMENTS", 150 * 7)
+    monkeypatch.setattr(gram, "PIECE_ELEMENTS", 150 * 7)
     found = Lasso(atoms, 0.1)(x)
     assert torch.equal(found[0].indices, expected[0].indices)
     torch.testing.assert_close(found[1], expected[1])

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from skdict._core.coding import lasso
 from skdict._core.coding.lasso import Lasso
 from skdict._core.kernels import Support
+from skdict._core.kernels.cpu import gram
 
 DTYPES = {torch.float64: 300, torch.float32: 30}  # and the powers of ten that they reach
 
@@ -45,7 +45,7 @@ def code(atoms, alpha, x, way, **options):
     """Dense codes and gaps of the rows of x."""
     with pytest.MonkeyPatch.context() as patch:
         if way == "together":
-            patch.setattr(lasso, "GRAM_BYTES", 0)
+            patch.setattr(gram, "GRAM_BYTES", 0)
         support, values, gaps = Lasso(atoms, alpha, **options)(x)
     assert values.dtype == x.dtype
     assert torch.isfinite(values).all() and (values != 0).all()
@@ -180,7 +180,7 @@ def test_any_start(start, way):
     values = torch.full((2,), start, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         if way == "together":
-            patch.setattr(lasso, "GRAM_BYTES", 0)
+            patch.setattr(gram, "GRAM_BYTES", 0)
         coder = Lasso(torch.eye(2, dtype=torch.float64), 0.1, positive=False)
         support, values, gaps = coder(x, (Support(indptr, indices, 2), values))
     np.testing.assert_allclose(support.dense(values), [[0.9, -0.4]], rtol=1e-9)
@@ -214,6 +214,6 @@ def test_it_ends_where_a_dictionary_has_diverged(bad, way):
     atoms[3, 2] = bad
     with pytest.MonkeyPatch.context() as patch:
         if way == "together":
-            patch.setattr(lasso, "GRAM_BYTES", 0)
+            patch.setattr(gram, "GRAM_BYTES", 0)
         gaps = Lasso(atoms, 0.1, positive=False)(x)[2]
     assert gaps.isnan().all()

@@ -7,8 +7,8 @@ from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 from test_lasso import dense, make_problem
 
-from skdict._core.coding import lasso
 from skdict._core.coding.omp import OrthogonalMatchingPursuit
+from skdict._core.kernels.cpu import gram
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("way")
 @pytest.fixture(params=["one by one", "together"])
 def way(request, monkeypatch):
     if request.param == "together":
-        monkeypatch.setattr(lasso, "GRAM_BYTES", 0)
+        monkeypatch.setattr(gram, "GRAM_BYTES", 0)
 
 
 @pytest.mark.parametrize("k", [1, 4, 25])

@@ -162,9 +162,11 @@ def test_the_package_runs_where_nothing_can_be_written(tmp_path):
     (copy / "_core" / "kernels" / "cpu" / "__pycache__").touch()
     code = """
 import skdict
-from skdict._core.kernels.cpu import dict_learning, lasso, omp, select  # all are decorated
+from skdict._core.kernels.cpu import dict_learning, encode, lasso, omp, select  # all decorate
 import torch
-print(skdict.__file__, select.transpose(torch.tensor([0, 1]), torch.tensor([2]), 3)[0].sum())
+from skdict._core.kernels import Support
+support = Support(torch.tensor([0, 1]), torch.tensor([2]), 3)
+print(skdict.__file__, support.transposed[0].sum())
 """
     variables = {"HOME": "/dev/null", "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": ""}
     found = run_script(code, tmp_path, **variables)

@@ -5,15 +5,15 @@ import torch
 
 from skdict._core.kernels import (
     add_at_,
-    cpu_has_bfloat16,
     decode,
     encode_at,
     half_squared_error,
     reconstruction_error,
     select,
-    select_rows_plainly,
 )
-from skdict._core.kernels.cpu import select as kernels_cpu
+from skdict._core.kernels.cpu import select as select_on_cpu
+from skdict._core.kernels.cpu.instructions import cpu_has_bfloat16
+from skdict._core.kernels.reference.select import select as select_plainly
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.models.architectures.base import keep_largest
 from skdict._core.models.autoencoder import Autoencoder
@@ -89,12 +89,12 @@ def dense_mask(indptr, indices, n):
 )
 def test_search_of_the_cpu_finds_what_the_plain_one_finds(n, k, dtype, n_threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    monkeypatch.setattr(kernels_cpu, "BLOCK_ELEMENTS", 20 * n)  # several blocks, one not full
+    monkeypatch.setattr(select_on_cpu, "BLOCK_ELEMENTS", 20 * n)  # several blocks, one not full
     x, weight, bias = (tensor.to(dtype) for tensor in tensors((131, 3), (n, 3), (n,)))
     x[7] = 0
     bias -= 0.5
-    found = kernels_cpu.select_rows(x, weight, bias, k)
-    expected = select_rows_plainly(x, weight, bias, k)
+    found = select_on_cpu.select_rows(x, weight, bias, k)
+    expected = select_plainly(x, weight, bias, k)
     assert found[1].dtype == torch.int64
     assert found[0].equal(expected[0])
     masks = [
@@ -112,7 +112,7 @@ def test_search_of_the_cpu_finds_what_the_plain_one_finds(n, k, dtype, n_threads
 def test_search_breaks_ties_and_keeps_the_number():
     x = torch.ones(5, 1, dtype=torch.float64)
     weight = torch.tensor([0.0, 1, 1, 1, 2, -1, 1, -0.0, 1])[:, None].double()
-    counts, indices = kernels_cpu.select_rows(x, weight, torch.zeros(9).double(), 3)
+    counts, indices = select_on_cpu.select_rows(x, weight, torch.zeros(9).double(), 3)
     assert counts.tolist() == [3] * 5
     assert indices.view(5, 3)[0].tolist() == [1, 2, 4]
 
@@ -120,7 +120,7 @@ def test_search_breaks_ties_and_keeps_the_number():
 def test_search_does_not_hide_what_is_not_a_number():
     x = torch.tensor([[torch.nan], [1.0], [-1.0]])
     for k in (None, 1):
-        counts, _ = kernels_cpu.select_rows(x, torch.ones(4, 1), torch.zeros(4), k)
+        counts, _ = select_on_cpu.select_rows(x, torch.ones(4, 1), torch.zeros(4), k)
         assert counts.tolist() == [4 if k is None else 1, 4 if k is None else 1, 0]
 
 
@@ -128,11 +128,11 @@ def test_search_does_not_hide_what_is_not_a_number():
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (33, 5), (1000, 32), (1000, 300), (40, 40)])
 def test_search_in_8_bits_finds_the_largest_of_the_rounded(n, k, n_threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
-    monkeypatch.setattr(kernels_cpu, "BLOCK_ELEMENTS", 20 * n)
+    monkeypatch.setattr(select_on_cpu, "BLOCK_ELEMENTS", 20 * n)
     x, weight, bias = (tensor.float() for tensor in tensors((131, 64), (n, 64), (n,)))
     x[7] = 0
     weight[0] = 0
-    counts, indices = kernels_cpu.select_largest_in_8_bits(x, weight, bias - 0.5, k)
+    counts, indices = select_on_cpu.select_largest_in_8_bits(x, weight, bias - 0.5, k)
     rounded = []
     for rows in (x.double(), weight.double()):
         scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-30)
@@ -153,11 +153,11 @@ def test_search_in_8_bits_finds_the_largest_of_the_rounded(n, k, n_threads, monk
 
 def test_search_in_8_bits_declines_what_they_cannot_hold():
     x, weight, bias = (tensor.float() for tensor in tensors((50, 64), (20, 64), (20,)))
-    assert kernels_cpu.select_largest_in_8_bits(x, weight, bias, 3) is not None
+    assert select_on_cpu.select_largest_in_8_bits(x, weight, bias, 3) is not None
     for entry in (1e3, torch.nan, torch.inf):
         peaked = x.clone()
         peaked[:, 0] = entry
-        assert kernels_cpu.select_largest_in_8_bits(peaked, weight, bias, 3) is None
+        assert select_on_cpu.select_largest_in_8_bits(peaked, weight, bias, 3) is None
         assert select(peaked, weight, bias, 3).shape == (50, 20)  # by other means
 
 
@@ -172,7 +172,7 @@ def test_search_in_8_bits_finds_nearly_what_an_exact_one_finds(monkeypatch):
 
 def test_threads_that_search_leave_the_number_of_threads_alone():
     before = torch.get_num_threads()
-    kernels_cpu.select_rows(torch.ones(100, 2), torch.ones(3, 2), torch.zeros(3), None)
+    select_on_cpu.select_rows(torch.ones(100, 2), torch.ones(3, 2), torch.zeros(3), None)
     assert torch.get_num_threads() == before
     assert torch.rand(300, 300).mm(torch.rand(300, 300)).shape == (300, 300)
 
@@ -205,7 +205,7 @@ def test_low_precision_scan_misses_nothing(monkeypatch, scale):
     weight = torch.randn(500, 64, generator=generator) / 8
     bias = -2 * scale * torch.rand(500, generator=generator)
     exact = (x.double() @ weight.double().T + bias.double()) > 0
-    monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("skdict._core.kernels.cpu.select.cpu_has_bfloat16", lambda: True)
     support = select(x, weight, bias)
     selected = dense_mask(support.indptr, support.indices, 500)
     assert not (exact & ~selected).any()
@@ -214,7 +214,7 @@ def test_low_precision_scan_misses_nothing(monkeypatch, scale):
 
 def test_low_precision_scan_misses_nothing_where_all_is_rounded_the_same_way(monkeypatch):
     """Every entry of x and of the weight loses almost half a unit in its last place."""
-    monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("skdict._core.kernels.cpu.select.cpu_has_bfloat16", lambda: True)
     lost = 1 + 0.99 * 2.0**-8
     one = torch.ones(32)
     x, weight = torch.cat([lost * one, one]), torch.cat([lost * one, -one])
@@ -231,7 +231,9 @@ def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch)
     dictionary, intercept, bias, x = (torch.randn(*s, generator=generator) for s in shapes)
     results = []
     for low_precision in (False, True):
-        monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda low=low_precision: low)
+        monkeypatch.setattr(
+            "skdict._core.kernels.cpu.select.cpu_has_bfloat16", lambda low=low_precision: low
+        )
         parameters = [
             p.clone().requires_grad_() for p in (dictionary, 0.5 * dictionary, bias - 2, intercept)
         ]
@@ -247,7 +249,7 @@ def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch)
 def test_low_precision_scan_of_the_largest(monkeypatch):
     """Few of the k largest are swapped, for entries as large up to rounding; gradients are exact
     for those that are selected."""
-    monkeypatch.setattr("skdict._core.kernels.cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr("skdict._core.kernels.cpu.select.cpu_has_bfloat16", lambda: True)
     generator = torch.Generator().manual_seed(0)
     shapes = [(500, 64), (500, 64), (500,), (64,), (300, 64)]
     *parameters, x = (torch.randn(*s, generator=generator) / 8 for s in shapes)

@@ -35,22 +35,21 @@ for B, d, n in ((7, 5, 40), (5, 256, 33), (9, 600, 100)):
         values = torch.randn(len(support.indices), generator=generator, dtype=dtype)
         z = torch.zeros(B, n, dtype=dtype)
         z[support.rows, support.indices] = values
-        on = [t.to(device) for t in (values, support.indptr, support.indices)]
-        close(products.weighted_sums(*on, right.to(device)), z @ right, dtype)
-        close(
-            products.products_at(left.to(device), right.to(device), *on[1:]),
-            (left @ right.T)[mask],
-            dtype,
-        )
+        on = kernels.Support(indptr.to(device), support.indices.to(device), n)
+        values, left_on, right_on = (t.to(device) for t in (values, left, right))
+        close(products.weighted_sums(values, on, right_on), z @ right, dtype)
+        close(products.sampled_product(left_on, right_on, on), (left @ right.T)[mask], dtype)
         columns, rows, order = (t.to(device) for t in support.transposed)
-        got = products.weighted_sums(on[0][order], columns, rows, left.to(device))
+        transposed = kernels.Support(columns, rows, B)
+        got = products.weighted_sums(values[order], transposed, left_on)
         close(got, z.T @ left, dtype)
 
 empty = torch.zeros(4, dtype=torch.int64, device=device)
 nothing = torch.zeros(0, dtype=torch.int64, device=device)
 table = torch.ones(2, 3, device=device)
-assert not products.weighted_sums(table.new_zeros(0), empty, nothing, table).any()
-assert products.products_at(table.new_zeros(3, 3), table, empty, nothing).shape == (0,)
+none = kernels.Support(empty, nothing, 2)
+assert not products.weighted_sums(table.new_zeros(0), none, table).any()
+assert products.sampled_product(table.new_zeros(3, 3), table, none).shape == (0,)
 print("checked")
 """
 

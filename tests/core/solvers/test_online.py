@@ -70,30 +70,6 @@ def test_atoms_are_updated_in_turn(block, fit_intercept, monkeypatch):
     np.testing.assert_allclose(learner.intercept, table[12], atol=1e-12)
 
 
-def test_torchs_operators_do_what_the_loops_do():
-    """What runs on CUDA, here on the CPU."""
-    codes = random_codes(20, 12)
-    support, values = as_support(codes)
-    expected = torch.zeros(13, 13).double()
-    expected[:12, :12] = 0.5 * codes.T @ codes
-    matrix = torch.zeros(13, 13).double()
-    dict_learning.add_outer_products(matrix, support, values, 0.5)
-    torch.testing.assert_close(matrix, expected)
-    matrix.zero_()
-    dict_learning.add_products_densely(matrix, support, values, 0.5)
-    torch.testing.assert_close(matrix, expected)
-
-    generator = torch.Generator().manual_seed(0)
-    atoms = normalize_(torch.randn(7, 5, generator=generator).double())
-    missing = torch.randn(7, 5, generator=generator).double()
-    a = torch.rand(7, 7, generator=generator).double() + torch.eye(7)
-    used = torch.arange(7) != 3
-    plain, fast = (atoms.clone(), missing.clone()), (atoms.clone(), missing.clone())
-    dict_learning.update_in_turn_plainly(*plain, a, used)
-    dict_learning.update_in_turn(*fast, a, used)
-    torch.testing.assert_close(fast[0], plain[0])
-
-
 def test_each_update_lowers_the_error_of_the_codes():
     learner, x = make_learner()
     codes = random_codes(50, 12)

@@ -5,58 +5,80 @@ which atoms may be active. Only their pre-activations are computed in float32, a
 those of float32: rounding costs time where it is coarse, and never an entry.
 """
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
+from ..reference.encode import encode as encode_plainly
 from .compile import compiled
-from .select import BLOCK_ELEMENTS, _append_from, _in_8_bits, _largest_of_row, _without_gaps
+from .instructions import cpu_has
+from .search import append_from
+from .select import BLOCK_ELEMENTS, in_8_bits, largest_of_row, without_gaps
 from .threads import map_on_cores
 
+# With fewer rows or components than these, rounding to 8 bits costs more than it saves.
+MIN_ROWS = 64
+MIN_COMPONENTS = 512
 # Of all entries: with more candidates than these the plain product is faster.
 MAX_CANDIDATES = 0.2
 
 
+def encode(weight, bias, n_largest, threshold):
+    scans = (
+        weight.dtype == torch.float32
+        and len(weight) >= MIN_COMPONENTS
+        and (n_largest is None or threshold is None)
+        and cpu_has("vnni")
+    )
+    return (Scan if scans else encode_plainly)(weight, bias, n_largest, threshold)
+
+
 class Scan:
-    """An encoder's weight, prepared for codes of many batches.
+    """A prepared encoder in float32; parameters and calls as `operations.encode` has them."""
 
-    Parameters
-    ----------
-    weight : tensor of shape (n, d), float32
-    bias : tensor of shape (n,)
-    """
-
-    def __init__(self, weight, bias):
+    def __init__(self, weight, bias, n_largest, threshold):
         self.weight, self.bias = weight.contiguous(), bias
-        self.low, self.scale, _ = _in_8_bits(self.weight)
-        norm = torch.linalg.vector_norm
-        low = self.low.float() * self.scale[:, None]
-        self.size = norm(self.weight, dim=1)  # (n,)
-        self.rounding = norm(self.weight - low, dim=1)  # (n,)
+        self.n_largest = n_largest
+        self.threshold = torch.zeros_like(bias) if threshold is None else threshold
+        self.plain = encode_plainly(weight, bias, n_largest, threshold)
 
-    def __call__(self, centred, n_largest, threshold):
-        """As `encoder.encode_plainly`; None where 8 bits tell too little."""
-        low, scale, _ = _in_8_bits(centred)
+    @cached_property
+    def rounded(self):
+        """The weight in 8 bits, its scales (n,), norms (n,) and norms of the rounding errors."""
+        low, scale, _ = in_8_bits(self.weight)
+        norm = torch.linalg.vector_norm
+        error = norm(self.weight - low.float() * scale[:, None], dim=1)
+        return low, scale, norm(self.weight, dim=1), error
+
+    def __call__(self, centred):
+        found = self._scan(centred) if len(centred) >= MIN_ROWS else None
+        return self.plain(centred) if found is None else found
+
+    def _scan(self, centred):
+        """The codes, or None where 8 bits tell too little."""
+        low_weight, *of_weight = self.rounded
+        low, scale, _ = in_8_bits(centred)
         norm = torch.linalg.vector_norm
         size = norm(centred, dim=1)
         # summing d products in float32 is off by at most d ε ‖x‖ ‖w‖, here and in the exact values
         summing = 2 * (centred.shape[1] + 8) * torch.finfo(torch.float32).eps
         rounding = norm(centred - low.float() * scale[:, None], dim=1) + summing * size
-        threshold = torch.zeros_like(self.bias) if threshold is None else threshold
-        of_atoms = self.weight, self.scale, self.size, self.rounding, self.bias, threshold
+        of_atoms = self.weight, *of_weight, self.bias, self.threshold
         of_atoms = [tensor.numpy() for tensor in of_atoms]
 
         def search(rows):
-            products = torch._int_mm(low[rows], self.low.T).numpy()
+            products = torch._int_mm(low[rows], low_weight.T).numpy()
             of_rows = (tensor[rows].numpy() for tensor in (centred, scale, size, rounding))
-            if n_largest is None:
+            if self.n_largest is None:
                 return _above_threshold(products, *of_rows, *of_atoms)
-            found = _largest(products, *of_rows, *of_atoms[:-1], n_largest)
+            found = _largest(products, *of_rows, *of_atoms[:-1], self.n_largest)
             counts, indices, values, n_candidates = found
             return (
                 counts,
-                _without_gaps(indices, counts),
-                _without_gaps(values, counts),
-                (n_candidates),
+                without_gaps(indices, counts),
+                without_gaps(values, counts),
+                n_candidates,
             )
 
         step = max(1, min(BLOCK_ELEMENTS // len(self.weight), -(-len(centred) // 2)))
@@ -111,19 +133,19 @@ def _largest(products, x, scale, size, rounding, weight, w_scale, w_size, w_roun
             upper,
         )
         bound = np.float32(0)
-        if _largest_of_row(lower.view(np.int32), found, candidates, spare) == k:
+        if largest_of_row(lower.view(np.int32), found, candidates, spare) == k:
             bound = np.float32(np.inf)
             for place in found:
                 bound = min(bound, lower[place])
         least[0] = bound
         smallest = max(least.view(np.int32)[0], np.int32(1))
-        m = _append_from(upper.view(np.int32), smallest, candidates, 0)
+        m = append_from(upper.view(np.int32), smallest, candidates, 0)
         for place in range(m):
             j = candidates[place]
             exact[place] = _dot(x[i], weight[j]) + bias[j]
         n_candidates += m
         kept = np.empty(m, np.int64)
-        count = _largest_of_row(
+        count = largest_of_row(
             exact[:m].view(np.int32), found[: min(k, m)], kept, np.empty(m, np.int32)
         )
         counts[i] = count
@@ -162,7 +184,7 @@ def _above_threshold(
             values = np.concatenate((values, np.empty(len(values) + n, np.float32)))
         for j in range(n):
             upper[j] -= threshold[j]
-        m = _append_from(upper.view(np.int32), np.int32(1), candidates, 0)
+        m = append_from(upper.view(np.int32), np.int32(1), candidates, 0)
         for j in candidates[:m]:
             value = _dot(x[i], weight[j]) + bias[j]
             if value > threshold[j]:

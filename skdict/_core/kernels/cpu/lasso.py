@@ -6,9 +6,10 @@ With c = D x and G = D Dᵀ the correlations of the atoms with the residual are 
 optimal where q_j = α sign(z_j) at its support and |q_j| <= α elsewhere (q_j <= α, if positive).
 
 `code_rows` solves the problem on a working set of atoms, adds the atoms that violate these
-conditions most, and repeats that until the duality gap is small. Correlations with all atoms are sums of as many rows
-of G as the code has non-zeros, in the precision of the data; everything at the working set is in
-float64, and so is the gap that is returned: it is exact in whatever precision the search was.
+conditions most, and repeats that until the duality gap is small. Correlations with all atoms are
+sums of as many rows of G as the code has non-zeros, in the precision of the data. Everything at
+the working set is in float64, and so is the gap that is returned: it is exact in whatever
+precision the search was.
 """
 
 import numpy as np

@@ -58,7 +58,7 @@ def select_rows(x, weight, bias, k):
             return counts, indices
         indices = np.empty((len(keys), k), np.int64)
         _find_largest(keys, indices, counts)
-        return counts, _without_gaps(indices, counts)
+        return counts, without_gaps(indices, counts)
 
     return _search_blocks(search, len(weight), x)
 
@@ -69,8 +69,8 @@ def select_largest_in_8_bits(x, weight, bias, k):
     Every row of x and of the weight is rounded to multiples of its largest entry / 127. Sums of
     products of integers are exact.
     """
-    x, x_scale, x_noise = _in_8_bits(x)
-    weight, weight_scale, weight_noise = _in_8_bits(weight)
+    x, x_scale, x_noise = in_8_bits(x)
+    weight, weight_scale, weight_noise = in_8_bits(weight)
     if not x_noise**2 + weight_noise**2 <= MAX_NOISE**2:  # NaNs neither
         return None
     weight_scale, bias = weight_scale.numpy(), bias.detach().numpy()
@@ -79,12 +79,12 @@ def select_largest_in_8_bits(x, weight, bias, k):
         products = torch._int_mm(block, weight.T).numpy()
         counts, indices = np.empty(len(block), np.int64), np.empty((len(block), k), np.int64)
         _find_largest_scaled(products, scale.numpy(), weight_scale, bias, indices, counts)
-        return counts, _without_gaps(indices, counts)
+        return counts, without_gaps(indices, counts)
 
     return _search_blocks(search, len(weight), x, x_scale)
 
 
-def _in_8_bits(rows):
+def in_8_bits(rows):
     """Quantise rows (m, d) to int8: the codes, the scale of each row and the rounding noise.
 
     Rounding to multiples of s changes an entry by s / √12 in root mean square. The noise is the
@@ -107,7 +107,7 @@ def _search_blocks(search, n_columns, *of_rows):
     return torch.from_numpy(np.concatenate(counts)), torch.from_numpy(np.concatenate(indices))
 
 
-def _without_gaps(indices, counts):
+def without_gaps(indices, counts):
     """The first counts[i] of indices[i], one row after the other."""
     k = indices.shape[1]
     return indices.ravel() if counts.min() == k else indices[np.arange(k) < counts[:, None]]
@@ -153,7 +153,7 @@ def _find_positive(keys, indices):
 
 
 @compiled()
-def _largest_of_row(row, found, candidates, values):
+def largest_of_row(row, found, candidates, values):
     """Write the positions of the largest positive entries to ``found``; how many there are."""
     n, k = len(row), len(found)
     lanes = np.zeros(LANES, row.dtype)
@@ -191,7 +191,7 @@ def _find_largest(keys, indices, counts):
     n = keys.shape[1]
     candidates, values = np.empty(n, np.int64), np.empty(n, keys.dtype)
     for i in range(len(keys)):
-        counts[i] = _largest_of_row(keys[i], indices[i], candidates, values)
+        counts[i] = largest_of_row(keys[i], indices[i], candidates, values)
 
 
 @compiled()
@@ -204,4 +204,4 @@ def _find_largest_scaled(products, row_scale, column_scale, bias, indices, count
         scale = row_scale[i]
         for j in range(n):
             row[j] = np.float32(products[i, j]) * (scale * column_scale[j]) + bias[j]
-        counts[i] = _largest_of_row(keys, indices[i], candidates, values)
+        counts[i] = largest_of_row(keys, indices[i], candidates, values)

@@ -71,9 +71,7 @@ class LassoByWorkingSets:
         before = gaps.new_full((len(x),), torch.inf)
         for iteration in range(self.max_iter + 1):
             sample, at = x[left].double(), alpha[left]
-            codes, residual, largest_in_set = self._solve(
-                sample, at, of_codes[left], atoms, codes
-            )
+            codes, residual, largest_in_set = self._solve(sample, at, of_codes[left], atoms, codes)
             scores = self._size(residual.to(x.dtype) @ self.padded.T).scatter_(1, atoms, -1)
             score, entrants = scores.topk(min(N_ENTRANTS, len(self.padded) - 1), dim=1)
             largest = torch.maximum(largest_in_set, score[:, 0])

@@ -69,7 +69,7 @@ class PursuitTogether:
         return atom, score > 0
 
     def _fit(self, sample, of_set, is_filler, going):
-        """Least-squares codes (B, m) of sets (B, m, d); whether the last atom depends on others."""
+        """Codes (B, m) of sets (B, m, d) by least squares; whether the last atom depends."""
         gram, first = of_set @ of_set.mT, (of_set @ sample[:, :, None])[:, :, 0]
         system = gram + torch.diag_embed(is_filler.double())
         factor, _ = torch.linalg.cholesky_ex(system)

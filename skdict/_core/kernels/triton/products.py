@@ -15,7 +15,9 @@ BLOCK_FEATURES = 256
 
 
 def weighted_sums(values, support, table):
-    out = torch.empty(len(support.indptr) - 1, table.shape[1], dtype=table.dtype, device=table.device)
+    out = torch.empty(
+        len(support.indptr) - 1, table.shape[1], dtype=table.dtype, device=table.device
+    )
     grid = (len(out), triton.cdiv(table.shape[1], BLOCK_FEATURES))
     if len(out):
         _weighted_sums[grid](
@@ -26,7 +28,7 @@ def weighted_sums(values, support, table):
 
 
 def sampled_product(left, right, support):
-    out = torch.empty(len(support.indices), dtype=left.dtype, device=left.device)
+    out = left.new_empty(len(support.indices))
     if len(out):
         _sampled_product[(len(left),)](
             left.contiguous(), right.contiguous(), support.indptr, support.indices, out,

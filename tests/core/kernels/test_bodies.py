@@ -1,0 +1,244 @@
+"""Every body in the table against the reference, and every reference against dense formulas."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+from skdict._core import kernels
+from skdict._core.kernels import Support, _dispatch
+from skdict._core.kernels._dispatch import TABLE, body
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.float64]
+
+
+def function(module, operation):
+    return getattr(import_module(f"skdict._core.kernels.{module}"), operation)
+
+
+def bodies(operation):
+    """The reference, and the others that run on the CPU."""
+    modules = {m for m in TABLE[operation].values() if not m.startswith("triton.")}
+    modules = sorted(modules - {TABLE[operation]["any"]})
+    return function(TABLE[operation]["any"], operation), [function(m, operation) for m in modules]
+
+
+def randn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def sparse_codes(n_rows=20, n=12, dtype=torch.float64, seed=0):
+    """Codes with a row and a column of zeros."""
+    codes = randn(n_rows, n, seed=seed, dtype=dtype).relu()
+    codes[3], codes[:, 4] = 0, 0
+    return codes, *Support.of(codes)
+
+
+def close(found, expected, dtype):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("operation", TABLE)
+def test_every_operation_has_a_reference_and_every_entry_is_there(operation):
+    assert TABLE[operation].keys() <= {"any", "cpu", "cuda"}
+    assert TABLE[operation]["any"].startswith("reference.")
+    for module in TABLE[operation].values():
+        if module.startswith("triton."):
+            pytest.importorskip("triton")
+        assert callable(function(module, operation))
+
+
+def test_devices_without_a_body_take_the_reference():
+    for operation in TABLE:
+        reference, _ = bodies(operation)
+        assert body(operation, torch.device("xpu")) is reference
+        assert body(operation, CPU) is not reference
+
+
+def test_operations_go_by_the_table(monkeypatch):
+    _, support, values = sparse_codes()
+    monkeypatch.setitem(_dispatch.TABLE, "weighted_sums", {"any": TABLE["sampled_product"]["any"]})
+    monkeypatch.setattr(
+        "skdict._core.kernels.reference.products.weighted_sums", lambda *_: "the reference"
+    )
+    assert kernels.weighted_sums(values, support, randn(12, 5)) == "the reference"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("block", [1 << 24, 7])
+def test_products(dtype, block, monkeypatch):
+    codes, support, values = sparse_codes(dtype=dtype)
+    monkeypatch.setattr("skdict._core.kernels.reference.products.BLOCK_ELEMENTS", block)
+    left, table = randn(20, 5, dtype=dtype, seed=1), randn(12, 5, dtype=dtype, seed=2)
+    reference, others = bodies("weighted_sums")
+    for weighted_sums in (reference, *others):
+        close(weighted_sums(values, support, table), codes @ table, dtype)
+    reference, others = bodies("sampled_product")
+    for sampled_product in (reference, *others):
+        close(sampled_product(left, table, support), (left @ table.T)[codes != 0], dtype)
+    rows = randn(len(values), 3, dtype=dtype, seed=3)
+    expected = (codes != 0).to(dtype).T.new_zeros(12, 3)
+    for row, index in zip(rows, support.indices, strict=True):
+        expected[index] += row
+    reference, others = bodies("add_at_")
+    for add_at_ in (reference, *others):
+        table = rows.new_zeros(12, 3)
+        assert add_at_(table, support.indices, rows) is table
+        close(table, expected, dtype)
+
+
+def test_transpose():
+    codes, support, values = sparse_codes()
+    reference, others = bodies("transpose")
+    for transpose in (reference, *others):
+        indptr, rows, order = transpose(support)
+        found = Support(indptr, rows, len(codes)).dense(values[order])
+        assert torch.equal(found, codes.T)
+        assert torch.equal(order, reference(support)[2])  # rows of a column ascend
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_select(k):
+    x, weight, bias = randn(20, 5), randn(12, 5, seed=1), randn(12, seed=2)
+    pre = x @ weight.T + bias
+    expected = pre > 0
+    if k is not None:
+        expected &= pre >= pre.topk(k).values[:, -1:]
+    reference, others = bodies("select")
+    for select in (reference, *others):
+        counts, indices = select(x, weight, bias, k)
+        assert torch.equal(counts, expected.sum(dim=1))
+        found = torch.zeros_like(expected)
+        found[torch.repeat_interleave(torch.arange(20), counts), indices] = True
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("block, mask", [(1 << 24, 1 << 30), (24, 100)])
+@pytest.mark.parametrize("k", [None, 3])
+def test_select_for_cuda_in_blocks(k, block, mask, monkeypatch):
+    """In bfloat16 it finds what the reference finds in rounded operands."""
+    bfloat16 = import_module("skdict._core.kernels.bfloat16")
+    monkeypatch.setattr(bfloat16, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(bfloat16, "MASK_ELEMENTS", mask)
+    shapes = (20, 5), (12, 5), (12,)
+    x, weight, bias = (randn(*s, seed=i, dtype=torch.float32) for i, s in enumerate(shapes))
+    rounded = bfloat16.rounded(x, weight, bias, raised=k is None)
+    expected = bodies("select")[0](*rounded, k)
+    for found, wanted in zip(bfloat16.select(x, weight, bias, k), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n_largest, threshold", [(None, False), (None, True), (9, False)])
+def test_encode(n_largest, threshold, dtype, monkeypatch):
+    monkeypatch.setattr("skdict._core.kernels.cpu.encode.cpu_has", lambda _: True)
+    weight, bias = randn(600, 16, dtype=dtype), randn(600, seed=1, dtype=dtype) - 2
+    x = randn(100, 16, seed=2, dtype=dtype)
+    threshold = randn(600, seed=3, dtype=dtype).abs() if threshold else None
+    reference, others = bodies("encode")
+    expected = reference(weight, bias, n_largest, threshold)(x)
+    pre = x @ weight.T + bias
+    codes = pre.relu() if threshold is None else torch.where(pre > threshold, pre, 0)
+    if n_largest is not None:
+        codes = torch.where(codes >= codes.topk(n_largest).values[:, -1:], codes, 0)
+    indptr = torch.nn.functional.pad(expected[0].cumsum(0), (1, 0))
+    close(Support(indptr, expected[1], 600).dense(expected[2]), codes, dtype)
+    for encode in others:
+        counts, indices, values = encode(weight, bias, n_largest, threshold)(x)
+        assert torch.equal(counts, expected[0]) and torch.equal(indices, expected[1])
+        close(values, expected[2], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_outer_products(dtype):
+    codes, support, values = sparse_codes(dtype=dtype)
+    expected = torch.ones(13, 13, dtype=dtype)
+    expected[:12, :12] += 0.5 * codes.T @ codes
+    reference, others = bodies("add_outer_products")
+    for add_outer_products in (reference, *others):
+        matrix = torch.ones(13, 13, dtype=dtype)
+        add_outer_products(matrix, support, values, 0.5)
+        close(matrix, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_updates_in_turn(dtype):
+    dictionary = torch.nn.functional.normalize(randn(7, 5, dtype=dtype))
+    a = randn(7, 7, dtype=dtype, seed=1).abs() + torch.eye(7, dtype=dtype)
+    b = randn(7, 5, dtype=dtype, seed=2)
+    missing = b - a @ dictionary
+    used = torch.arange(7) != 3
+    expected = dictionary.clone()
+    for j in used.nonzero()[:, 0]:
+        new = expected[j] + (b[j] - a[j] @ expected) / a[j, j]
+        expected[j] = new / torch.linalg.vector_norm(new)
+    reference, others = bodies("update_in_turn")
+    for update_in_turn in (reference, *others):
+        atoms = dictionary.clone()
+        update_in_turn(atoms, missing.clone(), a, used)
+        close(atoms, expected, dtype)
+        # an atom whose update is zero has no direction, and stays
+        atom = torch.tensor([[1.0, 0.0]], dtype=dtype)
+        update_in_turn(
+            atom, torch.tensor([[-2.0, 0.0]], dtype=dtype), 2 * a.new_ones(1, 1), used[:1]
+        )
+        assert atom.tolist() == [[1.0, 0.0]]
+
+
+def problem(dtype):
+    atoms = torch.nn.functional.normalize(randn(40, 12, dtype=dtype))
+    codes = randn(30, 40, dtype=dtype, seed=1).abs() * (randn(30, 40, seed=2) > 1.5)
+    x = codes @ atoms + 0.1 * randn(30, 12, dtype=dtype, seed=3)
+    return x, atoms
+
+
+def dense(counts, indices, values, n):
+    indptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return Support(indptr, indices, n).dense(values)
+
+
+@pytest.mark.parametrize("gram_bytes", [1 << 30, 0])
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lasso(dtype, positive, gram_bytes, monkeypatch):
+    monkeypatch.setattr("skdict._core.kernels.cpu.gram.GRAM_BYTES", gram_bytes)
+    x, atoms = problem(dtype)
+    alpha, ones = torch.linspace(0.05, 1, 30).double(), torch.ones(30).double()
+    nothing = Support(torch.zeros(31, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 40)
+    start = torch.zeros(0, dtype=torch.float64)
+    settings = {"dtype": dtype, "least_alpha": 1e-6, "positive": positive, "max_iter": 100}
+    settings["tol"] = {torch.float64: 1e-10, torch.float32: 1e-4}[dtype]
+    found = []
+    reference, others = bodies("lasso")
+    for lasso in (reference, *others):
+        *codes, gaps = lasso(atoms, **settings)(x, alpha, ones, nothing, start)
+        codes = dense(*codes, 40)
+        assert codes.dtype == dtype and gaps.max() <= settings["tol"]
+        residual = x - codes @ atoms
+        found.append((0.5 * residual.square().sum(dim=1) + alpha * codes.abs().sum(dim=1), codes))
+    for objective, codes in found[1:]:
+        torch.testing.assert_close(objective, found[0][0], rtol=settings["tol"], atol=1e-12)
+        if dtype == torch.float64:
+            torch.testing.assert_close(codes, found[0][1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("gram_bytes", [1 << 30, 0])
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_omp(dtype, weighted, positive, gram_bytes, monkeypatch):
+    monkeypatch.setattr("skdict._core.kernels.cpu.gram.GRAM_BYTES", gram_bytes)
+    x, atoms = problem(dtype)
+    weights = torch.exp2(-(torch.arange(40) % 3).double()) if weighted else None
+    n_nonzero, square_tol = torch.arange(30) % 5, torch.full((30,), 0.05).double()
+    rounding = 16 * torch.finfo(dtype).eps
+    found = []
+    reference, others = bodies("omp")
+    for omp in (reference, *others):
+        code = omp(atoms, weights, positive=positive, rounding=rounding)
+        found.append(dense(*code(x, n_nonzero, square_tol), 40))
+        assert ((found[-1] != 0).sum(dim=1) <= n_nonzero).all()
+    for codes in found[1:]:
+        close(codes, found[0], dtype)
