@@ -340,7 +340,7 @@ def test_in_a_notebook(dashboard):
         (
             {"features": [1, 1]},
             ValueError,
-            r"features must be at least one feature, and each only once",
+            r"at least one feature, and each only once",
         ),
         ({"labels": ["a"]}, TypeError, r"labels must be a dict from features to names"),
         (

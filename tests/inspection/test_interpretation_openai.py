@@ -253,7 +253,7 @@ def test_servers_without_logprobs():
     body = json.dumps({"choices": [{"message": {"role": "assistant", "content": "[1]"}}]})
     with serve(lambda number, messages: {"body": body}) as server:
         llm = OpenAIChat("small", base_url=server.url)
-        with pytest.raises(RuntimeError, match="'small' gives no log-probabilities"):
+        with pytest.raises(RuntimeError, match="'small' returns no log-probabilities"):
             llm.logprobs(HELLO)
 
 
@@ -313,7 +313,7 @@ def test_no_key_at_all():
 
 
 def test_credentials_are_no_part_of_the_address():
-    with pytest.raises(ValueError, match="base_url must hold no user name or password"):
+    with pytest.raises(ValueError, match="base_url must not contain a user name or password"):
         OpenAIChat("oracle", base_url="http://me:secret@localhost/v1")
 
 

@@ -375,15 +375,18 @@ def test_parameters_are_those_of_an_estimator():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"scorers": ("detection", "guessing")}, r"scorers must be of .*but has \['guessing'\]"),
-        ({"scorers": ()}, "scorers must be of .*but has none"),
+        (
+            {"scorers": ("detection", "guessing")},
+            r"scorers must .* \('detection', 'guessing'\)",
+        ),
+        ({"scorers": ()}, r"scorers must be at least one of .* but is \(\)"),
         ({"scorers": "detection"}, "'scorers' parameter of AutoInterpreter"),
         ({"llm": "gpt"}, "'llm' parameter of AutoInterpreter"),
         ({"window_length": 1}, "'window_length' parameter"),
         ({"n_score": 5}, "'n_score' parameter"),
         ({"near_miss_fraction": 2}, "'near_miss_fraction' parameter"),
         ({"llm": oracle, "scorers": ("simulation",)}, "llm has no method logprobs"),
-        ({"llm": oracle, "cache": "somewhere"}, "llm has no name"),
+        ({"llm": oracle, "cache": "somewhere"}, "cache needs llm.name"),
     ],
 )
 def test_bad_parameters(params, message):

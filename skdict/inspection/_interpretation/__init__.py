@@ -1,1 +1,1 @@
-"""What activates a feature, in words, and how far the words are right."""
+"""Explanations of features in words, and scores of the explanations."""

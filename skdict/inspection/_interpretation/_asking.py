@@ -1,4 +1,4 @@
-"""Asking a language model: answers, retries, a cache on disk, and what it costs."""
+"""Requests to a language model: answers, retries, a cache on disk, and costs."""
 
 import hashlib
 import json
@@ -11,34 +11,33 @@ import torch
 
 from ...utils._file_cache import FileCache
 
-# Answers of a server that will be the same however often it is asked.
+# Status codes after which a retry is pointless.
 _FINAL_STATUS = frozenset(range(400, 500)) - {408, 409, 425, 429}
 _CHARACTERS_PER_TOKEN = 4
 _LONGEST_WAIT = 60.0
-_LONGEST_ERROR = 500  # characters; servers may send a whole page
+_LONGEST_ERROR = 500  # characters; servers may send a whole HTML page
 
 
 class Completion(str):
-    """The text that a language model returned, with what is known about it.
+    """The text that a language model returned, with its cost and log-probabilities.
 
-    A plain str does as well for an answer; this one also carries the cost and, where a model
-    tells them, the probabilities of its tokens.
+    A model may also return a plain str; this class adds the number of tokens and, if the model
+    provides them, the log-probabilities of the tokens.
 
     Parameters
     ----------
     text : str
-        What the model wrote.
+        The text that the model wrote.
 
     prompt_tokens, completion_tokens : int, default=None
-        Tokens that were read and written; None where they are not known.
+        Number of tokens read and written; None if unknown.
 
     logprobs : list of (str, dict of str to float), default=None
         Each token of the text, in order, with the log-probabilities (natural logarithm) of the
-        likeliest tokens in its place; None where they are not known.
+        most likely tokens at its position; None if unknown.
 
     finish_reason : str, default=None
-        Why the text ends. With "length", because there was no room for more, it counts as
-        unreadable.
+        Why the text ends. A text that ends because of its "length" counts as unreadable.
 
     Examples
     --------
@@ -60,9 +59,9 @@ class Completion(str):
 
 
 class Answer(NamedTuple):
-    """What came of a question; `value` is None if it failed, and then `error` says why.
+    """The result of a question; if it failed, `value` is None and `error` says why.
 
-    The tokens are those of all completions that the answer took, from the cache or not.
+    The tokens are those of all completions for this question, from the cache or not.
     """
 
     value: object
@@ -79,17 +78,17 @@ class Answer(NamedTuple):
 
 
 class Asker:
-    """Asks a language model until there is an answer that can be read.
+    """Asks a language model until an answer can be parsed.
 
     Parameters
     ----------
     llm : callable
-        Messages to text.
+        From messages to text.
     cache : AnswerCache or None
     max_retries : int
-        How often a question is asked again.
+        Maximum number of repetitions of a question.
     retry_wait : float
-        Seconds before a request that failed is repeated; doubled each time.
+        Seconds before a failed request is repeated; doubled each time.
     """
 
     def __init__(self, llm, *, cache, max_retries, retry_wait):
@@ -101,8 +100,8 @@ class Asker:
     def ask(self, messages, parse, *, logprobs=False):
         """Return the `Answer` whose value is ``parse(completion)``.
 
-        A completion for which `parse` raises ValueError is shown to the model together with the
-        complaint. An exception of the model's is waited for and the request repeated, unless
+        If `parse` raises ValueError, the question is repeated together with the completion and
+        the error message. After an exception in the model the request is repeated later, unless
         this machine is out of memory.
         """
         asked, answer = messages, Answer(None)
@@ -114,9 +113,9 @@ class Asker:
                 answer = answer._replace(n_requests=answer.n_requests + 1)
                 try:
                     completion = self._request(asked, logprobs)
-                except (MemoryError, torch.OutOfMemoryError):  # of a model on this machine
+                except (MemoryError, torch.OutOfMemoryError):  # a local model; retries do not help
                     raise
-                except Exception as error:  # of a callable that is not ours: any kind
+                except Exception as error:  # the user's callable may raise anything
                     answer = answer._replace(
                         error=f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
                     )
@@ -124,7 +123,7 @@ class Asker:
                         break
                     if attempt < self._max_retries:
                         wait = self._retry_wait * 2**attempt
-                        told = getattr(error, "retry_after", None)  # of any kind, again
+                        told = getattr(error, "retry_after", None)  # may be of any type
                         if isinstance(told, Real) and told > wait:
                             wait = told
                         time.sleep(min(wait, _LONGEST_WAIT))
@@ -172,7 +171,7 @@ def _add_cost(answer, messages, completion):
 
 
 def _is_count(number):
-    """Whether it is a number of tokens; what servers and callables tell may be anything."""
+    """Whether it is a valid number of tokens; servers and callables may return anything."""
     is_integer = isinstance(number, Integral) and not isinstance(number, bool)
     return is_integer and 0 <= number < 2**53
 
@@ -180,14 +179,14 @@ def _is_count(number):
 class AnswerCache(FileCache):
     """A folder of JSON files, one per completion, with the messages that it answers.
 
-    A file is found by a digest of the model's name and the messages. Its last field is a
-    checksum of all others.
+    The file name is a digest of the model's name and the messages. The last field is a checksum
+    of all others.
 
     Parameters
     ----------
     folder : str or path-like
     name : str
-        What tells the answers of one model from those of another.
+        Identifies the model, so that answers of different models are not mixed up.
     """
 
     suffix = ".json"
@@ -196,7 +195,7 @@ class AnswerCache(FileCache):
         super().__init__(
             Path(folder).expanduser(),
             "",
-            "Its question, and those of others like it, is asked again.",
+            "Its question is asked again, and so are those of other damaged files.",
         )
         self._name = name
         try:
@@ -205,11 +204,11 @@ class AnswerCache(FileCache):
             self.warn_of_writing(error)  # before anything is paid for
 
     def read(self, messages, logprobs):
-        """Return the completion, or None where there is none."""
+        """Return the completion, or None if it is not in the cache."""
         return self.load(self._key(messages, logprobs))
 
     def write(self, messages, logprobs, completion):
-        """Keep a completion, with the messages that it answers."""
+        """Store a completion, with the messages that it answers."""
         fields = {
             "messages": messages,
             "text": str(completion),
@@ -225,8 +224,8 @@ class AnswerCache(FileCache):
         return hashlib.sha256(content.encode()).hexdigest()[:40]
 
     def encode(self, fields):
-        """Return the fields as JSON, without the bracket at the end."""
-        # models of one's own return NumPy's numbers
+        """Return the fields as JSON, without the closing bracket."""
+        # the user's models may return NumPy numbers
         text = json.dumps(fields, default=lambda number: number.item())
         return text.removesuffix("}").encode()
 

@@ -1,4 +1,4 @@
-"""Scores of explanations, drawn beside their baselines."""
+"""Scores of explanations and their baselines, as box plots."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ...utils._drawing import (
 )
 from ._questions import CHANCE
 
-# What stands behind the name of a scorer in a result, and what the picture calls it.
+# Suffix of a scorer's name in a result, and the name of this source of scores in the figure.
 _SOURCES = {"": "features", "_shuffled": "explanations of other features", "_neuron": "neurons"}
 _WIDTH = 0.8  # of the boxes of one scorer together
 
@@ -26,8 +26,7 @@ class InterpretationDisplay:
     Parameters
     ----------
     scores : dict of str to dict of str to array-like
-        For each scorer, and for each source of scores in it, the scores. Those that are nan are
-        left out.
+        For each scorer and source of scores, the scores. Entries that are nan are left out.
 
     Attributes
     ----------
@@ -66,7 +65,7 @@ class InterpretationDisplay:
 
     @classmethod
     def from_interpretation(cls, result, *, ax=None):
-        """Draw what :meth:`AutoInterpreter.interpret` returned.
+        """Draw the result of :meth:`AutoInterpreter.interpret`.
 
         Parameters
         ----------
@@ -74,7 +73,7 @@ class InterpretationDisplay:
             The result, or a DataFrame of it.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -109,7 +108,7 @@ class InterpretationDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""AutoInterpreter: explanations of features, scored on other windows than they are made from."""
+"""AutoInterpreter: explanations of features, scored on held-out windows."""
 
 import copy
 import os
@@ -25,104 +25,106 @@ from ._rules import RuleJudge
 from ._subjects import Subject, explain_all, make_table, match_neurons, score_all
 from ._windows import Activity, WindowGrid
 
-_FEATURES, _NEURONS = 1, 2  # what generators are seeded for; there are more in `_subjects`
+_FEATURES, _NEURONS = 1, 2  # seeds of random generators; `_subjects` uses 3 and 4
 
 
 class AutoInterpreter(BaseEstimator):
     """Explain features in words, and score the explanations.
 
-    For each feature, windows of text in which it is active, with its active tokens highlighted,
-    and some in which it is not are shown to a language model, which says what the feature
-    responds to. How far that is right is then tested on other windows, half of them active:
+    A language model is shown windows of text in which a feature is active, with its active tokens
+    highlighted, and windows in which it is not active, and says what the feature responds to. The
+    explanation is then scored on other windows, half of them active:
 
-    - "detection" [1]_: is the feature active in this window, going by the explanation?
-    - "fuzzing" [1]_: are the highlighted tokens the active ones, or as many others?
+    - "detection" [1]_: given the explanation, is the feature active in this window?
+    - "fuzzing" [1]_: are the highlighted tokens the active ones, or other ones?
     - "intruder" [2]_: in which of five windows, four of them active, is the feature not active?
-      No explanation is needed: it measures whether the windows have something in common.
+      This needs no explanation: it measures whether the active windows have something in common.
     - "simulation" [3]_: how active is the feature on each token?
 
-    Without a language model, rules take its place: a feature is explained by the label, or by
-    the list of tokens, that agrees best with its activity in the windows shown, and the rule
-    answers the same questions. Nothing is left to chance but what `random_state` determines.
+    Without a language model, rules are used instead: the explanation is the label, or the list of
+    tokens, that agrees best with the feature's activity in the windows shown, and the rule answers
+    the same questions. The result then depends only on the data and on `random_state`.
 
     Parameters
     ----------
     llm : callable, default=None
-        From messages, a list of dict with "role" and "content", to the answer, a str.
-        :class:`OpenAIChat` is one; so is any function of yours. It may return a
-        :class:`Completion`, which also tells the cost. For "simulation" it needs a method
-        `logprobs`, from messages to a `Completion` with log-probabilities. None for rules.
+        From messages, a list of dict with "role" and "content", to the answer, a str: an
+        :class:`OpenAIChat`, or any function. It may return a :class:`Completion`, which also has
+        the cost. For "simulation" it needs a method `logprobs`, from messages to a `Completion`
+        with log-probabilities. By default rules are used.
 
     scorers : tuple of str, default=("detection", "fuzzing", "intruder")
         Any of "detection", "fuzzing", "intruder" and "simulation".
 
     window_length : int, default=32
-        Most tokens of a window. Windows do not overlap, and hold tokens that the model saw
-        together: they end where a text ends.
+        Maximum number of tokens of a window. Windows do not overlap and contain only tokens that
+        the model saw together, so they end with the text.
 
     n_explain : int, default=20
-        Active windows that an explanation is made from, at most; half of them the most active
-        ones, the others of all levels. Half as many inactive windows stand beside them.
+        Maximum number of active windows per explanation: half of them the most active ones, the
+        others from all levels of activation. Half as many inactive windows are shown too.
 
     n_score : int, default=40
-        Windows to score with, at most; half of them active, of all levels, and half inactive.
+        Maximum number of windows to score with: half of them active, from all levels of
+        activation, and half inactive.
 
     near_miss_fraction : float, default=0.5
-        Fraction of the inactive windows that are near misses, as far as there are any: they
-        contain a token that is, in an active window, the most active one.
+        Target fraction of near misses among the inactive windows. A near miss contains a token
+        that is the most active one of some active window.
 
     cache : str or path-like, default=None
-        Folder to keep answers of the language model in, so that none is paid for twice and an
-        interrupted run can be resumed. They are known by the messages and by ``llm.name``, an
-        attribute that must change when the answers do.
+        Folder for the answers of the language model, so that none is paid for twice and an
+        interrupted run can be resumed. Answers are identified by the messages and by the
+        attribute ``llm.name``, which must change when the answers do.
 
     n_jobs : int, default=None
-        Most requests at the same time, from as many threads. None for 1. The results do not
-        depend on it, if the answers do not.
+        Maximum number of concurrent requests, from as many threads. None means 1. The result
+        does not depend on it if the answers do not.
 
     max_retries : int, default=2
-        How often a question is asked again, after an exception (unless the server says that it
-        will not change its mind) or an answer that cannot be read.
+        Maximum number of repetitions of a question, after an exception (unless the server's
+        status code says that a retry is pointless) or an unreadable answer.
 
     retry_wait : float, default=1.0
         Seconds to wait after the first exception; doubled after each further one, up to 60.
 
     random_state : int, RandomState instance or None, default=0
-        Determines which windows are drawn, and with them the questions: with None no answer is
-        found in the cache again. A feature's questions do not depend on which other features
-        are interpreted.
+        Determines the sampled windows and thereby the questions. With None the questions differ
+        in each run, so the cache is of no use. A feature's questions do not depend on which other
+        features are interpreted.
 
     See Also
     --------
     OpenAIChat : A language model behind an OpenAI-compatible server.
-    InterpretationDisplay : The scores as a picture.
-    select_feature_detectors : The best feature for a label, the other way round.
+    InterpretationDisplay : Draws the scores.
+    select_feature_detectors : The converse: the best feature for a label.
 
     Notes
     -----
-    A feature is active where its code is positive. The texts are divided at random into two
-    halves, one to explain and one to score with; where that leaves less than five active windows
-    in either, the windows are divided instead, so that both halves may have windows of the same
-    text (column "split"). Of windows with the same tokens only one is used. No window that an
-    explanation was made from is ever scored with. Where a text ends windows are shorter, and
-    short ones are less often active: inactive windows are drawn to be as long as the active ones.
+    A feature is active where its code is positive. The texts are split at random into two halves,
+    one for explaining and one for scoring. If this leaves fewer than five active windows in either
+    half, the windows are split instead, so that both halves may contain windows of the same text
+    (column "split"). Only one of several windows with the same tokens is used. Explanations are
+    never scored on windows that they were made from. The last window of a text is shorter, and
+    shorter windows are less often active; inactive windows are therefore sampled to have the same
+    lengths as the active ones.
 
     Detection and fuzzing are scored by the balanced accuracy
 
     .. math:: \\tfrac12 \\left( P(\\text{yes} \\mid \\text{right})
               + P(\\text{no} \\mid \\text{wrong}) \\right)
 
-    which is 0.5 for whoever always says the same, and by the area under the ROC curve (AUC) of
-    the probabilities that were answered. Wrong highlights are in the same windows as right
-    ones, in the same pattern, shifted at random; windows of which more than half is active do
-    not allow that and are left out. The intruder is highlighted in the pattern of another active
-    window; chance is an accuracy of 0.2. Simulation is scored by Pearson's correlation over all
-    tokens of the windows, 0 where the simulation is constant.
+    which is 0.5 for constant answers, and by the area under the ROC curve (AUC) of the answered
+    probabilities. Wrong highlights are in the same windows as right ones, in the same pattern,
+    shifted at random; windows that are active on more than half of their tokens do not allow this
+    and are left out. The intruder is highlighted in the pattern of another active window; the
+    chance level is an accuracy of 0.2. Simulation is scored by the Pearson correlation over all
+    tokens of the windows, 0 if the simulation is constant.
 
-    Scores mean little by themselves. Beside each stands that of another feature's explanation
-    on the same questions ("shuffled"), and that of a neuron that went through the same ("neuron"):
-    one drawn at random from those that are active on at least as many tokens, and of its
-    activations only so many of the greatest. Do the same with the codes of a network with random
+    Two baselines accompany each score: the explanation of a random other feature on the same
+    questions ("shuffled"), and a neuron treated in the same way ("neuron"). The neuron is drawn
+    at random from those that are active on at least as many tokens, and only as many of its
+    greatest activations are kept. As a further baseline, use the codes of a network with random
     weights: what scores as well there is a property of the texts.
 
     References
@@ -206,84 +208,85 @@ class AutoInterpreter(BaseEstimator):
             Codes of the activations, one row per token; or the activations themselves.
 
         tokens : mapping
-            The token behind each row, as the method `tokens` of an
+            The token of each row, as the method `tokens` of an
             :class:`~skdict.feature_extraction.ActivationExtractor` returns it: arrays of length
             n_tokens under "document", "position", "token_id", "token", "start" and "end".
 
         features : array-like of int of shape (n_selected,)
-            Which columns of `codes` to interpret. With only one there is no other explanation
-            to compare with.
+            Which columns of `codes` to interpret. With a single feature the "shuffled" baseline
+            is undefined.
 
         labels : mapping, default=None
-            What is known of the tokens, such as :func:`~skdict.datasets.python_token_labels`
-            returns: "data", bool of shape (n_tokens, n_labels), and "target_names". Rules are
-            made of them; a language model is not shown them.
+            Labels of the tokens, as :func:`~skdict.datasets.python_token_labels` returns them:
+            "data", bool of shape (n_tokens, n_labels), and "target_names". Rules use them; a
+            language model does not see them.
 
         neurons : {array-like, sparse matrix, torch.Tensor} of shape (n_tokens, n_neurons), \
                 default=None
-            The activations, for the neurons to compare with. None for no such comparison.
+            The activations, for the baseline of neurons. By default it is left out.
 
         Returns
         -------
         result : :class:`~sklearn.utils.Bunch`
-            Arrays of shape (n_selected,), so ``pandas.DataFrame(result)`` is a table. Scores
-            are nan where there are none, for reasons that stand beside them.
+            Arrays of shape (n_selected,), so ``pandas.DataFrame(result)`` is a table. Missing
+            scores are nan, and "reason" says why.
 
             feature : ndarray of int64
                 As in `features`.
             explanation : ndarray of object
-                What the feature responds to, a str; empty if there is none.
+                What the feature responds to, a str; empty if missing.
             reason : ndarray of object
-                Why an explanation or a score is missing, a str; empty if none is.
+                Why an explanation or a score is missing, a str; otherwise empty.
             n_active_windows : ndarray of int64
-                How many windows the feature is active in.
+                Number of windows in which the feature is active.
             split : ndarray of object
-                What is different in explaining and scoring: "documents", or only "windows".
+                What the halves for explaining and scoring do not share: "documents", or only
+                "windows".
             detection, fuzzing, intruder, simulation : ndarray of float64
-                Score of each of `scorers`: balanced accuracy, accuracy (of the intruder) or
-                correlation, of the questions that were answered.
+                Score of each of `scorers` on the answered questions: balanced accuracy, accuracy
+                (intruder) or correlation (simulation).
             detection_auc, fuzzing_auc : ndarray of float64
                 Area under the ROC curve.
             intruder_corrected : ndarray of float64
-                Accuracy for which chance is 0: (accuracy - 0.2) / 0.8.
+                Accuracy corrected for chance: (accuracy - 0.2) / 0.8.
             detection_shuffled, fuzzing_shuffled, simulation_shuffled : ndarray of float64
-                Score of another feature's explanation, drawn from the features whose
-                explanation is a different one.
+                Score of another feature's explanation, drawn from the features with a different
+                explanation.
             detection_neuron, ... : ndarray of float64
                 Score of the neuron, for each of `scorers`.
             detection_n_items, ... : ndarray of int64
-                What was to be answered for the score: windows, or groups with an intruder.
+                Number of items to answer for the score: windows, or groups with an intruder.
             detection_failure_rate, ... : ndarray of float64
-                Fraction of it without an answer after all retries.
+                Fraction of the items without an answer after all retries.
             neuron : ndarray of int64
-                Which neuron it was.
+                The neuron of the baseline.
             neuron_explanation, neuron_reason : ndarray of object
                 As for the feature.
             n_requests, n_cached : ndarray of int64
-                Requests to the language model, and answers from the cache instead, for
+                Number of requests to the language model, and of answers from the cache, for
                 everything in the row.
             n_failures : ndarray of int64
-                Questions without an answer after all retries, for everything in the row.
+                Number of questions without an answer after all retries, for everything in the row.
             prompt_tokens, completion_tokens : ndarray of int64
-                Tokens that were read and written for these answers, whether now or, for those
-                in the cache, earlier.
+                Number of tokens read and written for these answers; for answers from the cache,
+                when they were first requested.
             tokens_estimated : ndarray of bool
-                Whether they are, in part, a guess of one token for each four characters.
+                Whether these numbers are in part estimates, of one token per four characters.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter or an argument is not what it must be.
+            If a parameter or an argument is invalid.
         RuntimeError
             If the language model answers no request for an explanation.
 
         Warns
         -----
         UserWarning
-            If questions failed: how many, and the last error.
+            If questions failed, with their number and the last error.
         """
         self._validate()
-        # scalars of NumPy's could overflow in what is computed with them
+        # NumPy scalars could overflow in later arithmetic
         numbers = {
             name: python_number(value) for name, value in self.get_params(deep=False).items()
         }
@@ -316,23 +319,21 @@ class AutoInterpreter(BaseEstimator):
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
         )
-        unknown = [name for name in self.scorers if name not in CHANCE]
-        if unknown or not self.scorers:
+        if not self.scorers or any(name not in CHANCE for name in self.scorers):
             raise ValueError(
-                f"scorers must be of {list(CHANCE)}, but has {unknown or 'none'}. Leave out the "
-                "unknown ones and give at least one."
+                f"scorers must be at least one of {list(CHANCE)}, but is {self.scorers!r:.200}."
             )
         if self.llm is None:
             return
         if "simulation" in self.scorers and not hasattr(self.llm, "logprobs"):
             raise ValueError(
                 "scorers has 'simulation', but llm has no method logprobs(messages) that returns "
-                "a Completion with log-probabilities. Leave out 'simulation'."
+                "a Completion with log-probabilities. Leave out 'simulation', or add the method."
             )
         if self.cache is not None and not isinstance(getattr(self.llm, "name", None), str):
             raise ValueError(
-                "cache needs to know whose answers it keeps, but llm has no name. Give it one "
-                "that changes when its answers do: llm.name = 'my-model, temperature 0'."
+                "cache needs llm.name, a str, to tell the answers of different models apart. Set "
+                "one that changes when the answers do: llm.name = 'my-model, temperature 0'."
             )
 
     def _judge(self, grid, codes, labels):
@@ -349,7 +350,7 @@ class AutoInterpreter(BaseEstimator):
         return LanguageModelJudge(asker, grid)
 
     def _subjects(self, indices, activities, seeded_for, grid, seed):
-        """A `Subject` for each feature or neuron; seeded by its index, whatever the others."""
+        """A `Subject` for each feature or neuron; its seed does not depend on the others."""
         return [
             Subject.draw(
                 int(index),
@@ -369,7 +370,7 @@ def _check_neurons(neurons, codes):
     neurons = as_matrix(neurons, "neurons")
     if neurons.shape[0] != codes.shape[0]:
         raise ValueError(
-            f"codes has {codes.shape[0]} rows, but neurons has {neurons.shape[0]}: one row per "
-            "token is needed in both."
+            f"codes has {codes.shape[0]} rows, but neurons has {neurons.shape[0]}. Give both with "
+            "one row per token."
         )
     return neurons

@@ -10,15 +10,15 @@ from ..._core.optional import optional
 from ...utils._sklearn_compat import Interval, python_number, validate_params
 from ._asking import Completion
 
-# Likeliest tokens that are asked for in place of each token.
+# Number of alternative tokens requested at each position.
 _N_ALTERNATIVES = 10
 
 
 class ChatError(RuntimeError):
     """A request that failed.
 
-    `status_code` is the server's, None if there was no answer; `retry_after` the seconds that it
-    wants to be left alone for, None if it does not say.
+    `status_code` is the server's, None without an answer; `retry_after` is the number of seconds
+    to wait, None if the server does not say.
     """
 
     def __init__(self, message, status_code=None, retry_after=None):
@@ -30,9 +30,9 @@ class ChatError(RuntimeError):
 class OpenAIChat:
     """A language model behind an OpenAI-compatible server, as a function of messages.
 
-    The model can be OpenAI's or, with ``base_url``, that of any server that speaks the same
-    language, such as vLLM, llama.cpp or Ollama on your own machine. The official client library
-    does the talking; install it with ``pip install "skdict[llm]"``.
+    The model can be OpenAI's or, with ``base_url``, that of any server with the same interface,
+    such as vLLM, llama.cpp or Ollama on your own machine. It needs the official client library:
+    ``pip install "skdict[llm]"``.
 
     Parameters
     ----------
@@ -40,43 +40,43 @@ class OpenAIChat:
         Name of the model, as the server knows it.
 
     base_url : str, default=None
-        Where the server is, such as "http://localhost:8000/v1". None for what the environment
-        variable ``OPENAI_BASE_URL`` says, or OpenAI's own.
+        Address of the server, such as "http://localhost:8000/v1". By default that of the
+        environment variable ``OPENAI_BASE_URL``, otherwise OpenAI's.
 
     api_key : str, default=None
-        The key to the server. None takes the environment variable ``OPENAI_API_KEY``, but only
-        with ``base_url=None``: a server that is named here is not sent a key meant for another.
-        The key is in no representation, pickle, cache or message; an unpickled object takes
-        that of the environment.
+        The server's API key. None uses the environment variable ``OPENAI_API_KEY``, but only with
+        ``base_url=None``, so that a server named here is not sent the key of another. The key is
+        never part of a representation, pickle, cache or message; an unpickled object uses that of
+        the environment.
 
     temperature : float, default=0.0
-        How random the answers are. None leaves it to the server; some models allow nothing else.
+        Sampling temperature. None uses the server's default; some models accept no other.
 
     timeout : float, default=60.0
         Seconds until a request is given up.
 
     params : dict, default=None
-        What else is to be in each request, such as ``{"seed": 0, "max_completion_tokens": 500}``.
+        Further parameters of each request, such as ``{"seed": 0, "max_completion_tokens": 500}``.
 
     Attributes
     ----------
     name : str
-        What the answers depend on besides the messages, by which a cache knows them.
+        Everything besides the messages that the answers depend on; identifies them in a cache.
 
     Raises
     ------
     ImportError
         If openai is not installed.
     ValueError
-        If `base_url` holds a user name or password, or the temperature is given twice.
+        If `base_url` contains a user name or password, or the temperature is given twice.
 
     See Also
     --------
-    AutoInterpreter : Explains features by such a model.
+    AutoInterpreter : Explains features with such a model.
 
     Notes
     -----
-    Requests are not repeated here; :class:`AutoInterpreter` does it.
+    Failed requests are not repeated here, but by :class:`AutoInterpreter`.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class OpenAIChat:
     >>> llm
     OpenAIChat('qwen3', base_url='http://localhost:8000/v1', temperature=0.0)
 
-    With a server there, ``llm([{"role": "user", "content": "Hello"}])`` is its answer.
+    With a running server, ``llm([{"role": "user", "content": "Hello"}])`` returns its answer.
     """
 
     @validate_params(
@@ -105,10 +105,10 @@ class OpenAIChat:
         if temperature is not None and "temperature" in (params or {}):
             raise ValueError(
                 f"params has temperature={params['temperature']!r}, and temperature is "
-                f"{temperature!r}. Give it once, as the parameter."
+                f"{temperature!r}. Give it only once, as the parameter."
             )
         if "@" in urlsplit(base_url or "").netloc:
-            raise ValueError("base_url must hold no user name or password. Use api_key.")
+            raise ValueError("base_url must not contain a user name or password. Use api_key.")
         self.model = model
         self.base_url = base_url
         self.temperature = python_number(temperature)
@@ -134,12 +134,12 @@ class OpenAIChat:
         Returns
         -------
         completion : Completion
-            The text, with the number of tokens where the server tells them.
+            The text, with the number of tokens if the server returns it.
 
         Raises
         ------
         RuntimeError
-            If the request fails; with the attribute `status_code`, None if there was no answer.
+            If the request fails. Its `status_code` is None if there was no answer.
         """
         return self._complete(messages)
 
@@ -159,11 +159,11 @@ class OpenAIChat:
         Raises
         ------
         RuntimeError
-            If the request fails, or the server gives no log-probabilities.
+            If the request fails, or the server returns no log-probabilities.
         """
         completion = self._complete(messages, logprobs=True, top_logprobs=_N_ALTERNATIVES)
         if completion.logprobs is None:
-            raise ChatError(f"The server of {self.model!r} gives no log-probabilities.", 400)
+            raise ChatError(f"The server of {self.model!r} returns no log-probabilities.", 400)
         return completion
 
     def _complete(self, messages, **options):
@@ -174,7 +174,7 @@ class OpenAIChat:
         try:
             if self._client is None:
                 self._client = self._connect(openai)
-        except openai.OpenAIError as error:  # such as for want of a key
+        except openai.OpenAIError as error:  # for example a missing key
             raise ChatError(str(error), 401) from None
         try:
             response = self._client.chat.completions.create(
@@ -186,12 +186,12 @@ class OpenAIChat:
         try:
             return _completion(response)
         except (AttributeError, IndexError, TypeError) as error:  # it may be any JSON
-            raise ChatError(f"The server's answer is no chat completion: {error}.") from None
+            raise ChatError(f"The server's answer is not a chat completion: {error}.") from None
 
     def _connect(self, openai):
         key = self._api_key
         if key is None and self.base_url is not None:
-            key = "none"  # the client insists on one
+            key = "none"  # the client requires one
         return openai.OpenAI(
             base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=0
         )
@@ -208,7 +208,7 @@ class OpenAIChat:
     def __getstate__(self):
         return vars(self) | {"_api_key": None, "_client": None}
 
-    # a copy by way of the state would have no key
+    # the default copies go through __getstate__ and would lose the key
 
     def __copy__(self):
         copied = object.__new__(type(self))
@@ -216,11 +216,11 @@ class OpenAIChat:
         return copied
 
     def __deepcopy__(self, memo):
-        return self  # nothing changes in it
+        return self  # the object is never modified
 
 
 def _wait(error):
-    """The seconds that a server says to wait for, or None."""
+    """The number of seconds that the server asks to wait, or None."""
     try:
         return float(error.response.headers["retry-after"])
     except (AttributeError, KeyError, ValueError):  # no answer, no such header, or a date

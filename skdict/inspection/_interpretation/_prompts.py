@@ -1,4 +1,4 @@
-"""Questions in words for a language model, and its answers read back."""
+"""Prompts for a language model, and parsers of its answers."""
 
 import json
 import math
@@ -10,19 +10,19 @@ from ._questions import N_INTRUDER_WINDOWS
 
 _LINE_BREAK = "⏎"
 _OPEN, _CLOSE = "«»"
-# The text's own marks must not pass for highlights.
+# Highlight marks in the text itself are replaced by similar ones.
 _SHOWN_AS = str.maketrans({"\n": _LINE_BREAK, "\r": "", _OPEN: "‹", _CLOSE: "›"})
 _LIST = re.compile(r"\[[^\[\]]*\]")
 _EXPLANATION = re.compile(r"^[^\w\n]*explanation[^\w\s:]*\s*:\s*", re.IGNORECASE | re.MULTILINE)
-# Emphasis of the heading, alone or together with the phrase, and of the whole phrase. Other
-# marks belong to the phrase: features are about "==" and "(" as well.
+# Markdown emphasis of the heading, alone or with the phrase, and of the whole phrase. Other marks
+# belong to the phrase: features can be about "==" or "(".
 _BOLD_HEADING = re.compile(
     r"^([^\w\n*]*)(\*{1,3})(explanation\s*:|explanation\s*:.+?(?=\2\s*$))\2",
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_PHRASE = re.compile(r"(\*{1,2}|`)((?:(?!\1).)+)\1", re.DOTALL)
 _OPENED_FENCE = re.compile(r"\A\s*```\w*\n")
-# Reasoning that a server leaves in the text; where it begins may stand in the prompt.
+# Reasoning that a server leaves in the text; its opening tag may be part of the prompt.
 _THOUGHTS = re.compile(
     r"\A\s*<think>.*?(?:</think>|\Z)|\A.*</think>[ \t]*$", re.DOTALL | re.MULTILINE
 )
@@ -70,7 +70,7 @@ def _turn(role, content):
     return {"role": role, "content": content}
 
 
-# One worked example for each kind of question: the exchange that it shows.
+# One worked example for each kind of question: (question, answer).
 _SHOTS = {
     "explain": (
         f"Active:\n1: a coat of {_OPEN} red{_CLOSE} wool and two{_OPEN} green{_CLOSE} hats\n"
@@ -114,7 +114,7 @@ def messages_and_parser(question, grid):
     messages : list of dict
         With "role" and "content".
     parse : callable
-        From a `Completion` to what the answer's value is; raises ValueError if it cannot.
+        From a `Completion` to the value of the answer; raises ValueError if it is unreadable.
     """
     kind, examples = question.kind, question.examples
     if kind == "explain":
@@ -183,7 +183,7 @@ def _numbered(lines):
 
 
 def parse_explanation(text):
-    """The phrase behind the last "Explanation:", or all of the text where there is none."""
+    """The phrase after the last "Explanation:", or the whole text without this heading."""
     text = _without_fence(_THOUGHTS.sub("", text))
     phrase = _EXPLANATION.split(_BOLD_HEADING.sub(r"\1\3", text))[-1]
     phrase = " ".join(phrase.split())
@@ -194,9 +194,9 @@ def parse_explanation(text):
 
 
 def _without_fence(text):
-    """A text without the lines that open and close a block of code around it."""
+    """The text without the fences of a code block around it."""
     text = _OPENED_FENCE.sub("", text)
-    # not by a regular expression, which at every line break would read all white space behind it
+    # not by a regular expression, which would scan the white space after every line break
     inside = text.rstrip().removesuffix("```")
     end = len(inside.rstrip())
     closed = len(inside) < len(text.rstrip()) and "\n" in inside[end:]
@@ -204,7 +204,7 @@ def _without_fence(text):
 
 
 def parse_numbers(text, n_numbers, *, low, high):
-    """The last list of `n_numbers` numbers in a text, in whatever prose or fences it stands."""
+    """The last list of `n_numbers` numbers in a text, inside any prose or fences."""
     lists = _LIST.findall(_THOUGHTS.sub("", text))
     for found in reversed(lists):
         numbers = [_number(entry) for entry in found[1:-1].split(",")]
@@ -217,7 +217,7 @@ def parse_numbers(text, n_numbers, *, low, high):
 
 
 def _number(entry):
-    """A number, or yes, no, true or false; nan for anything else."""
+    """A number from a numeral, yes, no, true or false; nan for anything else."""
     entry = entry.strip().strip("\"'").lower()
     try:
         return _WORDS[entry] if entry in _WORDS else float(entry)
@@ -226,7 +226,7 @@ def _number(entry):
 
 
 def parse_expected_digits(completion, n_digits):
-    """The expected value of each digit in the last list of a `Completion`, by its logprobs."""
+    """Expected values of the digits in the last list of a `Completion`, from its logprobs."""
     begin, behind, expected = str(completion).rfind("["), 0, []
     for token, alternatives in completion.logprobs:
         behind += len(token)
@@ -247,7 +247,7 @@ def parse_expected_digits(completion, n_digits):
 
 
 class LanguageModelJudge:
-    """Answers every kind of question by asking a language model.
+    """Answers all kinds of questions by asking a language model.
 
     Parameters
     ----------

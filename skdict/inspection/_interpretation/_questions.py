@@ -1,4 +1,4 @@
-"""What is asked about a feature, in windows and not yet in words, and the scores of answers."""
+"""Questions about a feature, independent of who answers them, and the scores of answers."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -6,19 +6,19 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-# Most windows that are judged in one question.
+# Maximum number of windows in one question.
 _BATCH_SIZE = 10
-# Windows among which the intruder is.
+# Number of windows, including the intruder.
 N_INTRUDER_WINDOWS = 5
-# What a judge reaches who knows nothing.
+# Score of uninformed answers.
 CHANCE = {"detection": 0.5, "fuzzing": 0.5, "intruder": 1 / N_INTRUDER_WINDOWS, "simulation": 0.0}
 
 
 class Question(NamedTuple):
-    """A question, and the truth, which is not shown to the judge.
+    """A question with its true answer, which the judge does not see.
 
-    `truth` holds for "detection" and "fuzzing" what is right of each example, for "intruder"
-    the index of the intruder, for "simulation" the code at each token of the one example.
+    `truth` is a boolean for each example ("detection", "fuzzing"), the index of the intruder
+    ("intruder"), or the code at each token of the single example ("simulation").
     """
 
     kind: str
@@ -28,15 +28,16 @@ class Question(NamedTuple):
 
 
 def explain_question(grid, activity, sample):
-    """What activates the feature? The active examples come first, the most active ahead."""
+    """The question for an explanation; active examples first, in descending order of peak."""
     windows = [*sample.explain_active[::-1], *sample.explain_inactive]
     return Question("explain", [grid.example(w, activity) for w in windows], np.empty(0))
 
 
 def score_questions(kind, active, inactive, rng):
-    """The questions of a scorer, without explanation; none where the windows do not allow it.
+    """The questions of a scorer, without explanation; empty if the windows do not allow any.
 
-    `active` and `inactive` are lists of as many examples, `active` in the order of their peaks.
+    `active` and `inactive` are lists of examples of equal length, `active` in ascending order of
+    peak.
     """
     if kind == "detection":
         truth = np.repeat([True, False], [len(active), len(inactive)])
@@ -55,7 +56,7 @@ def _batches(kind, examples, truth, rng):
 
 
 def _fuzzing(active, rng):
-    """Each window once with the right and once with wrong highlights, in different questions."""
+    """Each window once with right and once with wrong highlights, in different questions."""
     active = [e for e in active if 2 * e.marked.sum() <= len(e.marked)]
     if len(active) < 2:
         return []
@@ -69,7 +70,7 @@ def _fuzzing(active, rng):
 
 
 def _misplaced(marked, rng):
-    """As many other tokens, in the same pattern if it fits: it must not tell right from wrong."""
+    """As many inactive tokens, in the same pattern if it fits, so that it reveals nothing."""
     shifted = [np.roll(marked, shift) for shift in range(1, len(marked))]
     shifted = [wrong for wrong in shifted if not (wrong & marked).any()]
     if shifted:
@@ -80,7 +81,10 @@ def _misplaced(marked, rng):
 
 
 def _intruder(active, foil, rng):
-    """Active windows of similar peaks, and an inactive one with the highlights of another."""
+    """Active windows with similar peaks and an inactive one, at a random place.
+
+    The inactive one, the intruder, is highlighted in the pattern of another active window.
+    """
     n_shown = N_INTRUDER_WINDOWS - 1
     start = rng.integers(len(active) - n_shown + 1)
     shown, others = active[start : start + n_shown], active[:start] + active[start + n_shown :]
@@ -100,14 +104,14 @@ def score(kind, questions, values):
     kind : str
     questions : list of Question
     values : list of (ndarray or None)
-        The answer to each; None where there is none.
+        The answers; None for questions without an answer.
 
     Returns
     -------
     scores : dict
-        "score" and, for detection and fuzzing, "auc", both of the items with an answer; for the
-        intruder "corrected"; "n_items" and "failure_rate", the fraction without an answer. An
-        item is a window, a group of windows with an intruder, or a window to be simulated.
+        "score", of the items with an answer; for detection and fuzzing also "auc", for the
+        intruder "corrected"; "n_items", and "failure_rate", the fraction without an answer. An
+        item is a window, or for the intruder a group of windows.
     """
     n_items = [len(q.truth) if kind in ("detection", "fuzzing") else 1 for q in questions]
     n_failed = sum(n for n, value in zip(n_items, values, strict=True) if value is None)

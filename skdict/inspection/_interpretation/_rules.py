@@ -1,4 +1,4 @@
-"""Explanations that a machine can check, for work without a language model."""
+"""Rules as explanations, to work without a language model."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from ._asking import Answer
 
-# Most tokens that a rule names; with more it would be a list of what was seen.
+# Maximum number of tokens in a rule; a longer list would only repeat the examples.
 _MAX_TOKENS = 10
-# A token is named only if it is active in so many windows: one alone may be a coincidence.
+# A rule names only tokens that are active in this many windows: one may be a coincidence.
 _MIN_WINDOWS = 2
-# Tokens that are shown as examples of a label.
+# Number of tokens shown as examples of a label.
 _N_SHOWN = 3
 
 
 class Rule(NamedTuple):
-    """The feature is active on tokens of this kind, or on those that follow one of this kind.
+    """A rule: the feature is active on tokens of this kind, or on the tokens after them.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Rule(NamedTuple):
     text : str
         The rule in words.
     behind : bool
-        Whether it is about the preceding token.
+        Whether the rule refers to the preceding token.
     """
 
     label: int | None
@@ -42,13 +42,13 @@ _NO_RULE = Rule(None, np.empty(0, dtype=np.int64), "nothing")
 
 
 class RuleJudge:
-    """Answers every kind of question by rules on labels and tokens.
+    """Answers all kinds of questions by rules on labels and tokens.
 
-    A rule is found on the examples of a question to explain, and on nothing else: the one with
-    the greatest F1 score on their tokens, among each label, the best list of tokens, and both of
-    the preceding token in the window. The judge then says yes to a window that has such a token,
-    and to highlights of which more than half are on such tokens. The intruder is the window whose
-    highlighted tokens, by their labels and identities, are farthest from the mean of the others.
+    A rule is fitted only to the examples of the question for an explanation. It is the one with
+    the greatest F1 score on their tokens, among all labels, the best list of tokens, and both for
+    the preceding token of the window. The judge then answers yes for windows with such a token,
+    and for highlights more than half of which are on such tokens. The intruder is the window
+    whose highlighted tokens, by labels and identities, are farthest from the mean of the others.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class RuleJudge:
         self._label_names = label_names
 
     def answer(self, question):
-        """Return an `Answer` without any cost."""
+        """Return an `Answer`, at no cost."""
         examples, rule = question.examples, question.explanation
         if question.kind == "explain":
             return Answer(self._find_rule(examples))
@@ -78,7 +78,7 @@ class RuleJudge:
         return Answer(holds[0].astype(np.float64))
 
     def _holds(self, rule, example):
-        """Whether the rule is true of each token of an example."""
+        """Whether the rule holds at each token of an example."""
         if rule.label is not None:
             holds = self._labels[example.rows, rule.label]
         else:
@@ -91,7 +91,7 @@ class RuleJudge:
         window = np.repeat(np.arange(len(examples)), [len(e.rows) for e in examples])
         has_previous = np.append(False, window[1:] == window[:-1])
         best_f1, best = -1.0, None
-        # of equally good rules the simpler one, which comes earlier
+        # ties go to the simpler rule, which comes first
         for behind, usable in ((False, np.ones_like(has_previous)), (True, has_previous)):
             at, y = rows[usable] - behind, is_active[usable]
             for find in (self._label_rule, self._token_rule):
@@ -102,14 +102,14 @@ class RuleJudge:
         return best._replace(text=f"tokens after {best.text}") if best.behind else best
 
     def _label_rule(self, rows, is_active, window):
-        """Where the best label holds, and the rule."""
+        """Where the best label holds, (n_rows,) of bool, and the rule."""
         labels = self._labels[rows]
         if labels.shape[1] == 0:
             return np.zeros(len(rows), dtype=bool), _NO_RULE
         n_true = labels[is_active].sum(axis=0)
         total = labels.sum(axis=0) + is_active.sum()
-        label = np.argmax(n_true / np.maximum(total, 1))  # of the greatest F1
-        # examples: the tokens with the label that are active most often
+        label = np.argmax(n_true / np.maximum(total, 1))  # F1 up to a factor of 2
+        # as examples, the tokens with the label that are active most often
         with_both = self._grid.token_id[rows[is_active & labels[:, label]]]
         ids, counts = np.unique(with_both, return_counts=True)
         frequent = ids[np.argsort(-counts, kind="stable")[:_N_SHOWN]]
@@ -118,10 +118,11 @@ class RuleJudge:
         return labels[:, label], Rule(label, None, text)
 
     def _token_rule(self, rows, is_active, window):
-        """Where the best list of tokens holds, and the rule.
+        """Where the best list of tokens holds, (n_rows,) of bool, and the rule.
 
-        A list is flexible enough to fit anything, so each half of the windows is told where the
-        list of the other half holds; the rule has the list of both.
+        A list of tokens can overfit. To compare it fairly with labels, it is cross-validated: the
+        list of one half of the windows is applied to the other. The rule has the list of all
+        windows.
         """
         token_id, even = self._grid.token_id[rows], window % 2 == 0
         holds = np.zeros(len(rows), dtype=bool)
@@ -132,7 +133,7 @@ class RuleJudge:
         return holds, Rule(None, ids, f"the tokens {self._quoted(rows, ids)}")
 
     def _quoted(self, rows, ids):
-        """The text of tokens, each as it stands in one of the rows."""
+        """The text of tokens, as they occur in the rows."""
         at = {int(token): row for token, row in zip(self._grid.token_id[rows], rows, strict=True)}
         return ", ".join(repr(self._grid.pieces([at[int(token)]])[0]) for token in ids)
 
@@ -149,7 +150,7 @@ class RuleJudge:
 
 
 def _best_tokens(token_id, is_active, window):
-    """The ids of the list of tokens with the greatest F1 score, the most active first."""
+    """Ids of the list of tokens with the greatest F1 score, in descending order of activity."""
     if not is_active.any():
         return token_id[:0]
     ids, which, total = np.unique(token_id, return_inverse=True, return_counts=True)
@@ -157,7 +158,7 @@ def _best_tokens(token_id, is_active, window):
     active_in = np.unique(np.stack([which[is_active], window[is_active]]), axis=1)[0]
     n_windows = np.bincount(active_in, minlength=len(ids))
     named = np.flatnonzero(n_windows >= min(_MIN_WINDOWS, n_windows.max()))
-    # in the order of their precision the best list of any length is a prefix
+    # sorted by precision, the best list of any length is a prefix
     order = named[np.lexsort((-true[named], -true[named] / total[named]))]
     f1 = 2 * np.cumsum(true[order]) / (np.cumsum(total[order]) + is_active.sum())
     kept = order[: f1.argmax() + 1]

@@ -1,4 +1,4 @@
-"""Features and neurons on their way from windows to explanations, answers and scores."""
+"""Features and neurons with their windows, questions, explanations and scores."""
 
 from dataclasses import dataclass, field
 
@@ -12,12 +12,12 @@ from .._active import active_rows
 from ._questions import CHANCE, explain_question, score, score_questions
 from ._windows import Activity, Sample, TooFewWindows
 
-_MATCHING, _SHUFFLING = 3, 4  # what generators are seeded for; 1 and 2 are features and neurons
+_MATCHING, _SHUFFLING = 3, 4  # seeds of random generators; `_interpreter` uses 1 and 2
 
 
 @dataclass
 class Subject:
-    """A feature or a neuron, and what is known of it so far.
+    """A feature or neuron with its windows, questions and answers.
 
     Parameters
     ----------
@@ -25,15 +25,15 @@ class Subject:
     activity : Activity
     n_active_windows : int
     sample : Sample or None
-        None where there are too few windows.
+        None if there are too few windows.
     questions : dict of str to list of Question
-        For each scorer; without explanation.
+        The questions of each scorer, without explanation.
     reasons : list of str
         Why something is missing.
     explanation : object
-        What the judge explained it with; None if there is none.
+        The judge's explanation; None if it is missing.
     answers : list of Answer
-        All that was asked about it.
+        The answers to all questions about it.
     """
 
     index: int
@@ -47,7 +47,7 @@ class Subject:
 
     @classmethod
     def draw(cls, index, activity, grid, rng, *, scorers, **sizes):
-        """Draw the windows and make the questions; `sizes` as for `WindowGrid.draw`."""
+        """Sample the windows and make the questions; `sizes` as for `WindowGrid.draw`."""
         try:
             sample = grid.draw(activity, rng, **sizes)
         except TooFewWindows as error:
@@ -55,7 +55,8 @@ class Subject:
         subject = cls(index, activity, sample.n_active, sample)
         active = [grid.example(window, activity) for window in sample.score_active]
         inactive = [grid.example(window, activity) for window in sample.score_inactive]
-        for kind in CHANCE:  # also those not asked for: which they are changes no question
+        # for all scorers, so that the choice of scorers does not change the random draws
+        for kind in CHANCE:
             questions = score_questions(kind, active, inactive, rng)
             if kind in scorers:
                 subject.questions[kind] = questions
@@ -67,7 +68,7 @@ class Subject:
 
 
 def match_neurons(neurons, subjects, seed):
-    """For each feature, draw a neuron and cut it down to as many active rows.
+    """For each feature, draw a neuron and keep only as many of its greatest activations.
 
     Returns
     -------
@@ -95,20 +96,21 @@ def _n_positive(block):
 
 
 def explain_all(subjects, grid, ask):
-    """Ask for the explanations of all subjects that have windows.
+    """Ask for explanations of all subjects that have windows.
 
     Raises
     ------
     RuntimeError
-        If there is no answer to any question, not even an unreadable one.
+        If no request is answered, not even unreadably.
     """
     subjects = [subject for subject in subjects if subject.sample is not None]
     questions = [explain_question(grid, s.activity, s.sample) for s in subjects]
     answers = ask(questions)
     if answers and not any(a.value is not None or a.prompt_tokens for a in answers):
         raise RuntimeError(
-            f"llm answered none of {len(answers)} requests for an explanation, so nothing was "
-            f"scored. The last error: {answers[-1].error}"
+            f"llm answered none of {len(answers)} requests for an explanation. Check that it "
+            f"works: llm([{{'role': 'user', 'content': 'Hello'}}]). The last error: "
+            f"{answers[-1].error}"
         )
     for subject, answer in zip(subjects, answers, strict=True):
         subject.answers.append(answer)
@@ -118,7 +120,7 @@ def explain_all(subjects, grid, ask):
 
 
 def score_all(subjects, peers, scorers, ask, seed):
-    """Ask everything that is scored, at once.
+    """Ask the questions of all scorers at once, and score the answers.
 
     Returns
     -------
@@ -131,7 +133,7 @@ def score_all(subjects, peers, scorers, ask, seed):
         "shuffled": (subjects, shuffled),
         "neuron": (peers, [peer.explanation for peer in peers]),
     }
-    posed = {}  # {(scorer, source): for each subject, its questions}
+    posed = {}  # {(scorer, source): for each subject a list of questions}
     for kind in scorers:
         for source, (asked_of, explanations) in sources.items():
             pairs = zip(asked_of, explanations, strict=True)
@@ -157,7 +159,7 @@ def _with_explanation(subject, kind, explanation):
 
 
 def _explanation_of_another(subject, subjects, seed):
-    """The explanation of a random other subject that is explained differently, or None."""
+    """The explanation of a random subject with a different explanation, or None."""
     others = [
         other.explanation
         for other in subjects
@@ -168,7 +170,7 @@ def _explanation_of_another(subject, subjects, seed):
 
 
 def make_table(subjects, peers, scorers, scores):
-    """The result of `AutoInterpreter.interpret`; warns of failures."""
+    """The result of `AutoInterpreter.interpret`; warns if questions failed."""
     result = Bunch(
         feature=np.array([s.index for s in subjects], dtype=np.int64),
         explanation=_texts(s.explanation for s in subjects),
@@ -200,7 +202,7 @@ def make_table(subjects, peers, scorers, scores):
 
 def _texts(values):
     texts = ["" if value is None else str(value) for value in values]
-    return np.array([*texts, None], dtype=object)[:-1]  # object even where there is none
+    return np.array([*texts, None], dtype=object)[:-1]  # dtype object even if empty
 
 
 def _warn_of_failures(answers):

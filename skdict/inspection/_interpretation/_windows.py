@@ -1,4 +1,4 @@
-"""Windows of tokens: cutting texts into them, and drawing those to explain and to score with."""
+"""Windows of tokens: texts are cut into them, and some are drawn to explain and to score."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,24 +8,24 @@ import numpy as np
 from .._tokens import read_after, token_columns
 
 _INTEGERS = ("position", "token_id", "start", "end")
-# A feature with fewer active windows than this, to explain or to score, is not interpreted.
+# Minimum number of active windows in each half; otherwise the feature is not interpreted.
 MIN_WINDOWS = 5
-# A window that contains a chosen token may differ in length by one part in so many.
+# A near miss may differ from the wanted length by a fraction of 1 / _LENGTH_TOLERANCE.
 _LENGTH_TOLERANCE = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A window, as a question shows it. All arrays have shape (n_tokens,).
+    """A window as a question shows it. All arrays have shape (n_tokens,).
 
     Parameters
     ----------
     rows : ndarray of int
-        Rows of the codes, consecutive.
+        Consecutive rows of the codes.
     activations : ndarray of float64
-        What the feature's codes are there; 0 where it is not active.
+        The feature's codes; 0 where it is inactive.
     marked : ndarray of bool
-        The tokens that are highlighted.
+        The highlighted tokens.
     """
 
     rows: np.ndarray
@@ -34,25 +34,25 @@ class Example:
 
 
 class Activity(NamedTuple):
-    """Where a feature, or a neuron, is active: rows in ascending order and the codes there."""
+    """The rows on which a feature or neuron is active, ascending, and its codes there."""
 
     rows: np.ndarray
     values: np.ndarray
 
 
 class Sample(NamedTuple):
-    """Windows drawn for a feature; the active ones in the order of their peaks, ascending."""
+    """Windows drawn for a feature; the active ones in ascending order of their peaks."""
 
     explain_active: np.ndarray
     explain_inactive: np.ndarray
     score_active: np.ndarray
     score_inactive: np.ndarray
     n_active: int  # of all windows
-    split: str  # "documents" or "windows", whichever the two halves differ in
+    split: str  # "documents" or "windows": what the two halves do not share
 
 
 class TooFewWindows(Exception):
-    """A feature cannot be interpreted on these windows; the message says why."""
+    """There are too few windows to interpret a feature; the message says of which kind."""
 
     def __init__(self, message, n_active):
         super().__init__(message)
@@ -60,10 +60,10 @@ class TooFewWindows(Exception):
 
 
 class WindowGrid:
-    """Texts cut into windows that do not overlap, of tokens that the model saw together.
+    """Texts cut into windows without overlap, of tokens that the model saw together.
 
-    Of windows with the same tokens, such as the licence at the head of many files, only the
-    first is used, so that no text is both explained and scored with.
+    Of several windows with the same tokens, such as the licence header of many files, only the
+    first is used, so that no text is used both to explain and to score.
 
     Parameters
     ----------
@@ -72,16 +72,16 @@ class WindowGrid:
     n_rows : int
         Rows of the codes.
     window_length : int
-        Most tokens of a window.
+        Maximum number of tokens of a window.
     seed : int
-        For the split of documents, and of windows, into two halves.
+        Seed of the split of documents, and of windows, into two halves.
     """
 
     def __init__(self, tokens, n_rows, window_length, seed):
         keys = ("document", "token", *_INTEGERS)  # documents can have names
         columns = token_columns(tokens, keys, n_rows=n_rows, integers=_INTEGERS)
         document, self._token, position, self.token_id, self._start, self._end = columns.values()
-        new = np.ones(n_rows, dtype=bool)  # where a text, or what the model was given, begins
+        new = np.ones(n_rows, dtype=bool)  # where a text, or the model's input, begins
         new[1:] = (document[1:] != document[:-1]) | (position[1:] != position[:-1] + 1)
         begin = np.flatnonzero(new)
         place = np.arange(n_rows) - np.repeat(begin, np.diff(begin, append=n_rows))
@@ -103,7 +103,7 @@ class WindowGrid:
         self._sorted_id = self.token_id[self._by_token]
 
     def example(self, window, activity, marked=None):
-        """Make a window into an example; the active tokens are marked unless told otherwise."""
+        """A window as an example; by default the active tokens are marked."""
         rows = np.arange(self.first[window], self.stop[window])
         activations = np.zeros(len(rows))
         a, b = np.searchsorted(activity.rows, (rows[0], rows[-1] + 1))
@@ -111,7 +111,7 @@ class WindowGrid:
         return Example(rows, activations, activations > 0 if marked is None else marked)
 
     def pieces(self, rows):
-        """The text of each of consecutive tokens; together they are the text of the window."""
+        """The texts of consecutive tokens; joined they are the text of the window."""
         pieces, behind = [], self._start[rows[0]]
         for row in rows:
             start, end = self._start[row], self._end[row]
@@ -121,7 +121,7 @@ class WindowGrid:
         return pieces
 
     def draw(self, activity, rng, *, n_explain, n_score, near_miss_fraction):
-        """Draw windows to explain and, from the other half, windows to score with.
+        """Draw windows to explain with and, from the other half, windows to score with.
 
         Returns
         -------
@@ -146,7 +146,7 @@ class WindowGrid:
             raise TooFewWindows(
                 f"active in {len(window)} windows and inactive in {np.sum(idle)}, but "
                 f"{MIN_WINDOWS} active ones are needed to explain, and {MIN_WINDOWS} active and "
-                f"{MIN_WINDOWS} inactive ones to score with",
+                f"{MIN_WINDOWS} inactive ones to score",
                 len(window),
             )
 
@@ -166,11 +166,11 @@ class WindowGrid:
 
         drawn = Sample(window[shown], contrast, window[scored], foils, len(window), split)
         both = np.intersect1d(np.concatenate(drawn[:2]), np.concatenate(drawn[2:4]))
-        assert len(both) == 0, f"windows {both} are both explained and scored with"
+        assert len(both) == 0, f"windows {both} are used both to explain and to score"
         return drawn
 
     def _peaks(self, activity):
-        """Distinct windows where it is active: their index, highest code, and token id there."""
+        """Distinct active windows: their index, greatest code, and the token id of that code."""
         window = np.searchsorted(self.first, activity.rows, side="right") - 1
         order = np.lexsort((activity.values, window))
         last = order[np.flatnonzero(np.diff(window[order], append=-1))]
@@ -178,14 +178,15 @@ class WindowGrid:
         return window[last], activity.values[last], self.token_id[activity.rows[last]]
 
     def _draw_idle(self, pool, peak_id, lengths, near_miss_fraction, rng):
-        """Draw a window of the pool for each of `lengths`, as near to it as there is one.
+        """Draw a window of the pool for each of `lengths`, as close to this length as possible.
 
-        A longer window is more likely to be active: without this, lengths would tell the idle
-        windows. Some of the windows are drawn because they contain one of the tokens.
+        Longer windows are more likely to be active, so the length could give inactive windows
+        away. A fraction of the windows are near misses, which contain one of the tokens
+        `peak_id`.
         """
         pool, drawn = pool.copy(), []
         n_near = round(near_miss_fraction * len(lengths))
-        for token in rng.permutation(peak_id):  # more often the more windows it is the peak of
+        for token in rng.permutation(peak_id):  # with repetitions: once per window with this peak
             if len(drawn) == n_near:
                 break
             a, b = np.searchsorted(self._sorted_id, (token, token + 1))
@@ -210,7 +211,7 @@ class WindowGrid:
 
 
 def _balanced_half(document, rng):
-    """Split documents into two halves with about as many windows, True in one of them."""
+    """Split documents into two halves with about equally many windows; True in one half."""
     _, document, n_windows = np.unique(document, return_inverse=True, return_counts=True)
     half, sizes = np.zeros(len(n_windows), dtype=bool), [0, 0]
     for index in rng.permutation(len(n_windows)):
@@ -221,6 +222,6 @@ def _balanced_half(document, rng):
 
 
 def _stratified(ascending, n, rng):
-    """Draw one from each of `n` parts of equal size, so that all levels are there."""
+    """Draw one entry from each of `n` parts of equal size, so that all levels occur."""
     bounds = np.linspace(0, len(ascending), n + 1).astype(np.int64)
     return ascending[rng.integers(bounds[:-1], bounds[1:])]
