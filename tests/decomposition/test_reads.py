@@ -8,12 +8,13 @@ import torch
 from dictionary_testing import make_estimator
 
 from skdict._core.data import source
+from skdict._core.data.statistics import N_CENTRE_ROWS
 from skdict.decomposition import alpha_grid, sparse_encode
 from skdict.utils import _arrays
 
 N_ROWS, N_FEATURES, N_COMPONENTS = 100_000, 4, 8
 # Rows that are read besides: for the centre of the data, the first atoms, the first biases.
-N_BEGIN = 1000 + N_COMPONENTS + 4096
+N_BEGIN = N_CENTRE_ROWS + N_COMPONENTS + 4096
 # Rows that `fit` and `partial_fit` code for what `score` needs.
 N_CODED = N_ROWS
 
@@ -69,7 +70,7 @@ def estimator(**params):
 
 
 def test_statistics_read_once(rows_read):
-    assert rows_read(alpha_grid) == N_ROWS + 1000
+    assert rows_read(alpha_grid) == N_ROWS + N_CENTRE_ROWS
 
 
 @pytest.mark.parametrize("n_epochs", [1, 3])

@@ -93,11 +93,16 @@ def buffers(n_rows, batch_size, generator, *, row_bytes):
 def draw_rows(n_rows, n_drawn, generator):
     """Sorted numbers of rows drawn without replacement, all if there are no more.
 
-    Of more than `MAX_PERMUTED` rows one is drawn from each of ``n_drawn`` equal stretches.
+    Of more than `MAX_PERMUTED` rows they are `spread_rows`.
     """
     if n_rows <= max(MAX_PERMUTED, n_drawn):
         order = torch.randperm(n_rows, generator=generator, device="cpu")
         return order[:n_drawn].sort().values
+    return spread_rows(n_rows, n_drawn, generator)
+
+
+def spread_rows(n_rows, n_drawn, generator):
+    """Sorted numbers of rows, one drawn from each of ``n_drawn`` equal stretches."""
     starts = torch.arange(n_drawn + 1, device="cpu") * n_rows // n_drawn
     places = torch.rand(n_drawn, generator=generator, dtype=torch.float64, device="cpu")
     return starts[:-1] + (places * starts.diff()).long()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..tensors import ROUNDINGS, away_from
+from .shuffle import spread_rows
 
 # Rows are massive whose norm is so many times that of nine tenths of the rows (to a percent), if
 # such rows have more than half of the sum of squares. Those of the first tokens of language
@@ -174,13 +175,15 @@ def _reader(source):
 
 
 def _centre(source, blocks):
-    """Where most rows are: the median of rows that are evenly spread, float64."""
-    step = math.ceil(len(source) / N_CENTRE_ROWS)
-    if isinstance(blocks(), list):
-        x = blocks()[0][::step]
-    else:
-        x = source[torch.arange(0, len(source), step, device="cpu")]
-    return x.cpu().median(dim=0).values.to(source.device, torch.float64)
+    """Where most rows are: the median of some that are spread over all, float64 (n_features,).
+
+    They are not evenly spread, which might be the first of each text.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    index = spread_rows(len(source), min(N_CENTRE_ROWS, len(source)), generator)
+    in_memory = blocks()
+    x = in_memory[0].cpu()[index] if isinstance(in_memory, list) else source[index].cpu()
+    return x.median(dim=0).values.to(source.device, torch.float64)
 
 
 def _not_massive(blocks, centre, threshold):

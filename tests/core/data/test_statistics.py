@@ -121,6 +121,14 @@ def test_massive_rows_are_told_in_a_second_pass(X, counted):
     assert warning.startswith(f"{massive.sum()} of the {len(X)} samples of X are massive")
 
 
+def test_massive_rows_that_come_regularly(monkeypatch):
+    """The first token of each text is massive, and texts are equally long."""
+    monkeypatch.setattr(source, "BLOCK_BYTES", 1 << 16)
+    X = np.random.default_rng(0).standard_normal((1001 * 32, 5))
+    X[::32] = 1000
+    assert Source(X, CPU).statistics(massive=False).n_samples == 1001 * 31
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", KINDS)
