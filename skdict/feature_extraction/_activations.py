@@ -1,4 +1,4 @@
-"""Texts or arrays in, the activations of one layer of a network out."""
+"""Turn texts or arrays into the activations of one layer of a network."""
 
 import copy
 import os
@@ -43,51 +43,51 @@ class ActivationExtractor(
 ):
     """Turn texts into the activations of one layer of a transformer, one row per token.
 
-    The texts are tokenized, run through the model in batches of similar length, and no further
-    than the layer. Rows come text by text in the order of `X`, and within a text in the order
-    of its tokens; :meth:`tokens` tells which token each row is from. With ``tokenizer=None``
+    The texts are tokenized and run through the model in batches of similar length, up to the
+    layer and no further. Rows are in the order of the texts, and within a text in the order of
+    its tokens; :meth:`tokens` tells which token each row belongs to. With ``tokenizer=None``
     arrays are run through any `torch.nn.Module` instead.
 
     Parameters
     ----------
     model : str, path-like or torch.nn.Module
-        Where the activations are from:
+        The model whose activations are taken:
 
         - the id of a model on the Hugging Face Hub, or a local folder written by
           ``save_pretrained``, which never causes a request to the network. The class that the
           checkpoint was saved from is loaded (`GPT2LMHeadModel`, say, not `GPT2Model`), so that
           the dotted names of its layers are those in the checkpoint; `AutoModel` where the
-          checkpoint names no class. The estimator holds the name only, so it pickles small; the
-          two models used last stay in the memory of the process and clones share them.
+          checkpoint names no class. The estimator holds only the name, so its pickles are small.
+          The two models used last stay in memory, and clones share them.
         - a ready module, which clones share too. It is used as it is, on its own device and in
-          its own dtype. During `transform` it is in evaluation mode, afterwards in the mode
+          its own dtype. During `transform` it is in evaluation mode, and afterwards in the mode
           that it was in before.
 
     layer : str
         Dotted path of the layer, as in ``model.named_modules()``, such as
-        "transformer.h.0.mlp.act". It must be called once in a forward pass. If it passes on a
-        tuple, its first tensor is taken.
+        "transformer.h.0.mlp.act". A forward pass must call it exactly once. If it returns a
+        tuple, the first tensor in it is taken.
 
     side : {"output", "input"}, default="output"
         Whether to take what the layer returns or what it is given.
 
     feature_axis : "auto" or int, default="auto"
-        Which axis of the layer's activation, from 1 on or from -1 back, is that of the features;
-        axis 0 is that of the texts or samples. "auto" looks at the layer itself and at those
-        before it: a convolution has its channels on axis 1, a linear layer or a norm of vectors
-        on the last. Where nothing tells, an error asks for this parameter.
+        Axis of the layer's activation that holds the features: 1, 2, ... or -1, -2, ... Axis 0
+        is that of the texts or samples. "auto" looks at the layer and at those before it: a
+        convolution has its channels on axis 1, a linear layer or a norm on the last. If nothing
+        tells, an error asks for this parameter.
 
     tokenizer : "auto", None or a fast tokenizer of transformers, default="auto"
         "auto" loads the tokenizer that belongs to `model`. None is for a model that takes
-        arrays. A tokenizer without padding token will do, and none is changed.
+        arrays. The tokenizer need not have a padding token, and it is not changed.
 
     pooling : {"mean", "max", "last"} or None, default=None
-        With a name, one row per text (or sample): the mean, the maximum, or the last of its
-        rows. None for one row per token.
+        How the rows of a text (or sample) become one: their mean, their maximum, or the last
+        one. None for one row per token.
 
     max_length : int, default=None
-        Most tokens that the model is given at once, special tokens included. None for the
-        context length of the model or tokenizer, whichever is less.
+        Greatest number of tokens that the model is given at once, special tokens included. None
+        for the context length of the model or the tokenizer, whichever is less.
 
     long_documents : {"truncate", "window"}, default="truncate"
         What to do with a text of more than `max_length` tokens: keep its first tokens, or run
@@ -95,13 +95,13 @@ class ActivationExtractor(
         overlap, so the first tokens of each have little context.
 
     include_special_tokens : bool, default=False
-        Whether tokens such as "[CLS]" or "<s>" get a row. The token for unknown text is no
+        Whether tokens such as "[CLS]" or "<s>" get a row. The token for unknown text is not a
         special token in this sense.
 
     batch_size : int, default=32
-        Texts (windows, samples) per forward pass. Where the rows of a text depend on how far it
-        is padded, texts of equal length only are run together; where they depend on the other
-        texts all the same, only 1 is allowed.
+        Texts (windows, samples) per forward pass. If the rows of a text depend on how far it is
+        padded, only texts of equal length are run together. If they still depend on the other
+        texts, only 1 is allowed.
 
     device : str, default="auto"
         Where a model given by name is run: "auto" (CUDA if there is one, else the CPU) or a
@@ -112,16 +112,16 @@ class ActivationExtractor(
         bfloat16, or float16 where it has no bfloat16. A ready module stays as it is.
 
     cache : str, path-like, joblib.Memory or None, default=None
-        Folder to keep activations in. With it, each text goes through the model once, whatever
-        cross-validation folds, grid candidates, processes or later sessions it occurs in. A
-        text is known by its token ids, and the model by a digest of all that decides what it
-        computes (weights, attributes, adapters, hooks, your own code, autocast), taken at each
-        call, so that `max_length`, `pooling`, the tokenizer and the model may change without
-        harm. A model of which there is no such digest is not cached, with a warning. Files that
-        are damaged are computed again, and a folder that cannot be written to costs no more than
-        what would have been kept. Processes that share the folder wait for one another rather
-        than compute twice. Inside a `steer` or `replace_activations` block it is not used. Delete
-        the folder to free the space: 4 bytes per token and feature, special tokens included.
+        Folder in which activations are stored. With it, each text goes through the model once,
+        whatever cross-validation folds, grid candidates, processes or later sessions it occurs
+        in. The key of a file is made of the token ids and of a digest of everything that decides
+        what the model computes (weights, attributes, adapters, hooks, your own code, autocast).
+        The digest is taken at each call, so `max_length`, `pooling`, the tokenizer and the model
+        may change. A model that has no digest is run without the cache, with a warning. Damaged
+        files are computed again. If the folder cannot be written to, results are the same and
+        are not stored. Processes that share the folder wait for each other instead of computing
+        twice. Inside a `steer` or `replace_activations` block the cache is not used. Delete the
+        folder to free the space: 4 bytes per token and feature, special tokens included.
 
     trust_remote_code : bool, default=False
         Whether code that comes with a model given by name may be run.
@@ -143,21 +143,21 @@ class ActivationExtractor(
     Notes
     -----
     This estimator is stateless: `fit` only checks parameters, layer and `X`, and `transform`
-    works without it. The first use of a layer in a process makes additional forward passes. One,
-    of two tokens (or one sample), goes through the whole model, to see how often the layer is
-    called, how wide it is and which axis its features are on. A few, of two texts of at most 16
-    tokens (or two samples), together and alone, go as far as the layer, to see whether its rows
-    depend on the batch and whether it is given the tokens where they are in the text: a decoder
-    that is given them shifted by one, as BART's, is refused. A model that has been changed is
-    looked at again.
+    works without it. The first use of a layer in a process takes additional forward passes. One
+    pass of two tokens (or one sample) goes through the whole model, and tells how often the layer
+    is called, how wide it is and which axis holds its features. A few passes of two texts of at
+    most 16 tokens (or two samples), together and alone, go as far as the layer. They tell whether
+    its rows depend on the batch, and whether it is given each token at its place in the text: a
+    decoder that is given them shifted by one, as BART's is, is refused. If the model has been
+    changed, the passes are made again.
 
-    The progress of `fit_transform`, and so of a `Pipeline` that is fitted, can be followed
-    through callbacks (:meth:`set_callbacks`): each batch is a subtask. `fit` is a single task,
-    and `transform` is no fit and calls none.
+    The progress of `fit_transform`, and so of fitting a `Pipeline`, can be followed through
+    callbacks (:meth:`set_callbacks`): each batch is a subtask. `fit` is a single task. `transform`
+    is not a fit, so it does not call them.
 
-    Batches change the results by no more than rounding. In arrays, integers are token ids to a
-    model with a token embedding and numbers to any other. Numbers are given to a ready module in
-    the widest floating-point type of its parameters that its forward pass takes.
+    Batches change the results by no more than rounding. In arrays, integers are token ids for a
+    model with a token embedding, and numbers for any other. Numbers are given to a ready module in
+    the widest floating-point type of its parameters that its forward pass accepts.
 
     Examples
     --------
@@ -287,7 +287,7 @@ class ActivationExtractor(
                 subtask = context.subcontext(task_name="batch")
                 subtask.call_on_fit_task_begin(estimator=self)
                 yield batch
-                # a request to stop is not heeded: rows would be missing
+                # a request to stop is ignored: rows would be missing
                 subtask.call_on_fit_task_end(estimator=self)
             context.call_on_fit_task_end(estimator=self, X=X, y=y)
 
@@ -306,14 +306,14 @@ class ActivationExtractor(
         -------
         activations : ndarray of shape (n_rows, n_features), dtype float32
             One row per token, or with `pooling` per text. With ``tokenizer=None``, a layer of
-            shape (n_samples, n_features) gives one row per sample; one of more axes, such as
-            (n_samples, n_positions, n_features) or (n_samples, n_channels, height, width), one
-            per position, in the order of the axes that are not `feature_axis`.
+            shape (n_samples, n_features) gives one row per sample. A layer of more axes, such as
+            (n_samples, n_positions, n_features) or (n_samples, n_channels, height, width), gives
+            one row per position, in the order of the axes that are not `feature_axis`.
 
         Raises
         ------
         ValueError, TypeError
-            If a parameter, the layer or a text is not what it must be.
+            If a parameter, the layer or a text is not valid.
         """
         self._validate()
         network = self._network()
@@ -329,12 +329,12 @@ class ActivationExtractor(
     def get_feature_names_out(self, input_features=None):
         """Get output feature names for transformation.
 
-        With texts as input they are known before `fit`.
+        With texts as input, they can be had before `fit`.
 
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Only checked against `feature_names_in_`, where there are any.
+            Only compared with `feature_names_in_`, if there are any.
 
         Returns
         -------
@@ -347,7 +347,7 @@ class ActivationExtractor(
         return super(ActivationExtractor, fitted).get_feature_names_out(input_features)
 
     def tokens(self, X):
-        """Return the token behind each row of ``transform(X)``.
+        """Return the token that each row of ``transform(X)`` belongs to.
 
         Parameters
         ----------
@@ -363,26 +363,26 @@ class ActivationExtractor(
                 Index of the text in `X`.
             position : ndarray of int
                 Place of the token in what the model was given. Special tokens count, so the
-                first token behind a "<s>" is at 1; in every window of a long text the count
-                starts anew.
+                first token after a "<s>" is at 1. In each window of a long text the count
+                starts again.
             token_id : ndarray of int
                 Index in the vocabulary.
             token : ndarray of object
                 The piece of text, ``X[document][start:end]``. Several tokens can share a
-                piece, as those that make up one character do. A token that stands for no text
-                is given by its name in the vocabulary.
+                piece, such as those that make up one character. A token that does not stand for
+                text is given by its name in the vocabulary.
             start, end : ndarray of int
-                Its first character in the text, and the one behind its last.
+                Its first character in the text, and the one after its last.
 
         Raises
         ------
         ValueError
-            If rows are no tokens, because of `pooling` or ``tokenizer=None``.
+            If rows do not belong to tokens, because of `pooling` or ``tokenizer=None``.
         """
         self._validate()
         if self.tokenizer is None or self.pooling is not None:
             raise ValueError(
-                "tokens() tells the token behind each row, but rows are no tokens with "
+                "tokens() tells the token of each row, but rows do not belong to tokens with "
                 f"tokenizer={self.tokenizer!r:.50} and pooling={self.pooling!r}."
             )
         network = self._network()
@@ -393,8 +393,8 @@ class ActivationExtractor(
     def load(self):
         """Return the model and the tokenizer, loaded if they are given by name.
 
-        They are those that `transform` uses, shared and not copied. The estimator does not hold
-        on to them, so it still pickles small.
+        They are those that `transform` uses, shared and not copied. The estimator does not keep
+        a reference to them, so its pickles stay small.
 
         Returns
         -------
@@ -402,14 +402,14 @@ class ActivationExtractor(
             Dictionary-like object with the following attributes.
 
             model : torch.nn.Module
-                The model, on the device and in the dtype that it is run in. Leave it as it is.
+                The model, on the device and in the dtype in which it is run. Do not change it.
             tokenizer : transformers.PreTrainedTokenizerBase or None
                 Its tokenizer; None with ``tokenizer=None``.
 
         Raises
         ------
         ValueError
-            If a parameter is not what it must be, or there is no such model or tokenizer.
+            If a parameter is not valid, or there is no such model or tokenizer.
 
         Examples
         --------
@@ -488,7 +488,7 @@ class ActivationExtractor(
         return windows
 
     def _layer(self, network, inputs):
-        """Return the layer, looked at the first time that it is met."""
+        """Return the layer, which is examined at its first use."""
         return Layer(
             network,
             self.layer,

@@ -1,4 +1,4 @@
-"""Activations kept on disk, one file per sequence of tokens."""
+"""Activations on disk, one file per sequence of tokens or sample."""
 
 import contextlib
 import hashlib
@@ -42,8 +42,8 @@ def open_cache(location, layer):
         except CannotDescribeError as error:
             warn(
                 f"cache is not used: what the {type(model).__name__} computes may depend on "
-                f"its {error}, of which there is no telling whether it is the same as before. "
-                "Leave it out of the model, or set cache=None."
+                f"its {error}, which cannot be compared with what it was before. Leave it out of "
+                "the model, or set cache=None."
             )
             return None
     where = f"{layer.path} {layer.side} {layer.feature_axis}"
@@ -53,19 +53,19 @@ def open_cache(location, layer):
 class ActivationCache(FileCache):
     """A folder of ``.npy`` files, each with a checksum behind its array.
 
-    A file is found by a digest of what the model was given, in a sub-folder named by a digest of
-    the model and the layer. Nothing in it is pickled.
+    The name of a file is a digest of the model's input, that of its sub-folder a digest of the
+    model and the layer. Nothing is pickled.
 
     Parameters
     ----------
     location : str, path-like or joblib.Memory
-        The folder; of a Memory, its own, so that ``memory.clear()`` empties both.
+        The folder. For a Memory it is the Memory's own, so that ``memory.clear()`` empties both.
 
     fingerprint : str
-        What the model is known by.
+        Digest of the model.
 
     where : str
-        Where in the model the activations are from, and what is a feature there.
+        Layer, side and feature axis of the activations.
     """
 
     suffix = ".npy"
@@ -84,7 +84,7 @@ class ActivationCache(FileCache):
         )
 
     def is_for(self, network):
-        """Whether a model is, after a run, what it was before; looked at once."""
+        """Whether the model is the same after a run as before; compared once."""
         if self._is_for is None:
             try:
                 self._is_for = network.fingerprint == self._fingerprint
@@ -99,7 +99,7 @@ class ActivationCache(FileCache):
         return self._is_for
 
     def key(self, content):
-        """Return the name that the activations of an array of model inputs go by."""
+        """Return the name of the file with the activations for an input of the model."""
         header = f"{content.dtype.str}{content.shape}".encode()
         return hashlib.sha256(header + content.tobytes()).hexdigest()[:40]
 
@@ -119,7 +119,7 @@ class ActivationCache(FileCache):
 
     @contextlib.contextmanager
     def lock(self):
-        """Keep other processes that use the same sub-folder waiting during a ``with`` block."""
+        """Let other processes that use the same sub-folder wait during a ``with`` block."""
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Texts in, one row of pooled codes per text out."""
+"""Turn texts into pooled codes, one row per text."""
 
 from contextlib import contextmanager
 
@@ -20,9 +20,9 @@ from ..utils._sklearn_compat import (
 )
 from ._activations import ActivationExtractor
 
-# Entries of the dense codes that exist at a time: 64 MB in float32.
+# Entries of a block of dense codes: 64 MB in float32. One block is in memory at a time.
 CODES_AT_ONCE = 1 << 24
-# Tokens of the first block, as long as the number of components is not known.
+# Tokens of the first block, when the number of components is not known yet.
 FIRST_BLOCK = 64
 
 
@@ -31,31 +31,31 @@ class DocumentFeatures(
 ):
     """Turn texts into the features that a dictionary finds in them, one sparse row per text.
 
-    The extractor gives the activations at the tokens of a text, the dictionary their codes, and
-    the codes of a text's tokens are pooled into one: what a bag of words is to words, this is
-    to a dictionary's features. A linear model on it is a classifier of texts whose weights are
-    those of features, which can be looked at.
+    The extractor gives the activations at the tokens of a text, the dictionary gives their codes,
+    and the codes of all tokens are pooled into one row. This is a bag of words with a
+    dictionary's features in place of words. A linear model on it classifies texts, and its
+    weights belong to features that can be inspected.
 
     Parameters
     ----------
     extractor : estimator
         Gives the activations, a row for each token: an `ActivationExtractor` with
-        ``pooling=None``, or another transformer of texts that has its method `tokens`, of whose
-        result only "document" is used, in ascending order.
+        ``pooling=None``, or another transformer of texts with a method `tokens`. Of its result
+        only "document" is used, which must be ascending.
 
     dictionary : estimator
         Gives the codes: any transformer of activations, such as a
         :class:`~skdict.decomposition.SparseAutoencoderDictionary`,
         :class:`~sklearn.decomposition.PCA` or a :class:`~sklearn.pipeline.Pipeline` that ends in
-        one. `fit` fits a clone of it to the activations at all tokens of all texts. One that is
-        fitted already is used as it is, and `fit` does not need the activations, if it is
-        wrapped in a :class:`~sklearn.frozen.FrozenEstimator`.
+        one. `fit` fits a clone of it to the activations at all tokens of all texts. A dictionary
+        in a :class:`~sklearn.frozen.FrozenEstimator` must be fitted; it is used as it is, and
+        `fit` does not run the model.
 
     pooling : {"max", "mean"}, default="max"
-        How the codes of a text's tokens become one. "max" says how strongly a feature is active
-        where it is most so, and the longer a text, the more features are active in it. "mean"
-        also says how often, in texts of any length alike, and makes little of a feature that is
-        active at a few tokens of many.
+        How the codes of a text's tokens become one row. "max" is the greatest code of a feature;
+        the longer a text, the more features are active in it. "mean" also depends on how often a
+        feature is active and not on the length of the text, but features that are active at a
+        few tokens of a long text nearly vanish.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class DocumentFeatures(
         The fitted clone of `extractor`.
 
     dictionary_ : estimator
-        The fitted clone of `dictionary`, or the `FrozenEstimator` that it is.
+        The fitted clone of `dictionary`, or `dictionary` itself if it is a `FrozenEstimator`.
 
     See Also
     --------
@@ -77,23 +77,23 @@ class DocumentFeatures(
 
     .. math:: \\max_t z_{tj} \\quad \\text{or} \\quad \\frac{1}{T} \\sum_t z_{tj}
 
-    for each feature :math:`j`. All tokens that `extractor` gives a row count: those of all
-    windows of a long text with ``long_documents="window"``, and special tokens only with
-    ``include_special_tokens=True``. An `ActivationExtractor` refuses a text without tokens;
-    where another extractor gives a text no row, its features are zeros.
+    for each feature :math:`j`. All tokens that have a row count: those of all windows of a long
+    text with ``long_documents="window"``, and special tokens only with
+    ``include_special_tokens=True``. An `ActivationExtractor` refuses a text without tokens. If
+    another extractor gives no row for a text, the features of the text are zeros.
 
     `transform` holds the activations of about 131,000 characters at a time, or of a single text
-    that is longer, and codes of at most 64 MB. How the texts are divided among such portions
-    changes the result by no more than rounding. `fit` holds the activations of all tokens, 4
-    bytes per token and neuron. Where that is too much, fit the dictionary before, by `fit` to
-    some of the texts or portion by portion by `partial_fit`, and freeze it.
+    that is longer, and codes of at most 64 MB. How texts are divided into portions changes the
+    result by no more than rounding. `fit` holds the activations of all tokens, 4 bytes per token
+    and neuron. If that is too much, fit the dictionary before, by `fit` to some of the texts or
+    portion by portion with `partial_fit`, and freeze it.
 
-    `fit_transform` runs each text through the model once; `fit` and `transform` do so each,
-    unless the extractor has a cache. With a frozen dictionary `fit` does not run it at all.
+    `fit_transform` runs each text through the model once. `fit` and `transform` run it once
+    each, unless the extractor has a cache. With a frozen dictionary `fit` does not run it at all.
 
-    Like that of scikit-learn's vectorizers of texts, the output is always a sparse matrix, so
-    there is no `set_output`. Callbacks (:meth:`set_callbacks`) hear of the extractor and of the
-    dictionary as subtasks of the fit.
+    The output is always a sparse matrix, as that of scikit-learn's text vectorizers, so there is
+    no `set_output`. For callbacks (:meth:`set_callbacks`) the extractor and the dictionary are
+    subtasks of the fit.
 
     Examples
     --------
@@ -146,7 +146,7 @@ class DocumentFeatures(
         Raises
         ------
         ValueError, TypeError
-            If a parameter or a text is not what it must be.
+            If a parameter or a text is not valid.
         """
         self._fit(check_texts(X))
         return self
@@ -191,7 +191,7 @@ class DocumentFeatures(
         Raises
         ------
         ValueError, TypeError
-            If `pooling` or a text is not what it must be.
+            If `pooling` or a text is not valid.
         """
         check_is_fitted(self)
         validate_parameter_constraints(
@@ -218,7 +218,7 @@ class DocumentFeatures(
         return self.dictionary_.get_feature_names_out()
 
     def _fit(self, texts):
-        """Fit both steps; return the activations of the texts, None if they were not needed."""
+        """Fit both steps; return the activations, or None if the dictionary is frozen."""
         step = self.extractor
         if isinstance(step, ActivationExtractor) and (step.pooling or step.tokenizer is None):
             raise ValueError(
@@ -236,14 +236,14 @@ class DocumentFeatures(
             result = extractor.fit(texts) if is_frozen else extractor.fit_transform(texts)
         if not is_frozen:
             with self._subtask(context, "dictionary", dictionary):
-                dictionary.fit(read_only(result))  # `fit_transform` goes on with it
+                dictionary.fit(read_only(result))  # `fit_transform` needs it unchanged
         self.extractor_, self.dictionary_ = extractor, dictionary
         context.call_on_fit_task_end(estimator=self, X=texts)
         return None if is_frozen else result
 
     @contextmanager
     def _subtask(self, context, name, step):
-        """A part of the fit that callbacks hear of, and its own parts through `step`."""
+        """Report a part of the fit to callbacks, and through `step` also its own parts."""
         task = context.subcontext(task_name=name)
         with task.propagate_callback_context(step):
             task.call_on_fit_task_begin(estimator=self)
@@ -252,7 +252,7 @@ class DocumentFeatures(
 
     def _pool(self, texts, portions=None):
         """Pool the codes at the tokens of each text into a row of a CSR matrix."""
-        n_tokens = self._count_tokens(texts)  # before the model runs: bad texts are found here
+        n_tokens = self._count_tokens(texts)  # finds bad texts before the model runs
         blocks = self._codes(portions or self._portions(texts), n_tokens)
         reduction = np.maximum if self.pooling == "max" else np.add
         n_active = np.zeros(len(texts), dtype=np.int64)
@@ -272,19 +272,19 @@ class DocumentFeatures(
         return align_sparse_interface(csr_array(arrays, shape=(len(texts), len(pooled))))
 
     def _count_tokens(self, texts):
-        """Rows that the extractor gives each text."""
+        """Number of rows that the extractor gives for each text."""
         counts = []
         for start, stop in text_portions(texts):
             portion = texts[start:stop]
             try:
                 document = np.asarray(self.extractor_.tokens(portion)["document"])
             except ValueError:
-                self.extractor_.tokens(texts)  # the same complaint, with the text's place in X
+                self.extractor_.tokens(texts)  # the same error, with the index of the text in X
                 raise
             if (np.diff(np.concatenate([[0], document, [len(portion) - 1]])) < 0).any():
                 raise ValueError(
-                    'extractor.tokens(texts)["document"] must be ascending and name texts from 0 '
-                    f"to len(texts) - 1, but it is {document} for {len(portion)} texts."
+                    'extractor.tokens(texts)["document"] must be ascending and within 0 and '
+                    f"len(texts) - 1, but it is {document} for {len(portion)} texts."
                 )
             counts.append(np.bincount(document, minlength=len(portion)))
         n_tokens = np.concatenate(counts)
@@ -293,12 +293,12 @@ class DocumentFeatures(
         return n_tokens
 
     def _portions(self, texts):
-        """Yield (start, stop, activations at the tokens of these texts)."""
+        """Yield (start, stop, activations at the tokens of the texts from start to stop)."""
         for start, stop in text_portions(texts):
             yield start, stop, self.extractor_.transform(texts[start:stop])
 
     def _codes(self, portions, n_tokens):
-        """Yield (dense codes, index of the text of each) of all tokens, in blocks."""
+        """Yield (dense codes, index of the text of each row) of all tokens, in blocks."""
         n_rows = FIRST_BLOCK
         for start, stop, activations in portions:
             text_of_row = np.repeat(np.arange(start, stop), n_tokens[start:stop])
@@ -325,12 +325,12 @@ class DocumentFeatures(
 
 
 def _reduce(blocks, reduction):
-    """Reduce the rows of each text to one, also where they are in several blocks.
+    """Reduce the rows of each text to one. They may be spread over several blocks.
 
     Parameters
     ----------
     blocks : iterable of (ndarray of shape (n_rows, n_columns), ndarray of shape (n_rows,))
-        Rows, and the index of the text that each is of, ascending.
+        Rows, and the index of each row's text, ascending.
 
     reduction : ufunc
         `numpy.add` or `numpy.maximum`.
@@ -340,7 +340,7 @@ def _reduce(blocks, reduction):
     text : int
     reduced : ndarray of shape (n_columns,), float64
     """
-    last, held = -1, None  # of the last text there may be more rows in the next block
+    last, held = -1, None  # the last text of a block may go on in the next block
     for block, text_of_row in blocks:
         starts = np.flatnonzero(np.diff(text_of_row, prepend=-1))
         for text, rows in zip(text_of_row[starts], np.split(block, starts[1:]), strict=True):

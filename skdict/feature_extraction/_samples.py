@@ -1,4 +1,4 @@
-"""Arrays as the input of a model that takes no text."""
+"""Validate arrays as the input of a model that does not take texts."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +15,7 @@ def check_samples(estimator, X, network, *, reset):
     Parameters
     ----------
     estimator : ActivationExtractor
-        Gets `n_features_in_` set when `reset` is true, otherwise is compared with.
+        Its `n_features_in_` is set if `reset` is true, and compared with otherwise.
 
     X : array-like or torch.Tensor of shape (n_samples, ...)
 

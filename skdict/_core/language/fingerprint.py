@@ -1,4 +1,4 @@
-"""What a model is known by: a digest of everything that decides what it computes."""
+"""A digest of everything in a model that decides what it computes."""
 
 import copyreg
 import dis
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-# What belongs to every module. Of it only tensors, children and hooks matter, see `_add_module`.
+# Attributes that every module has. Of these, tensors, children and hooks matter: `_add_module`.
 _INTERNALS = frozenset(vars(nn.Module()))
-# What decides nothing, although it is kept beside what does.
+# Attributes that do not change what a model computes.
 _BOOKKEEPING = frozenset(
     {
         "name_or_path",
@@ -59,27 +59,28 @@ _BUILTINS = (
 _INSTALLED = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
-# 8-byte words in a row of `_sums`: multiples of no usual width; a long row fits into the cache.
+# 8-byte words in a row of `_sums`. Usual widths of matrices are no multiples of these, and a row
+# fits into the cache of a CPU.
 _WIDTHS = 16381, 1021
 
 
 class CannotDescribeError(TypeError):
-    """Something of a model that it may depend on has no description."""
+    """A part of a model, on which its results may depend, cannot be described."""
 
 
 @torch.no_grad()
 def fingerprint(module):
     """Digest of a model as it is now: equal for equal models, in any process.
 
-    It sees all tensors wherever they hang, also those that accelerate keeps elsewhere;
-    attributes of any kind; the code of what is not an installed package, with the global
-    variables that it names; forward hooks; and torch's autocast and default dtype. Modes
+    It covers all tensors, in whatever attribute they are and also where accelerate has offloaded
+    them; attributes of any kind; code that does not belong to an installed package, with the
+    global variables that it names; forward hooks; and torch's autocast and default dtype. Modes
     (`training`), devices, and where the model was loaded from make no difference.
 
-    All of it is read at each call, because nothing tells that a tensor was written to through
-    its ``data`` or through an array that shares its memory. So of large tensors there is no
-    cryptographic digest, but sums over two axes (`_sums`), which cost little more than reading
-    the tensor does.
+    All of it is read at each call, because a tensor can be written to without a trace, through
+    its ``data`` or through an array that shares its memory. To make that cheap, the digest of a
+    large tensor is made of sums over two axes (`_sums`), which take little longer than reading
+    the tensor.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ def fingerprint(module):
     Raises
     ------
     CannotDescribeError
-        If the model depends on something of which there is no telling whether it is the same.
+        If the model depends on something that cannot be compared with an earlier state.
     """
     description = _Description()
     description.add(_arithmetic(module))
@@ -116,12 +117,12 @@ def _arithmetic(module):
 class _Description:
     """Digests values, one after the other.
 
-    An object that comes again is a reference to where it came first, so cycles do no harm.
+    An object that comes again is written as a reference to its first place, so cycles end.
     """
 
     def __init__(self, seen=None):
         self._hash = hashlib.blake2b(digest_size=32)
-        # {id: (number, object)}; the object is held lest another one gets its id
+        # {id: (number, object)}; the object is kept alive, so that no other one gets its id
         self._seen = {} if seen is None else seen
 
     def digest(self):
@@ -134,7 +135,7 @@ class _Description:
         self._hash.update(content)
 
     def add(self, value, where=""):
-        """Add a value; `where` is the name that it has, for the error."""
+        """Add a value; `where` is its name in an error."""
         self._within(where, self._add, value)
 
     def _within(self, where, add, *args):
@@ -144,13 +145,13 @@ class _Description:
             raise CannotDescribeError(".".join(filter(None, (where, str(error))))) from None
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # objects and tensors may refuse in any way
+        except Exception as error:  # objects and tensors may raise anything
             raise CannotDescribeError(where) from error
 
     def _add(self, value):
         kind = type(value)
         if kind in _VALUES:
-            if kind is torch.dtype:  # in the files of a config there are names of dtypes
+            if kind is torch.dtype:  # equal to its name, as a config loaded from a file has it
                 value, kind = str(value).removeprefix("torch."), str
             name = value.__name__ if kind is types.ModuleType else repr(value)
             return self._write(kind.__name__, name)
@@ -258,7 +259,7 @@ class _Description:
                 self._write("bytes", part)
 
     def _add_module(self, module, offloaded=()):
-        """Add a module; `offloaded` are pairs of what accelerate keeps, and a prefix of names."""
+        """Add a module; `offloaded` holds pairs of accelerate's weights and a prefix of names."""
         self._write("module")
         self._add_class(type(module))
         attributes = {
@@ -267,13 +268,13 @@ class _Description:
         hook = attributes.get("_hf_hook")
         if type(hook).__module__.partition(".")[0] == "accelerate":
             for part in getattr(hook, "hooks", (hook,)):
-                if type(part).__name__ == "AlignDevicesHook":  # says where tensors are, no more
+                if type(part).__name__ == "AlignDevicesHook":  # only says where tensors are
                     weights = getattr(part, "weights_map", None)
                     offloaded = (*offloaded, *([] if weights is None else [(weights, "")]))
                 else:
                     self._add(part)
             del attributes["_hf_hook"]
-            # the hook wraps the forward, which it puts aside
+            # the hook wraps `forward`, and keeps the original one
             forward = attributes.pop("_old_forward", None)
             attributes.pop("forward", None)
             if getattr(forward, "__func__", None) is not type(module).forward:
@@ -296,7 +297,7 @@ class _Description:
         self._write("end")
 
     def _add_class(self, cls):
-        """Add a class, with the code of those that it inherits from and that are not installed."""
+        """Add a class, with the code of those of its bases that are not installed packages'."""
         self._write("class", _name_of(cls))
         if ("class", cls) in self._seen:
             return
@@ -307,7 +308,7 @@ class _Description:
             is_own &= base.__module__ != "builtins"
             for name, value in sorted(vars(base).items()):
                 if isinstance(value, types.FunctionType):
-                    if is_own or _is_own(value.__code__.co_filename):  # or put there from outside
+                    if is_own or _is_own(value.__code__.co_filename):  # or patched in
                         self._write("name", name)
                         self._loosely(value)
                 elif is_own and name not in _BOOKKEEPING and not name.startswith("__"):
@@ -318,7 +319,7 @@ class _Description:
         self._write("function", _name_of(function))
         closure = _closure(function)
         if not _is_own(function.__code__.co_filename):
-            return self._loosely(closure)  # of a decorator: what it decorates
+            return self._loosely(closure)  # a decorator's holds the function it decorates
         digest, names = _code(function.__code__)
         self._write("code", digest)
         self._add_parts("defaults", (function.__defaults__, function.__kwdefaults__))
@@ -333,14 +334,14 @@ class _Description:
                 self._loosely(value)
 
     def _loosely(self, value):
-        """Add a value that code names; of what has no description, its class."""
+        """Add a value that code names, or its class if the value cannot be described."""
         try:
             self.add(value)
         except CannotDescribeError:
             self._write("class", _name_of(type(value)))
 
     def _add_object(self, value):
-        """Add an object of any other class: what would be pickled of it."""
+        """Add an object of any other class, by what pickle would store of it."""
         self._write("object")
         self._add_class(type(value))
         if isinstance(value, functools._lru_cache_wrapper):
@@ -373,19 +374,19 @@ def _name_of(value):
 
 
 def _closure(function):
-    """What a function knows of those around it."""
+    """Values of the variables that a function takes from the functions around it."""
     cells = []
     for cell in function.__closure__ or ():
         try:
             cells.append(cell.cell_contents)
-        except ValueError:  # empty as yet
+        except ValueError:  # not assigned yet
             cells.append(None)
     return cells
 
 
 @functools.cache
 def _is_own(filename):
-    """Whether code is the user's own, and not a package's, which its name is enough for."""
+    """Whether code is the user's own. For an installed package's the name is enough."""
     return not filename.startswith((*_INSTALLED, "<frozen"))
 
 
@@ -419,7 +420,7 @@ def _code(code):
 
 
 def _loaded(name, tensor, offloaded):
-    """A tensor, from where accelerate keeps it if it is not here."""
+    """A tensor, taken from accelerate's weights if it is offloaded."""
     if tensor is not None and tensor.is_meta:
         for weights, prefix in offloaded:
             if isinstance(weights, Mapping) and f"{prefix}{name}" in weights:
@@ -428,12 +429,13 @@ def _loaded(name, tensor, offloaded):
 
 
 def _sums(tensor):
-    """What stands for the content of a dense tensor: bytes, the same on any device.
+    """Yield bytes that stand for the content of a dense tensor, the same on any device.
 
-    Its 8-byte words in rows, and of these the sums over both axes, modulo 2^64; the rest as it
-    is, and so all of a small tensor. Another change than one that is made for it, like exchanges
-    in the corners of a rectangle, shows in one of them. Sums over long columns are many: they are
-    put into shorter rows in turn.
+    The tensor is taken as 8-byte words in rows, and the sums over both axes, modulo 2^64, are
+    yielded; what does not fill a row is yielded as it is, and so all of a small tensor is. A
+    change of the tensor changes one of the sums, unless it is made not to, as by exchanging the
+    corners of a rectangle. The sums over rows of a large tensor are many, so they are summed
+    once more, in shorter rows.
     """
     content = tensor.detach().reshape(-1).contiguous()
     content = content.view(torch.uint8) if content.numel() else content.new_empty(0).byte()
@@ -456,7 +458,7 @@ def _sums_over_axes(matrix):
         return matrix.sum(dim=0), matrix.sum(dim=1)
     over_rows = np.zeros(matrix.shape[1], np.int64)
     over_columns = np.empty(len(matrix), np.int64)
-    for i, row in enumerate(matrix.numpy()):  # whose sums are faster than torch's
+    for i, row in enumerate(matrix.numpy()):  # NumPy's sums are faster than torch's
         over_columns[i] = np.add.reduce(row)
         np.add(over_rows, row, out=over_rows)
     return torch.from_numpy(over_rows), torch.from_numpy(over_columns)

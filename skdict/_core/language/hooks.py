@@ -481,7 +481,7 @@ def run_replaced(model, layer, function, forward, *, side="output"):
 
 
 def _checked(function, layer):
-    """Return `function`, whose result is checked and moved to the dtype and device it had."""
+    """Check what `function` returns, and move it to the activation's dtype and device."""
 
     def replace(activation):
         new = function(activation)

@@ -62,7 +62,7 @@ def intervene(
     def replace(activation):
         axis = axis_of(activation)
         rows = activation.movedim(axis, -1)
-        mask = selection.mask(rows.shape[:-1])  # on the CPU, where it is known without a wait
+        mask = selection.mask(rows.shape[:-1])  # on the CPU
         if not mask.any():
             return activation
         return edit_rows(rows, mask.to(rows.device), edit).movedim(-1, axis)

@@ -1,4 +1,4 @@
-"""A layer's activations as rows: how it lays them out, and whether a batch changes them."""
+"""A layer's activations as rows: which axis holds features, and whether a batch changes them."""
 
 import weakref
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .windows import batches_by_length
 # {layer's module: {id of the model: (its `_state`, {(side, kind of input, feature_axis): _Seen})}}
 _SEEN = weakref.WeakKeyDictionary()
 
-# (classes, axis of the channels, names of their numbers in the input and in the output)
+# (classes, axis of the channels, attributes with the number of channels of input and output)
 _WITH_CHANNELS = (
     (nn.modules.conv._ConvNd, 1, "in_channels", "out_channels"),
     (nn.modules.batchnorm._NormBase, 1, "num_features", "num_features"),
@@ -27,7 +27,7 @@ _WITH_CHANNELS = (
     (nn.MultiheadAttention, -1, "embed_dim", "embed_dim"),
     (nn.RNNBase, -1, "input_size", None),
 )
-# Modules of torch that leave channels where they are.
+# Modules of torch that keep channels on their axis.
 _CHANNELS_STAY = tuple(
     f"torch.nn.modules.{name}"
     for name in (
@@ -41,32 +41,32 @@ _CHANNELS_STAY = tuple(
         "upsampling",
     )
 )
-# Modules of torch that round what they are given to 8 bits, by the range of a batch.
+# Modules of torch that round their input to 8 bits, scaled by the range of the whole batch.
 _DYNAMIC = "torch.ao.nn.quantized.dynamic"
 
-_TENSORS_HELD = 4  # whose axes are known; of a model's activations not all can be held
+_TENSORS_HELD = 4  # tensors whose axes are remembered; to hold all would take too much memory
 
 
 @dataclass
 class _Seen:
-    """What was seen of a layer."""
+    """What is known of a layer."""
 
     n_features: int
     feature_axis: int
     ndim: int  # of the activation
-    dtype: torch.dtype | None  # that floats are given in
-    eps: float  # relative rounding
+    dtype: torch.dtype | None  # of floating-point input
+    eps: float  # relative rounding error
     in_8_bits: bool  # see `_DYNAMIC`
-    is_aligned: bool = False  # the model is given the tokens where they are
-    padding: bool | None = None  # None: not tried yet
+    is_aligned: bool = False  # True once the layer is known to get the tokens at their places
+    padding: bool | None = None  # may inputs be padded? None: not tried yet
 
 
 class Layer:
-    """A layer of a network, and what it makes of some inputs.
+    """A layer of a network, and its activations for some inputs.
 
-    The first time that a layer is met in a process, one input goes through the whole model, to
-    see how often the layer is called and where its features are; and a few short ones go as far
-    as the layer, together and alone, to see whether a batch changes them.
+    When a layer is first used in a process, one input goes through the whole model, which tells
+    how often the layer is called and which axis holds its features. Then a few short inputs go
+    as far as the layer, together and alone, which tells whether a batch changes their rows.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Layer:
         Most inputs in a batch.
 
     feature_axis : int or "auto", default="auto"
-        Which axis of the activation is that of the features.
+        Axis of the activation that holds the features.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Layer:
         Width of the rows.
 
     feature_axis : int
-        Axis of the activations that the features are on.
+        Axis of the activations that holds the features.
 
     has_vectors_at_tokens : bool
         Whether the activation has shape (n_inputs, n_positions, n_features).
@@ -99,9 +99,9 @@ class Layer:
     Raises
     ------
     ValueError
-        If the layer is not called exactly once, if there is no telling which of its axes is that
-        of the features, if it is given other tokens than the model, or if the rows of an input
-        depend on those beside it.
+        If the layer is not called exactly once, if nothing tells which axis holds the features,
+        if the layer gets other tokens than the model, or if the rows of an input depend on the
+        inputs beside it.
     """
 
     def __init__(self, network, path, side, inputs, *, batch_size, feature_axis="auto"):
@@ -123,7 +123,7 @@ class Layer:
         self._padding = batch_size > 1 and self._may_be_padded()
 
     def read(self, batch):
-        """Run some inputs up to the layer; return an array (n_positions, n_features) of each."""
+        """Run some inputs up to the layer; return an array (n_positions, n_features) for each."""
         return self._read(self.inputs, batch)
 
     def read_all(self, follow=iter):
@@ -135,12 +135,12 @@ class Layer:
             yield from zip(batch, self.read(batch), strict=True)
 
     def batches(self, items):
-        """Some of the inputs in batches of similar length that do not change their rows."""
+        """Divide some of the inputs into batches of similar length that leave rows unchanged."""
         lengths = self.inputs.lengths
         return list(batches_by_length(items, lengths, self._batch_size, padding=self._padding))
 
     def _may_be_padded(self):
-        """Whether inputs of unequal length may be in one batch; an error if none may."""
+        """Whether a batch may hold inputs of unequal length; an error if it may not hold two."""
         if self._seen.padding is not None:
             return self._seen.padding
         probes, is_proof = self.inputs.probes(self.network)
@@ -158,18 +158,18 @@ class Layer:
 
     def _is_same_alone(self, pair):
         if self._seen.in_8_bits and self.inputs.token_ids is None:
-            return True  # a sample's rows can be small beside the rounding of another's
+            return True  # a sample's rows can be small compared with the rounding of another's
         together = self._read(pair, [0, 1])
         alone = [self._read(pair, [item])[0] for item in (0, 1)]
         if self._agree(together, alone):
             return True
-        # a model that draws random numbers is no evidence
+        # if the model draws random numbers, a difference proves nothing
         return not self._agree(together, self._read(pair, [0, 1]))
 
     def _agree(self, some, others):
-        """Whether rows are equal up to rounding, of each relative to its norm.
+        """Whether rows are equal up to rounding, relative to the norm of each row.
 
-        Half of the digits are left to rounding, which adds up over a deep model.
+        Half of the digits are left to rounding errors, which add up over a deep model.
         """
         for x, y in zip(some, others, strict=True):
             x, y = x.astype(np.float64), y.astype(np.float64)
@@ -244,9 +244,9 @@ class Layer:
         return _Seen(rows[0].shape[1], feature_axis, activation.ndim, dtype, eps, in_8_bits)
 
     def _check_alignment(self):
-        """Raise a ValueError if the layer is given other tokens than the model, such as the next.
+        """Raise a ValueError if the layer gets other tokens than the model, such as the next ones.
 
-        Which those are, the last look-up of an embedding before the layer tells.
+        The layer's tokens are those that were last looked up in an embedding before it.
         """
         if self._seen.is_aligned or self.inputs.token_ids is None:
             return
@@ -273,27 +273,25 @@ class Layer:
             if _is_rearranged(found, ids):
                 raise ValueError(
                     f"layer={self.path!r} is given the tokens of a text in other places than the "
-                    f"model: {found[:4].tolist()}... of {ids[:4].tolist()}..., as a decoder that "
-                    "predicts them. So its rows are not those of the text's tokens. Name a layer "
-                    "of the encoder, or give a module that runs the decoder on the text itself."
+                    f"model: {found[:4].tolist()}... for {ids[:4].tolist()}..., as a decoder is "
+                    "that predicts them. So its rows are not those of the text's tokens. Name a "
+                    "layer of the encoder, or give a module that runs the decoder on the text "
+                    "itself."
                 )
         self._seen.is_aligned = True
 
 
 def _is_rearranged(found, ids):
-    """Whether some token ids are others, shifted or in reverse.
-
-    Positions, which have an embedding too, are one after the other, and types of tokens all alike.
-    """
+    """Whether token ids that were found are those that were given, shifted or reversed."""
     if len(found.diff().unique()) < 2:
-        return False
+        return False  # positions, which rise by 1, or token types, which are all equal
     shifts = [n for n in (1, 2) if 2 * n < len(ids)]
     shifted = (torch.equal(a[n:], b[:-n]) for n in shifts for a, b in ((found, ids), (ids, found)))
     return any(shifted) or torch.equal(found.flip(0), ids)
 
 
 def _state(model, path):
-    """What has to stay as it is for a layer to be called as often, and to be as wide."""
+    """What decides how often a layer is called and how wide it is."""
     plain = bool | int | float | str | None
     modules = [
         (
@@ -307,26 +305,26 @@ def _state(model, path):
 
 
 def check_axis(feature_axis, activation, layer):
-    """Raise a ValueError unless features can be on that axis of an activation."""
+    """Raise a ValueError unless an axis of an activation can hold features."""
     if feature_axis not in {*range(1, activation.ndim), *range(1 - activation.ndim, 0)}:
         raise ValueError(
             f"feature_axis={feature_axis}, but layer={layer!r} gives shape "
-            f"{tuple(activation.shape)}, of which axis 0 is that of the inputs. Give another of "
-            "its axes."
+            f"{tuple(activation.shape)}, whose axis 0 is that of the inputs. Give one of its "
+            "other axes."
         )
 
 
 def untold_axis(activation, layer):
-    """What to say where nothing tells which axis of an activation is that of the features."""
+    """Message of the error if nothing tells which axis of an activation holds the features."""
     return (
-        f"layer={layer!r} gives shape {tuple(activation.shape)}, and nothing tells which axis is "
-        "that of the features. Set feature_axis: 1 for channels before positions, as torch's "
-        "convolutions have them, or -1 for channels last."
+        f"layer={layer!r} gives shape {tuple(activation.shape)}, and nothing tells which axis "
+        "holds the features. Set feature_axis: 1 for channels before positions, as in torch's "
+        "convolutions, or -1 for channels last."
     )
 
 
 class Channels:
-    """Follows, inside a forward pass, on which axis the channels of activations are.
+    """Tracks, during a forward pass, which axis of activations holds the channels.
 
     Parameters
     ----------
@@ -344,11 +342,11 @@ class Channels:
 
     def _forget(self, *call):
         self._is_over = False
-        self._last = None  # (usual axis, number of channels) of the last module that tells
-        self._known = {}  # {id of a tensor: (axis, the tensor)}, of the last few
+        self._last = None  # (usual axis, number of channels) of the last module that has them
+        self._known = {}  # {id of a tensor: (axis, the tensor)} for the last few tensors
 
     def watching(self):
-        """Follow each forward pass in a ``with`` block up to the layer's first call."""
+        """Track each forward pass in a ``with`` block up to the layer's first call."""
         registrations = [partial(self._model.register_forward_pre_hook, self._forget)]
         if self._side == "input":
             register = self._layer.register_forward_pre_hook
@@ -363,7 +361,7 @@ class Channels:
         return Hooks(registrations)
 
     def axis(self, activation):
-        """The axis of the channels of the layer's activation, or None where nothing tells."""
+        """Axis of the layer's activation that holds the channels, or None if nothing tells."""
         if activation.ndim < 3:
             return -1
         if id(activation) in self._known:
@@ -372,7 +370,7 @@ class Channels:
         as_many = [axis for axis in (1, -1) if activation.shape[axis] == n_channels]
         if len(as_many) == 1:
             return as_many[0]
-        # a part of the channels, and no other axis that they could be on
+        # a part of the channels, for which only the last axis is left
         return -1 if not as_many and usual == -1 and activation.ndim == 3 else None
 
     def _after(self, module, args, output):
@@ -384,7 +382,7 @@ class Channels:
             axis, _, n_channels = found
             n_channels = n_channels or output.shape[-1]
             self._last = axis, n_channels
-            # a class of its own may have turned the axes
+            # a subclass with its own `forward` may have moved the axes
             if type(module).forward.__module__.startswith("torch.nn.modules"):
                 self._note(output, axis)
         elif args and id(args[0]) in self._known and output.ndim == args[0].ndim:
@@ -410,11 +408,11 @@ class Channels:
 
 
 def _channels_of(module):
-    """Axis and numbers of the channels of input and output; None if a module does not tell."""
+    """(axis, channels of the input, channels of the output); None if a module does not say."""
     for classes, axis, *names in _WITH_CHANNELS:
         if isinstance(module, classes):
             numbers = [None if name is None else getattr(module, name) for name in names]
-            if isinstance(numbers[0], tuple):  # what a norm is over can be more than one axis
+            if isinstance(numbers[0], tuple):  # a norm can be taken over several axes
                 return (axis, *(shape[0] for shape in numbers)) if len(numbers[0]) == 1 else None
             return (axis, *numbers)
     return None

@@ -1,4 +1,4 @@
-"""A model, what has to be known to feed it, and what it is known by."""
+"""A model, and what has to be known to run it."""
 
 import inspect
 from functools import cached_property
@@ -10,26 +10,26 @@ from torch import nn
 from ..kernels.cpu.threads import threads_for
 from .fingerprint import fingerprint
 
-NO_LIMIT = 1e15  # tokenizers of transformers that know no limit give 1e30
+NO_LIMIT = 1e15  # tokenizers of transformers without a limit say 1e30
 
 
 def text_config(model):
-    """The part of a model's config that is about text, or None."""
+    """Return the part of a model's config that is about text, or None."""
     config = getattr(model, "config", None)
     try:
-        return config.get_text_config()  # of a model that also sees or hears
+        return config.get_text_config()  # of a model that also takes images or sound
     except (AttributeError, ValueError):  # another kind of config, or one of several texts
         return config
 
 
 def as_limit(value):
-    """A greatest number of tokens as an int; None where the value stands for no limit."""
+    """Return a greatest number of tokens as an int, or None if the value means no limit."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     return int(value) if is_number and 1 <= value < NO_LIMIT else None
 
 
 class Network:
-    """A model, and what has to be known to feed it.
+    """A model, and what has to be known to run it.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Network:
         return [*self.module.named_parameters(), *self.module.named_buffers()]
 
     def run(self, arguments, keywords):
-        """Run the model, in as many threads as its largest product of matrices is worth."""
+        """Run the model, with as many threads as its largest matrix product can use."""
         (inputs,) = arguments
         has_channels = inputs.is_floating_point() and inputs.ndim > 1
         n_positions = inputs.numel() // (inputs.shape[1] if has_channels else 1)
@@ -53,7 +53,7 @@ class Network:
 
     @cached_property
     def _largest_matrix(self):
-        """Elements of the largest weight besides embeddings, of which one row is read."""
+        """Elements of the largest weight. Embeddings do not count: one row of them is read."""
         return max(
             (
                 tensor.numel()
@@ -66,9 +66,9 @@ class Network:
 
     @cached_property
     def device(self):
-        """Where the first parameter is, or if that is kept elsewhere, where it is used."""
+        """Where the first parameter is; if it is offloaded, where it is used."""
         device = self._tensors[0][1].device if self._tensors else torch.device("cpu")
-        if device.type == "meta":  # accelerate loads a module's weights for the time of its call
+        if device.type == "meta":  # accelerate loads a module's weights when it is called
             for module in self.module.modules():
                 hook = getattr(module, "_hf_hook", None)
                 for part in getattr(hook, "hooks", [hook]):
@@ -84,7 +84,7 @@ class Network:
 
     @cached_property
     def dtypes(self):
-        """What the model may compute in: floating-point types of its parameters, widest first."""
+        """Floating-point types of the parameters, widest first: what the model may compute in."""
         found = {tensor.dtype for tensor in self.module.parameters()}
         usual = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
         return [dtype for dtype in usual if dtype in found] or [torch.float32]
@@ -99,27 +99,27 @@ class Network:
                 and "position" in name.rpartition(".")[2]
                 and part.num_embeddings == limit
                 and part.padding_idx is not None
-            ):  # as in RoBERTa, positions are counted from behind that of padding
+            ):  # as in RoBERTa, where positions start after that of padding
                 return limit - part.padding_idx - 1
         return limit
 
     @cached_property
     def n_token_ids(self):
-        """Rows of the token embedding, or None where there is no knowing."""
+        """Rows of the token embedding, or None if the model does not say."""
         try:
             embeddings = self.module.get_input_embeddings()
-        except (AttributeError, NotImplementedError):  # of a class that does not say where it is
+        except (AttributeError, NotImplementedError):  # the class does not say where it is
             return None
         return getattr(embeddings, "num_embeddings", None)
 
     @cached_property
     def takes_only_token_ids(self):
-        """Whether the model says so itself."""
+        """Whether the model says that its input is token ids."""
         return getattr(self.module, "main_input_name", None) == "input_ids"
 
     @cached_property
     def takes_token_ids(self):
-        """Whether an array of integers can be an array of token ids."""
+        """Whether an array of integers may be token ids."""
         if hasattr(self.module, "main_input_name"):  # a model of transformers
             return self.takes_only_token_ids
         embeddings = (nn.Embedding, nn.EmbeddingBag)
@@ -143,5 +143,5 @@ class Network:
 
     @property
     def fingerprint(self):
-        """Digest of the model as it is now, see `fingerprint`."""
+        """Digest of the model as it is now, see `fingerprint.fingerprint`."""
         return fingerprint(self.module)

@@ -1,4 +1,4 @@
-"""Which tokens of a forward pass an intervention is for."""
+"""Find out, during a forward pass, which of its tokens an intervention is for."""
 
 import dataclasses
 import inspect
@@ -14,7 +14,7 @@ import torch
 from .hooks import way_to
 from .windows import special_token_ids
 
-# Arguments of integers that are no token ids.
+# Parts of the names of integer arguments that are not token ids.
 _NOT_TOKENS = ("mask", "position", "type", "label", "index", "indices", "len")
 
 
@@ -22,22 +22,22 @@ class _Call(NamedTuple):
     """What a module was called with."""
 
     token_ids: torch.Tensor | None  # (n_sequences, length)
-    attention_mask: torch.Tensor | None  # (n_sequences, length of this call and all before)
-    n_before: int | None  # tokens that earlier calls left in a cache; None: there is no knowing
+    attention_mask: torch.Tensor | None  # (n_sequences, length of the cache + length)
+    n_before: int | None  # tokens in the key-value cache before the call; None: unknown
 
 
 _UNKNOWN = _Call(None, None, 0)
 
-# The frame of each call of a module.
+# The code of the frame in which a module is called.
 _CALL = torch.nn.Module._call_impl.__code__
 
 
 class TokenSelection:
-    """Tells, inside a forward pass, which of its tokens are selected.
+    """Tells, during a forward pass, which of its tokens are selected.
 
-    It is told what the modules around the layer are called with, the model itself and those on
-    the way down to the layer: the innermost that is given token ids tells which these are. So
-    encoders, decoders, wrapped models and models without their head are all understood.
+    Pre-hooks on the modules from the model down to the layer's parent record the arguments of
+    their calls (`note`). Token ids are read from the innermost module that was given any. So
+    encoders, decoders, wrapped models and models without their head all work.
 
     Parameters
     ----------
@@ -46,15 +46,16 @@ class TokenSelection:
     layer : str
 
     tokenizer : tokenizer of transformers or None
-        Its special tokens are never selected; without one, those that the model's config names.
+        Its special tokens are never selected. Without a tokenizer, these are the ones that the
+        model's config names.
 
     where : None, array-like of bool, or callable
-        Which of the other tokens are, see `replace_activations`.
+        Which of the other tokens are selected, see `replace_activations`.
     """
 
     def __init__(self, model, layer, tokenizer, where):
         self.layer = layer
-        # a wrapper, such as DataParallel, has no config of its own
+        # a wrapper such as DataParallel does not have a config
         configured = (module for module in way_to(model, layer) if hasattr(module, "config"))
         special_ids = special_token_ids(tokenizer, next(configured, model))
         self.special_ids = torch.from_numpy(special_ids)
@@ -62,16 +63,17 @@ class TokenSelection:
         self._of_thread = threading.local()
 
     def note(self, module, args, kwargs):
-        """Take note of what a module on the way to the layer is called with."""
+        """Record what a module on the way to the layer is called with."""
         if not hasattr(self._of_thread, "calls"):
             self._of_thread.calls = WeakKeyDictionary()
         of_encoder = "encoder" in self.layer.split(".")
         self._of_thread.calls[module] = _read_call(module, args, kwargs, of_encoder)
 
     def _calls(self):
-        """The calls that are in progress, the innermost first.
+        """Yield the calls in progress, the innermost first.
 
-        Which these are, the stack tells: after an interrupt torch calls no hook that could.
+        They are found on the stack. A hook at the end of a call could not keep count of them,
+        as torch does not call it after an interrupt.
         """
         calls = getattr(self._of_thread, "calls", {})
         frame = sys._getframe()
@@ -81,7 +83,7 @@ class TokenSelection:
             frame = frame.f_back
 
     def _call(self):
-        """The innermost call with token ids; else with an attention mask."""
+        """Return the innermost call with token ids, or else with an attention mask."""
         calls = list(self._calls())
         for known in ("token_ids", "attention_mask"):
             for call in calls:
@@ -94,13 +96,13 @@ class TokenSelection:
         return self._call().token_ids is not None
 
     def mask(self, shape):
-        """Which positions of an activation are selected.
+        """Return which positions of an activation are selected.
 
         Parameters
         ----------
         shape : tuple of int
-            Shape of the activation without its features: that of the token ids, with further
-            axes behind it perhaps, or flat; anything where the model was given none.
+            Shape of the activation without its features. If the model was given token ids, their
+            shape, perhaps followed by further axes, or flattened.
 
         Returns
         -------
@@ -111,7 +113,7 @@ class TokenSelection:
         known = ids if ids is not None else padding
         of_tokens = shape if known is None else tuple(known.shape)
         if ids is None and known is not None and len(shape) > 1:
-            of_tokens = (of_tokens[0], min(of_tokens[1], shape[1]))  # a mask covers the cache too
+            of_tokens = (of_tokens[0], min(of_tokens[1], shape[1]))  # masks cover the cache too
         mask = torch.ones(of_tokens, dtype=torch.bool, device="cpu")
         if ids is not None:
             mask &= ~torch.isin(ids.cpu(), self.special_ids)
@@ -166,14 +168,14 @@ class TokenSelection:
 def _read_call(module, args, kwargs, of_encoder):
     """Find token ids, attention mask and the length of a cache among a call's arguments.
 
-    A model of encoder and decoder is given both's; which are wanted, `of_encoder` says.
+    An encoder-decoder model is given those of both parts; `of_encoder` says which are wanted.
     """
     parameters = ()
     try:
         signature = inspect.signature(module.forward)
         parameters = signature.parameters
         bound = signature.bind_partial(*args, **kwargs).arguments
-    except (TypeError, ValueError):  # no signature, or the call is wrong and will say so
+    except (TypeError, ValueError):  # no signature, or a wrong call, which will raise itself
         bound = dict(enumerate(args)) | kwargs
     bound = _unpacked(bound)
     if "decoder_input_ids" in {*parameters, *bound}:
@@ -202,7 +204,7 @@ def _read_call(module, args, kwargs, of_encoder):
             if hasattr(value, "get_seq_length"):
                 try:
                     n_before = int(value.get_seq_length())
-                except (ValueError, NotImplementedError, TypeError):  # of states, not of tokens
+                except (ValueError, NotImplementedError, TypeError):  # a cache of states
                     n_before = None
             elif isinstance(value, torch.Tensor) and value.ndim == 1 and len(value):
                 n_before = int(value[0])  # cache_position
@@ -212,12 +214,12 @@ def _read_call(module, args, kwargs, of_encoder):
 
 
 def _unpacked(given):
-    """All that a call was given by name, what is inside of containers included.
+    """Return {name: value} of all arguments of a call, also those inside containers.
 
-    Of several values of one name the outermost is meant, and among those the first.
+    If a name comes more than once, the outermost value counts, and among those the first.
     """
     found, containers, seen = {}, [given], set()
-    for container in containers:  # which grows meanwhile
+    for container in containers:  # the list grows in the loop
         for name, value in container.items():
             found.setdefault(name, value)
             if "past" in str(name) or "cache" in str(name) or id(value) in seen:
@@ -246,7 +248,7 @@ def _check_mask(where):
     if not is_bool or where.ndim not in (1, 2) or 0 in where.shape:
         raise ValueError(
             "where must be true or false for each position, or each sequence and position, or a "
-            f"function; but it has dtype {where.dtype} and shape {tuple(where.shape)}. Of "
-            "indices make a mask: mask = numpy.zeros(length, bool); mask[indices] = True."
+            f"function; but it has dtype {where.dtype} and shape {tuple(where.shape)}. To turn "
+            "indices into a mask: mask = numpy.zeros(length, bool); mask[indices] = True."
         )
     return torch.as_tensor(where, device="cpu").reshape(-1, where.shape[-1])

@@ -1,11 +1,11 @@
-"""Arrays as the input of a model that takes no text."""
+"""Arrays as the input of a model that does not take texts."""
 
 import numpy as np
 import torch
 
 
 class Samples:
-    """Samples of one shape; the counterpart of `TokenWindows`.
+    """Samples of one shape, with the methods of `TokenWindows`.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class Samples:
         return len(self.X)
 
     token_ids = None
-    usual_axis = None  # there is no telling
+    usual_axis = None  # arrays have no usual axis for features
 
     @property
     def kind(self):
@@ -29,15 +29,15 @@ class Samples:
         return self.X.shape[1:], self.X.dtype.kind
 
     def content(self, sample):
-        """What the model sees of a sample."""
+        """Return what the model is given of a sample, an array."""
         return self.X[sample]
 
     def first(self):
-        """One sample, enough to see what a layer gives."""
+        """Return one sample, enough to see the shape of a layer's activation."""
         return Samples(self.X[:1])
 
     def probes(self, network):
-        """Two samples, to try whether a batch changes their rows; see `TokenWindows.probes`."""
+        """Return two samples, to try whether a batch changes them; see `TokenWindows.probes`."""
         others = (i for i in range(1, len(self.X)) if not np.array_equal(self.X[i], self.X[0]))
         other = next(others, None)
         if other is None:
@@ -45,7 +45,7 @@ class Samples:
         return [(False, Samples(self.X[[0, other]]))], True
 
     def dtypes(self, network):
-        """What floats could be given in, to be tried in this order."""
+        """Return the dtypes in which the samples may be given, to be tried in this order."""
         if self.X.dtype.kind in "biu":
             return (
                 [torch.int64] if network.takes_only_token_ids else [torch.int64, *network.dtypes]
@@ -53,7 +53,7 @@ class Samples:
         return network.dtypes
 
     def explain(self, error, network, layer):
-        """Raise an error that is clearer than what torch raises in a model."""
+        """Raise a clearer error than torch's, if the cause is known."""
         if not isinstance(error, IndexError | RuntimeError):
             return
         message = (
@@ -70,11 +70,11 @@ class Samples:
         raise ValueError(message) from error
 
     def n_rows(self, n_positions):
-        """Rows of each sample, the same for all."""
+        """Number of rows of each sample, the same for all."""
         return np.full(len(self), n_positions)
 
     def select(self, sample, activations):
-        """Rows of a sample among its activations: all."""
+        """Select the rows of a sample from its activations: all of them."""
         return activations
 
     def arguments(self, network, batch, dtype):
@@ -82,7 +82,7 @@ class Samples:
         return (torch.from_numpy(self.X[batch]).to(network.device, dtype),), {}
 
     def split(self, activation, batch, feature_axis):
-        """Turn a batch's activation into one array (n_positions, n_features) per sample."""
+        """Split the activation of a batch into one array (n_positions, n_features) per sample."""
         if activation.ndim < 2 or len(activation) != len(batch):
             raise ValueError(
                 f"The layer gives shape {tuple(activation.shape)} for {len(batch)} samples, but "

@@ -6,17 +6,17 @@ _IS_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])  # U+3000 
 
 
 def code_points(text):
-    """The characters' numbers."""
+    """Return the code point of each character, uint32 of shape (n_characters,)."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 def is_space_mask(text):
-    """Which characters are white space."""
+    """Return which characters are white space, bool of shape (n_characters,)."""
     return _IS_SPACE[np.minimum(code_points(text), len(_IS_SPACE) - 1)]
 
 
 def as_spans(spans):
-    """Pairs as an array of shape (n_spans, 2)."""
+    """Return pairs as an int64 array of shape (n_spans, 2)."""
     spans = np.asarray(spans).reshape(-1, 2)
     if spans.size and spans.dtype.kind not in "iu":
         raise TypeError(f"Spans must be integers, but have dtype {spans.dtype}.")
@@ -24,17 +24,17 @@ def as_spans(spans):
 
 
 def inside_spans(spans, n_characters):
-    """Boolean mask of the characters that lie in any of the spans."""
+    """Return which characters lie in any of the spans, bool of shape (n_characters,)."""
     opened = np.bincount(spans[:, 0], minlength=n_characters + 1)
     closed = np.bincount(spans[:, 1], minlength=n_characters + 1)
     return np.cumsum(opened - closed)[:-1] > 0
 
 
 def tokens_in_spans(texts, tokens, spans, labels):
-    """Which tokens lie in spans of which label.
+    """Return which tokens lie in the spans of which label.
 
-    A token lies in spans if all its characters other than white space do; one of nothing but
-    white space if all its characters do; one without characters never.
+    A token lies in spans if all its characters do, white space not counted. A token that is
+    nothing but white space does if all of it does, and a token without characters never does.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def tokens_in_spans(texts, tokens, spans, labels):
         "document", "start" and "end" of each.
 
     spans : list of dict of str to ndarray of shape (n_spans, 2)
-        Of each text, for each label, the first character and the one after the last.
+        For each text and label, the first character of a span and the one after its last.
 
     labels : list of str
 
@@ -55,7 +55,7 @@ def tokens_in_spans(texts, tokens, spans, labels):
     Raises
     ------
     ValueError
-        If the tokens are not those of the texts.
+        If the tokens do not belong to the texts.
     """
     document, start, end = _check_tokens(texts, tokens)
     data = np.zeros((len(document), len(labels)), dtype=bool)
@@ -68,9 +68,9 @@ def tokens_in_spans(texts, tokens, spans, labels):
 
 
 def _of_text(text, spans, start, end, labels):
-    """Boolean matrix (n_tokens, n_labels) for the tokens of one text."""
+    """Return the boolean matrix (n_tokens, n_labels) of the tokens of one text."""
 
-    def count(mask):  # of the characters of each token, how many the mask holds
+    def count(mask):  # how many characters of each token are in the mask
         below = np.append(0, np.cumsum(mask))
         return below[end] - below[start]
 
@@ -87,7 +87,7 @@ def _of_text(text, spans, start, end, labels):
 
 
 def _check_tokens(texts, tokens):
-    """Document, start and end of each token, arrays of int64; all of them within the texts."""
+    """Return document, start and end of each token as int64; raise if one is out of range."""
     columns = []
     for key in ("document", "start", "end"):
         try:

@@ -1,8 +1,9 @@
-"""Lists of texts: what is accepted as one, and portions of it."""
+"""Check lists of texts, and divide them into portions."""
 
 import numpy as np
 
-# Whole texts whose activations exist at a time: about 40,000 tokens of source code.
+# Characters of the texts in a portion, about 40,000 tokens of source code. The activations of one
+# portion are in memory at a time.
 CHARACTERS_AT_ONCE = 1 << 17
 
 
@@ -14,7 +15,7 @@ def check_texts(X, name="X"):
     X : list, tuple, one-dimensional ndarray, or pandas or polars Series of str
 
     name : str, default="X"
-        What messages call it.
+        Its name in messages.
 
     Returns
     -------
@@ -23,7 +24,7 @@ def check_texts(X, name="X"):
     Raises
     ------
     ValueError, TypeError
-        If `X` is anything else or empty, or if an entry is no text.
+        If `X` is anything else or empty, or if an entry is not a text.
     """
     if isinstance(X, str | bytes):
         raise ValueError(
@@ -62,14 +63,13 @@ def check_texts(X, name="X"):
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"{name}[{index}] is no valid Unicode text: {error}. Read it with "
-                "errors='replace'."
+                f"{name}[{index}] is not valid Unicode: {error}. Read it with errors='replace'."
             ) from None
     return texts
 
 
 def text_portions(texts):
-    """Yield (start, stop) of consecutive texts, as many as have `CHARACTERS_AT_ONCE`."""
+    """Yield (start, stop) of portions of texts, of up to `CHARACTERS_AT_ONCE` or one text."""
     start, n_characters = 0, 0
     for index, text in enumerate(texts):
         if index > start and n_characters + len(text) > CHARACTERS_AT_ONCE:
@@ -80,7 +80,7 @@ def text_portions(texts):
 
 
 def check_text_sequence(texts):
-    """Return the texts as a list, or raise."""
+    """Return the texts as a list of strings, which may be empty; raise a TypeError otherwise."""
     if isinstance(texts, str):
         raise TypeError("texts must be a sequence of str, got a single str. Pass [text].")
     texts = list(texts)

@@ -1,4 +1,4 @@
-"""Texts to windows of token ids that fit a model, and what is known of every token."""
+"""Turn texts into windows of token ids that fit a model, and align rows with the texts."""
 
 from functools import partial
 
@@ -7,11 +7,11 @@ import torch
 
 from .network import as_limit, text_config
 
-# Token ids that tell whether a batch changes a model's activations. Any model has these two. No
-# positions come in such an order, and there are more of one than of the other from the start on.
+# Token ids to try whether a batch changes a model's activations. Every vocabulary has 0 and 1. No
+# model numbers positions in this order, and every prefix has more ones than zeros.
 PROBE = (1, 1, 0, 1, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 0, 1)
 
-_TEXTS_AT_ONCE = 256  # tokenizers answer in Python lists, some 100 bytes per token
+_TEXTS_AT_ONCE = 256  # tokenizers return Python lists, of some 100 bytes per token
 
 
 class TokenWindows:
@@ -29,14 +29,14 @@ class TokenWindows:
         Which of the tokens get a row.
 
     spans : list of ndarray of shape (n_tokens, 2), or None
-        First character of each token and the one behind its last.
+        First character of each token, and the one after its last.
 
     pad_id : int
-        What to fill up shorter windows with.
+        Token id that fills up shorter windows.
     """
 
     kind = None  # the layer's width does not depend on the text
-    usual_axis = -1  # of the features, where nothing tells: they are vectors at tokens
+    usual_axis = -1  # features are on the last axis, unless the layer says otherwise
 
     def __init__(self, document, token_ids, kept, spans=None, *, pad_id=0):
         self.document = np.array(document)
@@ -50,7 +50,7 @@ class TokenWindows:
         return len(self.token_ids)
 
     def kept_mask(self, batch):
-        """Which positions of some windows get a row, bool tensor (n_windows, longest)."""
+        """Return which positions of some windows get a row: bool (n_windows, length)."""
         shape = len(batch), self.lengths[batch].max()
         mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
         for row, window in enumerate(batch):
@@ -58,25 +58,25 @@ class TokenWindows:
         return mask
 
     def content(self, window):
-        """What the model sees of a window."""
+        """Return what the model is given of a window, an array."""
         return self.token_ids[window]
 
     @staticmethod
     def first():
-        """Two tokens, enough to see what a layer gives."""
+        """Return a window of two tokens, enough to see the shape of a layer's activation."""
         return TokenWindows([0], [np.arange(2)], [np.ones(2, dtype=bool)])
 
     def probes(self, network):
-        """Two short windows, to try whether a batch changes their rows.
+        """Return pairs of short windows, to try whether a batch changes their rows.
 
         Returns
         -------
         probes : list of (bool, TokenWindows)
-            Whether the windows are of unequal length, and two windows.
+            Whether the two windows are of unequal length, and the windows.
         is_proof : bool
-            Whether they are long enough to tell for all others.
+            Whether they are long enough for the answer to hold for all windows.
         """
-        one = np.array(PROBE[: self.lengths.max()])  # others may be too long for the model
+        one = np.array(PROBE[: self.lengths.max()])  # longer ones may not fit the model
         if len(one) < 2:
             return [], False
         pairs = [(False, [one, 1 - one])]
@@ -90,12 +90,12 @@ class TokenWindows:
 
     @staticmethod
     def dtypes(network):
-        """What floats could be given in: there are none."""
+        """Return the dtypes to try for floating-point input: None, as there is no such input."""
         return [None]
 
     @staticmethod
     def explain(error, network, layer):
-        """Raise an error that is clearer than what a model raises."""
+        """Raise a clearer error than the model's, if the cause is known."""
         if getattr(text_config(network.module), "is_encoder_decoder", False):
             raise ValueError(
                 f"The forward pass fails before layer={layer!r} is called. Of an encoder-decoder "
@@ -103,18 +103,17 @@ class TokenWindows:
             ) from error
 
     def n_rows(self, n_positions):
-        """Rows of each window."""
+        """Number of rows of each window."""
         return np.array([np.count_nonzero(kept) for kept in self.kept])
 
     def select(self, window, activations):
-        """Rows of a window among the activations at all its tokens."""
+        """Select the rows of a window from the activations at all its tokens."""
         return activations[self.kept[window]]
 
     def arguments(self, network, batch, dtype=None):
         """Return positional and keyword arguments of the model for some windows.
 
-        Windows are padded on the right, where the positions of all other tokens stay what they
-        are without padding.
+        Windows are padded on the right, so that all tokens keep their positions.
         """
         shape = len(batch), self.lengths[batch].max()
         input_ids = torch.full(shape, self.pad_id, device="cpu")
@@ -154,11 +153,11 @@ class TokenWindows:
             yield batch, partial(network.run, arguments, keywords), arguments[0], kept
 
     def split(self, activation, batch, feature_axis=-1):
-        """Turn a batch's activation into one array (n_tokens, n_features) per window."""
+        """Split the activation of a batch into one array (n_tokens, n_features) per window."""
         batch = np.array(batch)
         expected = (len(batch), self.lengths[batch].max())
         if activation.ndim == 2 and len(activation) == expected[0] * expected[1]:
-            activation = activation.unflatten(0, expected)  # of a model that flattens its tokens
+            activation = activation.unflatten(0, expected)  # the model has flattened its tokens
         else:
             activation = activation.movedim(feature_axis, -1)
         if activation.ndim != 3 or activation.shape[:2] != expected:
@@ -171,7 +170,7 @@ class TokenWindows:
         return [rows[:length] for rows, length in zip(block, self.lengths[batch], strict=True)]
 
     def tokens(self, texts, tokenizer):
-        """Return the alignment of all rows with the texts, see `ActivationExtractor.tokens`."""
+        """Return the token of each row, a dict of arrays; see `ActivationExtractor.tokens`."""
         token_id = np.concatenate([i[k] for i, k in zip(self.token_ids, self.kept, strict=True)])
         start, end = np.concatenate(
             [spans[kept] for spans, kept in zip(self.spans, self.kept, strict=True)]
@@ -205,9 +204,8 @@ def tokenize(
 ):
     """Turn texts into windows of token ids that a model can be given.
 
-    The special tokens that the tokenizer puts before and behind a text are put before and
-    behind every window of it. The tokenizer itself neither cuts nor pads, which would change
-    its state.
+    The special tokens that the tokenizer adds at the ends of a text are added to each window
+    of it. The tokenizer is not asked to cut or to pad, as both would change its state.
 
     Parameters
     ----------
@@ -219,8 +217,8 @@ def tokenize(
         The model.
 
     max_length : int, default=None
-        Most tokens of a window. None for the context length of the model or the tokenizer,
-        whichever is less.
+        Greatest number of tokens of a window. None for the context length of the model or the
+        tokenizer, whichever is less.
 
     long_documents : {"truncate", "window"}, default="window"
         Keep the first window of a text, or all.
@@ -229,7 +227,7 @@ def tokenize(
         Whether special tokens get a row.
 
     with_spans : bool, default=False
-        Whether to keep the characters behind each token.
+        Whether to keep the place of each token in its text.
 
     Returns
     -------
@@ -262,12 +260,12 @@ def tokenize(
         )
     pad_id = tokenizer.pad_token_id or 0
     if network.n_token_ids is not None and not 0 <= pad_id < network.n_token_ids:
-        pad_id = 0  # the tokenizer has a padding token that the model was not made for
+        pad_id = 0  # the model has no embedding for the tokenizer's padding token
     return TokenWindows(documents, windows, windows_kept, windows_spans, pad_id=pad_id)
 
 
 def _window_length(max_length, tokenizer, network):
-    """Most tokens of a window: as asked for, or as model and tokenizer allow; None for any."""
+    """Greatest number of tokens of a window, or None if there is no limit."""
     context_length = network.context_length
     if max_length is None:
         limits = (context_length, as_limit(tokenizer.model_max_length))
@@ -280,7 +278,7 @@ def _window_length(max_length, tokenizer, network):
 
 
 def encode(tokenizer, texts, with_spans=False):
-    """Yield (token ids, whether added by the tokenizer, spans or None) of every text."""
+    """Yield (token ids, which of them the tokenizer has added, spans or None) for each text."""
     for first in range(0, len(texts), _TEXTS_AT_ONCE):
         encoded = tokenizer(
             texts[first : first + _TEXTS_AT_ONCE],
@@ -288,7 +286,7 @@ def encode(tokenizer, texts, with_spans=False):
             return_offsets_mapping=with_spans,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,  # no warning that a text is longer than the model's context
+            verbose=False,  # do not warn that a text is longer than the model's context
         )
         n_texts = len(encoded["input_ids"])
         all_spans = encoded["offset_mapping"] if with_spans else [None] * n_texts
@@ -301,19 +299,19 @@ def encode(tokenizer, texts, with_spans=False):
 
 
 def special_token_ids(tokenizer, model=None):
-    """Ids of the tokens that stand for no text, wherever they are.
+    """Return the ids of the special tokens, which do not stand for text.
 
-    These are the tokens that the tokenizer leaves out when it decodes without special ones, and
-    those that have a role for it. The token for unknown text does stand for text, and so does a
-    token of text that pads as well. Without a tokenizer, the model's config tells what opens,
-    closes and pads a text.
+    These are the tokens that the tokenizer skips with ``skip_special_tokens=True``, and those
+    that have a role for it. The token for unknown text is not among them, nor is a token of text
+    that is also used to pad. Without a tokenizer, the model's config tells which tokens open,
+    close and pad a text.
 
     Parameters
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase or None
 
     model : torch.nn.Module, default=None
-        Only looked at where there is no tokenizer.
+        Only used if there is no tokenizer.
 
     Returns
     -------
@@ -328,7 +326,7 @@ def special_token_ids(tokenizer, model=None):
     ids = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special} - unknown
     for role, token in tokenizer.special_tokens_map.items():
         id = tokenizer.convert_tokens_to_ids(token)
-        # a token that is not in the vocabulary has the id of the unknown one, or none
+        # a token that is not in the vocabulary has the id of the unknown token, or None
         is_missing = id in unknown and token != tokenizer.unk_token
         if role not in ("unk_token", "pad_token") and not is_missing:
             ids.add(id)
@@ -336,7 +334,7 @@ def special_token_ids(tokenizer, model=None):
 
 
 def _window_indices(added, max_length):
-    """Yield the positions in a text's token ids that make up each of its windows."""
+    """Yield, for each window of a text, the positions of its tokens in the text's token ids."""
     inner = np.flatnonzero(~added)
     if len(inner) == 0:
         yield np.arange(len(added))
@@ -354,7 +352,7 @@ def _window_indices(added, max_length):
 
 
 def batches_by_length(items, lengths, batch_size, *, padding):
-    """Yield lists of items, the longest first; without `padding` of equal length only."""
+    """Yield lists of items, the longest first. Without `padding`, lengths in a list are equal."""
     batch = []
     for item in sorted(items, key=lambda item: -lengths[item]):
         if len(batch) == batch_size or (
