@@ -1,4 +1,4 @@
-"""What a language model loses when a layer's activations are replaced by reconstructions."""
+"""The loss of a language model whose activations are replaced by reconstructions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -50,9 +50,9 @@ def loss_recovered(
     .. math::
         \\frac{L_\\mathrm{ablated} - L}{L_\\mathrm{ablated} - L_\\mathrm{clean}}
 
-    that is 1 if nothing is lost, 0 if the reconstruction is worth no more than the ablation.
-    Zero ablation flatters: where it breaks the model, a large loss looks small next to it. Read
-    the differences in nats as well.
+    which is 1 if nothing is lost, and 0 if the reconstruction is as bad as the ablation. Zero
+    ablation flatters: if it breaks the model, a large loss looks small beside it. Read the
+    differences in nats as well.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ def loss_recovered(
 
     dictionary : estimator, callable, or dict of these
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`, or a function
-        that returns the reconstruction. Given activations of shape (n_tokens, n_features), an
-        ndarray of dtype float32 (float64 if the model's are). With several, under any names,
-        the passes that do not depend on the dictionary are made once for all of them.
+        that returns the reconstruction. It is given activations of shape (n_tokens, n_features),
+        an ndarray of dtype float32 (float64 if the model's are). With several dictionaries,
+        under any names, the forward passes that do not depend on them are made once.
 
     texts : list, ndarray or Series of str
         Documents, none of them empty.
@@ -79,7 +79,7 @@ def loss_recovered(
         The one that belongs to the model.
 
     side : {"output", "input"}, default="output"
-        Whether what the layer returns or what it is given is replaced.
+        Whether the output or the input of the layer is replaced.
 
     max_length : int, default=None
         Number of tokens per window, special tokens included. By default the context length of
@@ -87,8 +87,8 @@ def loss_recovered(
         (``tokenizer.model_max_length``), whichever is less.
 
     batch_size : int, default=16
-        Windows per forward pass. There are three, a part of one and one per dictionary for
-        each batch. Changes the results by rounding only.
+        Windows per forward pass. For each batch there are three passes, a part of one, and one
+        per dictionary. Changes the results by rounding only.
 
     Returns
     -------
@@ -100,13 +100,13 @@ def loss_recovered(
         loss_recovered_mean : float
             Loss recovered against mean ablation.
         cross_entropy_clean : float
-            Of the model itself.
+            That of the model itself.
         cross_entropy_dictionary : float
-            Of the dictionary model.
+            That of the dictionary model.
         cross_entropy_zero : float
-            With zeros as activations.
+            That with zeros as activations.
         cross_entropy_mean : float
-            With the mean activation, over the replaced tokens of `texts`, at each of them.
+            That with the mean activation of the replaced tokens at each of them.
         delta_cross_entropy : float
             ``cross_entropy_dictionary - cross_entropy_clean``.
         kl_divergence : float
@@ -115,7 +115,7 @@ def loss_recovered(
         n_replaced : int
             Number of tokens whose activations were replaced.
         n_predictions : int
-            Number of next-token predictions that the means are taken over.
+            Number of next-token predictions over which the means are taken.
 
     Raises
     ------
@@ -129,16 +129,14 @@ def loss_recovered(
 
     Notes
     -----
-    A text longer than the context is cut into windows that do not overlap; each is opened (and
-    closed) by the special tokens that the tokenizer puts around a text. Tokens that are not
-    special (the unknown token is not) are the content. Replaced are the activations at content
-    tokens; special tokens and padding keep theirs. Counted is the prediction of a content token
-    at the content token before it: predictions at a special token, which the replacement does
-    not reach, and of one are left out. Windows with no prediction to count are left out
-    altogether.
+    A text longer than the context is cut into windows that do not overlap. Each has the special
+    tokens that the tokenizer adds to a text. All other tokens, the unknown token among them, are
+    the content. The activations at content tokens are replaced; special tokens and padding keep
+    theirs. A prediction counts if it is made at a content token and the next token is content
+    too. Windows without such a prediction are not run.
 
     A loss recovered is nan, with an `UndefinedMetricWarning`, if the ablation changes nothing,
-    and says little if it hardly does.
+    and says little if the ablation changes little.
 
     Examples
     --------
@@ -307,7 +305,7 @@ def _sum(values):
 
 
 def _lost(ce, ablation):
-    """What the ablation costs, nan if nothing."""
+    """Increase of the cross-entropy by the ablation; nan if there is none."""
     if ce[ablation] == ce["clean"]:
         warn(
             f"Loss recovered is undefined (nan): {ablation} ablation changes nothing.",

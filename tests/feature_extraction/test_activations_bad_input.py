@@ -48,7 +48,7 @@ def extractor(bert_folder):
         ({"a"}, TypeError, "but it is a set"),
         ((text for text in ["a"]), TypeError, "but it is a generator"),
         (None, TypeError, "but it is a NoneType"),
-        (["a", "\ud800"], ValueError, r"X\[1\] is no valid Unicode text"),
+        (["a", "\ud800"], ValueError, r"X\[1\] is not valid Unicode"),
     ],
     ids=lambda value: repr(value)[:30] if not isinstance(value, type) else value.__name__,
 )
