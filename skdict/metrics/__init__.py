@@ -1,4 +1,4 @@
-"""How good a dictionary is: functions of arrays, scorers for model selection, displays."""
+"""Metrics of dictionaries: functions of arrays, scorers for model selection, displays."""
 
 from ._loss_recovered import loss_recovered
 from ._pareto import ParetoDisplay

@@ -1,4 +1,4 @@
-"""An estimator's codes and reconstructions, by blocks of rows."""
+"""An estimator's codes and reconstructions, in blocks of rows."""
 
 import copy
 
@@ -17,19 +17,22 @@ MIN_ROWS = 1024
 
 
 def check_dictionary(dictionary, condition=""):
-    """Raise a TypeError unless it codes and decodes; `condition` says when it has to."""
+    """Raise a TypeError unless the dictionary has `transform` and `inverse_transform`.
+
+    `condition` begins the message: when the dictionary needs them.
+    """
     for method in ("transform", "inverse_transform"):
         if hasattr(dictionary, method):
             continue
         raise TypeError(
             f"{condition}dictionary must be a fitted estimator with transform and "
-            f"inverse_transform, but {_who_lacks(method, dictionary)} has no method {method}. Of "
+            f"inverse_transform, but {_who_lacks(method, dictionary)} has no method {method}. For "
             "a Pipeline that starts with an extractor, give pipeline[1:]."
         )
 
 
 def _who_lacks(method, estimator):
-    """The class of the estimator, or of the first such step of a Pipeline."""
+    """Name of the class that lacks the method: the estimator's, or that of a Pipeline's step."""
     for _, step in estimator.steps if isinstance(estimator, Pipeline) else ():
         if step not in (None, "passthrough") and not hasattr(step, method):
             return _who_lacks(method, step)
@@ -73,7 +76,10 @@ def coding_blocks(dictionary, X):
 
 
 def reconstruction_function(dictionary):
-    """The dictionary as a function from a tensor (n_tokens, n_features) to one like it."""
+    """The dictionary as a function from activations to reconstructions, (n_tokens, n_features).
+
+    It takes and returns tensors; in between, the dictionary computes with NumPy on the CPU.
+    """
     if hasattr(dictionary, "transform"):
         dictionary = with_sparse_codes(dictionary)
 
@@ -95,7 +101,7 @@ def reconstruction_function(dictionary):
         if X_hat.shape != X.shape:
             raise ValueError(
                 f"dictionary reconstructs activations of shape {X.shape} with shape "
-                f"{X_hat.shape}. Was it fitted on the activations of another layer?"
+                f"{X_hat.shape}. Name the layer that it was fitted on."
             )
         X_hat = torch.as_tensor(X_hat, device="cpu").to(activations)
         return without_gradient(X_hat, activations)
@@ -104,7 +110,7 @@ def reconstruction_function(dictionary):
 
 
 def without_gradient(values, activations):
-    """`values`, which NumPy has computed of `activations`: to ask for the gradient is an error."""
+    """`values` computed by NumPy from `activations`; requesting their gradient is an error."""
     return _ComputedByNumPy.apply(activations, values)
 
 
@@ -116,10 +122,10 @@ class _ComputedByNumPy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         raise NotImplementedError(
-            "The gradient through the activations that are replaced is not known: the dictionary "
-            "computes with NumPy. Where it is not wanted, freeze the parameters in front of the "
-            "layer with requires_grad_(False), or call the model under torch.no_grad(). Steering "
-            "by a strength has a gradient."
+            "The gradient through the replaced activations is not known: the dictionary computes "
+            "with NumPy. If you do not need it, freeze the parameters before the layer by "
+            "requires_grad_(False), or call the model under torch.no_grad(). Steering by a "
+            "strength has a gradient."
         )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Sparsity against reconstruction, drawn."""
+"""Explained variance against L0, as a plot."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ from ._scorer import DictionaryScorer
 class ParetoDisplay:
     """Explained variance against L0, one line per group of dictionaries.
 
-    Dictionaries are comparable only at equal sparsity; a better one lies higher (it explains
-    more) or further to the left (with fewer active features). It is recommended to use
+    Dictionaries are comparable only at equal sparsity: a better one is higher (it explains more)
+    or further to the left (it needs fewer active features). It is recommended to use
     `from_estimators`, `from_cv_results` or `from_comparison`, which store their results as
     attributes.
 
@@ -76,15 +76,15 @@ class ParetoDisplay:
         Parameters
         ----------
         estimators : dict of str to estimator, or to list of estimators
-            Fitted estimators with `transform` and `inverse_transform`, or Pipelines whose last
-            step is one. The estimators of a list, such as one fitted for each alpha of a grid,
-            make one line; a single estimator makes a point.
+            Fitted estimators with `transform` and `inverse_transform`, or Pipelines that end in
+            one. A list of estimators, for instance one for each alpha of a grid, is drawn as a
+            line; a single estimator as a point.
 
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Activations, preferably held out; for Pipelines, what their first step takes.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -110,18 +110,18 @@ class ParetoDisplay:
 
     @classmethod
     def from_cv_results(cls, cv_results, *, ax=None):
-        """Draw every candidate of finished searches; nothing is fitted or scored again.
+        """Draw all candidates of finished searches, without fitting or scoring again.
 
         Parameters
         ----------
         cv_results : dict of str to dict
-            For each line, the ``cv_results_`` of a search, such as a
-            :class:`~sklearn.model_selection.GridSearchCV` over alpha, whose ``scoring`` was a
-            `DictionaryScorer` with the metrics "l0" and "explained_variance". Each candidate is
-            a point, at its means over the test folds.
+            For each line, the ``cv_results_`` of a search, for instance a
+            :class:`~sklearn.model_selection.GridSearchCV` over alpha, with a `DictionaryScorer`
+            with the metrics "l0" and "explained_variance" as ``scoring``. Each candidate is a
+            point at its means over the test folds.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -166,10 +166,10 @@ class ParetoDisplay:
         Parameters
         ----------
         comparison : DataFrame, or dict of str to ndarray
-            The table. Each pair of a dictionary and a way to find codes makes a line.
+            The table. Each pair of a dictionary and a transform algorithm is a line.
 
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -196,7 +196,7 @@ class ParetoDisplay:
                 "compare_dictionaries returned."
             )
         dictionaries, algorithms, l0, variance = (comparison[name] for name in needed)
-        # the own transform of another library's estimator has no name
+        # "transform" is the own transform of an estimator of another library: not worth naming
         group = [
             dictionary if algorithm == "transform" else f"{dictionary}, {algorithm}"
             for dictionary, algorithm in zip(dictionaries, algorithms, strict=True)
@@ -206,13 +206,12 @@ class ParetoDisplay:
     def plot(self, ax=None):
         """Draw the lines.
 
-        Points that a logarithmic axis cannot show (an L0 of 0: every feature is dead) are left
-        out.
+        Points with an L0 of 0 (all features are dead) are left out: the axis is logarithmic.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; a new figure by default.
+            Axes to draw on; a new figure by default.
 
         Returns
         -------
@@ -258,7 +257,7 @@ class ParetoDisplay:
 
 
 def named_estimators(groups):
-    """Yield a name and an estimator for each of pairs of a name and one or a list of them."""
+    """Yield (name, estimator) pairs from (name, estimator or list of estimators) pairs."""
     for name, members in groups:
         members = members if isinstance(members, list | tuple) else [members]
         if not members:

@@ -1,4 +1,4 @@
-"""How close reconstructed activations are to the activations."""
+"""Metrics of reconstructions."""
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
@@ -8,10 +8,10 @@ from ._rows import as_matrix, check_finite, float64_block, row_blocks
 
 
 class ReconstructionSums:
-    """Sums over rows, in float64, that the reconstruction metrics are made of.
+    """Sums over rows, in float64, from which the reconstruction metrics are computed.
 
-    Squares are taken about the first row: the variance of data far from the origin then keeps
-    its digits, and that of constant data is exactly zero.
+    Sums are taken about the first row, so that the variance of data far from the origin keeps its
+    precision and that of constant data is exactly zero.
     """
 
     def __init__(self):
@@ -38,7 +38,7 @@ class ReconstructionSums:
         ):
             if not np.isfinite(square):
                 check_finite(block, name)
-                raise ValueError(f"The squares of {name} are too large to add up. Scale it down.")
+                raise ValueError(f"The squares of {name} overflow in float64. Scale it down.")
 
     @classmethod
     def from_matrices(cls, X, X_reconstructed):
@@ -86,8 +86,8 @@ def explained_variance(X, X_reconstructed):
     Parameters
     ----------
     X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
-        Activations. Read by blocks of rows, so a memory map need not fit in memory; sums are
-        accumulated in float64 whatever the dtype.
+        Activations. They are read in blocks of rows, so a memory map need not fit in memory.
+        Sums are accumulated in float64 for all dtypes.
 
     X_reconstructed : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_features)
         Their reconstructions.
@@ -101,15 +101,14 @@ def explained_variance(X, X_reconstructed):
     Raises
     ------
     ValueError
-        If the shapes differ or are not those of matrices, or if there is NaN or infinity.
+        If the shapes differ or are not two-dimensional, or if there is NaN or infinity.
 
     Notes
     -----
-    Three other quantities go by this name: the mean over samples of each sample's own ratio,
-    which frequent small activations dominate; a denominator with the square of the scalar mean
-    of all entries, which counts the differences between features' means as variance; and a
-    denominator without the mean, which counts the mean itself. They cannot be compared with
-    this one.
+    Three other quantities have the same name and are not comparable: the mean over samples of
+    each sample's own ratio, which frequent small activations dominate; a denominator with the
+    square of the scalar mean of all entries, which counts differences between the features' means
+    as variance; and a denominator without the mean, which counts the mean itself.
 
     Examples
     --------
@@ -125,17 +124,17 @@ def explained_variance(X, X_reconstructed):
 
 
 def shrinkage(X, X_reconstructed):
-    """Relative reconstruction bias: the factor by which reconstructions are too short.
+    """Relative reconstruction bias: the factor by which the norm of reconstructions is too small.
 
     .. math::
         \\gamma = \\operatorname*{argmin}_{\\gamma'}
             \\mathbb{E} \\lVert \\hat{x} / \\gamma' - x \\rVert^2
         = \\frac{\\mathbb{E} \\lVert \\hat{x} \\rVert^2}{\\mathbb{E} [\\hat{x} \\cdot x]}
 
-    1 means no bias; below 1, dividing every reconstruction by :math:`\\gamma` would bring it
-    closer to the activations, as is typical of codes learned with an L1 penalty (equation 10 of
-    [1]_). Norms are taken about the origin, so an intercept that carries most of the norm
-    brings the value close to 1 whatever the code does.
+    1 means no bias. Below 1, dividing the reconstructions by :math:`\\gamma` would bring them
+    closer to the activations, as is typical of codes with an L1 penalty (equation 10 of [1]_).
+    Norms are taken about the origin, so the value is always close to 1 if the intercept accounts
+    for most of the norm.
 
     Parameters
     ----------
@@ -148,12 +147,12 @@ def shrinkage(X, X_reconstructed):
     Returns
     -------
     shrinkage : float
-        :math:`\\gamma`; nan, with an `UndefinedMetricWarning`, where the denominator is zero.
+        :math:`\\gamma`; nan, with an `UndefinedMetricWarning`, if the denominator is zero.
 
     Raises
     ------
     ValueError
-        If the shapes differ or are not those of matrices, or if there is NaN or infinity.
+        If the shapes differ or are not two-dimensional, or if there is NaN or infinity.
 
     References
     ----------

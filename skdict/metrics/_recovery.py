@@ -1,4 +1,4 @@
-"""How well learned atoms match true ones."""
+"""Recovery of true atoms by learned ones."""
 
 from scipy.optimize import linear_sum_assignment
 
@@ -6,10 +6,7 @@ from ._rows import as_matrix, check_finite, float64_block, unit_rows
 
 
 def _cosines(components, true_components):
-    """Cosine of every true atom with every learned one, (n_true, n_learned).
-
-    A zero atom has cosine 0 with everything.
-    """
+    """Cosines of all true atoms with all learned ones, (n_true, n_learned); 0 for zero atoms."""
     learned = as_matrix(components, "components")
     true = as_matrix(true_components, "true_components")
     if learned.shape[1] != true.shape[1]:
@@ -28,19 +25,19 @@ def _cosines(components, true_components):
 def dictionary_recovery(components, true_components):
     """Mean cosine of the true atoms with the learned atoms that are matched to them.
 
-    Learned and true atoms are matched one to one, by the assignment of the largest total cosine
+    Learned and true atoms are matched one to one, by the assignment with the largest total cosine
     (Hungarian algorithm). This is the mean correlation coefficient (MCC) of the sparse coding
     literature, computed on atoms.
 
-    Cosines are signed: codes are non-negative, so an atom that points the other way is not the
-    same feature. With more learned than true atoms, those left over do not matter. With fewer,
-    each true atom without a partner counts as 0, so that a value of 1 always means that every
-    true atom was found.
+    Cosines are signed: codes are non-negative, so an atom with the opposite direction is another
+    feature. Surplus learned atoms are ignored. If there are fewer learned atoms than true ones,
+    each true atom without a partner counts as 0, so that a value of 1 always means that all true
+    atoms were found.
 
     Parameters
     ----------
     components : array-like of shape (n_components, n_features)
-        Learned atoms, of any norm; a zero atom has cosine 0 with every other.
+        Learned atoms, of any norm; a zero atom has cosine 0 with all others.
 
     true_components : array-like of shape (n_true_components, n_features)
         True atoms.
@@ -48,7 +45,7 @@ def dictionary_recovery(components, true_components):
     Returns
     -------
     recovery : float
-        In [-1, 1]; 1 if every true atom was learned, up to its norm and the order.
+        In [-1, 1]; 1 if all true atoms were learned, up to norm and order.
 
     Raises
     ------
@@ -77,14 +74,14 @@ def dictionary_recovery(components, true_components):
 def mean_max_cosine(components, true_components):
     """Mean over the true atoms of the largest cosine with a learned atom.
 
-    Unlike in `dictionary_recovery`, one learned atom may serve several true ones; with at least
-    as many learned as true atoms the value is therefore never smaller. Cosines are signed:
-    codes are non-negative, so an atom that points the other way is not the same feature.
+    Unlike in `dictionary_recovery`, several true atoms may share a learned one. With at least as
+    many learned as true atoms the value is therefore at least as large. Cosines are signed: codes
+    are non-negative, so an atom with the opposite direction is another feature.
 
     Parameters
     ----------
     components : array-like of shape (n_components, n_features)
-        Learned atoms, of any norm; a zero atom has cosine 0 with every other.
+        Learned atoms, of any norm; a zero atom has cosine 0 with all others.
 
     true_components : array-like of shape (n_true_components, n_features)
         True atoms.
@@ -101,7 +98,7 @@ def mean_max_cosine(components, true_components):
 
     See Also
     --------
-    dictionary_recovery : Each learned atom serves one true atom.
+    dictionary_recovery : The same with one-to-one matches.
 
     Examples
     --------

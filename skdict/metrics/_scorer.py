@@ -31,9 +31,9 @@ METRICS = ("score", *CODING_METRICS, *LOSS_METRICS)
 class DictionaryScorer:
     """Several metrics at once, for ``scoring=`` in a search.
 
-    Each activation is coded once for all of the metrics on codes and reconstructions, in blocks
-    of rows, so that dense codes need not fit in memory. A Pipeline's transformers before the
-    dictionary run once.
+    All metrics of codes and reconstructions share one coding of the activations, in blocks of
+    rows, with sparse codes if the dictionary can make them. The other steps of a Pipeline run
+    once.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class DictionaryScorer:
         - "l0": `mean_l0`; "dead_fraction", "dense_fraction": functions of this module;
         - "loss_recovered_zero", "loss_recovered_mean", "cross_entropy_clean",
           "cross_entropy_dictionary", "cross_entropy_zero", "cross_entropy_mean",
-          "delta_cross_entropy", "kl_divergence": what `loss_recovered` returns. These need a
+          "delta_cross_entropy", "kl_divergence": entries of `loss_recovered`. These need a
           Pipeline that starts with an :class:`~skdict.feature_extraction.ActivationExtractor`
           on a language model.
 
@@ -57,13 +57,13 @@ class DictionaryScorer:
     See Also
     --------
     explained_variance_scorer, neg_l0_scorer, neg_dead_fraction_scorer, loss_recovered_scorer :
-        Scorers of one metric, of which greater is better.
+        Scorers of a single metric; greater is better.
 
     Notes
     -----
-    Values are reported as they are, to be read side by side. A search selects the greatest, so
-    give ``refit`` a metric of which greater is better: "score", "loss_recovered_zero" or
-    "loss_recovered_mean". Explained variance alone would select the least sparse dictionary.
+    Metrics keep their own sign and scale. A search selects the greatest value, so set ``refit`` to
+    a metric for which greater is better: "score", "loss_recovered_zero" or "loss_recovered_mean".
+    Explained variance alone would select the least sparse dictionary.
 
     Examples
     --------
@@ -110,8 +110,8 @@ class DictionaryScorer:
         Returns
         -------
         scores : dict of str to float
-            One entry per metric. For a Pipeline, those on codes and reconstructions refer to
-            the activations as the last step sees them.
+            One entry per metric. For a Pipeline, metrics of codes and reconstructions refer to
+            the input of the last step.
         """
         scores = {}
         if not set(self.metrics).isdisjoint(("score", *CODING_METRICS)):
@@ -127,7 +127,7 @@ class DictionaryScorer:
 
 
 def _last_step(estimator, X):
-    """The dictionary, and the activations that it is given."""
+    """The last step of nested Pipelines, and the activations that it is given."""
     if not isinstance(estimator, Pipeline):
         return estimator, X
     if len(estimator) > 1:
@@ -137,7 +137,7 @@ def _last_step(estimator, X):
 
 def _coding_metrics(dictionary, X, wanted):
     matrix, sums, n_active = as_matrix(X, "X"), ReconstructionSums(), 0
-    if not hasattr(X, "columns"):  # frames keep their names, which the dictionary may ask for
+    if not hasattr(X, "columns"):  # keep a DataFrame: the dictionary may check its column names
         X = matrix
     for rows, codes, reconstruction in coding_blocks(with_sparse_codes(dictionary), X):
         n_active = n_active + count_active(as_matrix(codes, "codes"))
@@ -155,18 +155,19 @@ def _coding_metrics(dictionary, X, wanted):
 
 
 def _dictionary_model(estimator, texts):
-    """`loss_recovered` of a Pipeline that starts with an ActivationExtractor."""
+    """`loss_recovered` for a Pipeline that starts with an ActivationExtractor."""
     extractor = extractor_of(estimator)
     if extractor is None:
         found = estimator[0] if isinstance(estimator, Pipeline) else estimator
         raise TypeError(
             f"The metrics {list(LOSS_METRICS)} need a Pipeline that starts with an "
-            f"ActivationExtractor, but got a {type(found).__name__}."
+            f"ActivationExtractor, but got a {type(found).__name__}. Put an extractor before the "
+            "dictionary with make_pipeline, or leave these metrics out."
         )
     if extractor.tokenizer is None:
         raise ValueError(
             f"The metrics {list(LOSS_METRICS)} need a language model, but the "
-            f"{type(extractor).__name__} has tokenizer=None."
+            f"{type(extractor).__name__} has tokenizer=None. Leave these metrics out."
         )
     language = extractor.load()
     return loss_recovered(
@@ -187,7 +188,7 @@ def explained_variance_scorer(estimator, X, y=None):
     Parameters
     ----------
     estimator : estimator
-        Fitted, with `transform` and `inverse_transform`, or a Pipeline whose last step is.
+        Fitted, with `transform` and `inverse_transform`; or a Pipeline that ends in one.
 
     X : array-like
         Activations of shape (n_samples, n_features), or what the Pipeline takes.
@@ -219,7 +220,7 @@ def neg_l0_scorer(estimator, X, y=None):
     Parameters
     ----------
     estimator : estimator
-        Fitted, with `transform` and `inverse_transform`, or a Pipeline whose last step is.
+        Fitted, with `transform` and `inverse_transform`; or a Pipeline that ends in one.
 
     X : array-like
         Activations of shape (n_samples, n_features), or what the Pipeline takes.
@@ -250,7 +251,7 @@ def neg_dead_fraction_scorer(estimator, X, y=None):
     Parameters
     ----------
     estimator : estimator
-        Fitted, with `transform` and `inverse_transform`, or a Pipeline whose last step is.
+        Fitted, with `transform` and `inverse_transform`; or a Pipeline that ends in one.
 
     X : array-like
         Activations of shape (n_samples, n_features), or what the Pipeline takes.

@@ -1,4 +1,4 @@
-"""How many features are active, and how often each one is."""
+"""Sparsity of codes: how many features are active, and how often."""
 
 from numbers import Real
 
@@ -14,9 +14,12 @@ DENSE = 0.1
 
 
 def count_active(codes):
-    """Number of rows in which each column of a matrix from `as_matrix` is not zero, int64."""
+    """Number of non-zero entries of each column, int64 of (n_components,); CSR stays sparse.
+
+    `codes` is from `as_matrix`.
+    """
     if issparse(codes):
-        if not codes.has_canonical_format:  # one stored entry per position
+        if not codes.has_canonical_format:  # sum duplicates: they could cancel
             codes = codes.copy()
             codes.sum_duplicates()
         check_finite(codes.data, "codes")
@@ -40,7 +43,7 @@ def feature_density(codes):
     Parameters
     ----------
     codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
-        Codes of the activations. Zeros that a sparse matrix stores count as zeros.
+        Codes of the activations. Explicitly stored zeros count as zeros.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def feature_density(codes):
     Raises
     ------
     ValueError
-        If `codes` is no matrix or contains NaN or infinity.
+        If `codes` is not a matrix or contains NaN or infinity.
 
     Examples
     --------
@@ -70,7 +73,7 @@ def mean_l0(codes):
     Parameters
     ----------
     codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
-        Codes of the activations. Zeros that a sparse matrix stores count as zeros.
+        Codes of the activations. Explicitly stored zeros count as zeros.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def mean_l0(codes):
     Raises
     ------
     ValueError
-        If `codes` is no matrix or contains NaN or infinity.
+        If `codes` is not a matrix or contains NaN or infinity.
 
     Examples
     --------
@@ -93,15 +96,15 @@ def mean_l0(codes):
 
 
 def dead_fraction(codes):
-    """Fraction of features that are active on no sample.
+    """Fraction of features that are never active.
 
-    The fewer samples, the more rare features look dead: compare values only at the same number
-    of samples.
+    On fewer samples more of the rare features look dead: compare values only for equal numbers of
+    samples.
 
     Parameters
     ----------
     codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
-        Codes of the activations. Zeros that a sparse matrix stores count as zeros.
+        Codes of the activations. Explicitly stored zeros count as zeros.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def dead_fraction(codes):
     Raises
     ------
     ValueError
-        If `codes` is no matrix or contains NaN or infinity.
+        If `codes` is not a matrix or contains NaN or infinity.
 
     Examples
     --------
@@ -131,7 +134,7 @@ def dense_fraction(codes, *, threshold=DENSE):
     Parameters
     ----------
     codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
-        Codes of the activations. Zeros that a sparse matrix stores count as zeros.
+        Codes of the activations. Explicitly stored zeros count as zeros.
 
     threshold : float, default=0.1
         A feature is dense if its density (see `feature_density`) is above this, in [0, 1).
@@ -144,7 +147,7 @@ def dense_fraction(codes, *, threshold=DENSE):
     Raises
     ------
     ValueError
-        If `codes` is no matrix or contains NaN or infinity, or if `threshold` is not in [0, 1).
+        If `codes` is not a matrix or contains NaN or infinity, or if `threshold` is not in [0, 1).
 
     Examples
     --------

@@ -155,7 +155,7 @@ def test_shrinkage_of_zero_is_undefined(pair):
         (np.ones((2, 0)), np.ones((2, 0)), ValueError, "at least one row and one column"),
         ([[1.0, np.nan]], [[1.0, 1.0]], ValueError, "X contains NaN"),
         ([[1.0, 1.0]], [[1.0, np.inf]], ValueError, "X_reconstructed contains NaN or infinity"),
-        ([[1e200], [0.0]], [[1.0], [1.0]], ValueError, "squares of X are too large"),
+        ([[1e200], [0.0]], [[1.0], [1.0]], ValueError, "squares of X overflow"),
         ([["a", "b"]], [[1.0, 1.0]], TypeError, "X must be a matrix of real numbers"),
         (np.ones((1, 2)), np.ones((1, 2), dtype=complex), ValueError, "X_reconstructed must be"),
     ],
