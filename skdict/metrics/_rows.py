@@ -12,7 +12,7 @@ BLOCK_SIZE = 2**22
 
 
 def as_matrix(X, name):
-    """`X` as a two-dimensional ndarray, CSR matrix or dense tensor; not copied where possible."""
+    """Validate a matrix; returns an ndarray, CSR matrix or dense tensor, copied only if needed."""
     X = _arrays.as_matrix(X, name)
     if isinstance(X, torch.Tensor) and X.layout is torch.sparse_csr:
         parts = (to_numpy(X.values()), X.col_indices().cpu(), X.crow_indices().cpu())
@@ -21,7 +21,7 @@ def as_matrix(X, name):
 
 
 def to_numpy(X):
-    """A tensor as a floating-point ndarray that holds its values: NumPy has no bfloat16."""
+    """Convert a tensor to a floating-point ndarray of at least float32, which holds its values."""
     holds = torch.float32 if X.is_floating_point() or X.itemsize <= 2 else torch.float64
     return X.detach().to("cpu", torch.promote_types(X.dtype, holds)).numpy()
 
@@ -37,13 +37,13 @@ def check_finite(values, name):
 
 
 def varies(variance, mean_square, n_samples):
-    """Where columns vary, whose variance is a difference of sums: by more than rounding."""
+    """Which columns vary by more than rounding, where E x² - (E x)² is their ``variance``."""
     rounding = max(1e-12, 4 * n_samples * np.finfo(np.float64).eps)
     return variance > rounding * mean_square
 
 
 def row_blocks(X):
-    """Slices of rows, each with at most BLOCK_SIZE elements of `X` (and at least one row)."""
+    """Slices of rows with at most BLOCK_SIZE entries of `X` each, and at least one row."""
     n_rows, n_columns = X.shape
     return row_slices(n_rows, max(1, BLOCK_SIZE // n_columns))
 

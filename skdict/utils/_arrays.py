@@ -13,7 +13,7 @@ from .._core.data.finite import check_entries_finite
 from .._core.kernels import csr_tensor
 from ._sklearn_compat import align_sparse_interface
 
-# Tensors of these are computed with as they are.
+# Dtypes of tensors that are accepted without a conversion.
 TENSOR_DTYPES = (
     torch.float64,
     torch.float32,
@@ -26,7 +26,7 @@ TENSOR_DTYPES = (
     torch.uint8,
     torch.bool,
 )
-# What the others become: torch has no arithmetic for them.
+# Dtypes without arithmetic in torch, and what they are converted to.
 WIDER = {
     torch.uint16: torch.int64,
     torch.uint32: torch.int64,
@@ -35,39 +35,39 @@ WIDER = {
 
 
 def as_numbers(X, name):
-    """X of any shape as an array of real numbers: all arrays come in here or by `as_matrix`.
+    """Validate an array of real numbers of any shape. Arrays enter here or by `as_matrix`.
 
     Parameters
     ----------
     X : array-like, sparse matrix or torch.Tensor
     name : str
-        What the caller calls it.
+        Name of X in errors.
 
     Returns
     -------
     X : ndarray, CSR matrix or tensor
-        Of booleans, integers, or floating-point numbers of at most eight bytes. Not copied where
-        that is possible. A tensor is a plain one, without a gradient.
+        Of booleans, integers, or floating-point numbers of at most eight bytes. Copied only if
+        it must be converted. A tensor is detached, and of no subclass.
 
     Raises
     ------
     TypeError, ValueError
-        If X holds anything but real numbers, or cannot be read.
+        If X has entries that are not real numbers, or cannot be converted to an array.
     """
     return _check_dtype(_read(X, name, "an array"), name, "an array")
 
 
 def as_matrix(X, name, *, min_samples=1, estimator=None, allow_nd=False):
-    """X as a matrix of real numbers, with rows and columns; otherwise as `as_numbers`.
+    """Validate a matrix of real numbers that is not empty; otherwise as `as_numbers`.
 
     Parameters
     ----------
     min_samples : int
-        How many rows it has at least.
+        Minimum number of rows.
     estimator : estimator or None
-        Who needs them.
+        Named in the error if there are fewer.
     allow_nd : bool
-        Whether it may have more axes than two. Else it may also be a sparse CSR tensor.
+        Whether X may have more than two axes. If not, it may also be a sparse CSR tensor.
     """
     what = "an array" if allow_nd else "a matrix"
     X = _read(X, name, what, csr_tensors=not allow_nd)
@@ -90,7 +90,7 @@ def as_matrix(X, name, *, min_samples=1, estimator=None, allow_nd=False):
 
 
 def as_vector(X, name):
-    """X, one-dimensional or a column, as an ndarray of float64 of shape (n,)."""
+    """Validate a vector (n,) or column (n, 1); returns an ndarray (n,) of float64."""
     X = _check_dtype(_read(X, name, "an array", csr_tensors=True), name, "an array")
     if X.ndim != 1 and (X.ndim != 2 or X.shape[1] != 1):
         raise ValueError(
@@ -105,14 +105,14 @@ def as_vector(X, name):
 
 
 def to_ndarray(X):
-    """A tensor as an ndarray, in float32 if it is bfloat16; all else as it is."""
+    """Convert a tensor to an ndarray, bfloat16 to float32; return anything else unchanged."""
     if not isinstance(X, torch.Tensor):
         return X
     return (X.float() if X.dtype == torch.bfloat16 else X).cpu().numpy()
 
 
 def _read(X, name, what, *, csr_tensors=False):
-    """X as an ndarray, CSR matrix or plain tensor of whatever dtype."""
+    """X as an ndarray, CSR matrix or plain tensor; its dtype is not checked yet."""
     if isinstance(X, torch.Tensor):
         return _read_tensor(X, name, what, csr_tensors)
     if hasattr(X, "get_params"):
@@ -138,7 +138,7 @@ def _read(X, name, what, *, csr_tensors=False):
             ensure_min_features=0,
             input_name=name,
         )
-    if sp.issparse(X) and not X.has_canonical_format:  # entries are sums of several
+    if sp.issparse(X) and not X.has_canonical_format:  # the same entry may be stored twice
         X = X.copy()
         X.sum_duplicates()
     return X
@@ -176,7 +176,7 @@ def _read_tensor(X, name, what, csr_tensors):
 
 
 def _check_dtype(X, name, what):
-    """The same of a dtype that everything here computes with."""
+    """X with a real dtype of native byte order and at most eight bytes; raises if it has none."""
     if isinstance(X, torch.Tensor):
         if X.is_complex():
             raise ValueError(f"Complex data not supported: {name} has dtype {X.dtype}.")
@@ -205,14 +205,14 @@ def _check_dtype(X, name, what):
             f"{name} must be {what} of real numbers, but has entries of dtype {X.dtype}."
         )
     if X.dtype.itemsize > 8:
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite
+        with np.errstate(over="ignore"):  # too large for float64: becomes infinite
             return X.astype(np.float64)
     return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
 
 
 @contextlib.contextmanager
 def _naming(name, what):
-    """Errors of conversions say what could not be converted."""
+    """Add the name of the array to errors of conversions."""
     try:
         yield
     except np.exceptions.DTypePromotionError as error:  # which names the type of every column
@@ -226,28 +226,28 @@ def _naming(name, what):
 
 
 def _as_floating(X):
-    """Half precision stays what it is, integers become float64."""
+    """Convert integers and booleans to float64; floating point, also half precision, is kept."""
     if isinstance(X, torch.Tensor):
         return X if X.is_floating_point() else X.to(torch.float64)
     return X if X.dtype.kind == "f" else X.astype(np.float64)
 
 
 def check_activations(estimator, X, *, reset=False, min_samples=1, name="X", check_finite=True):
-    """Validate X without copying it whole and without losing where it lives.
+    """Validate activations. Floating-point X is not copied and stays on its device.
 
     Parameters
     ----------
     estimator : estimator or None
-        Gets or is checked for ``n_features_in_`` and ``feature_names_in_``.
+        Its ``n_features_in_`` and ``feature_names_in_`` are set, or compared with X.
     X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
         A tensor is dense or sparse CSR.
     reset : bool
-        Whether the estimator learns its number of features from X.
+        Whether these attributes are set rather than compared.
     min_samples : int
     name : str
     check_finite : bool
-        Whether to look for NaN and infinity, which reads all of X. Not needed before
-        `Source.statistics` and `Source.blocks`, which look for them as they read.
+        Whether to look for NaN and infinity, which reads all of X. `Source.statistics` and
+        `Source.blocks` look for them as they read, so a source needs no check here.
 
     Returns
     -------
@@ -287,8 +287,8 @@ def check_codes(X, n_components, *, name="X"):
 def read_only(X):
     """A view of an ndarray that cannot be written to, and a copy of a sparse matrix.
 
-    For estimators that are not ours: scikit-learn's that are told to work in place copy what they
-    cannot write to. The caller's array stays what it is.
+    Passed to estimators of others, so that none changes the caller's array: those of scikit-learn
+    that work in place copy an array that they cannot write to.
     """
     if sp.issparse(X):
         return X.copy()
@@ -322,8 +322,7 @@ def collect_dense(blocks, n_rows, n_columns, rows):
 class _Gathered:
     """Values of successive rows, in one tensor that grows.
 
-    A list of tensors, joined at the end, would cost gigabytes: each stays in the heap between
-    what the blocks need for a moment, and no hole between two is large enough for the next.
+    A list of tensors, joined at the end, fragments the heap: gigabytes were measured.
     """
 
     def __init__(self, dtype, n_rows, device):
@@ -331,9 +330,9 @@ class _Gathered:
         self.n_rows, self.n_values = n_rows, 0
 
     def append(self, values, n_rows):
-        """Take in values, with which there are those of `n_rows` rows."""
+        """Append values; those of the first ``n_rows`` rows are complete then."""
         start, self.n_values = self.n_values, self.n_values + len(values)
-        if self.n_values > len(self.buffer):  # as if the other rows had as many
+        if self.n_values > len(self.buffer):  # for all rows, at the density so far
             size = math.ceil(1.05 * self.n_values / n_rows * self.n_rows)
             larger = self.buffer.new_empty(size)
             larger[:start] = self.buffer[:start]

@@ -9,8 +9,8 @@ import torch
 from ..kernels import csr_tensor
 from ..tensors import from_numpy
 
-# Reading one row of a memory map makes up to a megabyte around it resident: pages are released
-# after so many rows.
+# Reading one row of a memory map makes up to a megabyte around it resident, so pages are released
+# after this many rows.
 ROWS_TO_MAP = 512
 
 
@@ -59,7 +59,7 @@ def as_float64(rows):
 
 
 def to_device(x, device, dtype=None):
-    """A tensor on a device, without waiting for a GPU to do what it has been told before."""
+    """Copy a tensor to a device, without waiting for the kernels queued on a GPU."""
     return x.to(device=device, dtype=dtype, non_blocking=device.type == "cuda")
 
 
@@ -73,12 +73,12 @@ def take_rows(X, index):
 
 
 def release_pages(X):
-    """Let go of the pages of a memory map that have been read; the file and its cache stay.
+    """Release the pages of a memory map that have been read; the system's cache keeps them.
 
-    They would count as resident memory of the process until others need the memory. Pages of a
-    private map ("c") may have been written to, and are kept.
+    They would count as resident memory of the process. Pages of a private map ("c") may have been
+    written to, and are kept.
     """
-    while getattr(X, "_mmap", None) is None:  # what is computed from a memory map has none
+    while getattr(X, "_mmap", None) is None:  # NumPy calls results of memory maps so, too
         X = getattr(X, "base", None)
         if X is None:
             return

@@ -1,10 +1,11 @@
-"""The order in which an epoch takes the rows of a source; no array holds all rows of a large one.
+"""The order of rows in an epoch, in memory that does not grow with the number of rows.
 
-Up to `MAX_PERMUTED` rows are permuted at once. More are shuffled on two levels: chunks of
-consecutive rows are drawn in random order, as many as fill a buffer are read together, and the
-rows of the buffer are dealt out to batches in random order. A buffer holds whole batches.
+Up to `MAX_PERMUTED` rows are permuted at once. More rows are shuffled on two levels: the order of
+chunks of consecutive rows is permuted, as many as fill a buffer are read together, and the rows of
+the buffer are permuted. A buffer holds whole batches. The permutation of the chunks takes an
+eighth of a byte a row.
 
-How well that mixes depends on how alike neighbouring rows are. Averaged over T batches of B rows
+How well that mixes depends on how similar neighbouring rows are. Averaged over T batches of B rows
 from a buffer of M rows, the variance of a gradient is that of independent rows times
 
     1 + (DEFF - 1) T B / M,
@@ -17,11 +18,12 @@ import math
 
 import torch
 
-# So many rows are permuted at once: 32 MB of row numbers.
+# Most rows that are permuted at once: their numbers take 32 MB.
 MAX_PERMUTED = 1 << 22
-# Rows of a chunk: of 512 float32 they are 128 KB, from where on disks reach half of their speed.
+# Rows of a chunk. With 512 float32 in a row it is 128 KB: reads of 64 KB and more come to half of
+# a disk's speed, and smaller chunks mix better.
 CHUNK_ROWS = 64
-# A buffer is as large as so many batches, or as so many bytes, whichever is less.
+# Size of a buffer: this many batches, or as many as fit in this many bytes.
 BUFFER_BATCHES = 256
 BUFFER_BYTES = 1 << 30
 
@@ -73,7 +75,7 @@ def buffers(n_rows, batch_size, generator, *, row_bytes):
     seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
     generator = torch.Generator(device="cpu").manual_seed(int(seed))
     chunks = torch.randperm(math.ceil(n_rows / CHUNK_ROWS), generator=generator, device="cpu")
-    # where in the order of chunks the last one comes, which may have fewer rows
+    # place of the last chunk, which may have fewer rows, in the order of chunks
     short = int((chunks == len(chunks) - 1).nonzero())
     n_missing = len(chunks) * CHUNK_ROWS - n_rows
     sizes = batch_sizes(n_rows, batch_size)

@@ -1,4 +1,4 @@
-"""Where a solver, a coder or a metric reads activations from."""
+"""Activations to read from, block by block or batch by batch."""
 
 import torch
 
@@ -12,9 +12,9 @@ BLOCK_BYTES = 1 << 24
 
 
 class Source:
-    """Rows of X as dense tensors of one dtype on one device, whatever holds them, in C order.
+    """Rows of X as dense tensors in C order, of one dtype on one device, whatever kind X is.
 
-    Nothing is copied whole: X is read block by block or batch by batch.
+    X is never copied as a whole.
 
     Parameters
     ----------
@@ -25,10 +25,10 @@ class Source:
     index : tensor of shape (n_rows,), int64, optional
         Which rows of X these are; all by default.
     name : str, default="X"
-        What the caller calls X, for errors.
+        Name of X in errors.
     is_finite : bool, default=False
-        Whether X is known to be without NaN and infinity. If not, `blocks` and `statistics` look
-        for them, and `__getitem__` does not.
+        Whether X is known to have neither NaN nor infinity. If not, `blocks` and `statistics` look
+        for them, but indexing does not.
 
     Attributes
     ----------
@@ -101,14 +101,13 @@ class Source:
         ----------
         batch_size : int
         generator : torch.Generator, optional
-            On the CPU. Shuffles the rows; without one they come in their order. All that decides
-            the order is drawn from it before the first batch.
+            On the CPU. Shuffles the rows; without one they are not shuffled. The order is decided
+            before the first batch: it does not matter what is drawn from the generator later.
 
         Notes
         -----
-        Up to `MAX_PERMUTED` rows all are permuted at once. Of more rows chunks of consecutive
-        ones are read in random order into a buffer, whose rows are dealt out in random order:
-        see `buffers`.
+        Up to `MAX_PERMUTED` rows are permuted at once. Of more rows, chunks of consecutive ones
+        are read in random order into a buffer whose rows are permuted: see `buffers`.
         """
         if generator is None or len(self) <= MAX_PERMUTED:
             for index in permuted_batches(len(self), batch_size, generator):
@@ -139,8 +138,7 @@ class Source:
         Parameters
         ----------
         massive : bool
-            Whether massive rows count, of which a few would decide the scale of all; see
-            `statistics_of`.
+            Whether to include massive rows, a few of which would decide the scale of all.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Mean and scale of activations in one pass, whatever few massive rows say.
+"""Mean and scale of activations in one pass, robust to a few massive rows.
 
 Blocks are merged by the formula of Chan, Golub and LeVeque ("Algorithms for computing the sample
 variance", The American Statistician 1983) in float64.
@@ -12,16 +12,16 @@ import torch
 from ..tensors import ROUNDINGS, away_from
 from .shuffle import spread_rows
 
-# Rows are massive whose norm is so many times that of nine tenths of the rows (to a percent), if
-# such rows have more than half of the sum of squares. Those of the first tokens of language
-# models are.
+# A row is massive if its norm exceeds this many times the 90th percentile of norms (to a percent),
+# and if such rows have more than half of the sum of squares. Those of the first tokens of language
+# models do.
 MASSIVE = 16
-# So many rows are enough to know where most rows are.
+# Number of rows that the centre is estimated from.
 N_CENTRE_ROWS = 1001
-# Digits of the data are too few if their rounding is more than this fraction of the RMS norm.
+# Warn if the rounding of the data is more than this fraction of their RMS norm.
 MAX_ROUNDING = 0.05
-# Squared norms are counted in bins by their exponent and the first bits of their mantissa: no
-# array has an entry for each row.
+# The percentile is taken from a histogram of squared norms, not from an array with an entry for
+# each row. A bin is an exponent with the first so many bits of the mantissa.
 MANTISSA_BITS = 6
 
 
@@ -36,7 +36,7 @@ class Statistics:
     rms : float
         Root of the mean squared norm about the mean, sqrt(E‖x - E x‖²).
     warnings : tuple of str
-        What the user should know of the data.
+        What to warn the user of.
     """
 
     n_samples: int
@@ -48,8 +48,8 @@ class Statistics:
 def statistics_of(source):
     """Statistics of all rows of a source, and of those that are not massive.
 
-    Reads the source once. Only where rows are massive, or differ in the last digits of their
-    dtype alone, is it read again.
+    Reads the source once, and again only if there are massive rows, or if the rows differ by
+    little more than rounding.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def statistics_of(source):
     for x in blocks():
         moments.update(x)
     if not (math.isfinite(moments.squares) and torch.isfinite(moments.shift).all()):
-        source.check_finite()  # squares may just be too large
+        source.check_finite()  # raises, unless only the squares overflow
     source.is_finite = True
     of_all = _checked(moments, source, blocks)
     threshold = moments.massive_from()
@@ -97,13 +97,13 @@ def statistics_of(source):
 
 
 class Moments:
-    """Number, mean and centred squares of rows that are seen block by block.
+    """Number, mean and centred squares of rows, updated block by block.
 
     Parameters
     ----------
     centre : tensor of shape (n_features,), float64
-        A point among the rows: differences from it are summed up, so that little is lost far from
-        the origin, and norms about it tell which rows are massive.
+        A point near most rows. Sums are of differences from it, which are precise far from the
+        origin too, and norms about it show which rows are massive.
     """
 
     def __init__(self, centre):
@@ -143,7 +143,7 @@ class Moments:
         self.n_samples = n_samples
 
     def massive_from(self):
-        """The squared norm about the centre from which on rows are massive, None if none is."""
+        """Least squared norm about the centre of a massive row; None if no row is massive."""
         n_most = self.n_samples // 10
         if n_most == 0:
             return None
@@ -167,7 +167,7 @@ def _value_of_bin(number):
 
 
 def _reader(source):
-    """Function that iterates over the blocks of a source; what fits in one is read once."""
+    """Function that returns an iterable of the blocks of a source; a single block is kept."""
     if len(source) <= source.block_size():
         kept = [x for _, x in source.blocks(check=False)]
         return lambda: kept
@@ -175,9 +175,9 @@ def _reader(source):
 
 
 def _centre(source, blocks):
-    """Where most rows are: the median of some that are spread over all, float64 (n_features,).
+    """Median of rows drawn from all over the source: (n_features,), float64.
 
-    They are not evenly spread, which might be the first of each text.
+    Drawn at random, since evenly spread ones could all be the first of a text.
     """
     generator = torch.Generator(device="cpu").manual_seed(0)
     index = spread_rows(len(source), min(N_CENTRE_ROWS, len(source)), generator)
