@@ -32,3 +32,12 @@ def registered():
     for registry, known in zip(registries, before, strict=True):
         registry.clear()
         registry.update(known)
+
+
+@pytest.fixture
+def gpu():
+    """A pretended CUDA device."""
+    from pretend_cuda import pretend_cuda
+
+    with pretend_cuda() as gpu:
+        yield gpu

@@ -116,28 +116,53 @@ class OnCuda(torch.Tensor, metaclass=_TensorType):
         return f"OnCuda({self.held!r})"
 
 
-class _NamedDevice(TorchFunctionMode):
-    """Says "cuda:0" for "cuda", so that torch asks no driver for its current device."""
+class _Functions(TorchFunctionMode):
+    """What has to be different before torch looks at its arguments."""
+
+    def __init__(self, gpu):
+        super().__init__()
+        self.gpu = gpu
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         name = getattr(function, "__name__", "")
+        # "cuda:0" for "cuda": torch would ask a driver for its current device
         if "device" in kwargs:
-            kwargs["device"] = self._named(kwargs["device"])
+            kwargs["device"] = _named(kwargs["device"])
         if name in ("to", "set_default_device"):
-            args = tuple(map(self._named, args))
+            args = tuple(map(_named, args))
         if name == "cuda":
             return args[0].to(CUDA)
         if name in ("tensor", "as_tensor") and kwargs.get("device") == CUDA:
             kwargs.pop("device")
             return function(*args, **kwargs).to(CUDA)
+        # below a sparse tensor has no layout
+        if name != "__get__" and any(map(_is_sparse, args)):
+            return self._of_sparse(function, name, args, kwargs)
         return function(*args, **kwargs)
 
-    @staticmethod
-    def _named(value):
-        if isinstance(value, str | torch.device) and str(value).startswith("cuda"):
-            return CUDA
-        return value
+    def _of_sparse(self, function, name, args, kwargs):
+        self.gpu.launches[name] += 1
+        devices = [x for x in (*args, *kwargs.values()) if isinstance(x, str | torch.device)]
+        out = function(*tree_map(_held_on_cpu, args), **tree_map(_held_on_cpu, kwargs))
+        if name == "cpu" or any(torch.device(device).type == "cpu" for device in devices):
+            self.gpu.wait("copy to the CPU")
+            return out
+        return tree_map(_on_cuda, out)
+
+
+def _named(value):
+    if isinstance(value, str | torch.device) and str(value).startswith("cuda"):
+        return CUDA
+    return value
+
+
+def _is_sparse(x):
+    return isinstance(x, OnCuda) and x.held.layout != torch.strided
+
+
+def _held_on_cpu(x):
+    return torch.device("cpu") if isinstance(x, str | torch.device) else _held(x)
 
 
 def _sparse_csr_tensor(indptr, indices, values, *args, make=torch.sparse_csr_tensor, **kwargs):
@@ -146,6 +171,18 @@ def _sparse_csr_tensor(indptr, indices, values, *args, make=torch.sparse_csr_ten
         return make(indptr, indices, values, *args, **kwargs)
     kwargs.pop("device", None)
     return OnCuda(make(*map(_held, (indptr, indices, values)), *args, **kwargs))
+
+
+@contextlib.contextmanager
+def pretend_cuda():
+    """`PretendCuda` for skdict: operators of torch do what its Triton kernels do on a real one."""
+    from skdict._core.kernels._dispatch import TABLE
+
+    with contextlib.ExitStack() as stack:
+        for modules in TABLE.values():
+            if modules.get("cuda", "").startswith("triton"):
+                stack.enter_context(mock.patch.dict(modules, cuda="fused"))
+        yield stack.enter_context(PretendCuda())
 
 
 class PretendCuda(TorchDispatchMode):
@@ -183,15 +220,13 @@ class PretendCuda(TorchDispatchMode):
             "_lazy_init": None,
         }.items():
             self._stack.enter_context(mock.patch.object(torch.cuda, name, return_value=value))
-        wait = mock.patch.object(
-            torch.cuda, "synchronize", lambda *args: self._wait("synchronize")
-        )
+        wait = mock.patch.object(torch.cuda, "synchronize", lambda *args: self.wait("synchronize"))
         self._stack.enter_context(wait)
         self._stack.enter_context(
             mock.patch.object(torch, "sparse_csr_tensor", _sparse_csr_tensor)
         )
         # a context of functions is left where these call others, as in a backward pass
-        self._stack.enter_context(_NamedDevice())
+        self._stack.enter_context(_Functions(self))
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -199,7 +234,7 @@ class PretendCuda(TorchDispatchMode):
         self._stack.close()
         return result
 
-    def _wait(self, what):
+    def wait(self, what):
         frame = sys._getframe(1)
         while _is_between(frame.f_code.co_filename):
             frame = frame.f_back
@@ -223,7 +258,7 @@ class PretendCuda(TorchDispatchMode):
                 self.launches[name] += 1
             reason = _reason_to_wait(name, args, kwargs, comes_from, goes_to)
             if reason:
-                self._wait(reason)
+                self.wait(reason)
         if name == "_to_copy" and comes_from and goes_to and _changes_nothing(args[0], kwargs):
             return OnCuda(args[0].held.detach())
         out = function(*tree_map(_held, args), **tree_map(_held, kwargs))
