@@ -1,7 +1,4 @@
-"""Products of numbers of any size, computed on others of about 1.
-
-What is multiplied by a power of two keeps all its digits, and so does what is computed from it.
-"""
+"""Numbers of any size are scaled to about 1 by powers of two, which changes no digit."""
 
 import torch
 
@@ -14,5 +11,5 @@ def unit_factors(size):
 
 
 def scaled(number, left, right):
-    """A number times two factors, whose product alone need not be in range."""
+    """A number times two factors whose product alone may overflow or underflow."""
     return number * torch.maximum(left, right) * torch.minimum(left, right)

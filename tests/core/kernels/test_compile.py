@@ -19,7 +19,7 @@ ROOT = Path(skdict.__file__).parents[1]
 # A constant and a function of other files are compiled into the kernel.
 FILES = {
     "__init__.py": "",
-    "constants.py": "FACTOR = 2",
+    "constants.py": "FACTOR, OFFSETS = 2, (0, 1)",
     "inner.py": """
 from skdict._core.kernels.cpu.compile import compiled
 
@@ -29,12 +29,12 @@ def add(a, b):
 """,
     "outer.py": """
 from skdict._core.kernels.cpu.compile import compiled
+from . import constants, inner
 from .constants import FACTOR
-from .inner import add
 
 @compiled()
 def kernel(a, b):
-    return FACTOR * add(a, b)
+    return FACTOR * inner.add(a, b) + constants.OFFSETS[0]
 """,
 }
 
@@ -90,7 +90,11 @@ def test_the_second_process_does_not_compile(package):
 
 @pytest.mark.parametrize(
     ("name", "before", "after", "value"),
-    [("constants.py", "2", "3", 21), ("inner.py", "a + b", "a - b", -2)],
+    [
+        ("constants.py", "2,", "3,", 21),
+        ("constants.py", "(0, 1)", "(5, 1)", 19),
+        ("inner.py", "a + b", "a - b", -2),
+    ],
 )
 def test_what_other_files_bring_in_is_compiled_anew(package, name, before, after, value):
     run(package)

@@ -1,4 +1,4 @@
-"""Compile the loops of the CPU with Numba, and keep them on disk where that is possible."""
+"""Compile loops with Numba, and keep the machine code on disk where that is possible."""
 
 import inspect
 import pickle
@@ -10,17 +10,22 @@ import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.serialize import dumps
 
+# What Numba compiles into a function as a constant.
+CONSTANTS = int, float, complex, str, tuple, np.generic, np.ndarray
+# Their functions are compiled in too, but do not change between two runs of one installation.
+LIBRARIES = "numpy", "numba"
+
 
 def compiled(**options):
     """Decorator for a loop; ``options`` are those of `numba.njit`.
 
-    The machine code is stored where Numba stores it, and compiled anew in every process where
-    that cannot be: a cache saves time, and nothing depends on it.
+    The machine code is kept in Numba's cache folder. Where that cannot be written, every process
+    compiles anew, without a warning: the cache saves time, and nothing depends on it.
     """
 
     def decorate(function):
         kernel = numba.njit(nogil=True, **options)(function)
-        with suppress(RuntimeError, OSError):  # there is no folder to write to
+        with suppress(RuntimeError, OSError):  # no folder can be written
             kernel._cache = _Cache(function)
         return kernel
 
@@ -28,9 +33,9 @@ def compiled(**options):
 
 
 def call_interruptibly(kernel, *arguments):
-    """Call a kernel that returns arrays; an interrupt that arrives meanwhile is raised as one.
+    """Call a kernel that returns arrays; an interrupt during the call is raised as it is.
 
-    Numba makes the arrays with the exception set, and Python takes that for a SystemError.
+    Numba creates the arrays while the exception is set, which Python reports as a SystemError.
     """
     try:
         return kernel(*arguments)
@@ -42,10 +47,10 @@ def call_interruptibly(kernel, *arguments):
 
 
 class _Cache(FunctionCache):
-    """Numba's cache, of which no error is one of the caller.
+    """Numba's cache, with a complete key, and without errors for the caller.
 
-    Numba looks for changes in the file of the function alone. But constants and other functions
-    are compiled into it, wherever they come from.
+    Numba looks for changes only in the file of the function itself. But constants and functions
+    of other files are compiled into it too, so the key has a digest of all of them.
     """
 
     def __init__(self, function):
@@ -72,9 +77,10 @@ class _Cache(FunctionCache):
 
 
 class _CheckedFile(IndexDataCacheFile):
-    """Numba's files, which it runs without looking whether they are what was written.
+    """Numba's files with checksums: Numba itself would run whatever they hold.
 
-    Two processes that store at the same time can give their entries the same name.
+    Two processes that store at the same time can give their entries the same name, and a disk can
+    damage them.
     """
 
     def save(self, key, data):
@@ -96,21 +102,32 @@ def _digest(function):
     while left:
         function = left.pop()
         files.add(inspect.getsource(inspect.getmodule(function)))
-        for name in sorted(_names(function.__code__) & function.__globals__.keys()):
-            value = function.__globals__[name]
+        for name, value in _from_outside(function):
             value = getattr(value, "py_func", value)
             if inspect.isfunction(value):
-                if value not in known:
+                if value not in known and value.__module__.split(".")[0] not in LIBRARIES:
                     known.add(value)
                     left.append(value)
-            elif isinstance(value, (int, float, np.generic, np.ndarray)):
+            elif isinstance(value, CONSTANTS):
                 digest.update(dumps((function.__qualname__, name, value)))
     for source in sorted(files):
         digest.update(source.encode())
     return digest.digest()
 
 
+def _from_outside(function):
+    """Names and values of the globals of a function, and of what it takes from modules."""
+    names = _names(function.__code__)
+    for name in sorted(names & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if inspect.ismodule(value):
+            for attribute in sorted(names & vars(value).keys()):
+                yield f"{name}.{attribute}", vars(value)[attribute]
+        else:
+            yield name, value
+
+
 def _names(code):
-    """Names of globals, and others, in a function and those inside it."""
+    """Names of globals, attributes and others in a function and those inside it."""
     inner = (constant for constant in code.co_consts if inspect.iscode(constant))
     return set(code.co_names).union(*map(_names, inner))

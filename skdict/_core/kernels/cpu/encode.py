@@ -1,8 +1,8 @@
-"""The encoder's codes on the CPU: every atom is scanned in 8 bits, few are computed exactly.
+"""The encoder's codes on the CPU: all atoms are scanned in 8 bits, few are computed in float32.
 
-A product of rounded operands is off by no more than a bound (Cauchy and Schwarz), so that it tells
-which atoms may be active. Only their pre-activations are computed in float32, and the codes are
-those of float32: rounding costs time where it is coarse, and never an entry.
+The error of a product of rounded operands has a bound (Cauchy and Schwarz), which tells which
+atoms may be active. Only their pre-activations are computed in float32. The codes are those of
+float32: coarse rounding costs time, but never an entry.
 """
 
 from functools import cached_property
@@ -20,7 +20,7 @@ from .threads import map_on_cores
 # With fewer rows or components than these, rounding to 8 bits costs more than it saves.
 MIN_ROWS = 64
 MIN_COMPONENTS = 512
-# Of all entries: with more candidates than these the plain product is faster.
+# With more candidates than this fraction of all entries, the plain product is faster.
 MAX_CANDIDATES = 0.2
 
 
@@ -56,7 +56,7 @@ class Scan:
         return self.plain(centred) if found is None else found
 
     def _scan(self, centred):
-        """The codes, or None where 8 bits tell too little."""
+        """The codes, or None where 8 bits leave too many candidates."""
         low_weight, *of_weight = self.rounded
         low, scale, _ = in_8_bits(centred)
         norm = torch.linalg.vector_norm

@@ -121,7 +121,10 @@ def _dual_gap(square_x, square_r, x_r, l1, largest, alpha):
 
 @compiled(error_model="numpy")
 def _find_largest(values, bound, n_wanted, found, spare):
-    """Positions of the values > bound >= 0, or of about n_wanted largest; how many there are."""
+    """Write the positions of the values > bound >= 0 to ``found``; return how many there are.
+
+    If there are many, of about the n_wanted largest of them.
+    """
     at_bound = np.empty(1, values.dtype)
     at_bound[0] = bound
     keys, of_found = values.view(integers_of(values)), spare.view(integers_of(values))

@@ -1,14 +1,14 @@
-"""Small linear algebra of the loops, with sums in float64."""
+"""Linear algebra of small systems, and of rows of the Gram matrix, in Numba."""
 
 import numpy as np
 
 from ..tolerances import MIN_PIVOT
 from .compile import compiled
 
-# The smallest pivot is also no less than so many units of rounding of the Gram matrix.
+# The smallest pivot is at least so many units of rounding of the Gram matrix.
 MIN_PIVOT_UNITS = 64
 
-# reassociation lets sums run in vector registers
+# Reassociation lets sums run in vector registers.
 vectorised = compiled(error_model="numpy", fastmath={"reassoc", "contract"})
 
 
@@ -33,10 +33,10 @@ def add_multiple(target, factor, row):
 
 @vectorised
 def factorise(gram, support, start, n_support, least, factor):
-    """Cholesky factor of G_SS, where that of the first ``start`` atoms is known.
+    """Cholesky factor of G_SS; that of the first ``start`` atoms is known.
 
-    Where an atom depends on those before, its pivot is raised to a fraction ``least`` of the
-    diagonal: a Newton step is then long in directions in which only the penalty changes.
+    Where an atom depends on the atoms before it, its pivot is raised to a fraction ``least`` of
+    the diagonal: a Newton step is then long in directions in which only the penalty changes.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def factorise(gram, support, start, n_support, least, factor):
 
 @vectorised
 def solve(factor, n_support, right, solution):
-    """Solve G_SS p = right by its factor."""
+    """Solve G_SS p = right by the Cholesky factor."""
     for i in range(n_support):
         solution[i] = (right[i] - dot(factor[i, :i], solution[:i])) / factor[i, i]
     for i in range(n_support - 1, -1, -1):

@@ -38,7 +38,7 @@ def largest_key(keys):
 
 @compiled()
 def n_at_least(keys, bound):
-    count = np.int32(0)  # in few bytes: as many fit into a vector register
+    count = np.int32(0)  # few bytes, so that many fit into a vector register
     for key in keys:
         count += np.int32(key >= bound)
     return count
@@ -46,7 +46,7 @@ def n_at_least(keys, bound):
 
 @compiled()
 def append_from(row, bound, indices, end):
-    """Append the positions of entries >= bound to indices from ``end``; where they end."""
+    """Write the positions of entries >= bound to indices, from ``end`` on; return the new end."""
     whole = len(row) // 64 * 64
     for start in range(0, whole, 64):
         bits = np.uint64(0)
@@ -66,9 +66,9 @@ def append_from(row, bound, indices, end):
 
 @compiled()
 def bound_of_largest(keys, k, spare, low, high):
-    """A bound in [low, high) with k to k + spare keys >= it, or the largest with at least k.
+    """A bound in [low, high) that k to k + spare keys reach, by bisection.
 
-    Low where no other has k.
+    The largest bound that k keys reach where ties allow no such bound; ``low`` where none does.
     """
     while high - low > 1:
         middle = low + (high - low) // 2

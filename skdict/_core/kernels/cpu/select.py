@@ -1,7 +1,7 @@
 """`select` on the CPU: every thread multiplies and searches its share of the rows.
 
 A block of pre-activations is searched right after its product, while it is in the cache of the
-core. It is searched as integers (see `search`), of 2, 4 or 8 bytes alike.
+core. It is searched as integers (see `search`) of 2, 4 or 8 bytes.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from .threads import map_on_cores
 
 # Pre-activations of a block: 2 MiB in bfloat16, 4 MiB in int32.
 BLOCK_ELEMENTS = 1 << 20
-# Loops over so many neighbours become vector instructions.
+# Inner loops have this length, so that they become vector instructions.
 LANES = 128
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # The scale of a row of zeros: not zero, since entries are divided by it.
@@ -99,7 +99,7 @@ def in_8_bits(rows):
 
 
 def _search_blocks(search, n_columns, *of_rows):
-    """counts and indices that search(*blocks) finds in blocks of rows, joined."""
+    """Counts and indices that search(*block) finds in blocks of rows, joined."""
     n_threads = torch.get_num_threads()
     step = max(1, min(BLOCK_ELEMENTS // n_columns, -(-len(of_rows[0]) // n_threads)))
     blocks = zip(*(tensor.split(step) for tensor in of_rows), strict=True)
@@ -154,7 +154,7 @@ def _find_positive(keys, indices):
 
 @compiled()
 def largest_of_row(row, found, candidates, values):
-    """Write the positions of the largest positive entries to ``found``; how many there are."""
+    """Write the positions of the largest positive entries to ``found``; return their number."""
     n, k = len(row), len(found)
     lanes = np.zeros(LANES, row.dtype)
     whole = n // LANES * LANES

@@ -1,8 +1,8 @@
-"""How many threads work is worth, and threads that work on a piece each.
+"""How many threads torch uses, and a pool of threads in which torch and OpenMP use one each.
 
-OpenMP's threads wait for one another by spinning. Where another program has a core, each wait
-can last a time slice of that program, and small work waits all the time. So small work gets one
-thread, and large work spins for a moment only.
+OpenMP's threads spin while they wait for one another. Where another program occupies a core, each
+wait can last a time slice of that program, and small work consists mostly of such waits. So small
+work gets one thread, and threads of large work spin only briefly.
 """
 
 import ctypes
@@ -19,38 +19,38 @@ import joblib
 import torch
 from threadpoolctl import ThreadpoolController
 
-# Multiplications between two points at which threads wait for each other that are worth more
-# threads than one (benchmarks/README.md).
+# Multiplications between two synchronisations of threads: with fewer, one thread is faster
+# (benchmarks/README.md).
 SMALL_WORK = 1 << 24
-# What else is done to an entry of a product takes the time of about so many.
+# Whatever else is done to an entry of a product takes the time of about so many multiplications.
 WORK_OF_ENTRY = 256
-# And those of a whole call that are worth the half millisecond that `_short_spins` takes.
+# Multiplications of a whole call that are worth the half millisecond that `_short_spins` takes.
 LONG_WORK = 1 << 31
-# What tells libgomp how long to spin. It reads them once, as torch is imported.
+# Environment variables that tell libgomp how long to spin. It reads them when torch is imported.
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 _of_caller = threading.local()  # torch's number of threads outside of `threads_for`
 
 
 def work_of_product(n_rows, n_summed, n_columns):
-    """Work of a product of matrices and of what is done to its entries."""
+    """Multiplications of a product of matrices, and as many again as its entries are worth."""
     return n_rows * n_columns * max(n_summed, WORK_OF_ENTRY)
 
 
 @contextmanager
 def threads_for(work, n_times=1):
-    """Have torch use as many threads as work is worth, in this thread, during a ``with`` block.
+    """Have torch use as many threads as the work deserves, in this thread, in a ``with`` block.
 
-    No more than the caller has set, and than the process may use by affinity and quota. What other
-    threads do does not count: the order of sums, and with it the last digits of a result, goes by
-    the number of threads. `map_on_cores` goes by it too.
+    At most as many as the caller has set, and as the process may use by affinity and quota. It
+    does not depend on what else runs: the number of threads decides the order of sums, and with
+    it the last digits of a result. `map_on_cores` uses the same number.
 
     Parameters
     ----------
     work : int
-        Of a step, or of a block of rows: as `work_of_product` has it.
+        Work of a step, or of a block of rows, from `work_of_product`.
     n_times : int
-        How many of these there are.
+        Number of steps or blocks.
     """
     outermost = not hasattr(_of_caller, "n_threads")
     if outermost:
@@ -68,10 +68,10 @@ def threads_for(work, n_times=1):
 
 
 def map_on_cores(function, *iterables):
-    """As `map`, in as many threads as torch uses, each with one core; a list, in order.
+    """Like `map`, in as many threads as torch uses, each with one core; returns a list, in order.
 
-    Inside of ``function`` torch has one thread, so that what is nested in it runs one piece after
-    the other. After an error no more pieces are begun.
+    Inside ``function`` torch has one thread, so nested calls run one piece after the other. After
+    an error no further piece is begun.
     """
     pieces = deque(enumerate(zip(*iterables, strict=True)))
     n_threads = min(torch.get_num_threads(), len(pieces))
@@ -101,7 +101,7 @@ def map_on_cores(function, *iterables):
 
 
 def _next(pieces):
-    """The first of a deque, which it loses, or None: safe among threads."""
+    """Remove and return the first of a deque, or None if it is empty; safe among threads."""
     try:
         return pieces.popleft()
     except IndexError:
@@ -110,21 +110,21 @@ def _next(pieces):
 
 @cache
 def _pool(process):
-    """Threads of this process (a fork has none of its parent's) in which torch uses one each."""
+    """Pool of threads with one core each, for a process: a fork has no threads of its parent."""
     return ThreadPoolExecutor(os.cpu_count(), "skdict", _use_one_core)
 
 
 def _use_one_core():
-    torch.get_num_threads()  # makes torch set the number for this thread, once and for all
+    torch.get_num_threads()  # has torch set the number of this thread now, and not again later
     _openmp().limit(limits=1)
     _set_threads_of_mkl(1)
 
 
 @contextmanager
 def _torch_threads(n_threads):
-    """Have torch use so many threads in this thread; what it uses in others stays.
+    """Have torch use so many threads in this thread, and leave all other threads alone.
 
-    `torch.set_num_threads` would decide for all threads that begin meanwhile.
+    `torch.set_num_threads` would also affect threads that start meanwhile.
     """
     if n_threads == torch.get_num_threads():
         yield
@@ -139,25 +139,25 @@ def _torch_threads(n_threads):
 
 @cache
 def _openmp():
-    """The OpenMP libraries, whose number of threads is one of each thread.
+    """The OpenMP libraries, which keep a number of threads for each thread.
 
-    BLAS libraries with threads of their own, as NumPy's, have one for the whole process, which is
-    not ours to change.
+    BLAS libraries with threads of their own, such as NumPy's, have one number for the whole
+    process, which is not ours to change.
     """
     return ThreadpoolController().select(user_api="openmp")
 
 
 def _set_threads_of_mkl(n_threads):
-    """Set MKL's number of threads in this thread, 0 for that of OpenMP; returns the former one."""
+    """Set MKL's number of threads in this thread (0: that of OpenMP) and return the former one."""
     function = _mkl()
     return function(n_threads) if function is not None else 0
 
 
 @cache
 def _mkl():
-    """MKL's function of this kind in torch, None where torch comes without MKL.
+    """MKL's function in torch that sets it, or None where torch comes without MKL.
 
-    Where somebody has called `torch.set_num_threads` MKL does not go by OpenMP's number.
+    After a call of `torch.set_num_threads`, MKL no longer follows OpenMP's number.
     """
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
@@ -179,12 +179,12 @@ def _n_cores(affinity):
 
 @contextmanager
 def _short_spins():
-    """Have threads of libgomp that wait go to sleep after a moment, during a ``with`` block.
+    """Have waiting threads of libgomp go to sleep after a moment, in a ``with`` block.
 
-    Left to itself it spins 300,000 times, and 100 times if there are more of its threads than
-    cores (its manual, GOMP_SPINCOUNT). A thread that does nothing but hold a team sees to that.
-    Nothing happens where the variables were set before: by the user or, if it was imported before
-    torch, by skdict.
+    By default they spin 300,000 times, but only 100 times while libgomp has more threads than
+    there are cores (its manual, GOMP_SPINCOUNT). A thread that does nothing but hold a team of
+    threads brings that about. Nothing is done where one of the variables is set: by the user, or
+    by skdict if it was imported before torch.
     """
     if sys.platform != "linux" or any(name in os.environ for name in SPIN_VARIABLES):
         yield
