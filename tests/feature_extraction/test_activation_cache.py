@@ -28,7 +28,7 @@ from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import replace_activations, steer
 
 LAYER = "bert.encoder.layer.1"
-PROBE = {"0", "1"}  # the tokens that a layer is looked at with
+PROBE = {"0", "1"}  # tokens of the passes at the first use of a layer
 
 
 class LoggingModel(nn.Module):
@@ -100,7 +100,7 @@ def test_grid_search_runs_each_text_once(grid, n_jobs, logging_model, many_texts
     assert search.best_estimator_["extractor"].model is model
     scores = search.cv_results_["mean_test_score"]
     assert np.isfinite(scores).all()
-    assert len(set(scores)) == 3  # the parameter got where it belongs
+    assert len(set(scores)) == 3  # the parameter has an effect
     assert search.transform(many_texts).shape[1] == 12
 
     # other parameters, the same texts
@@ -150,7 +150,7 @@ def test_same_rows_with_and_without(long_documents, pooling, bert_folder, texts,
     cached.transform(texts[2:4])
     for _ in range(2):
         np.testing.assert_allclose(cached.transform(texts), expected, rtol=1e-6, atol=1e-6)
-    for file in sorted(tmp_path.glob("**/*.npy"))[::2]:  # so some windows of a text are there
+    for file in sorted(tmp_path.glob("**/*.npy"))[::2]:  # so some windows of a text are cached
         file.unlink()
     np.testing.assert_allclose(cached.transform(texts), expected, rtol=1e-6, atol=1e-6)
 
@@ -167,7 +167,7 @@ def test_memory_as_cache(logging_model, texts, tmp_path):
     assert set(passes().values()) == {2}
 
     extractor.set_params(cache=joblib.Memory(None)).transform(texts)
-    assert max(passes().values()) == 4  # one text is there twice
+    assert max(passes().values()) == 4  # one text occurs twice
     assert not (tmp_path / "joblib").exists()
 
 
@@ -528,7 +528,7 @@ class Net(nn.Module):
 
 
 def transformed(model, X, cache):
-    """Activations, and the messages of all warnings."""
+    """Return activations, and the messages of all warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rows = ActivationExtractor(model, "out", tokenizer=None, cache=cache).transform(X)
@@ -540,7 +540,7 @@ def test_a_model_that_changes_is_another(tmp_path):
     before, _ = transformed(model, X, tmp_path)
     for change in (
         lambda: model.gain.__setitem__(0, 2.0),
-        lambda: model.linear.weight.data.mul_(3),  # no version counter of the weight's sees it
+        lambda: model.linear.weight.data.mul_(3),  # the weight's version counter stays the same
         lambda: model.linear.register_forward_hook(lambda module, args, output: -output),
     ):
         change()
@@ -582,7 +582,7 @@ def test_the_axis_of_the_features_is_in_the_key(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_packed_weights_are_in_the_key(tmp_path):
-    """Quantised dynamically, by the range of a batch: rounding depends on what is beside a row."""
+    """Dynamic quantisation scales by the range of a batch, so rows depend on each other."""
 
     def make(seed):
         torch.manual_seed(seed)

@@ -337,7 +337,7 @@ def test_tokenizer_of_a_ready_model_is_found_where_it_came_from(bert, texts):
 
 
 def test_model_without_attention_mask(bert, texts):
-    """Padding cannot be hidden from it, so there must be none."""
+    """The model takes no attention mask, so there must be no padding."""
     _, tokenizer = bert
 
     class Bag(nn.Module):
@@ -382,7 +382,7 @@ def test_cuda(bert_folder, texts):
 
 
 def test_encoder_of_an_encoder_decoder(bert, texts):
-    """The probe's pass fails in the decoder, behind the layer, which does no harm."""
+    """The first pass fails in the decoder, after the layer, and does no harm."""
     _, tokenizer = bert
     config = transformers.T5Config(
         vocab_size=len(tokenizer), d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2
@@ -430,7 +430,7 @@ class Recorder:
 
     def on_fit_task_end(self, estimator, context):
         self.tasks.append(("end", context.task_name, context.max_subtasks))
-        return True  # a wish to stop, which must not lose rows
+        return True  # asks to stop, which must not lose rows
 
 
 def test_callbacks(bert_folder, texts):
@@ -519,7 +519,7 @@ def test_reprs_are_short(bert):
 
 
 def test_sklearn_checks_that_apply_to_texts(sklearn_check, bert_folder):
-    """Of an estimator of texts sklearn runs the first only: the others make their own X.
+    """For an estimator of texts sklearn runs only the first check: the others make their own X.
 
     These need no X; the rest runs on arrays, in test_activations_arrays.py.
     """
@@ -527,7 +527,7 @@ def test_sklearn_checks_that_apply_to_texts(sklearn_check, bert_folder):
 
 
 class Scaled(nn.Module):
-    """Has a parameter of its own, which is in place while its children are called."""
+    """Has its own parameter, which accelerate loads while its children are called."""
 
     def __init__(self):
         super().__init__()
@@ -539,7 +539,7 @@ class Scaled(nn.Module):
 
 @pytest.mark.parametrize("kind", ["language", "arrays"])
 def test_weights_that_are_kept_elsewhere(kind, one_layer_folder):
-    """accelerate loads them for the time of a call; a pass that is stopped gives them back."""
+    """accelerate loads weights for a call; a pass that is stopped offloads them again."""
     accelerate = pytest.importorskip("accelerate")
     if kind == "language":
         model = transformers.GPT2LMHeadModel.from_pretrained(one_layer_folder)

@@ -18,7 +18,7 @@ from skdict.feature_extraction import ActivationExtractor
 
 
 def any_width():
-    """A model for the X that the checks make up, which has any number of columns."""
+    """A model for the X of the checks, which has any number of columns."""
     return nn.Sequential(nn.Tanh(), nn.Identity())
 
 
@@ -268,7 +268,7 @@ def test_samples_of_many_shapes_are_not_remembered_at_length():
         n_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert n_bytes < 30 * 10_000  # what is known of 200 modules takes five times as much
+    assert n_bytes < 30 * 10_000  # to keep what is known of 200 modules takes five times as much
 
 
 def test_tokens_need_texts(mlp, X):
@@ -286,7 +286,7 @@ def test_tokens_need_texts(mlp, X):
 def test_what_the_model_does_not_take(X, message):
     model = nn.Sequential(nn.Embedding(16, 4), nn.Flatten())
     extractor = ActivationExtractor(model, "0", tokenizer=None)
-    for _ in range(2):  # the first time the layer is looked at
+    for _ in range(2):  # the first call examines the layer
         with pytest.raises(ValueError, match=message):
             extractor.transform(X)
         extractor.transform([[1, 2]])

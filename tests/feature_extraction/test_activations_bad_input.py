@@ -1,4 +1,4 @@
-"""Whatever is wrong is said by name, with what was found and what to do."""
+"""Errors name the parameter, what was found, and what to do."""
 
 import json
 import traceback
@@ -149,7 +149,7 @@ def test_tokens_with_pooling(extractor):
 
 @pytest.mark.parametrize("model_class", ["Bert", "Llama", "GPT2", "T5"])
 def test_folder_without_tokenizer(model_class, tmp_path):
-    """For some of these transformers makes up a tokenizer that knows no words."""
+    """For some of these, transformers makes a tokenizer without any words."""
     small = {
         "Bert": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
         "Llama": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},

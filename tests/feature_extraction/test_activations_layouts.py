@@ -1,4 +1,4 @@
-"""Rows are those of a text or sample alone, whatever a layer's axes; or there is a refusal."""
+"""Rows are those of a text or sample alone, whatever a layer's axes; or there is an error."""
 
 import numpy as np
 import pytest
@@ -157,7 +157,7 @@ class TestShiftedTokens:
 
     @pytest.mark.parametrize("max_length", range(3, 9))  # two are special
     def test_positions_are_no_tokens(self, max_length, tokenizer, texts):
-        """Of a short window's positions some could be its ids, shifted."""
+        """Positions of a short window can look like its token ids, shifted."""
         config = transformers.GPT2Config(vocab_size=120, n_embd=8, n_layer=1, n_head=1)
         extractor = ActivationExtractor(
             transformers.GPT2Model(config).eval(),
@@ -271,7 +271,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """As torchvision's: a norm over channels that are on axis 1."""
+    """As in torchvision: a norm over channels on axis 1."""
 
     def forward(self, x):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -371,7 +371,7 @@ class TestFeatureAxis:
         output = model(torch.from_numpy(X)).detach().numpy()
         for axis, rows_of in ((1, channels_first), (-1, channels_last)):
             rows = extractor.set_params(feature_axis=axis).fit_transform(X)
-            # of another number of threads the last digit is another
+            # another number of threads changes the last digit
             np.testing.assert_allclose(rows, rows_of(output), rtol=1e-5, atol=1e-6)
 
     def test_the_user_knows_better(self):
@@ -423,7 +423,7 @@ class TestSamplesTogetherAndAlone:
         extractor.set_params(batch_size=1).fit(X)
 
     def test_transposed_inside(self):
-        """The layer has time first. With as many samples as steps nothing else shows it."""
+        """The layer has time first. With as many samples as steps, only the rows show it."""
         model = nn.Sequential(Function(lambda x: x.transpose(0, 1)), nn.Linear(4, 3))
         X = np.random.default_rng(0).normal(size=(2, 2, 4)).astype(np.float32)
         with pytest.raises(ValueError, match=r"shape \(2, 1, 3\) for 1 samples"):

@@ -49,7 +49,7 @@ class Letters(TransformerMixin, BaseEstimator):
 
 
 class Recorder:
-    """A callback that notes the tasks; with a depth, one that is propagated to the steps."""
+    """A callback that records the tasks. With a depth, it is propagated to the steps."""
 
     max_propagation_depth = None
 
@@ -161,7 +161,7 @@ def test_portions_do_not_matter(sizes, pooling, extractor, texts, monkeypatch):
 
 
 def test_memory_is_bounded_by_the_portion(monkeypatch):
-    """Neither all activations nor all codes are ever there at a time."""
+    """All activations, or all codes, are never in memory at once."""
     n_rows = {"extractor": [], "dictionary": []}
 
     class Watched(Letters):
@@ -185,7 +185,7 @@ def test_memory_is_bounded_by_the_portion(monkeypatch):
         assert max(n_rows["dictionary"]) == 8
         assert sum(n_rows["dictionary"]) == 500
         n_rows["extractor"].clear(), n_rows["dictionary"].clear()
-    run(["abc", "a" * 300, "b"])  # a longer text comes alone
+    run(["abc", "a" * 300, "b"])  # a longer text is a portion by itself
     assert n_rows["extractor"] == [3, 300, 1]
 
 
@@ -199,7 +199,7 @@ def counted(bert, monkeypatch):
     run, seen = Network.run, []
 
     def note(network, arguments, keywords):
-        if arguments[0].max() > 1:  # with which a layer is looked at
+        if arguments[0].max() > 1:  # the passes at the first use of a layer have 0 and 1 only
             seen.extend(arguments[0])
         return run(network, arguments, keywords)
 
@@ -249,7 +249,7 @@ def test_steps_that_are_given_are_left_alone(extractor, texts):
     assert not hasattr(dictionary, "components_")
     assert features.extractor_ is not extractor
     before = features.transform(texts).toarray()
-    extractor.set_params(layer="bert.encoder.layer.0")  # of no effect without a new fit
+    extractor.set_params(layer="bert.encoder.layer.0")  # has no effect without a new fit
     np.testing.assert_array_equal(features.transform(texts).toarray(), before)
 
 
@@ -361,7 +361,7 @@ def test_tags(extractor):
 
 
 def test_sklearn_checks_that_apply_to_texts(sklearn_check, extractor):
-    """The others make an X of numbers, as in test_activations.py."""
+    """The other checks make an X of numbers, as in test_activations.py."""
     sklearn_check("DocumentFeatures", DocumentFeatures(extractor, PCA(2)))
 
 

@@ -93,7 +93,7 @@ class Adapted(nn.Module):
 
 
 class Freezing(nn.Sequential):
-    """Keeps its norm in evaluation mode, whatever it is asked for."""
+    """Keeps its norm in evaluation mode, whatever mode is set."""
 
     def train(self, mode=True):
         super().train(mode)

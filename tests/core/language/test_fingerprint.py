@@ -1,4 +1,4 @@
-"""A model's fingerprint sees whatever decides what the model computes, and nothing else."""
+"""A model's fingerprint covers what decides what the model computes, and nothing else."""
 
 import copy
 import dataclasses
@@ -122,7 +122,7 @@ def seeded(seed):
         (per_channel(0.1), per_channel(0.2)),
         (Config(), Config(2.0)),
         (SimpleNamespace(gain=1), SimpleNamespace(gain=2)),
-        (SimpleNamespace(training=1), SimpleNamespace(training=2)),  # no mode of a module's
+        (SimpleNamespace(training=1), SimpleNamespace(training=2)),  # not the mode of a module
         (Slots(1), Slots(2)),
         (Mode.ON, Mode.OFF),
         (seeded(0), seeded(1)),
@@ -360,7 +360,7 @@ def test_adapters_of_peft():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int8])
 def test_sums(dtype):
-    """Along both axes of the words, by NumPy's own sums, and the rest as it is."""
+    """Sums over both axes of the words, by NumPy, and the rest as it is."""
     long, short = _WIDTHS
     n = 3 * long * 8 // dtype.itemsize + 5
     tensor = (100 * torch.randn(n, generator=seeded(0))).to(dtype)
@@ -393,7 +393,7 @@ def test_sums(dtype):
         lambda weight: weight.data.copy_(weight.data.flip(0)),
         lambda weight: weight.data.copy_(weight.data.flip(1)),
         lambda weight: weight.detach()[:2].copy_(weight.detach()[:2].flip(0)),
-        lambda weight: weight.data[:2].copy_(weight.data[:2].flip(0)),  # no version
+        lambda weight: weight.data[:2].copy_(weight.data[:2].flip(0)),  # same version
         lambda weight: weight.detach().numpy().__setitem__([3, 5], weight.detach()[[5, 3]]),
         lambda weight: weight.data[:, 1].neg_(),
         lambda weight: setattr(weight, "data", weight.data.clone().neg_()),

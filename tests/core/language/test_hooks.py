@@ -22,7 +22,7 @@ Pair = namedtuple("Pair", ["hidden", "rest"])
 
 
 class Wrap(nn.Module):
-    """Double its input, keep a note of being called, and answer in a container."""
+    """Doubles its input, counts its calls, and returns a container."""
 
     def __init__(self, container):
         super().__init__()
@@ -58,7 +58,7 @@ class Net(nn.Module):
 
 
 def first_tensor(value):
-    """An independent way to the first tensor."""
+    """Find the first tensor in another way."""
     if isinstance(value, torch.Tensor):
         return value
     values = value.values() if isinstance(value, dict) else value
@@ -95,7 +95,7 @@ def test_find_module():
         ("rwap", "'wrap'"),
         ("unused.7", "'unused.1'"),
         ("1", "'unused.1'"),  # the end of a path
-        ("behind.weight", "'behind'"),  # a parameter is no module
+        ("behind.weight", "'behind'"),  # a parameter is not a module
     ],
 )
 def test_find_module_lists_nearest_names(layer, expected):
@@ -272,7 +272,7 @@ def test_run_replaced():
 
 
 class TestWithoutEffect:
-    """A layer that is never called is never passed over in silence."""
+    """There is a warning or an error for a layer that is never called."""
 
     class Functional(nn.Module):
         def __init__(self):
@@ -309,7 +309,7 @@ class TestWithoutEffect:
     @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
     @pytest.mark.parametrize("way", ["script", "trace"])
     def test_torchscript(self, way):
-        """Has no hooks; after tracing where Python calls it, and nowhere else."""
+        """Its hooks are called after tracing, where Python calls it, and nowhere else."""
         net = nn.Sequential(nn.Linear(3, 2))
         net = torch.jit.script(net) if way == "script" else torch.jit.trace(net, X)
         outer = nn.Sequential(net)
@@ -325,7 +325,7 @@ class TestWithoutEffect:
                 ActivationExtractor(model, layer, tokenizer=None).transform(X)
 
     def test_a_layer_that_some_passes_skip(self):
-        """An expert without a token, say: as long as one pass calls it, there is no warning."""
+        """For instance an expert without tokens: if one pass calls it, there is no warning."""
 
         class Skips(nn.Module):
             def __init__(self):
@@ -393,14 +393,14 @@ class TestCompiled:
         torch.testing.assert_close(call(X), net(X))
 
     def test_compiled_in_the_block(self, net):
-        """What is compiled there does not keep the intervention."""
+        """Code that is compiled in the block does not keep the intervention."""
         with replace_activation(net, "0.1", torch.zeros_like):
             compiled = torch.compile(net, backend="eager")
             torch.testing.assert_close(compiled(X), net[1].bias.expand(2, 2))
         torch.testing.assert_close(compiled(X), net(X))
 
     def test_compiles_again_when_the_last_block_is_left(self, net):
-        """Blocks of two threads do not end one within the other."""
+        """Blocks of two threads need not be nested."""
         compiled = torch.compile(net, backend="eager")
         compiled(X)
         first, second = (replace_activation(net, "0.1", torch.zeros_like) for _ in range(2))
@@ -500,7 +500,7 @@ def test_interrupts_at_all_function_entries(what):
     net = PaddedEncoder().eval().requires_grad_(False)
     layer = "encoder.layers.0.linear1"
 
-    part, x = net.get_submodule(layer), torch.ones(1, 8)  # the rest of the model takes long
+    part, x = net.get_submodule(layer), torch.ones(1, 8)  # the rest of the model takes long to run
 
     def call():
         if what == "read":

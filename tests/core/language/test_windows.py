@@ -1,4 +1,4 @@
-"""What of a text is a token of text, and how many tokens a model takes."""
+"""Which tokens are special, and how many tokens a model takes."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ BOS, HEADER, UNKNOWN, WORD = 256, 257, 258, 259
 
 
 def byte_tokenizer(**roles):
-    """One token per byte, and some added ones, of which "<word>" is no special one."""
+    """One token per byte, and some added ones, of which "<word>" is not special."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: index for index, character in enumerate(alphabet)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
@@ -54,7 +54,7 @@ class TestSpecialTokens:
         assert special_token_ids(tokenizer).tolist() == [BOS, HEADER, UNKNOWN]
 
     def test_a_role_without_a_token(self):
-        """A token that is not in the vocabulary has the unknown one's id."""
+        """A token that is not in the vocabulary has the id of the unknown token."""
         tokenizer = byte_tokenizer(unk_token="<?>")
         tokenizer.eos_token = "</nowhere>"
         assert tokenizer.convert_tokens_to_ids("</nowhere>") == UNKNOWN
@@ -121,7 +121,7 @@ class TestContextLength:
 
     @pytest.mark.parametrize("name", ["Bert", "Roberta", "MPNet"])
     def test_positions_behind_that_of_padding(self, name):
-        """The longest text that the window allows goes through the model, and none longer."""
+        """A text as long as the context goes through the model, and a longer one does not."""
         config = getattr(transformers, f"{name}Config")(
             vocab_size=20,
             hidden_size=8,
@@ -155,7 +155,7 @@ class TestVocabulary:
 
     @pytest.mark.parametrize("pad_id", [256, 1000, -1])
     def test_padding_that_the_model_was_not_made_for(self, pad_id):
-        """The id is beyond the model's embedding; the model never heeds what it is given."""
+        """The id is beyond the model's embedding; the model ignores the token there."""
         model = nn.Module()
         model.embed = nn.Embedding(256, 4)
         model.get_input_embeddings = lambda: model.embed
