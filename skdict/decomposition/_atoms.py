@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
 
+from .._core.data.standardised import Standardised
 from .._core.optim import normalize_
 from .._core.tensors import away_from
 
@@ -44,10 +45,11 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
     -------
     atoms : tensor of shape (n_components, n_features), float64
     """
-    n_samples, n_features = rows.shape
+    data = Standardised(rows, mean, scale)
+    n_samples, n_features = data.shape
     most = default_n_components(name, n_samples, n_features)
     if name == "ica":
-        basis, projections = _principal_basis(rows, mean, scale)
+        basis, projections = _principal_basis(data)
         most = 2 * len(basis)
     if n_components == "auto":
         n_components = most
@@ -62,14 +64,14 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
     if name == "random":
         atoms = random_state.standard_normal((n_components, n_features))
     elif name == "nmf":
-        atoms = _nmf(rows, scale, n_components, max_iter, random_state)
+        atoms = _nmf(data, n_components, max_iter, random_state)
     else:
         n_directions = (n_components + 1) // 2
         if name == "identity":
             directions = np.eye(n_features)[:n_directions]
         elif name == "pca":
             pca = PCA(n_directions, random_state=random_state)
-            directions = pca.fit(((rows[:] - mean) / scale).cpu().numpy()).components_
+            directions = pca.fit(data[:].cpu().numpy()).components_
         else:
             directions = _ica(projections, n_directions, random_state) @ basis
         # +v_1, -v_1, +v_2, ...: codes are non-negative
@@ -78,17 +80,17 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
     return normalize_(atoms)
 
 
-def _principal_basis(rows, mean, scale):
+def _principal_basis(data):
     """Directions in which the data vary at all (rank, n_features), and the data in them.
 
     A neuron that is dead, or the double of another, leaves a direction without variance, which
     would be all that is left of the data when each direction is divided by its variance.
     """
-    X = ((rows[:] - mean) / scale).cpu().double().numpy()
+    X = data[:].cpu().double().numpy()
     X -= X.mean(axis=0)
     pca = PCA(svd_solver="full").fit(X)  # from the covariance, small values would be rounding
     sizes = pca.singular_values_
-    basis = pca.components_[sizes > max(X.shape) * torch.finfo(rows.dtype).eps * sizes[0]]
+    basis = pca.components_[sizes > max(X.shape) * torch.finfo(data.dtype).eps * sizes[0]]
     return basis, X @ basis.T
 
 
@@ -99,8 +101,8 @@ def _ica(X, n_directions, random_state):
     return ica.fit(X).mixing_.T
 
 
-def _nmf(rows, scale, n_components, max_iter, random_state):
-    X = (rows[:] / scale).cpu().numpy()
+def _nmf(data, n_components, max_iter, random_state):
+    X = data[:].cpu().numpy()  # not centred: there is no intercept
     if X.min() < 0:
         raise ValueError(
             "Negative values in data passed to SparseAutoencoderDictionary with dict_init='nmf', "
