@@ -1,0 +1,117 @@
+"""One of each noun from outside the package: a class, registered, and nothing else changed."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skdict._core.data.source import Source
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict.datasets import make_superposition
+from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.decomposition.architectures import Architecture
+from skdict.decomposition.architectures import register as register_architecture
+from skdict.metrics import mean_l0
+
+
+class ElasticNet(Architecture):
+    """ReLU codes under an L1 and a squared penalty."""
+
+    def __init__(self, ridge=0.01):
+        self.ridge = ridge
+
+    def penalty(self, pre_activations, values, state, alpha):
+        return alpha * values.sum() + self.ridge * values.square().sum() / 2
+
+
+class Bytes:
+    """Activations kept as 8-bit integers and one scale: a matrix that is read row by row."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, X):
+        self.scale = np.abs(X).max() / 127
+        self.bytes = np.round(X / self.scale).astype(np.int8)
+        self.shape = X.shape
+
+    def __getitem__(self, index):
+        return self.bytes[index] * np.float32(self.scale)
+
+
+def gini(codes):
+    """How unequal the mean codes of the components are, from 0 to 1."""
+    means = np.sort(np.asarray(codes, np.float64).mean(axis=0))
+    shares = np.cumsum(means) / means.sum()
+    return 1 - (2 * shares.sum() - 1) / len(means)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """The nouns have their names while this file is tested."""
+    register_architecture("elastic_net")(ElasticNet)
+    yield
+    del ARCHITECTURES["elastic_net"]
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_superposition(400, 8, 12, l0=2.0, noise=0.05, random_state=0)[0]
+
+
+ESTIMATORS = [
+    SparseAutoencoderDictionary(6, max_iter=1, architecture="elastic_net"),
+    SparseAutoencoderDictionary(6, max_iter=1, architecture=ElasticNet(0.1)),
+]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=range(len(ESTIMATORS)))
+def test_all_that_an_estimator_can_do(estimator, X):
+    fitted = clone(estimator).set_params(random_state=0).fit(X)
+    codes = fitted.transform(X)
+    assert (codes >= 0).all() and 0 < mean_l0(codes) < 8
+    assert np.isfinite(fitted.score(X))
+    sparse = pickle.loads(pickle.dumps(fitted)).set_params(sparse_output=True).transform(X)
+    np.testing.assert_array_equal(sparse.toarray(), codes)
+    again = clone(fitted).fit(X)
+    np.testing.assert_array_equal(again.components_, fitted.components_)
+
+
+def test_the_architecture_has_its_effect_and_is_searched_over(X):
+    dictionary = SparseAutoencoderDictionary(12, alpha=0.1, max_iter=5, random_state=0)
+    relu = clone(dictionary).fit(X)
+    dictionary.set_params(architecture=ElasticNet())
+    search = GridSearchCV(dictionary, {"architecture__ridge": [0.0, 1.0]}, cv=2).fit(X)
+    assert len(set(search.cv_results_["mean_test_score"])) == 2
+    without, much = (clone(dictionary).set_params(architecture__ridge=r).fit(X) for r in (0, 1))
+    np.testing.assert_array_equal(without.components_, relu.components_)
+    assert much.transform(X).mean() < relu.transform(X).mean()
+
+
+def test_a_source_is_what_can_be_read_row_by_row(X):
+    small = Bytes(X)
+    dictionary = SparseAutoencoderDictionary(12, max_iter=5, random_state=0)
+    rows = torch.arange(len(X))  # of a fold, say
+    of_source = clone(dictionary).fit(Source(small, torch.device("cpu"), index=rows)).components_
+    np.testing.assert_array_equal(of_source, clone(dictionary).fit(small[:]).components_)
+
+
+def test_a_metric_is_a_function_and_its_scorer_is_one_too(X):
+    dictionary = SparseAutoencoderDictionary(12, max_iter=5, random_state=0)
+    search = GridSearchCV(
+        dictionary,
+        {"alpha": [1e-3, 0.3]},
+        cv=2,
+        scoring=lambda fitted, X, y=None: gini(fitted.transform(X)),
+    ).fit(X)
+    assert search.best_params_ == {"alpha": 0.3}
+    assert 0 < search.best_score_ < 1
+    assert gini(np.eye(3)) == pytest.approx(0)
