@@ -1,11 +1,11 @@
-"""Packages that are no requirements, imported where they are needed and not before."""
+"""Import optional packages where they are needed, with an error that says how to get them."""
 
 from contextlib import contextmanager
 
 
 @contextmanager
 def optional(package, what, install):
-    """Import a package in a ``with`` block; an ImportError says why not and what to do.
+    """Import a package in a ``with`` block; an ImportError says what failed and what to do.
 
     Parameters
     ----------
@@ -13,7 +13,7 @@ def optional(package, what, install):
     what : str
         Who needs it.
     install : str
-        What pip installs it by.
+        What to give to ``pip install``.
     """
     try:
         yield
@@ -24,12 +24,12 @@ def optional(package, what, install):
                 f"pip install {install}"
             ) from error
         raise ImportError(
-            f"{what} needs {package}, which is there but cannot be imported: "
-            f"{error or type(error).__name__}. Repair it, or install it anew with: "
+            f"{what} needs {package}, which is installed but cannot be imported: "
+            f"{error or type(error).__name__}. Repair it, or install it again with: "
             f"pip install {install} --force-reinstall"
         ) from error
 
 
 def is_missing(error, package):
-    """Whether an ImportError says that a package is not there, and not what is wrong with it."""
+    """Whether an ImportError says that a package is not installed, and not that it is broken."""
     return isinstance(error, ModuleNotFoundError) and error.name == package

@@ -1,10 +1,10 @@
-"""Results do not depend on what the caller has set in torch."""
+"""Make results independent of the caller's settings of torch."""
 
 from contextlib import ExitStack, contextmanager
 
 import torch
 
-# Each has an autocast of its own.
+# Autocast is a separate setting for each.
 _DEVICE_TYPES = ("cpu", "cuda", "xpu")
 
 
@@ -23,8 +23,8 @@ def plain_torch():
     """Compute without the caller's autocast, inference mode and gradients; also a decorator.
 
     Autocast would round products to half precision, and tensors made in inference mode can
-    neither be trained nor be changed in place afterwards. The default device and dtype are
-    another matter: every tensor is made with its own, as no context changes those at no cost.
+    neither be trained nor be changed in place afterwards. The default device and dtype stay as
+    they are, because to change them has a cost: every tensor names its own instead.
     """
     with without_autocast(), ExitStack() as stack:
         if torch.is_inference_mode_enabled():

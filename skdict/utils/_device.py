@@ -16,8 +16,8 @@ def resolve_device(device, dtype=torch.float64):
         "auto" (CUDA if there is one, else the CPU) or any device name of torch, such as
         "cpu", "cuda" or "cuda:1".
     dtype : torch.dtype
-        What the device has to compute in. Means, scales and duality gaps are taken in float64,
-        which Apple's "mps" has not.
+        What the device has to compute in. Means, scales and duality gaps are computed in
+        float64, which Apple's "mps" does not have.
 
     Returns
     -------
@@ -26,8 +26,8 @@ def resolve_device(device, dtype=torch.float64):
     Raises
     ------
     ValueError
-        If the name is none of torch's, or names a device that this machine does not have or
-        that cannot compute in this dtype.
+        If torch has no device of that name, if this machine does not have the device, or if
+        the device cannot compute in this dtype.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,7 +58,7 @@ def resolve_device(device, dtype=torch.float64):
 
 
 def available_memory(device):
-    """Bytes that can still be had on a device; infinite where the system does not tell."""
+    """Memory that is still available on a device, in bytes; infinite if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     available = [float("inf")]

@@ -1,10 +1,10 @@
-"""How an extractor of activations is recognised, by who may not import its class."""
+"""Recognise an extractor of activations, without importing its class."""
 
 from sklearn.pipeline import Pipeline
 
 
 class ExtractorMixin:
-    """A transformer that runs a network: what it is given has rows of its own."""
+    """A transformer that runs a network. The rows of its output are not those of its input."""
 
 
 def extractor_of(pipeline):

@@ -1,4 +1,4 @@
-"""Results kept on disk, which are never worth more than the result that they stand for."""
+"""Results on disk. If a file cannot be read or written, the result is computed all the same."""
 
 import contextlib
 import os
@@ -11,21 +11,22 @@ from ._warnings import warn
 class FileCache:
     """A folder of files that are found by their keys, shared by any threads and processes.
 
-    A file is written under another name, is on the disk before it is renamed, and ends in a
-    checksum of its key and content: there is never half a file under its own name, and one that
-    does not hold what was written there is taken for missing. Nothing is ever deleted. What
-    cannot be read or written costs no more than the file, and one warning, however many there
-    are. Subclasses say how a result is written.
+    A file is written under a temporary name, flushed to disk and then renamed, so a file is
+    complete if it exists. It ends in a checksum of its key and content; if that is wrong, the
+    file counts as missing. Files are never deleted. A file that cannot be read or written does
+    not stop the computation, and there is one warning for any number of them. Subclasses say how
+    a result is written.
 
     Parameters
     ----------
     folder : Path
 
     identity : str
-        What all keys have in common: files from elsewhere are not believed.
+        What all keys have in common. It is part of the checksum, so files of another cache are
+        not used.
 
     instead : str
-        A sentence for the warnings that says what is done without the files.
+        A sentence for the warnings: what is done without the file.
     """
 
     suffix = None
@@ -45,18 +46,18 @@ class FileCache:
         raise NotImplementedError
 
     def seal(self, checksum):
-        """Return the end of a file, of equal length for any checksum of 8 characters."""
+        """Return the end of a file with this checksum, of the same length for all checksums."""
         return checksum
 
     def load(self, key):
-        """Return a result, or None where there is none."""
+        """Return a result, or None if it is not there."""
         path = self._path(key)
         try:
             with open(path, "rb") as file:
                 whole = file.read()
-        except (FileNotFoundError, NotADirectoryError):  # to write is what will fail
+        except (FileNotFoundError, NotADirectoryError):  # the warning comes when it is written
             return None
-        except (OSError, ValueError) as error:  # ValueError: not the name of a file
+        except (OSError, ValueError) as error:  # ValueError: no file can have this name
             self._warn(
                 "read",
                 f"{path} in the folder given as cache cannot be read: {error}. {self._instead}",
@@ -73,7 +74,7 @@ class FileCache:
         return self.decode(content)
 
     def store(self, key, result):
-        """Keep a result."""
+        """Write a result to its file."""
         path = self._path(key)
         temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
         try:
@@ -90,11 +91,11 @@ class FileCache:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
                 raise
-        except Exception as error:  # whatever it is, the result is there
+        except Exception as error:  # the result is there in any case
             self.warn_of_writing(error)
 
     def warn_of_writing(self, error):
-        """Say, once, that the folder cannot be written to or locked."""
+        """Warn, once, that the folder cannot be written to or locked."""
         self._warn(
             "written",
             f"cache cannot be written to, in {self.folder}: {error}. Results are the same, but "

@@ -1,4 +1,4 @@
-"""Files that appear when they are complete."""
+"""Write files that only appear when they are complete."""
 
 import hashlib
 import os
@@ -7,16 +7,16 @@ from contextlib import contextmanager, suppress
 
 try:
     import fcntl
-except ImportError:  # on Windows, where no file can be removed that is open
+except ImportError:  # on Windows, where an open file cannot be removed
     fcntl = None
 
 
 @contextmanager
 def replacing(path):
-    """Open a file that takes the place of `path` when the ``with`` block is done.
+    """Open a file that replaces `path` at the end of the ``with`` block.
 
-    Until then it stands beside it, under a short name of its own, and is locked. What killed
-    writers have left is not, and is removed by the next one.
+    Until then it is beside `path`, under a short name, and locked. A file that a killed process
+    has left is not locked, and the next call removes it.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def replacing(path):
         file.flush()
         if fcntl is None:
             file.close()
-        os.replace(temporary, path)  # before it is closed, and with that unlocked
+        os.replace(temporary, path)  # before closing it, which unlocks it
     finally:
         file.close()
         temporary.unlink(missing_ok=True)
@@ -48,13 +48,13 @@ def _open_locked(path):
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists():  # not taken for what is left, before it was locked
+        if path.exists():  # else another process has removed it before it was locked
             return file
         file.close()
 
 
 def _remove_unless_locked(path):
-    with suppress(OSError):  # it is locked, or somebody else has removed it
+    with suppress(OSError):  # it is locked, or another process has removed it
         with open(path, "rb") as file:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Random numbers that are nobody else's."""
+"""Random numbers that do not disturb, or depend on, NumPy's global generator."""
 
 import threading
 from contextlib import contextmanager
@@ -8,24 +8,24 @@ from sklearn.utils import check_random_state as _check_random_state
 
 
 def check_random_state(random_state):
-    """scikit-learn's, but None is a new generator, with entropy of the system, and not NumPy's.
+    """As in scikit-learn, but None is a new generator and not NumPy's global one.
 
-    Of that one other programs expect the numbers that they have set a seed for.
+    Other code may have seeded the global generator, and expects its numbers.
     """
     return _check_random_state(np.random.RandomState() if random_state is None else random_state)
 
 
 _lock = threading.Lock()
-_kept = []  # what to put back, once for each who wants it kept at the moment
+_kept = []  # the state to put back, once for each block in progress
 
 
 @contextmanager
 def global_random_state_kept():
     """Put NumPy's global generator back to what it was; also a decorator.
 
-    For functions of scikit-learn that draw from it without need and cannot be told otherwise. The
-    last to leave puts back what the first has found, whatever the number of threads; numbers that
-    others draw from it meanwhile come again.
+    For functions of scikit-learn that always draw from it. With several threads, the last block to
+    end restores the state that the first has found. Numbers that other code draws meanwhile are
+    drawn again afterwards.
     """
     with _lock:
         _kept.append(_kept[0] if _kept else np.random.get_state())  # noqa: NPY002
