@@ -58,7 +58,7 @@ def resolve_device(device, dtype=torch.float64):
 
 
 def available_memory(device):
-    """Memory that is still available on a device, in bytes; infinite if the system does not say."""
+    """Memory that a device has left, in bytes; infinite if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     available = [float("inf")]

@@ -65,7 +65,8 @@ def test_not_there(package, monkeypatch):
 def test_there_but_broken(package, source, imported_anew):
     imported_anew(package, source)
     found = "tokenizers|a_package_that_is_missing|cannot import name 'nothing'"
-    with pytest.raises(ImportError, match=f"{package}, which is installed but .*({found})") as raised:
+    message = f"{package}, which is installed but .*({found})"
+    with pytest.raises(ImportError, match=message) as raised:
         NEED[package]()
     assert "not installed" not in str(raised.value)
 
