@@ -285,7 +285,7 @@ def _run_without(language, windows, bounds, rows, codes, directions, *, attribut
 
 
 def _cut_windows(windows, bounds, rows, pairs):
-    """A window for each pair, cut off behind the token that follows its last row.
+    """A window for each pair, cut off after the token that follows its last row.
 
     Returns
     -------

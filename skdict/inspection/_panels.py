@@ -16,12 +16,12 @@ from ._nearness import Nearness
 from ._statistics import statistics_of
 from ._tokens import check_tokens, shown_tokens, token_table
 
-N_BINS = 50  # of the histogram of a feature's activations
+N_BINS = 50  # bins of a feature's histogram
 N_LISTED = 10  # logits up and down, neurons, neighbours
 N_RANDOM, N_NEAR_MISSES = 10, 10
 N_BEFORE, N_AFTER = 12, 6  # tokens of context in a snippet
 N_OF_TOKEN = 256  # features listed per token of a shown text; dense dictionaries have more
-TEXT_FOR_LOGITS = 2000  # characters
+TEXT_FOR_LOGITS = 2000  # characters that the derivative of the logits is averaged over
 
 
 def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed, language=None):

@@ -59,7 +59,7 @@ def check_tokens(tokens, n_rows):
     Returns
     -------
     columns : dict of str to ndarray of shape (n_rows,)
-        The columns; with "start" and "end" also "behind", the end offset of the text before
+        The columns; with "start" and "end" also "previous_end", the end offset of the text before
         each token.
     """
     integers = ["document", *(key for key in ("position", "start", "end") if key in tokens)]
@@ -73,12 +73,12 @@ def check_tokens(tokens, n_rows):
         offset = (document - document[:1]) * (max(end.max(initial=0), 0) + 1)
         before = np.maximum.accumulate(np.append(0, (end + offset)[:-1])) - offset
         first = np.append(True, np.diff(document) != 0)
-        columns["behind"] = np.where(first, start, before)
+        columns["previous_end"] = np.where(first, start, before)
     return columns
 
 
-def read_after(behind, token, start, end):
-    """The text of a token, continuing a text that ends at offset `behind`.
+def read_after(previous_end, token, start, end):
+    """The text of a token, continuing a text that ends at offset `previous_end`.
 
     Tokenizers may drop the space before a token, which is restored here, and may give several
     tokens the same characters, which only the first of them shows. A token without characters
@@ -86,7 +86,7 @@ def read_after(behind, token, start, end):
 
     Parameters
     ----------
-    behind : int
+    previous_end : int
         End offset of the text before the token.
     token : str
     start, end : int
@@ -94,17 +94,17 @@ def read_after(behind, token, start, end):
     """
     if end <= start:
         return token
-    return " " + token if start > behind else token[behind - start :]
+    return " " + token if start > previous_end else token[previous_end - start :]
 
 
 def shown_tokens(tokens, rows):
     """The text to show for some rows of the tokens from `check_tokens`, a list of str."""
     shown = map(str, tokens["token"][rows])
-    if "behind" in tokens:
-        columns = (tokens[key][rows].tolist() for key in ("behind", "start", "end"))
+    if "previous_end" in tokens:
+        columns = (tokens[key][rows].tolist() for key in ("previous_end", "start", "end"))
         shown = (
-            read_after(behind, token, start, end)
-            for token, behind, start, end in zip(shown, *columns, strict=True)
+            read_after(previous_end, token, start, end)
+            for token, previous_end, start, end in zip(shown, *columns, strict=True)
         )
     return [writable(token) for token in shown]
 

@@ -227,10 +227,10 @@ def _number(entry):
 
 def parse_expected_digits(completion, n_digits):
     """Expected values of the digits in the last list of a `Completion`, from its logprobs."""
-    begin, behind, expected = str(completion).rfind("["), 0, []
+    begin, stop, expected = str(completion).rfind("["), 0, []
     for token, alternatives in completion.logprobs:
-        behind += len(token)
-        if begin < 0 or behind <= begin or not _ONE_DIGIT.fullmatch(token):
+        stop += len(token)
+        if begin < 0 or stop <= begin or not _ONE_DIGIT.fullmatch(token):
             continue
         digits, weights = [], []
         for other, logprob in {token: 0.0, **alternatives}.items():

@@ -25,14 +25,14 @@ class Rule(NamedTuple):
         The list of tokens; None for a label.
     text : str
         The rule in words.
-    behind : bool
+    of_previous : bool
         Whether the rule refers to the preceding token.
     """
 
     label: int | None
     token_ids: np.ndarray | None
     text: str
-    behind: bool = False
+    of_previous: bool = False
 
     def __str__(self):
         return self.text
@@ -83,7 +83,7 @@ class RuleJudge:
             holds = self._labels[example.rows, rule.label]
         else:
             holds = np.isin(self._grid.token_id[example.rows], rule.token_ids)
-        return np.append(False, holds[:-1]) if rule.behind else holds
+        return np.append(False, holds[:-1]) if rule.of_previous else holds
 
     def _find_rule(self, examples):
         rows = np.concatenate([e.rows for e in examples])
@@ -92,14 +92,14 @@ class RuleJudge:
         has_previous = np.append(False, window[1:] == window[:-1])
         best_f1, best = -1.0, None
         # ties go to the simpler rule, which comes first
-        for behind, usable in ((False, np.ones_like(has_previous)), (True, has_previous)):
-            at, y = rows[usable] - behind, is_active[usable]
+        for of_previous, usable in ((False, np.ones_like(has_previous)), (True, has_previous)):
+            at, y = rows[usable] - of_previous, is_active[usable]
             for find in (self._label_rule, self._token_rule):
                 holds, rule = find(at, y, window[usable])
                 f1 = 2 * np.sum(holds & y) / (np.sum(holds) + np.sum(is_active))
                 if f1 > best_f1:
-                    best_f1, best = f1, rule._replace(behind=behind)
-        return best._replace(text=f"tokens after {best.text}") if best.behind else best
+                    best_f1, best = f1, rule._replace(of_previous=of_previous)
+        return best._replace(text=f"tokens after {best.text}") if best.of_previous else best
 
     def _label_rule(self, rows, is_active, window):
         """Where the best label holds, (n_rows,) of bool, and the rule."""

@@ -112,12 +112,12 @@ class WindowGrid:
 
     def pieces(self, rows):
         """The texts of consecutive tokens; joined they are the text of the window."""
-        pieces, behind = [], self._start[rows[0]]
+        pieces, previous_end = [], self._start[rows[0]]
         for row in rows:
             start, end = self._start[row], self._end[row]
-            pieces.append(read_after(behind, str(self._token[row]), start, end))
+            pieces.append(read_after(previous_end, str(self._token[row]), start, end))
             if end > start:
-                behind = max(behind, end)
+                previous_end = max(previous_end, end)
         return pieces
 
     def draw(self, activity, rng, *, n_explain, n_score, near_miss_fraction):

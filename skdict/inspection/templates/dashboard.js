@@ -1,10 +1,10 @@
 "use strict";
-// Everything from the data goes into the page as text, through textContent; nothing as markup.
+// Text from the data enters the page only through textContent, never as markup.
 
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const general = read("general");
 const COLUMNS = [
-  // name, place in a row of the index, whether it is text
+  // name, position in a row of the index, whether it is text
   ["feature", 0, false], ["label", 1, true], ["score", 2, false], ["density", 3, false],
   ["max", 4, false], ["effect", 5, false], ["most active on", 6, true],
 ];
@@ -37,7 +37,7 @@ function show(x, digits = 3) {
 // -- text -----------------------------------------------------------------------------------
 
 const SIGNS = { "\n": "⏎", "\t": "⇥", "\r": "␍", "\x7f": "␡", "\xa0": "⍽" };
-// Controls, halves of surrogate pairs, separators of lines, and all that is drawn as nothing.
+// Control characters, lone surrogates, line separators, and other characters without a glyph.
 const UNSEEN = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\xa0]/gu;
 
 function sign(character) {
@@ -47,7 +47,7 @@ function sign(character) {
   return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
 }
 
-// A token such that all of it can be seen.
+// The text of a token with its invisible characters replaced by signs.
 const visible = (text) => (text === "" ? "∅" : text.replace(UNSEEN, sign));
 const visibleLines = (text) => text.split("\n").map((line) => line && visible(line)).join("\n") || "∅";
 const word = (text) => element("span", { class: "word" }, visible(text));
@@ -57,7 +57,7 @@ const link = (feature) => element("a", { href: "#feature-" + feature }, String(f
 
 const tooltip = document.getElementById("tooltip");
 
-let explained = null; // what the tooltip is about
+let explained = null; // the element that the tooltip describes
 
 function placeTooltip() {
   if (tooltip.hidden) return;
@@ -92,13 +92,13 @@ function explain(node, text, then) {
 
 // -- tokens by keyboard ---------------------------------------------------------------------
 
-// Whether a token is in sight: rows cut off what is too long.
+// Whether a token is visible: long rows are clipped.
 function inSight(token) {
   const own = token.getBoundingClientRect(), row = token.parentElement.getBoundingClientRect();
   return own.right > row.left + 1 && own.left < row.right - 1;
 }
 
-// The tab key finds one token of a row; the arrow keys go on from there.
+// The tab key focuses one token of a row; the arrow keys move from there.
 function walkable(row, tokens, current) {
   tokens.forEach((token, k) => { token.tabIndex = k === current ? 0 : -1; });
   row.addEventListener("focusin", (event) => {
@@ -119,20 +119,20 @@ function walkable(row, tokens, current) {
 
 const order = { column: 3, descending: true };
 const labels = new Map(general.index.map((row) => [row[0], row[1] ? visible(row[1]) : ""]));
-// Names of features that are spoken of, but not on this page.
+// Names of features that are mentioned on this page but not part of it.
 const others = new Map(Object.entries(general.names).map(([j, name]) => [Number(j), visible(name)]));
 const nameOf = (feature) => labels.get(feature) || others.get(feature) || "";
 let listed = [], drawn = 0;
 
 function compare(a, b) {
   const x = a[order.column], y = b[order.column];
-  if (x === null || y === null) return (x === null) - (y === null) || a[0] - b[0]; // none: last
+  if (x === null || y === null) return (x === null) - (y === null) || a[0] - b[0]; // null sorts last
   const sign = order.descending ? -1 : 1;
   const by = typeof x === "string" ? x.localeCompare(y) : x - y;
   return sign * by || a[0] - b[0];
 }
 
-// What a feature is found by: its label and tokens, as they are and as they are shown.
+// The text that a search looks in: label and tokens, as they are and as they are displayed.
 const findable = new Map(general.index.map((row) => {
   const texts = row[1] ? [row[1], ...row[6]] : row[6];
   return [row[0], texts.flatMap((text) => [text, visible(text)]).join("\n").toLowerCase()];
@@ -161,7 +161,7 @@ function list() {
   }
 }
 
-// Clicks with a key held are for the browser: another tab or window.
+// Clicks with a modifier key are left to the browser: they open another tab or window.
 const isPlain = (event) => !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
 
 function openRow(event) {
@@ -322,7 +322,7 @@ function snippet(feature, [start, length, centre, codes, effects], shown, put) {
     element("span", { class: "value" }, show(shown === undefined ? values.get(centre) || 0 : shown)), row);
 }
 
-// Snippets of the same tokens once, the first of them, with their number.
+// Of snippets with the same tokens only the first one, with their number.
 function distinct(feature, found, shown, put) {
   const seen = new Map();
   found.forEach((each, i) => {
@@ -332,7 +332,7 @@ function distinct(feature, found, shown, put) {
   });
   return [...seen.values()].map(({ each, value, count }) => {
     const node = snippet(feature, each, value, put);
-    node.append(element("span", { class: "count" }, count > 1 ? "×" + count : "")); // keeps rows in line
+    node.append(element("span", { class: "count" }, count > 1 ? "×" + count : "")); // also if empty, so that rows stay aligned
     return node;
   });
 }
@@ -352,10 +352,10 @@ function snippets(feature, put) {
   part("Most active", "shaded by activation" + (hasEffects ? underlined : ""), top);
   const n = intervals.length, width = feature.maximum / n;
   for (let i = n - 1; i >= 0; i--) {
-    part(`${show(i * width)} to ${show((i + 1) * width)}`, "drawn at random from this interval", [intervals[i]]);
+    part(`${show(i * width)} to ${show((i + 1) * width)}`, "sampled from this interval", [intervals[i]]);
   }
-  part("At random", "of all tokens on which it is active", random);
-  part("Near misses", `not active, but nearest to it; on the left, how near: ${NEAR_BY[general.near_by]}`, near, feature.near_values);
+  part("At random", "sampled from all tokens on which the feature is active", random);
+  part("Near misses", `inactive, but closest to active; on the left, ${NEAR_BY[general.near_by]}`, near, feature.near_values);
   if (node.childElementCount === 0) node.append(element("p", { class: "hint" }, "Never active on these tokens."));
   return node;
 }
@@ -401,13 +401,13 @@ function drawFeature(id) {
 
 // -- a text ---------------------------------------------------------------------------------
 
-const N_OF_TOKEN = 12; // features that are listed of a token
+const N_OF_TOKEN = 12; // features listed in the details of a token
 let texts = null;
 const allTexts = () => { if (texts === null) texts = read("texts"); return texts; };
 function drawText(index) {
   const view = document.getElementById("text-view"), name = `Text ${index}`;
   const tokens = allTexts()[index];
-  if (!tokens) { view.replaceChildren(element("h2", {}, "There is no such text.")); return name; }
+  if (!tokens) { view.replaceChildren(element("h2", {}, "This text does not exist.")); return name; }
   const aside = element("div", { class: "aside" }, element("p", { class: "hint" }, "Click on a token to see its features."));
   const body = element("div", { class: "prose" });
   const strengths = (chosen) => tokens.map(([, codes]) => {
@@ -451,10 +451,10 @@ function drawText(index) {
   return name;
 }
 
-// -- where one is ---------------------------------------------------------------------------
+// -- navigation -----------------------------------------------------------------------------
 
 const title = document.title;
-const draw = { index: () => "", feature: drawFeature, text: drawText }; // each returns its name
+const draw = { index: () => "", feature: drawFeature, text: drawText }; // each returns the title of the view
 let shownView = null, indexScroll = 0;
 
 function go() {
@@ -471,7 +471,7 @@ function go() {
   shownView = view;
 }
 
-// The heading of a view takes the focus, unless it is in that view already.
+// The heading of a new view gets the focus, unless the focus is already inside the view.
 function focusHeading(view) {
   if (view.contains(document.activeElement)) return;
   const heading = view.querySelector("h2") || document.querySelector("h1");
@@ -493,7 +493,7 @@ function step(k) {
   if (listed[i]) location.hash = "feature-" + listed[i][0];
 }
 
-// In the frame of a notebook "#index" is an address of the notebook: not left to the browser.
+// In the iframe of a notebook the browser would resolve "#index" in the notebook, so handle it here.
 function follow(event) {
   const anchor = event.target.closest("a");
   if (!anchor || !isPlain(event)) return;
@@ -530,7 +530,7 @@ document.addEventListener("keydown", (event) => {
 
 // -- dark and light -------------------------------------------------------------------------
 
-// Storage throws where it is not allowed, as in the frame of a notebook; the choice is then forgotten.
+// localStorage throws where it is forbidden, as in the iframe of a notebook; the choice is then lost.
 function remembered() {
   try { return localStorage.getItem("skdict-theme"); } catch { return null; }
 }
