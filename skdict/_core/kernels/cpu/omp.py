@@ -51,12 +51,54 @@ class PursuitOnGram:
 
 @compiled(error_model="numpy")
 def _heaviest(values, weights, smallest):
-    """Position of the largest value times its weight, of values above the smallest; or -1."""
+    """Position of the largest weighted value, of those above the smallest; or -1."""
     position, largest = -1, 0.0
     for j in range(len(values)):
         if values[j] > smallest and values[j] * weights[j] > largest:
             position, largest = j, values[j] * weights[j]
     return position
+
+
+@compiled(error_model="numpy")
+def _next_atom(q, weights, are_equal, smallest, found):
+    """The atom of the largest correlation above the smallest, by its weight; or -1."""
+    if not are_equal:
+        return _heaviest(q, weights, smallest)
+    keys = q.view(integers_of(q))
+    top = largest_key(keys)
+    if top == 0:
+        return -1
+    append_from(keys, top, found, 0)
+    return found[0] if q[found[0]] > smallest else -1
+
+
+@compiled(error_model="numpy")
+def _fit_non_negative(
+    gram, sub_gram, first_at_set, atoms, codes, at_set, n_atoms, support, factor, least, work
+):
+    """Non-negative least squares of the atoms taken; those whose code is zero leave.
+
+    A Lasso with a tiny penalty finds the support, where least squares follows if it stays
+    positive. Returns the number of atoms that are left.
+    """
+    codes[:n_atoms] = 0.0
+    alpha = ALPHA_OF_OMP * np.abs(first_at_set[:n_atoms]).max()
+    solve_working_set(sub_gram, first_at_set, codes, at_set, n_atoms, alpha, True, least, work)
+    n_kept = 0
+    for j in range(n_atoms):
+        if codes[j] > 0:
+            atoms[n_kept], codes[n_kept] = atoms[j], codes[j]
+            first_at_set[n_kept] = first_at_set[j]
+            n_kept += 1
+    for j in range(n_kept):
+        for k in range(j + 1):
+            sub_gram[j, k] = sub_gram[k, j] = gram[atoms[j], atoms[k]]
+    factorise(sub_gram, support, 0, n_kept, least, factor)
+    at_set[:n_kept] = codes[:n_kept]
+    solve(factor, n_kept, first_at_set, codes)
+    if codes[:n_kept].min() <= 0:
+        codes[:n_kept] = at_set[:n_kept]
+    return n_kept
 
 
 @compiled(error_model="numpy")
@@ -103,7 +145,6 @@ def pursue_rows(
     out_indices = np.empty((n_samples, room), np.int64)
     out_values = np.empty((n_samples, room), samples.dtype)
     q = np.empty(n, first.dtype)
-    keys = q.view(integers_of(q))
     found = np.empty(n, np.int64)
     atoms, codes = np.empty(room, np.int64), np.zeros(room)
     first_at_set, at_set = np.empty(room), np.empty(room)
@@ -115,7 +156,7 @@ def pursue_rows(
         square_x = dot(x, x)
         smallest = rounding * np.sqrt(square_x)
         n_atoms, square = 0, square_x
-        # where codes must not be negative atoms may leave again
+        # where codes must not be negative, atoms may leave again
         for _ in range((2 if positive else 1) * n_nonzero[i]):
             if n_atoms >= n_nonzero[i] or square <= square_tol[i]:
                 break
@@ -125,16 +166,9 @@ def pursue_rows(
                     q[j] = abs(q[j])
             for j in range(n_atoms):
                 q[atoms[j]] = -1
-            if are_equal:
-                top = largest_key(keys)
-                append_from(keys, max(top, keys.dtype.type(1)), found, 0)
-                entrant = found[0]
-                if top == 0 or not q[entrant] > smallest:
-                    break
-            else:
-                entrant = _heaviest(q, weights, smallest)
-                if entrant < 0:
-                    break
+            entrant = _next_atom(q, weights, are_equal, smallest, found)
+            if entrant < 0:
+                break
             atoms[n_atoms], codes[n_atoms] = entrant, 0.0
             first_at_set[n_atoms] = dot(x, dictionary[entrant])
             row = gram[entrant]
@@ -145,26 +179,10 @@ def pursue_rows(
             n_atoms += 1
             solve(factor, n_atoms, first_at_set, codes)
             if positive and codes[:n_atoms].min() <= 0:
-                codes[:n_atoms] = 0.0
-                alpha = ALPHA_OF_OMP * np.abs(first_at_set[:n_atoms]).max()
-                solve_working_set(
-                    sub_gram, first_at_set, codes, at_set, n_atoms, alpha, True, least, work
-                )
-                n_kept = 0
-                for j in range(n_atoms):
-                    if codes[j] > 0:
-                        atoms[n_kept], codes[n_kept] = atoms[j], codes[j]
-                        first_at_set[n_kept] = first_at_set[j]
-                        n_kept += 1
-                n_atoms = n_kept
-                for j in range(n_atoms):
-                    for k in range(j + 1):
-                        sub_gram[j, k] = sub_gram[k, j] = gram[atoms[j], atoms[k]]
-                factorise(sub_gram, support, 0, n_atoms, least, factor)
-                at_set[:n_atoms] = codes[:n_atoms]
-                solve(factor, n_atoms, first_at_set, codes)
-                if codes[:n_atoms].min() <= 0:
-                    codes[:n_atoms] = at_set[:n_atoms]
+                n_atoms = _fit_non_negative(
+                    gram, sub_gram, first_at_set, atoms, codes, at_set, n_atoms, support, factor,
+                    least, work,
+                )  # fmt: skip
             square = square_x - dot(codes[:n_atoms], first_at_set[:n_atoms])
         counts[i] = n_atoms
         out_indices[i, :n_atoms] = atoms[:n_atoms]
