@@ -244,7 +244,7 @@ class ActivationExtractor(
         ----------
         X : list, ndarray or Series of str of length n_texts; or array-like of shape \
                 (n_samples, ...) with ``tokenizer=None``
-            Texts, none of them empty.
+            Non-empty texts.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -268,7 +268,7 @@ class ActivationExtractor(
         ----------
         X : list, ndarray or Series of str of length n_texts; or array-like of shape \
                 (n_samples, ...) with ``tokenizer=None``
-            Texts, none of them empty.
+            Non-empty texts.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -300,7 +300,7 @@ class ActivationExtractor(
         ----------
         X : list, ndarray or Series of str of length n_texts; or array-like of shape \
                 (n_samples, ...) with ``tokenizer=None``
-            Texts, none of them empty.
+            Non-empty texts.
 
         Returns
         -------
@@ -352,7 +352,7 @@ class ActivationExtractor(
         Parameters
         ----------
         X : list, ndarray or Series of str of length n_texts
-            Texts, none of them empty.
+            Non-empty texts.
 
         Returns
         -------

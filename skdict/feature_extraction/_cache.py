@@ -51,7 +51,7 @@ def open_cache(location, layer):
 
 
 class ActivationCache(FileCache):
-    """A folder of ``.npy`` files, each with a checksum behind its array.
+    """A folder of ``.npy`` files, each with a checksum after its array.
 
     The name of a file is a digest of the model's input, that of its sub-folder a digest of the
     model and the layer. Nothing is pickled.

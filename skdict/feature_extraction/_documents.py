@@ -133,7 +133,7 @@ class DocumentFeatures(
         Parameters
         ----------
         X : list, ndarray or Series of str of length n_texts
-            Texts, none of them empty.
+            Non-empty texts.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -160,7 +160,7 @@ class DocumentFeatures(
         Parameters
         ----------
         X : list, ndarray or Series of str of length n_texts
-            Texts, none of them empty.
+            Non-empty texts.
 
         y : Ignored
             Not used, present for API consistency by convention.
@@ -181,7 +181,7 @@ class DocumentFeatures(
         Parameters
         ----------
         X : list, ndarray or Series of str of length n_texts
-            Texts, none of them empty.
+            Non-empty texts.
 
         Returns
         -------

@@ -73,7 +73,7 @@ def loss_recovered(
         under any names, the forward passes that do not depend on them are made once.
 
     texts : list, ndarray or Series of str
-        Documents, none of them empty.
+        Non-empty texts.
 
     tokenizer : tokenizer of transformers
         The one that belongs to the model.

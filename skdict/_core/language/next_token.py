@@ -107,7 +107,7 @@ def _counted_blocks(logits, counted):
 
 
 def sees_later_tokens(network, tokenizer):
-    """Whether logits depend on the tokens behind their own, so that the model is not causal.
+    """Whether logits depend on tokens after their own, so that the model is not causal.
 
     Parameters
     ----------

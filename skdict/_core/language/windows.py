@@ -339,16 +339,16 @@ def _window_indices(added, max_length):
     if len(inner) == 0:
         yield np.arange(len(added))
         return
-    before, behind = np.arange(inner[0]), np.arange(inner[-1] + 1, len(added))
+    before, after = np.arange(inner[0]), np.arange(inner[-1] + 1, len(added))
     body = np.arange(inner[0], inner[-1] + 1)
-    room = len(body) if max_length is None else max_length - len(before) - len(behind)
+    room = len(body) if max_length is None else max_length - len(before) - len(after)
     if room < 1:
         raise ValueError(
             f"max_length={max_length} leaves no room for text: the tokenizer adds "
-            f"{len(before) + len(behind)} special tokens to each window."
+            f"{len(before) + len(after)} special tokens to each window."
         )
     for first in range(0, len(body), room):
-        yield np.concatenate([before, body[first : first + room], behind])
+        yield np.concatenate([before, body[first : first + room], after])
 
 
 def batches_by_length(items, lengths, batch_size, *, padding):
