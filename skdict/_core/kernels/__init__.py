@@ -9,6 +9,9 @@ codes are still dense.
 `operations` states what each operation computes. `_dispatch.TABLE` says which module does it on
 which device: Numba on the CPU (`cpu`), Triton on CUDA (`triton`), torch's own operators
 (`bfloat16`, `fused`), or the plain reference (`reference`), by which the tests judge the others.
+
+A new operation is a contract in `operations`, a function in `reference` and a row of the table. A
+new body is a function with the operation's name in a file of its device and an entry of the row.
 """
 
 from .differentiable import decode, encode_at, half_squared_error, reconstruction_error
