@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -136,6 +137,12 @@ class _Functions(TorchFunctionMode):
         if name in ("tensor", "as_tensor") and kwargs.get("device") == CUDA:
             kwargs.pop("device")
             return function(*args, **kwargs).to(CUDA)
+        # below, numbers would go to the device that is there, and be lost
+        if name == "new_tensor" and isinstance(args[0], OnCuda):
+            kwargs.setdefault("dtype", args[0].dtype)
+            return torch.tensor(*args[1:], **kwargs).to(CUDA)
+        if name in ("__getitem__", "__setitem__") and isinstance(args[0], OnCuda):
+            args = args[0], _without_lists(args[1]), *args[2:]
         # below a sparse tensor has no layout
         if name != "__get__" and any(map(_is_sparse, args)):
             return self._of_sparse(function, name, args, kwargs)
@@ -149,6 +156,12 @@ class _Functions(TorchFunctionMode):
             self.gpu.wait("copy to the CPU")
             return out
         return tree_map(_on_cuda, out)
+
+
+def _without_lists(index):
+    if isinstance(index, tuple):
+        return tuple(map(_without_lists, index))
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 def _named(value):
@@ -185,8 +198,13 @@ def pretend_cuda():
         yield stack.enter_context(PretendCuda())
 
 
+def _make_dual(*args, **kwargs):
+    """Torch would crash, for tensors of the CPU too."""
+    raise NotImplementedError("no forward AD while a device is pretended")
+
+
 class PretendCuda(TorchDispatchMode):
-    """The pretended device, for as long as the context lasts.
+    """The pretended device, for as long as the context lasts. It knows no forward-mode AD.
 
     Attributes
     ----------
@@ -222,9 +240,9 @@ class PretendCuda(TorchDispatchMode):
             self._stack.enter_context(mock.patch.object(torch.cuda, name, return_value=value))
         wait = mock.patch.object(torch.cuda, "synchronize", lambda *args: self.wait("synchronize"))
         self._stack.enter_context(wait)
-        self._stack.enter_context(
-            mock.patch.object(torch, "sparse_csr_tensor", _sparse_csr_tensor)
-        )
+        for module, function in ((torch, _sparse_csr_tensor), (forward_ad, _make_dual)):
+            name = function.__name__.removeprefix("_")
+            self._stack.enter_context(mock.patch.object(module, name, function))
         # a context of functions is left where these call others, as in a backward pass
         self._stack.enter_context(_Functions(self))
         return super().__enter__()
@@ -245,6 +263,8 @@ class PretendCuda(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         name = function.overloadpacket.__name__
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if any(not isinstance(tensor, OnCuda) and tensor.is_meta for tensor in tensors):
+            raise NotImplementedError(f"{function} of a tensor that was made without PretendCuda")
         comes_from = goes_to = any(isinstance(tensor, OnCuda) for tensor in tensors)
         if kwargs.get("device") is not None:
             goes_to = torch.device(kwargs["device"]).type in ("cuda", "meta")

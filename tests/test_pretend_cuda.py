@@ -82,6 +82,27 @@ def test_what_is_refused(x, refused):
         refused(x)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        [1, 0],
+        (slice(None), [2, 0]),
+        (slice(1, None), 2),
+        np.array([1]),
+        [True, False],
+        ([0, 1], [2, 2]),
+        (..., None, 1),
+    ],
+)
+def test_indices(x, index):
+    on_cpu = x.cpu()
+    assert torch.equal(x[index].cpu(), on_cpu[index])
+    x[index] = 7.0
+    on_cpu[index] = 7.0
+    assert torch.equal(x.cpu(), on_cpu)
+    assert x.new_tensor([1.0, 2.0]).cpu().tolist() == [1.0, 2.0]
+
+
 def test_operations_that_take_numbers_and_scalars_of_the_cpu(x):
     assert torch.equal((x * torch.tensor(2.0) + 1).cpu(), 2 * x.cpu() + 1)
 

@@ -221,8 +221,8 @@ class _Writer:
         texts : list of str, length n_prompts * n_samples
         """
         fractions, losses, texts = [], [], []
-        device = self.language.network.device
-        generator = torch.Generator(device).manual_seed(seed)
+        # of the CPU, so that the texts do not depend on the device
+        generator = torch.Generator("cpu").manual_seed(seed)
         for prompt in self.prompts:
             ids = prompt.expand(self.n_samples, -1)
             # `in_context` is called outside: it may wait for other threads that use the model
@@ -262,7 +262,8 @@ class _Writer:
             is_out = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
             is_out[self.writable[self.writable < logits.shape[1]]] = False
             logits[:, is_out] = -torch.inf
-            step = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
+            probabilities = logits.softmax(dim=-1).cpu()  # (n_samples, n_vocabulary); waits
+            step = torch.multinomial(probabilities, 1, generator=generator).to(logits.device)
             written.append(step)
         return torch.cat(written, dim=1)
 
