@@ -186,12 +186,10 @@ class FeatureDensityDisplay:
         ax.hist(alive, bins=np.logspace(low, 0, int(-10 * low) + 1), color=COLORS[0])
         for k, j in enumerate(self.marked[self.density[self.marked] > 0]):
             ax.axvline(self.density[j], color=COLORS[1])
+            height = 0.98 - 0.06 * (k % 8)  # staggered, so that close numbers do not overlap
             ax.annotate(
                 f" {j}",
-                (
-                    self.density[j],
-                    0.98 - 0.06 * (k % 8),
-                ),  # neighbours' numbers one below the other
+                (self.density[j], height),
                 xycoords=("data", "axes fraction"),
                 va="top",
                 color=COLORS[1],

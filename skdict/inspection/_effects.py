@@ -316,14 +316,14 @@ class _Part:
     """
 
     def __init__(self, amount, directions):
-        self.amount = torch.from_numpy(amount)
-        self.directions = torch.from_numpy(directions)
+        # float32: not every device has float64
+        self.amount = torch.from_numpy(amount).to(torch.float32)
+        self.directions = torch.from_numpy(directions).to(torch.float32)
 
     def like(self, activations):
         """The part, (n_runs, length, n_features); multiplied out on the activations' device."""
         amount, directions = (x.to(activations.device) for x in (self.amount, self.directions))
-        part = amount[..., None] * directions[:, None]
-        return part.to(torch.float32).to(activations)
+        return (amount[..., None] * directions[:, None]).to(activations)
 
 
 def _run(language, forward, ids, counted, function):

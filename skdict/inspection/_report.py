@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.metrics import average_precision_score
 from sklearn.utils import Bunch
 
@@ -130,6 +131,8 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         report[who] = table.feature
         for name in ("threshold", "precision", "recall", "f1"):
             report[f"{who}_{name}"] = table[name]
+        if issparse(held_out):
+            held_out = held_out.tocsc()  # single columns follow
         graded = [
             _graded(held_out, feature, true[:, k], n_levels)
             for k, feature in enumerate(table.feature)

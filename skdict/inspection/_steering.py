@@ -306,7 +306,7 @@ def _prompts(language, prompts, n_tokens):
 
 
 def _nothing_padded(language, ids):
-    """An attention mask of ones: models may take a BOS token for padding if they have the same."""
+    """An attention mask of ones: without it, models that pad with the BOS token would mask it."""
     takes = language.network.takes_attention_mask
     return {"attention_mask": torch.ones_like(ids)} if takes else {}
 
