@@ -2,7 +2,7 @@
 
 
 class Standardised:
-    """The rows of a source as (x - mean) / scale; nowhere else is this written.
+    """The rows of a source as (x - mean) / scale, and the way back to the units of the data.
 
     Parameters
     ----------
