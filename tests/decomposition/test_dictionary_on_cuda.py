@@ -123,15 +123,17 @@ def test_streams_and_pickles(X, params):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "relu, dense codes"])
 def test_a_training_step_waits_for_the_device_once_at_most(gpu, planted, architecture, dtype):
     """Four steps more of the same data, and as many waits more, or fewer."""
     X = planted.astype(dtype)
-    if architecture in ("batch_topk", "matryoshka"):
-        # by the usual margin so few samples are searched for candidates twice now and then
-        kind = {"batch_topk": BatchTopK, "matryoshka": Matryoshka}[architecture]
-        architecture = kind(k=1, margin=0.5)
-    estimator = make_estimator(architecture=architecture, device="cuda", batch_size=75)
+    # by the usual margin so few samples are searched for candidates twice now and then
+    params = {
+        "batch_topk": {"architecture": BatchTopK(k=1, margin=0.5)},
+        "matryoshka": {"architecture": Matryoshka(k=1, margin=0.5)},
+        "relu, dense codes": {"architecture": "relu", "alpha": 1e-4},
+    }.get(architecture, {"architecture": architecture})
+    estimator = make_estimator(**params, device="cuda", batch_size=75)
     for _ in range(5):
         estimator.partial_fit(X)
     waits = []
