@@ -62,11 +62,13 @@ NOT_YIELDED_FOR_TRANSFORMERS = [
 ]
 
 
+@pytest.mark.slow
 @parametrize_with_checks(ESTIMATORS)  # none is expected to fail
 def test_sklearn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", NOT_YIELDED_FOR_TRANSFORMERS)
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: " ".join(str(e).split()))
 def test_more_sklearn_checks(estimator, check):

@@ -96,6 +96,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")

@@ -202,6 +202,7 @@ def expected():
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("state", STATES)

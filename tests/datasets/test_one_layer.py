@@ -16,6 +16,7 @@ def bunch():
     return load_one_layer_transformer()
 
 
+@pytest.mark.slow
 def test_architecture(bunch):
     config = bunch.model.config
     assert (config.n_layer, config.n_embd, config.n_inner, config.n_head) == (1, 128, 512, 4)
@@ -68,6 +69,7 @@ def test_tokenizer_opens_with_bos_and_loses_nothing(bunch, text):
     assert covered == set(range(len(text)))
 
 
+@pytest.mark.slow
 def test_held_out_loss_is_the_recorded_one(bunch):
     """A sample of held-out windows, cut as in the training script."""
     texts = load_python_corpus(subset="test").data[::4]
@@ -116,6 +118,7 @@ def test_progress_bars_are_left_as_they_were(shows_progress):
         (logging.enable_progress_bar if before else logging.disable_progress_bar)()
 
 
+@pytest.mark.slow
 def test_loading_is_silent_offline_and_leaves_the_random_state_alone():
     code = """
 import socket, sys, torch

@@ -16,6 +16,7 @@ def corpora():
     return {subset: load_python_corpus(subset=subset) for subset in ("train", "test", "all")}
 
 
+@pytest.mark.slow
 def test_fields_are_aligned(corpora):
     for subset, corpus in corpora.items():
         assert len(corpus.data) == len(corpus.filenames) == len(corpus.target) > 0
@@ -68,6 +69,7 @@ def test_targets_tell_source_from_documentation(corpora):
         assert name.startswith("pydoc_data/topics/") == (target == 1)
 
 
+@pytest.mark.slow
 def test_order_is_deterministic(corpora):
     again = load_python_corpus(subset="test")
     assert again.filenames == corpora["test"].filenames
@@ -81,6 +83,7 @@ def test_unknown_subset(subset):
         load_python_corpus(subset=subset)
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys, skdict.datasets; "

@@ -253,6 +253,7 @@ def test_documentation_has_one_label():
     assert all(len(found) == 0 for found in spans.values())
 
 
+@pytest.mark.slow
 def test_held_out_sources_agree_with_other_ways_to_find_the_same_thing():
     """Independent truths: ast.get_source_segment, untokenised tokens, and plain counts."""
     corpus = load_python_corpus(subset="test")

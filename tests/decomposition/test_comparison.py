@@ -187,6 +187,7 @@ def test_estimators_of_other_libraries_with_other_input_and_output(train, test):
     assert frames.explained_variance[0] == pytest.approx(plain.explained_variance[0], abs=0.01)
 
 
+@pytest.mark.slow
 def test_estimators_of_other_libraries(train, test):
     X, T = train - train.min(), test - train.min()
     others = {

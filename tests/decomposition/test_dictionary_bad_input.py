@@ -104,6 +104,7 @@ def test_pairs_of_atoms_for_which_there_is_no_memory(planted, method):
         getattr(estimator, method)(planted[:, :2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_constant_column_is_handled(planted, solver):
     X = planted.copy()

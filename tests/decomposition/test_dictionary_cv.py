@@ -47,6 +47,7 @@ def X():
     return make_superposition(6000, 16, 32, l0=2.0, random_state=0)[0]
 
 
+@pytest.mark.slow
 def test_chooses_as_a_grid_search_does(X):
     options = {"max_iter": 40}  # on so little data, fewer steps leave the path behind
     selected = make_cv(alphas=5, cv=3, **options).fit(X)
@@ -60,6 +61,7 @@ def test_chooses_as_a_grid_search_does(X):
     assert selected.best_score_ == selected.scores_[best].mean() == selected.scores_.mean(1).max()
 
 
+@pytest.mark.slow
 def test_is_then_a_fit_to_all_data_with_the_alpha_chosen(X):
     selected = make_cv().fit(X)
     plain = make_estimator(alpha=selected.alpha_).fit(X)
@@ -69,6 +71,7 @@ def test_is_then_a_fit_to_all_data_with_the_alpha_chosen(X):
     assert selected.get_feature_names_out()[0] == "sparseautoencoderdictionarycv0"
 
 
+@pytest.mark.slow
 def test_grid_and_folds(X):
     selected = make_cv().fit(X)
     np.testing.assert_array_equal(selected.alphas_, alpha_grid(X, 4))
@@ -91,6 +94,7 @@ def test_other_solvers(solver):
     assert np.isfinite(selected.scores_).all()
 
 
+@pytest.mark.slow
 def test_scorers_see_the_held_out_samples(X):
     seen = []
 
@@ -104,6 +108,7 @@ def test_scorers_see_the_held_out_samples(X):
     assert sorted(alpha for alpha, _, _ in seen) == sorted([*selected.alphas_] * 2)
 
 
+@pytest.mark.slow
 def test_kinds_of_input_agree(X):
     X = X.astype(np.float32)
     expected = make_cv().fit(X)
@@ -115,6 +120,7 @@ def test_kinds_of_input_agree(X):
     assert list(make_cv().fit(frame).feature_names_in_) == list(frame.columns)
 
 
+@pytest.mark.slow
 def test_parallel_folds_give_the_same(X, one_thread):
     np.testing.assert_allclose(
         make_cv(n_jobs=2).fit(X).scores_, make_cv().fit(X).scores_, rtol=1e-6
@@ -145,6 +151,7 @@ def test_bad_folds(X, cv, message):
         make_cv(cv=cv).fit(X)
 
 
+@pytest.mark.slow
 def test_folds_of_masks_and_lists(X):
     train = np.arange(len(X)) % 3 > 0
     expected = make_cv(cv=[(np.flatnonzero(train), np.flatnonzero(~train))]).fit(X).scores_

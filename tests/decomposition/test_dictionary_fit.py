@@ -187,6 +187,7 @@ def test_a_stream_is_deterministic_and_independent_of_transform(planted):
     assert_same_parameters(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", STREAMING)
 def test_a_stream_learns(planted, solver):
     estimator = make_estimator(solver=solver, learning_rate_init=0.01)
@@ -414,6 +415,7 @@ def test_a_fitted_estimator_with_callbacks_pickles(planted):
     assert clone(estimator).get_params() == estimator.get_params()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_components", "n_samples", "factor"),
     [

@@ -233,6 +233,7 @@ def wide():
     return estimator, X
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparse_output", [False, True])
 @pytest.mark.parametrize("as_kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
 def test_codes_do_not_depend_on_the_split_of_the_rows(wide, as_kind, sparse_output):
@@ -278,6 +279,7 @@ def peak(function):
     return largest.size, n_bytes
 
 
+@pytest.mark.slow
 def test_sparse_output_never_builds_the_dense_codes(wide, monkeypatch):
     estimator, X = wide
     monkeypatch.setattr("skdict._core.data.source.BLOCK_BYTES", 1 << 20)  # 128 rows of codes
@@ -291,6 +293,7 @@ def test_sparse_output_never_builds_the_dense_codes(wide, monkeypatch):
     assert n_bytes < 4 * dense_size / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_memory_maps_are_read_batch_by_batch(dtype, tmp_path, monkeypatch):
     monkeypatch.setattr("skdict._core.data.source.BLOCK_BYTES", 1 << 18)

@@ -43,6 +43,7 @@ def test_score_samples_is_the_equation(planted, fitted, solver):
     assert estimator.score(planted, y=planted) == estimator.score(planted)
 
 
+@pytest.mark.slow
 def test_a_negative_code_costs_its_sign(planted):
     estimator = make_estimator(transform_algorithm="omp", transform_n_nonzero_coefs=3)
     estimator.fit(planted)
@@ -137,6 +138,7 @@ def test_an_exact_reconstruction_has_a_finite_score(solver):
     assert score > estimator.score(1.01 * X)
 
 
+@pytest.mark.slow
 def test_score_prefers_an_alpha_inside_a_wide_grid():
     X = make_superposition(3000, 32, 64, l0=2.0, noise=0.1, random_state=0)[0].astype(np.float32)
     train, test = X[:2000], X[2000:]

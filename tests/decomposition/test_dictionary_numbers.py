@@ -57,6 +57,7 @@ def test_massive_samples_do_not_decide_the_scale(X, n_massive, factor):
         np.testing.assert_allclose(alpha_grid(data, 3)[1], 0.1 * rms, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_massive_samples_leave_the_others_their_codes(X):
     massive = np.arange(len(X)) % 200 == 7
     data = X.copy()
@@ -119,6 +120,7 @@ def test_a_fit_codes_no_more_samples_at_once_than_a_block(X):
 # -- samples far from the origin, and constant columns --------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_constant_column_does_not_hide_the_others(X, solver):
     data = np.hstack([X, np.full((len(X), 1), 1e8)]).astype(np.float32)
@@ -167,6 +169,7 @@ def test_equal_samples_have_no_dictionary(value, dtype):
 # -- near the limits of the dtype ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     ("dtype", "factor"),
@@ -216,6 +219,7 @@ def test_scales_that_cannot_be_computed_with_are_refused(X, solver, dtype, facto
 DIVERGED = r"Training has diverged: after \d+ steps, objective .*Lower learning_rate_init"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learning_rate", [1e8, 1e12, 1e30])
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -288,6 +292,7 @@ def test_portions_of_another_scale_or_place_are_no_divergence(X):
 # -- alphas from none to huge ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("alpha", [0.0, 1e-300, 1e-10, 1e4, 1e30, 1e300])
 @pytest.mark.parametrize(
@@ -307,6 +312,7 @@ def test_alphas_of_any_size(X, params, alpha, dtype):
         assert np.isfinite(value).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["relu", "jumprelu"])
 def test_the_larger_alpha_the_sparser(X, architecture):
     l0 = []

@@ -8,6 +8,7 @@ from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.metrics import dictionary_recovery, explained_variance, mean_max_cosine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"solver": "alternating", "max_iter": 4}])
 def test_planted_atoms_are_found(params):
     X, dictionary, codes = make_superposition(50_000, 64, 256, l0=3.0, random_state=0)
@@ -22,6 +23,7 @@ def test_planted_atoms_are_found(params):
     assert np.mean(found[largest] == codes[:2000].argmax(axis=1)) > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_components", "max_iter"), [(1024, 1), (2048, 3)])
 def test_many_atoms_for_few_clusters_do_not_add_up(n_components, max_iter):
     """Short runs of a dictionary with dozens of atoms for every direction of the data."""

@@ -261,6 +261,7 @@ def test_the_intercept_is_learned(planted, fitted):
     assert 1e-4 < moved < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_random_state(planted, fitted, solver):

@@ -114,6 +114,7 @@ def synthetic():
     return make_superposition(3000, 16, 32, l0=2.0, noise=0.05, random_state=0)[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", LEARN_FROM_STREAMS)
 def test_a_small_portion_after_fit_does_not_count_for_all(synthetic, solver):
     """As it does not after the same data in a stream, and in scikit-learn's own estimator."""
@@ -137,6 +138,7 @@ def test_early_stopping_keeps_what_belongs_to_the_best_pass(synthetic):
     np.testing.assert_array_equal(run.attributes(None, None)["components_"], estimator.components_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [None, 3])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_an_architecture_learned_is_kept(planted, architecture, target):
@@ -160,6 +162,7 @@ def test_what_an_architecture_learned_is_kept(planted, architecture, target):
             )
 
 
+@pytest.mark.slow
 def test_the_target_of_jumprelu_is_kept(synthetic):
     X, _ = synthetic
     estimator = SparseAutoencoderDictionary(
@@ -176,6 +179,7 @@ def test_the_target_of_jumprelu_is_kept(synthetic):
     np.testing.assert_allclose(l0, 3, atol=0.15)
 
 
+@pytest.mark.slow
 def test_the_gain_of_gated_is_kept(synthetic):
     """Before, the gate went on as if it were the magnitude, and had to shrink anew."""
     X, _ = synthetic
@@ -212,6 +216,7 @@ class Stop:
         return len(self.l0) == self.n_passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka", "jumprelu"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_fit_that_is_stopped_early_has_the_l0_that_it_is_named_for(planted, architecture, dtype):
@@ -301,6 +306,7 @@ def test_changed_parameters_of_the_autoencoder_are_used(planted, params):
     assert not np.array_equal(one.components_, other.components_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", LEARN_FROM_STREAMS)
 @pytest.mark.parametrize("first", ["fit", "partial_fit"])
 @pytest.mark.parametrize(
@@ -437,6 +443,7 @@ FITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", FITS)
 def test_an_interrupt_at_any_point_leaves_the_former_fit(frame, name):
@@ -487,6 +494,7 @@ def test_a_failed_first_fit_leaves_nothing():
     assert not hasattr(estimator, "n_features_in_")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_choice_of_alpha_that_fails_leaves_the_former_one(frame):
     former = SparseAutoencoderDictionaryCV(

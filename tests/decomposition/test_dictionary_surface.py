@@ -134,6 +134,7 @@ def test_html_repr(fitted):
     assert repr(make_estimator()).startswith("SparseAutoencoderDictionary(batch_size=100")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", SOLVERS)
 @pytest.mark.parametrize("then", SOLVERS)
 @pytest.mark.parametrize("stream", [False, True])
@@ -202,6 +203,7 @@ def score_and_checksum(estimator, X, y=None):
     return {"score": estimator.score(X), "checksum": float(checksum(estimator))}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_search_over_alpha_and_solver_in_two_processes(planted):
     pipeline = Pipeline([("scaler", StandardScaler()), ("dictionary", make_estimator(max_iter=1))])

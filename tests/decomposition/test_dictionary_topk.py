@@ -103,6 +103,7 @@ def test_early_stopping_waits_for_k_non_zeros(planted):
     assert mean_l0(estimator.transform(planted)) <= 2
 
 
+@pytest.mark.slow
 def test_planted_atoms_are_found_and_codes_do_not_shrink():
     X, dictionary, _ = make_superposition(20_000, 32, 96, l0=3.0, random_state=0)
     fitted = {

@@ -76,6 +76,7 @@ def dense(codes):
     return codes if isinstance(codes, np.ndarray) else codes.toarray()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("params", "name", "value"), of_kinds(ESTIMATORS))
 def test_estimators(planted, params, name, value):
@@ -87,6 +88,7 @@ def test_estimators(planted, params, name, value):
     assert got.get_params()[name] is value
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -101,6 +103,7 @@ def test_streams(planted, name, value):
         np.testing.assert_array_equal(got.components_, want.components_)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "value"), of_kinds([("alphas", 3), ("cv", 2), ("n_jobs", 1), ("max_iter", 2)])

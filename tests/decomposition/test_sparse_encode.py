@@ -203,6 +203,7 @@ def dictionaries():
     return X, {name: a / np.linalg.norm(a, axis=1, keepdims=True) for name, a in atoms.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("multiple", [0.05, 0.2, 0.6])
 @pytest.mark.parametrize("kind", ["random", "learned", "exemplars"])
@@ -257,6 +258,7 @@ def only_warning_of_gaps(call):
     return re.search(r"of (\d+) of (\d+) samples", str(warning.message)).groups()
 
 
+@pytest.mark.slow
 def test_a_call_warns_once_of_all_its_samples(unconverged):
     X, atoms = unconverged
     options = {"alpha": 1e-9, "max_iter": 5}
@@ -325,6 +327,7 @@ def test_a_gap_that_is_not_known_is_warned_of():
     assert np.isnan(gap).all()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_and_the_process():
     """The rows are coded in pieces: those that have not begun never do."""
     code = """

@@ -66,6 +66,7 @@ def without_special(results):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "model_class", "layer", "side"), LAYERS)
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_equal_to_a_hand_written_hook(

@@ -255,6 +255,7 @@ def test_a_layer_is_looked_at_once_in_a_model_that_stays_the_same():
     assert len(n_passes) == 1
 
 
+@pytest.mark.slow
 def test_samples_of_many_shapes_are_not_remembered_at_length():
     model = nn.Sequential(*(nn.ReLU() for _ in range(200)))
     extractor = ActivationExtractor(model, "0", tokenizer=None)

@@ -155,6 +155,7 @@ class TestShiftedTokens:
         expected = model.get_input_embeddings().weight.detach().numpy()[ids]
         np.testing.assert_allclose(extractor.transform(texts), expected, rtol=1e-6)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("max_length", range(3, 9))  # two are special
     def test_positions_are_no_tokens(self, max_length, tokenizer, texts):
         """Positions of a short window can look like its token ids, shifted."""

@@ -295,6 +295,7 @@ def test_clone_and_pickle(extractor, texts):
     np.testing.assert_array_equal(cloned.fit_transform(texts).toarray(), expected)
 
 
+@pytest.mark.slow
 def test_classifier_that_is_searched_over(extractor, texts, tmp_path):
     texts = [*texts[:4], *(text + "  # again" for text in texts[:4])]
     labels = ["import" in text for text in texts]

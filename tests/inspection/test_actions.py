@@ -120,6 +120,7 @@ def centred(weights):
 
 
 class TestLogitAttribution:
+    @pytest.mark.slow
     def test_closed_form_of_one_layer(self, language, extractor, pipeline, dictionary, short):
         features = [3, 0, 77]
         found = logit_attribution(pipeline, short, features)
@@ -143,6 +144,7 @@ class TestLogitAttribution:
         expected = (written * gain) @ unembed.T * (1 / scale).mean()
         assert_allclose(found.weights, centred(expected), atol=1e-5)
 
+    @pytest.mark.slow
     def test_all_features_through_the_activations_basis(self, language, short):
         _, extractor = tiny("gpt2", language.tokenizer)
         X = extractor.fit_transform(short)
@@ -540,6 +542,7 @@ def neuron(neurons, short):
 
 
 class TestSteering:
+    @pytest.mark.slow
     def test_brings_its_token_forth(self, neurons, neuron):
         j, token = neuron
         state = torch.random.get_rng_state()

@@ -81,6 +81,7 @@ def panel(dashboard, j):
     return found
 
 
+@pytest.mark.slow
 def test_statistics(dashboard, codes):
     assert_array_equal(dashboard.features_, FEATURES)
     assert_allclose(dashboard.density_, (codes > 0).mean(axis=0))
@@ -135,6 +136,7 @@ def test_effects_stand_at_the_next_token(dashboard, pipeline, few_texts, codes):
     assert n_found > 5
 
 
+@pytest.mark.slow
 def test_logits(dashboard, pipeline, few_texts):
     expected = logit_attribution(
         pipeline,
@@ -192,6 +194,7 @@ def test_shown_text_has_all_its_features(pipeline, few_texts):
         assert len(active) // 2 == np.count_nonzero(row) > 40
 
 
+@pytest.mark.slow
 def test_labels(pipeline, few_texts, few_tokens, codes, dashboard):
     assert [panel(dashboard, j)["label"] for j in FEATURES] == ["seven", None, "thirty-one", None]
     assert panel(dashboard, 7)["score"] == 0.5

@@ -17,10 +17,13 @@ WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWa
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER),
-    reason="no Chromium and ChromeDriver (Debian: apt install chromium chromium-driver)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and CHROMEDRIVER),
+        reason="no Chromium and ChromeDriver (Debian: apt install chromium chromium-driver)",
+    ),
+]
 
 ATTACK = "</script><img src=x onerror=\"window.attacked = 'yes'\">"
 CONTROL, SHIFT = "\ue009", "\ue008"
@@ -220,6 +223,7 @@ def panel(dashboard, j):
     return dashboard.content["features"][j]
 
 
+@pytest.mark.slow
 def test_index_and_more(browser, dashboard):
     assert browser.title == "Features & <b>more</b>"
     assert one(browser, "h1").text == "Features & <b>more</b>"
@@ -533,6 +537,7 @@ def test_near_misses_show_their_pre_activations(browser, dashboard):
     assert set(shown) <= {float(f"{value:.3g}") for value in values}  # equal snippets stand once
 
 
+@pytest.mark.slow
 def test_repeated_examples_are_in_line(driver, dashboard, tmp_path):
     """Snippets of the same tokens stand once, with their number; the centres below each other."""
     content = copy.deepcopy(dashboard.content)
@@ -679,6 +684,7 @@ def test_back_to_the_same_place(browser):
     assert 0 < row.rect["y"] - place < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [420, 1400])
 def test_nothing_overflows(odd_browser, width):
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

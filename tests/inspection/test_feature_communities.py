@@ -147,6 +147,7 @@ def test_random_graphs_keep_degrees():
     assert len(kept) < 0.5 * network.number_of_edges()
 
 
+@pytest.mark.slow
 def test_random_state():
     codes, _ = planted(1)
     first, second = (feature_communities(codes, random_state=3) for _ in range(2))

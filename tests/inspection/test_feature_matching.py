@@ -197,6 +197,7 @@ def fitted():
     return X, *saes
 
 
+@pytest.mark.slow
 def test_seeds_share_what_was_planted(fitted):
     X, a, b = fitted
     assert match_features(a, b).shared_fraction > 0.8
@@ -217,6 +218,7 @@ def test_seeds_share_what_was_planted(fitted):
     assert chance.median_best_similarity < 0.2
 
 
+@pytest.mark.slow
 def test_features_of_another_space_match_by_codes_only(fitted):
     """The same features in a model whose neurons are others: rotated activations."""
     X, a, _ = fitted
@@ -229,6 +231,7 @@ def test_features_of_another_space_match_by_codes_only(fitted):
     assert match_features(a, b).shared_fraction < 0.3
 
 
+@pytest.mark.slow
 def test_pipelines_and_dead_features_of_estimators(fitted):
     X, a, b = fitted
     pipeline = make_pipeline(StandardScaler(with_std=False), b).fit(X)

@@ -121,6 +121,7 @@ def test_negative_codes_are_not_active():
     assert signed[0].min() == -1  # not changed
 
 
+@pytest.mark.slow
 def test_sparse_codes_never_become_dense():
     """As dense matrices these would need 48 GB each."""
     rng = np.random.default_rng(0)

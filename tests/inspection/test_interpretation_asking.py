@@ -420,6 +420,7 @@ def interpret(llm, codes, tokens, **params):
     return AutoInterpreter(llm, **params).interpret(codes, tokens, range(codes.shape[1]))
 
 
+@pytest.mark.slow
 def test_resuming(tmp_path):
     codes, tokens = planted(4)
     llm = Oracle()

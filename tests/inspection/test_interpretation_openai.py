@@ -53,6 +53,7 @@ def test_what_is_sent_and_returned():
     assert server.keys_seen[0] == f"Bearer {KEY}"
 
 
+@pytest.mark.slow
 def test_perfect_explanations_over_http(tmp_path):
     codes, tokens = planted(4)
     codes = np.sign(codes)
@@ -132,6 +133,7 @@ def test_faults_are_retried(fault):
     assert len(server.requests) == result.n_requests.sum() == n_questions + n_questions // 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BROKEN)
 def test_faults_that_stay_are_counted(fault, tmp_path):
     """Fuzzing is never answered; everything else is, and a later run asks only what is missing."""

@@ -60,6 +60,7 @@ def test_planted_rules(tokens):
     assert_array_equal(result.prompt_tokens, 0)
 
 
+@pytest.mark.slow
 def test_rules_are_found_on_the_windows_shown_alone(tokens, monkeypatch):
     rng = np.random.default_rng(0)
     labels = {"data": rng.random((4800, 10)) < 0.3, "target_names": list("abcdefghij")}
@@ -130,6 +131,7 @@ def test_deterministic(tokens):
         assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.slow
 def test_neurons_of_a_transformer():
     """Those that detect a label best are explained by it, and better than by another's."""
     language = load_one_layer_transformer()

@@ -44,6 +44,7 @@ def constant(answer):
     return Oracle(llm)
 
 
+@pytest.mark.slow
 def test_a_perfect_explanation_scores_one_and_a_shuffled_one_half():
     codes, tokens = planted(12)
     codes = np.sign(codes)  # an explanation by a word cannot tell strengths apart
@@ -88,6 +89,7 @@ def test_constant_simulation_has_no_correlation():
     assert_array_equal(interpret(constant(3), codes, tokens, scorers=["simulation"]).simulation, 0)
 
 
+@pytest.mark.slow
 def test_features_that_mean_nothing_are_at_chance():
     rng = np.random.default_rng(0)
     tokens = make_tokens(rng.integers(30, size=(200, 32)))
@@ -340,6 +342,7 @@ def test_containers(convert):
     assert same(result, expected)
 
 
+@pytest.mark.slow
 def test_what_the_result_depends_on():
     codes, tokens = planted(6)
     expected = interpret(Oracle(), codes, tokens, neurons=codes)

@@ -232,6 +232,7 @@ class TestGenerate:
                 break
         return ids
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [

@@ -109,6 +109,7 @@ def test_draws_do_not_depend_on_blocks_but_on_the_seed(codes, monkeypatch):
     assert drawn(0) == whole
 
 
+@pytest.mark.slow
 def test_draws_are_uniform():
     codes = np.ones((20, 3))
     counts = np.zeros((3, 20))
@@ -226,6 +227,7 @@ def test_names_of_columns(activations):
     assert len(near.rows) == 3
 
 
+@pytest.mark.slow
 def test_from_activations_memory_maps_and_texts(
     tmp_path, extractor, texts, activations, dictionary, monkeypatch
 ):
@@ -360,6 +362,7 @@ class TestWhatIsAsked:
         assert rows.dtype == features.dtype == np.int64
 
 
+@pytest.mark.slow
 def test_rows_are_counted_in_codes(language, dictionary, monkeypatch):
     """Of token ids in an array, each sample has many."""
     ids = np.random.default_rng(0).integers(1, 4000, size=(64, 20))

@@ -108,6 +108,7 @@ def test_snippets():
     assert context_snippets(TEXTS, TOKENS, []) == []
 
 
+@pytest.mark.slow
 def test_snippets_of_an_extractors_tokens():
     language = load_one_layer_transformer()
     extractor = ActivationExtractor(

@@ -30,6 +30,7 @@ def dictionaries(X):
     return [SparseAutoencoderDictionary(n, **options).fit(X) for n in (24, 6, 48)]
 
 
+@pytest.mark.slow
 def test_against_metrics_one_by_one(X, dictionaries):
     curve = width_curve(dictionaries, X)
     assert_array_equal(curve.n_components, [6, 24, 48])

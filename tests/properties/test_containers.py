@@ -58,6 +58,7 @@ def verdicts(name, kinds):
     return counts, faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_some_containers(name):
     # each function meets other ones

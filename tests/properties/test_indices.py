@@ -119,6 +119,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("public", FUNCTIONS)
 def test_indices(public):
     function, name, n = FUNCTIONS[public]

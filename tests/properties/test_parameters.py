@@ -68,6 +68,7 @@ def verdicts(public, name, part=slice(None)):
 ALL = [(public, name) for public, f in PARAMETERS.items() for name in f.integers | f.reals]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ALL)), ids=[f"{f} {name}" for f, name in ALL])
 def test_some_values(number):
     # each parameter meets other ones

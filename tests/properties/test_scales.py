@@ -138,8 +138,10 @@ fitting = (
     st.one_of(st.just("auto"), st.sampled_from([0.0, 1e-30, 0.1, 10.0, 1e30])),
 )
 
-test_sparse_encode = settings(max_examples=60, **SETTINGS)(given(*encoding)(check_sparse_encode))
-test_fit = settings(max_examples=15, **SETTINGS)(given(*fitting)(check_fit))
+test_sparse_encode = pytest.mark.slow(
+    settings(max_examples=60, **SETTINGS)(given(*encoding)(check_sparse_encode))
+)
+test_fit = pytest.mark.slow(settings(max_examples=15, **SETTINGS)(given(*fitting)(check_fit)))
 test_metrics = settings(max_examples=60, **SETTINGS)(given(matrices())(check_metrics))
 test_alpha_grid = settings(max_examples=60, **SETTINGS)(given(matrices())(check_alpha_grid))
 

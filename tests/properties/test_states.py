@@ -85,6 +85,7 @@ def tolerance(state):
     return {"rtol": 1e-4, "atol": 1e-6} if state == "two threads" else {"rtol": 0, "atol": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_some_states(name):
     # each function meets other ones

@@ -60,6 +60,7 @@ def relative_gap(x, atoms, codes, alpha, positive):
     return np.array(gaps)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize("alpha", [0.03, 0.3, 2.0])
@@ -122,6 +123,7 @@ def test_alpha_above_all_correlations_gives_zeros(positive):
     assert (gaps == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("n", [25, 150])
 def test_without_penalty_codes_are_those_of_least_squares(n):

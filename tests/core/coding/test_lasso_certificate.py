@@ -73,6 +73,7 @@ def problems(draw, dtype, spread):
     return x, atoms, alpha, float(Fraction(alpha) / largest) if largest else of_largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["one by one", "together"])
 @pytest.mark.parametrize("spread", [0, 12])
 @pytest.mark.parametrize("dtype", DTYPES)

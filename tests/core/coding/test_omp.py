@@ -19,6 +19,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr(gram, "GRAM_BYTES", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 4, 25])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_signed_codes_are_sklearns(dtype, k):

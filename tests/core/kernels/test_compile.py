@@ -114,6 +114,7 @@ def test_without_a_folder_to_write_to(package, tmp_path, monkeypatch):
     assert run(package) == (14, True, True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(package):
     code = """
 import resource, signal
@@ -137,6 +138,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 def test_a_damaged_cache_is_replaced(package, suffix, damage):
@@ -159,6 +161,7 @@ def test_an_entry_of_other_types_is_not_taken(package):
     assert run(package) == (14, False, True)
 
 
+@pytest.mark.slow
 def test_the_package_runs_where_nothing_can_be_written(tmp_path):
     copy = tmp_path / "skdict"
     ignored = shutil.ignore_patterns("__pycache__", "data")

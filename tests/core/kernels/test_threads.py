@@ -161,6 +161,7 @@ class TestThreadsFor:
             thread.join()
         assert seen == [4]
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
     def test_affinity_counts(self):
         one = min(os.sched_getaffinity(0))
@@ -172,6 +173,7 @@ class TestThreadsFor:
         )
         assert run(code) == ["1", "1"]
 
+    @pytest.mark.slow
     def test_a_quota_counts(self):
         code = "from skdict._core.kernels.cpu.threads import n_cores; print(n_cores())"
         assert run(code, LOKY_MAX_CPU_COUNT="1") == ["1"]
@@ -181,6 +183,7 @@ class TestThreadsFor:
 class TestSpinning:
     CODE = "import os, {}; print(os.environ.get('GOMP_SPINCOUNT'))"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "imports, env, expected",
         [

@@ -54,6 +54,7 @@ print("checked")
 """
 
 
+@pytest.mark.slow
 def test_kernels_equal_dense_products():
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     run = subprocess.run(

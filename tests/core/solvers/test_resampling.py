@@ -251,6 +251,7 @@ def test_what_finds_no_atom_to_split_is_left():
     assert not split_at(autoencoder, none, x).any()
 
 
+@pytest.mark.slow
 def test_resampling_finds_planted_atoms_that_had_merged():
     """Two true atoms share one, a third is there twice: only resampling gets out of that."""
     generator = torch.Generator().manual_seed(0)
