@@ -3,11 +3,13 @@
 sphinx-build -W --keep-going -b html docs docs/_build/html
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.errors import ExtensionError
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
@@ -22,6 +24,9 @@ version = release = skdict.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # its copy of MathJax goes into the pages' _static
+    "myst_parser",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
@@ -48,6 +53,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"__init__\.py",
     "min_reported_time": 1,
     "show_memory": False,
+    "write_computation_times": False,  # these pages load scripts from the network
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -91,5 +97,26 @@ def link_to_other_projects(app, env, node, contnode):
     return uri and nodes.reference("", "", contnode, internal=False, refuri=uri)
 
 
+REMOTE = re.compile(
+    r"""<(?:script|img|iframe)\b[^>]*\bsrc=["'](?:https?:)?//[^>]*>"""
+    r"""|<link\b(?=[^>]*\brel=["'](?:stylesheet|preload|icon))[^>]*\bhref=["'](?:https?:)?//[^>]*>"""
+    r"""|@import\s+(?:url\()?["'](?:https?:)?//[^;]*|url\(["']?(?:https?:)?//[^)]*\)""",
+    re.IGNORECASE,
+)
+
+
+def refuse_remote_files(app, exception):
+    """Pages that load a script, style, font or picture from the network fail the build."""
+    if exception or app.builder.format != "html":
+        return
+    pages = [path for kind in ("html", "css") for path in Path(app.outdir).rglob(f"*.{kind}")]
+    found = [
+        f"{path}: {match[0]}" for path in pages for match in REMOTE.finditer(path.read_text())
+    ]
+    if found:
+        raise ExtensionError("These need a network to be shown:\n" + "\n".join(sorted(found)))
+
+
 def setup(app):
     app.connect("missing-reference", link_to_other_projects)
+    app.connect("build-finished", refuse_remote_files)
