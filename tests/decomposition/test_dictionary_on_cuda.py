@@ -9,6 +9,7 @@ import torch
 from dictionary_testing import LEARN_FROM_STREAMS, SOLVERS, fitted_attributes, make_estimator
 from pretend_cuda import OnCuda, pretend_cuda
 
+from skdict.decomposition import SparseAutoencoderDictionaryCV, sparse_encode
 from skdict.decomposition.architectures import BatchTopK, Matryoshka
 
 ARCHITECTURES = ("relu", "topk", "batch_topk", "matryoshka", "jumprelu", "gated")
@@ -120,6 +121,35 @@ def test_streams_and_pickles(X, params):
     close = OF_ROUGH_CODES if loaded.solver == "alternating" else CLOSE
     np.testing.assert_allclose(loaded.transform(X), expected.transform(X), **close)
     assert_same_fit(loaded.partial_fit(parts[2]), expected.partial_fit(parts[2]))
+
+
+@pytest.mark.parametrize("params", [KINDS[0], {"architecture": "topk"}], ids=name_of)
+def test_early_stopping_and_warm_start(gpu, X, params):
+    options = params | {"early_stopping": True, "warm_start": True}
+    found, expected = make(**options, device="auto").fit(X), make(**options).fit(X)
+    assert_same_fit(found, expected)
+    assert_same_fit(found.fit(X), expected.fit(X))
+
+
+def test_choice_of_alpha(gpu, X):
+    def choose(device):
+        options = {"alphas": 3, "cv": 2, "max_iter": 3, "batch_size": 50, "random_state": 0}
+        return SparseAutoencoderDictionaryCV(12, **options, device=device).fit(X)
+
+    found, expected = choose("cuda"), choose("cpu")
+    assert found.alpha_ == expected.alpha_
+    np.testing.assert_allclose(found.transform(X), expected.transform(X), **CLOSE)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS[2:])
+def test_sparse_encode(gpu, X, on_cpu, algorithm):
+    x, atoms = X[:20], on_cpu["relu"].components_
+    options = {"algorithm": algorithm, "alpha": 0.1, "n_nonzero_coefs": 3}
+    expected = sparse_encode(x, atoms, device="cpu", **options)
+    moved = [torch.from_numpy(np.array(array)).to("cuda") for array in (x, atoms)]
+    found = sparse_encode(*moved, device="cuda", **options)
+    assert isinstance(found, OnCuda)
+    np.testing.assert_allclose(found.cpu(), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
