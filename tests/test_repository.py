@@ -41,3 +41,9 @@ def test_what_the_tests_import_is_pinned():
     needed = {name.lower() for name in re.findall(r'"([\w-]+)>=', extras)}
     pinned = {name.lower() for name in found(r"^([\w-]+)==", "constraints.txt")}
     assert needed <= pinned, needed - pinned
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """pytest imports them by name, as there are no packages in tests."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), {name for name in names if names.count(name) > 1}
