@@ -25,8 +25,8 @@ import torch
 from activations import auto_alpha, collect_splits, load_extractor
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
+from skdict._core.data.shuffle import permuted_batches
 from skdict._core.solvers.online import OnlineDictionaryLearning
-from skdict._core.train import batches
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
 from skdict.metrics import dictionary_recovery
@@ -80,7 +80,7 @@ def beside_sklearn(arguments, X, test, alpha):
                     torch.Generator().manual_seed(seed),
                     fit_intercept=fit_intercept,
                 )
-                for batch in batches(len(x), batch_size, learner.generator):
+                for batch in permuted_batches(len(x), batch_size, learner.generator):
                     learner.step(x[batch], alpha)
                     yield learner
 

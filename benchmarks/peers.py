@@ -6,16 +6,18 @@ import tempfile
 import torch
 
 from skdict._core.data.source import Source
-from skdict._core.solvers.autoencoder import AutoencoderFit, initial_atoms
+from skdict._core.data.standardised import Standardised
+from skdict._core.solvers.autoencoder import AutoencoderSolver, initial_atoms
 
 
 def skdict(x, architecture, n_components):
     """A `Training` as `fit` starts it on x (n_samples, n_features), centred and scaled."""
     generator = torch.Generator().manual_seed(0)
-    rows, mean = Source(x, x.device), torch.zeros(x.shape[1], device=x.device)
-    atoms = initial_atoms(rows, mean, 1.0, n_components, generator)
-    return AutoencoderFit.from_atoms(
-        atoms, architecture, rows, mean, 1.0, generator, fit_intercept=True
+    mean = torch.zeros(x.shape[1], device=x.device)
+    data = Standardised(Source(x, x.device), mean, 1.0)
+    atoms = initial_atoms(data, n_components, generator)
+    return AutoencoderSolver.from_atoms(
+        atoms, architecture, data, generator, fit_intercept=True
     ).training
 
 

@@ -1,4 +1,4 @@
-"""From which fraction of non-zeros on do the dense products pay? (`DENSE_ABOVE` in _core/train.py)
+"""From which fraction of non-zeros on do the dense products pay? (`DENSE_ABOVE`)
 
     python benchmarks/sparse_path.py
 

@@ -1,10 +1,11 @@
 """A fitted dictionary: what training leaves, and all that coding needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from .coding import CODERS, Codebook, Encoder
+from .tensors import Unchanged
 
 # Prepared coders that are kept, each with its copy of the atoms or their Gram matrix.
 N_KEPT_CODERS = 2
@@ -24,12 +25,18 @@ class Dictionary:
         A way to code that came with the atoms.
     alpha : float or None
         The L1 coefficient of the fit.
+    architecture : Architecture or None
+        Of the autoencoder that it comes from.
+    state : dict of str to tensor of shape (n_components,)
+        What the architecture has learned beside the encoder, for training that goes on.
     """
 
     components: torch.Tensor
     intercept: torch.Tensor
     encoder: Encoder | Codebook | None = None
     alpha: float | None = None
+    architecture: object = None
+    state: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self._prepared = {}
@@ -47,10 +54,19 @@ class Dictionary:
             return self
         return self._keep(("to", dtype, device), lambda: self._to(dtype=dtype, device=device))
 
+    @torch.no_grad()
     def _to(self, **to):
-        encoder = None if self.encoder is None else self.encoder.to(**to)
-        components, intercept = self.components.to(**to), self.intercept.to(**to)
-        return Dictionary(components, intercept, encoder, self.alpha)
+        return replace(
+            self,
+            components=self.components.to(**to),
+            intercept=self.intercept.to(**to),
+            encoder=None if self.encoder is None else self.encoder.to(**to),
+            state={name: tensor.to(**to) for name, tensor in self.state.items()},
+        )
+
+    def copy(self):
+        """The same with tensors of its own, without gradient: training may go on."""
+        return self._to(copy=True)
 
     def coder(self, name, **options):
         """Function from rows (B, n_features) to their `SparseCodes`, prepared once.
@@ -63,13 +79,13 @@ class Dictionary:
             Of the coder: ``alpha``, ``n_nonzero_coefs``, ``positive``, ``tol``, ``max_iter``.
         """
         if name == "encoder":
-            code = self.encoder
+            code = self._keep(name, lambda: replace(self.encoder))
         else:
             # Lasso's Gram matrix depends on how torch multiplies
             precision = torch.get_float32_matmul_precision()
             key = name, precision, *sorted(options.items())
             code = self._keep(key, lambda: CODERS[name](self.components, **options))
-        return lambda x: code(x - self.intercept)
+        return lambda x, *start: code(x - self.intercept, *start)
 
     def decode(self, codes):
         """Reconstruct activations from `SparseCodes`: (B, n_features)."""
@@ -79,10 +95,18 @@ class Dictionary:
         """What the codes of x (B, n_features) leave over: x - b - z D."""
         return x - self.intercept - codes.decode(self.components)
 
+    def _tensors(self):
+        parts = [self.components, self.intercept]
+        if self.encoder is not None:
+            parts += [part for part in vars(self.encoder).values() if torch.is_tensor(part)]
+        return parts
+
     def _keep(self, key, make):
-        found = self._prepared.get(key)
-        if found is None:
-            found = make()
+        """What ``make()`` has made of the tensors before, or makes now."""
+        unchanged, found = self._prepared.get(key, (None, None))
+        if unchanged is None or not unchanged():
+            unchanged, found = Unchanged(self._tensors()), make()
             kept = list(self._prepared.items())[-(N_KEPT_CODERS - 1) :]
-            self._prepared = {**dict(kept), key: found}  # one assignment: threads may read it
+            # one assignment: other threads may read it
+            self._prepared = {**dict(kept), key: (unchanged, found)}
         return found

@@ -8,13 +8,12 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.data.source import Source
+from .._core.device import resolve_device
 from .._core.torch_state import plain_torch
 from ..utils._arrays import check_activations
-from ..utils._device import resolve_device
 from ..utils._drawing import pair_of_axes
 from ..utils._sklearn_compat import Interval, validate_params
 from ._alpha import variation
-from ._sparse_coding import make_coder
 
 CODERS = ("encoder", "lasso", "omp")
 COLORS = {"encoder": "#0072B2", "lasso": "#D55E00", "omp": "#009E73"}
@@ -84,29 +83,21 @@ def amortisation_gap(estimator, X, *, alpha=None):
     rows = Source(X, resolve_device(estimator.device))
     alpha = estimator.alpha_ if alpha is None else alpha
     alpha = float(alpha)
-    components, intercept = estimator._tensors(
-        rows.dtype, rows.device, "components_", "intercept_"
-    )
-    encode = estimator._trained_encoder(rows)
-    lasso, omp = (
-        make_coder(name, components, alpha=penalty, n_nonzero_coefs=None, positive=True)
-        for name, penalty in (("lasso", alpha), ("omp", None))
-    )
+    dictionary = estimator.dictionary_.to(rows.dtype, rows.device)
+    encode = dictionary.coder("encoder")
+    lasso = dictionary.coder("lasso", alpha=alpha)
+    omp = dictionary.coder("omp")
     parts = {name: [] for name in CODERS}
     gaps = []
-    for _, x in rows.blocks(len(components)):
-        centred = x - intercept
+    for _, x in rows.blocks(len(dictionary.components)):
         codes = {"encoder": encode(x)}
-        support, values, gap = lasso(centred, codes["encoder"])
-        codes["lasso"] = support.dense(values)
-        support, values, _ = omp(centred, (codes["encoder"] != 0).sum(dim=1))
-        codes["omp"] = support.dense(values)
-        gaps.append(gap)
+        codes["lasso"] = lasso(x, codes["encoder"].dense())
+        codes["omp"] = omp(x, codes["encoder"].counts)
+        gaps.append(codes["lasso"].gaps)
         for name, z in codes.items():
-            error = (centred - z @ components).double().square().sum(dim=1)
-            objective = 0.5 * error + alpha * z.double().sum(dim=1)
-            l0 = (z != 0).sum(dim=1).double()
-            parts[name].append(torch.stack([objective, error, l0]).cpu())
+            error = dictionary.residual(x, z).double().square().sum(dim=1)
+            objective = 0.5 * error + alpha * z.l1_norms()
+            parts[name].append(torch.stack([objective, error, z.counts.double()]).cpu())
     total = len(rows) * variation(rows) ** 2
     result = Bunch(alpha=alpha)
     for name, blocks in parts.items():

@@ -5,8 +5,10 @@ import inspect
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cache
 from numbers import Real
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -16,22 +18,23 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from .._core.coding import CODERS
 from .._core.data.source import Source
+from .._core.device import resolve_device
 from .._core.optional import is_missing
 from .._core.torch_state import plain_torch
 from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
 from ..utils._arrays import as_vector, check_activations
-from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
-from ._likelihood import log_likelihood
-from ._sparse_autoencoder import LASSO_TOL, SparseAutoencoderDictionary
+from ._code_statistics import FitStatistics
+from ._coding import Coding
+from ._likelihood import log_likelihood, model_of
+from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
-from ._sparse_coding import ALGORITHMS, warn_of_gaps
 
-TRANSFORM_ALGORITHMS = ("auto", "encoder", *ALGORITHMS)
 COLUMNS = (
     "dictionary",
     "transform_algorithm",
@@ -195,16 +198,20 @@ def compare_dictionaries(
     table, coded = [], {}
     for name, estimator in estimators:
         fitted, fit_seconds = _fit(estimator, X_train)
-        for budget, way in _ways(name, fitted, algorithms, budgets, X_test):
-            coder = _set_way(fitted, way, X_train, fitted_before=np.isnan(fit_seconds))
-            coded[len(table)] = coder
+        before = np.isnan(fit_seconds)
+        for budget, coding in _codings(name, fitted, algorithms, budgets, X_test):
+            params = {} if coding is None else _params_of(coding)
+            model = None
+            if coding is not None:
+                model = _likelihood_of(fitted, coding, X_train, fitted_before=before)
+            coded[len(table)] = copy.copy(fitted).set_params(**params) if params else fitted
             table.append(
                 {
                     "dictionary": name,
-                    "transform_algorithm": way.get("transform_algorithm", "transform"),
+                    "transform_algorithm": params.get("transform_algorithm", "transform"),
                     "budget": budget,
-                    "transform_alpha": way.get("transform_alpha", np.nan),
-                    **_measure(coder, X_test, float(alpha), rms),
+                    "transform_alpha": params.get("transform_alpha", np.nan),
+                    **_measure(fitted, coding, model, X_test, float(alpha), rms),
                     "fit_seconds": fit_seconds,
                 }
             )
@@ -233,11 +240,12 @@ def _check_ways(transform_algorithms, budgets):
     if isinstance(transform_algorithms, str) or transform_algorithms is None:
         transform_algorithms = (transform_algorithms,)
     transform_algorithms = tuple(transform_algorithms)
-    unknown = [name for name in transform_algorithms if name not in TRANSFORM_ALGORITHMS]
+    known = ("auto", "encoder", *CODERS)
+    unknown = [name for name in transform_algorithms if name not in known]
     if unknown or not transform_algorithms:
         raise ValueError(
             f"transform_algorithms={transform_algorithms!r}: give one or more of "
-            f"{', '.join(TRANSFORM_ALGORITHMS)}."
+            f"{', '.join(known)}."
         )
     if budgets is None:
         return transform_algorithms, None
@@ -303,51 +311,52 @@ def _chosen(fitted):
     return fitted.best_estimator_ if isinstance(fitted, SparseAutoencoderDictionaryCV) else fitted
 
 
-def _algorithm(fitted, algorithm):
-    """The way to find codes that "auto" means: the estimator's own."""
-    if algorithm == "auto":
-        algorithm = fitted.transform_algorithm
-    if algorithm == "auto":
-        return "encoder" if fitted._has_encoder() else "lasso"
-    return algorithm
+def _own_coding(fitted, algorithm="auto", **changed):
+    """The estimator's own way to find codes, or with another algorithm or other options."""
+    options = {
+        "alpha": fitted.transform_alpha,
+        "n_nonzero_coefs": fitted.transform_n_nonzero_coefs,
+        **changed,
+    }
+    algorithm = fitted.transform_algorithm if algorithm == "auto" else algorithm
+    return Coding.of(fitted.dictionary_, algorithm, **options)
 
 
-def _way(fitted, algorithm):
-    """The parameters that `fitted` is coded with, by one algorithm, spelt out."""
-    way = {"transform_algorithm": algorithm}
-    if algorithm in ("lasso", "threshold"):
-        given = fitted.transform_alpha
-        way["transform_alpha"] = fitted.alpha_ if given is None else given
-    elif algorithm == "omp":
-        given = fitted.transform_n_nonzero_coefs
-        way["transform_n_nonzero_coefs"] = fitted._n_nonzero(given, len(fitted.components_))
-    return way
+def _params_of(coding):
+    """The parameters of `transform` that ask for a way to find codes."""
+    params = {"transform_algorithm": coding.name}
+    if coding.name in ("lasso", "threshold"):
+        params["transform_alpha"] = coding.options["alpha"]
+    elif coding.name == "omp":
+        params["transform_n_nonzero_coefs"] = coding.options["n_nonzero_coefs"]
+    return params
 
 
-def _ways(name, fitted, algorithms, budgets, X_test):
-    """Yield a budget, or nan, and the parameters of `transform`, for one dictionary."""
+def _codings(name, fitted, algorithms, budgets, X_test):
+    """Yield a budget, or nan, and the way to find codes, for one dictionary."""
     if not isinstance(fitted, SparseAutoencoderDictionary):
-        yield np.nan, {}
+        yield np.nan, None
         return
     most = min(fitted.components_.shape)  # independent atoms
-    for algorithm in dict.fromkeys(_algorithm(fitted, given) for given in algorithms):
-        way = _way(fitted, algorithm)
-        if algorithm == "encoder" and not fitted._has_encoder():
+    has_encoder = fitted.dictionary_.encoder is not None
+    wanted = (_own_coding(fitted, each).name for each in algorithms)
+    for algorithm in dict.fromkeys(wanted):
+        if algorithm == "encoder" and not has_encoder:
             continue
         if algorithm == "encoder" or budgets is None:
-            yield np.nan, way
+            yield np.nan, _own_coding(fitted, algorithm)
             continue
         for budget in budgets:
             if algorithm == "omp":
                 n_nonzero = round(budget)
                 if 0 < n_nonzero <= most:
-                    yield budget, {**way, "transform_n_nonzero_coefs": n_nonzero}
+                    yield budget, _own_coding(fitted, algorithm, n_nonzero_coefs=n_nonzero)
                 else:
                     _warn_of_budget(name, budget, algorithm, f"between 1 and {most}")
                 continue
             alpha = _match_l0(name, fitted, algorithm, budget, X_test)
             if alpha is not None:
-                yield budget, {**way, "transform_alpha": alpha}
+                yield budget, _own_coding(fitted, algorithm, alpha=alpha)
 
 
 @plain_torch()
@@ -356,16 +365,15 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
     rows = Source(X_test, resolve_device(fitted.device))
     step = math.ceil(len(rows) / N_MATCHED_SAMPLES)
     x = rows[torch.arange(0, len(rows), step, device="cpu")]
-    components, intercept = fitted._tensors(x.dtype, x.device, "components_", "intercept_")
-    largest = float(((x - intercept) @ components.T).max())
+    dictionary = fitted.dictionary_.to(x.dtype, x.device)
+    largest = float(((x - dictionary.intercept) @ dictionary.components.T).max())
     top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
-    coder = copy.copy(fitted)
 
     @cache
     def excess(log_alpha):
-        coder.set_params(transform_algorithm=algorithm, transform_alpha=math.exp(log_alpha))
-        codes = coder._encoder(rows)(x)
-        n_active = max(float((codes != 0).sum()), 0.5)  # the logarithm has to be finite
+        coding = _own_coding(fitted, algorithm, alpha=math.exp(log_alpha))
+        codes = dictionary.coder(algorithm, **coding.options)(x)
+        n_active = max(float(codes.counts.sum()), 0.5)  # the logarithm has to be finite
         return math.log(n_active / (budget * len(x)))
 
     # from above: dense codes, which take their time, are not looked for in vain
@@ -388,61 +396,44 @@ def _warn_of_budget(name, budget, algorithm, l0):
     )
 
 
-@plain_torch()
-def _set_way(fitted, way, X_train, *, fitted_before):
-    """The fitted estimator with these parameters of `transform`, and with what `score` needs."""
-    if not way:
-        return fitted
-    coder = copy.copy(fitted).set_params(**way)
+def _likelihood_of(fitted, coding, X_train, *, fitted_before):
+    """What `log_likelihood` needs to know, with the statistics of these codes of X_train."""
     # parameters of an estimator that was fitted before may be others than in its fit
-    if fitted_before or way != _way(fitted, _algorithm(fitted, "auto")):
-        rows = Source(X_train, resolve_device(fitted.device))
-        vars(coder).update(coder._statistics_of_codes(rows))
-    return coder
+    if not fitted_before and coding == _own_coding(fitted):
+        return model_of(fitted, resolve_device(fitted.device))
+    rows = Source(X_train, resolve_device(fitted.device))
+    statistics = FitStatistics(rows, coding)
+    names = "feature_density_", "feature_magnitude_", "noise_variance_", "n_samples_seen_"
+    found = {name: statistics.attribute(name) for name in names}
+    found["resolution_variance_"] = fitted.resolution_variance_
+    return model_of(SimpleNamespace(**found), rows.device)
 
 
 @plain_torch()
-def _measure(coder, X_test, alpha, rms):
+def _measure(fitted, coding, model, X_test, alpha, rms):
     """What one fitted estimator does on X_test, in one pass over it.
 
+    ``coding`` and the ``model`` of the likelihood are None for estimators that are not skdict's;
     ``rms`` is the centred RMS norm of X_test.
     """
-    ours, gaps = isinstance(coder, SparseAutoencoderDictionary), []
-    if ours:
-        rows = Source(X_test, resolve_device(coder.device))
-        encode, residual_of = coder._encoder(rows, gaps), coder._residual_of(rows)
-        model = coder._likelihood_model(rows.device)
-        size = 1
-    else:
-        rows = Source(X_test, resolve_device("cpu"))
-
-        def encode(x):
-            codes = coder.transform(x.numpy())
-            return codes if issparse(codes) else np.asarray(codes)
-
-        def decode(codes):
-            return np.asarray(coder.inverse_transform(codes))
-
-        def residual_of(x, codes):
-            return x - torch.as_tensor(decode(codes), device="cpu")
-
-    n_components = encode(rows[:N_WARM_UP]).shape[1]
-    if not ours:  # the L1 norm of a code is that with unit-norm atoms
-        at_zero, at_one = np.zeros((1, n_components)), np.eye(n_components)
-        size = np.linalg.norm(decode(at_one) - decode(at_zero), axis=1)
-    gaps.clear()
+    ours = coding is not None
+    rows = Source(X_test, resolve_device(fitted.device if ours else "cpu"))
+    dictionary = coding.dictionary.to(rows.dtype, rows.device) if ours else _Foreign(fitted)
+    n_components = dictionary.shape[0] if ours else dictionary.n_components(rows)
     n_active = l1 = error = score = seconds = 0.0
-    for _, x in rows.blocks(n_components):
-        start = time.perf_counter()
-        codes = encode(x)
-        n_active += float((codes != 0).sum())  # waits for a GPU
-        seconds += time.perf_counter() - start
-        residual = residual_of(x, codes)
-        l1 += float((abs(codes) * size).sum())
-        error += float(residual.double().square().sum())
-        if ours:
-            score += float(log_likelihood(codes, residual, **model).sum())
-    warn_of_gaps(gaps, LASSO_TOL)
+    with coding.coder(rows) if ours else nullcontext(dictionary.code) as code:
+        code(rows[:N_WARM_UP])
+        for _, x in rows.blocks(n_components):
+            start = time.perf_counter()
+            codes = code(x)
+            n_active += float(codes.counts.sum() if ours else (codes != 0).sum())
+            seconds += time.perf_counter() - start
+            residual = dictionary.residual(x, codes)
+            l1 += float(codes.l1_norms().sum() if ours else dictionary.l1_norm(codes))
+            error += float(residual.double().square().sum())
+            if ours:
+                scores = log_likelihood(codes, residual, signed=coding.signed, **model)
+                score += float(scores.sum())
     n = len(rows)
     return {
         "n_components": n_components,
@@ -452,3 +443,30 @@ def _measure(coder, X_test, alpha, rms):
         "score": score / n if ours else np.nan,
         "transform_seconds": seconds,
     }
+
+
+class _Foreign:
+    """An estimator of another library, with the surface of a dictionary as `_measure` needs it."""
+
+    def __init__(self, fitted):
+        self.fitted = fitted
+
+    def code(self, x):
+        codes = self.fitted.transform(x.numpy())
+        return codes if issparse(codes) else np.asarray(codes)
+
+    def n_components(self, rows):
+        n_components = self.code(rows[:N_WARM_UP]).shape[1]
+        # the L1 norm of a code is that with unit-norm atoms
+        at_zero, at_one = np.zeros((1, n_components)), np.eye(n_components)
+        self.sizes = np.linalg.norm(self._decode(at_one) - self._decode(at_zero), axis=1)
+        return n_components
+
+    def residual(self, x, codes):
+        return x - torch.as_tensor(self._decode(codes), device="cpu")
+
+    def l1_norm(self, codes):
+        return (abs(codes) * self.sizes).sum()
+
+    def _decode(self, codes):
+        return np.asarray(self.fitted.inverse_transform(codes))

@@ -24,6 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .._core.kernels import add_at_
+from .._core.tensors import from_numpy
+
 # τ² as a fraction of the data's variance per feature. benchmarks/score_curve.py shows the score
 # for others: on the embedded transformer's neurons they choose the same alpha.
 RESOLUTION = 0.03
@@ -54,9 +57,9 @@ class CodeStatistics:
         return cls(counts=np.zeros(n_components), magnitudes=np.zeros(n_components))
 
     def update(self, codes, residual):
-        """Add samples: codes (B, n_components), residual (B, n_features)."""
-        self.counts = self.counts + (codes != 0).sum(dim=0).double().cpu().numpy()
-        magnitudes = codes.abs().sum(dim=0, dtype=torch.float64)
+        """Add samples: `SparseCodes` of B of them, and their residual (B, n_features)."""
+        counts, magnitudes = codes.column_sums()
+        self.counts = self.counts + counts.cpu().numpy()
         self.magnitudes = self.magnitudes + magnitudes.cpu().numpy()
         self.squared_error += float(residual.double().square().sum())
         self.n_samples += len(codes)
@@ -86,6 +89,17 @@ class CodeStatistics:
         }
 
 
+def model_of(fitted, device):
+    """What `log_likelihood` takes from the fitted attributes of an estimator."""
+    return {
+        "density": from_numpy(fitted.feature_density_).to(device),
+        "magnitude": from_numpy(fitted.feature_magnitude_).to(device),
+        "noise_variance": fitted.noise_variance_,
+        "resolution_variance": fitted.resolution_variance_,
+        "n_samples": fitted.n_samples_seen_,
+    }
+
+
 def log_likelihood(
     codes,
     residual,
@@ -101,7 +115,7 @@ def log_likelihood(
 
     Parameters
     ----------
-    codes : tensor of shape (B, n_components)
+    codes : SparseCodes
     residual : tensor of shape (B, n_features)
     density, magnitude : tensor of shape (n_components,)
         p_j and m_j.
@@ -126,12 +140,9 @@ def log_likelihood(
     log_volume = math.log(2 * math.pi * total_variance)
     off = torch.log1p(-p)
     on = torch.log(p) - torch.log(magnitude) + 0.5 * log_volume - off - signed * math.log(2)
-    active = (codes != 0).to(on.dtype)
-    return (
-        -0.5 * n_features * log_volume
-        - (residual.to(on.dtype).square().sum(dim=1) + n_features * resolution_variance)
-        / (2 * total_variance)
-        + off.sum()
-        + active @ on
-        - codes.abs().to(on.dtype) @ magnitude.reciprocal()
-    )
+    # of each entry of a code, what it costs instead of the zero that it might be
+    index, values = codes.support.indices, codes.values.abs().to(on.dtype)
+    of_entries = on[index] * (values != 0) - values * magnitude.reciprocal()[index]
+    of_codes = add_at_(of_entries.new_zeros(len(codes)), codes.support.rows, of_entries)
+    squares = residual.to(on.dtype).square().sum(dim=1) + n_features * resolution_variance
+    return -0.5 * n_features * log_volume - squares / (2 * total_variance) + off.sum() + of_codes

@@ -1,104 +1,42 @@
 """SparseAutoencoderDictionary: one estimator over sparse autoencoders and classical solvers."""
 
 import copy
-import math
 from functools import partial
 from numbers import Integral, Real
 
-import joblib
-import numpy as np
-import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
+from .._core.coding import CODERS
 from .._core.data.reading import take_rows
 from .._core.data.source import Source
-from .._core.kernels.cpu.threads import threads_for, work_of_product
-from .._core.models.architectures import ARCHITECTURES, Architecture, make_architecture
-from .._core.models.autoencoder import infer
-from .._core.optim import normalize_
-from .._core.solvers.alternating import AlternatingFit
-from .._core.solvers.autoencoder import AutoencoderFit, initial_atoms
-from .._core.solvers.online import OnlineDictionaryLearning
-from .._core.tensors import from_numpy
+from .._core.device import resolve_device
+from .._core.models.architectures import ARCHITECTURES, Architecture
+from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
-from ..utils._arrays import (
-    as_matrix,
-    check_activations,
-    check_codes,
-    check_entries_finite,
-    collect_dense,
-    collect_sparse,
-)
-from ..utils._device import available_memory, resolve_device
-from ..utils._random import check_random_state
-from ..utils._sklearn_compat import (
-    Interval,
-    StrOptions,
-    fit_context,
-    validate_parameter_constraints,
-)
-from ..utils._warnings import warn
-from ._alpha import ALPHA_FRACTION, location_and_scale
-from ._atoms import ATOMS, default_n_components, make_atoms
-from ._baselines import FixedAtoms, MiniBatchDictionaryLearning
-from ._codebook import Codebooks, quantise
-from ._likelihood import RESOLUTION, CodeStatistics, log_likelihood
-from ._sparse_coding import ALGORITHMS, make_coder, warn_of_gaps
-
-# Solvers that pass over the data in batches.
-TRAINED_IN_PASSES = ("autoencoder", "alternating")
-# Those that come with a way to find codes.
-WITH_ENCODER = ("autoencoder", "kmeans")
-LEARNING_FROM_STREAMS = ("autoencoder", "alternating", "dictionary_learning")
-# Those whose state is more than the dictionary: without it one portion would count for all.
-WITH_MEMORY = ("alternating", "dictionary_learning")
-# The statistics of the codes are estimated on about so many training samples, evenly spread:
-# coding all of millions would take as long as another pass over them.
-N_ENCODED_SAMPLES = 100_000
-N_SPARSE_CODED_SAMPLES = 20_000
-N_STATISTICS_ROWS = 256  # at a time
-# To find the largest entries takes the time of about so many multiplications for each entry.
-WORK_OF_SELECTION = 1024
-# Largest duality gap of Lasso codes, as a fraction of a sample's objective.
-LASSO_TOL = 1e-4
-# partial_fit remembers the statistics of about so many samples.
-STREAM_MEMORY = 100_000
-# An encoder has diverged whose codes leave so many times the squared error of none; a fit that
-# ends with more than the second is warned of.
-DIVERGED = 100
-WORSE_THAN_NOTHING = 1.5
-# What a fit with other parameters leaves behind.
-NOT_OF_EVERY_FIT = (
-    "_stream",
-    "_architecture",
-    "_extra",
-    "encoder_coef_",
-    "encoder_intercept_",
-    "threshold_",
-    "codeword_norms_",
-    "codebook_sizes_",
-    "n_nonzero_coefs_",
-    "validation_loss_curve_",
-)
+from ..utils._arrays import check_activations
+from ..utils._sklearn_compat import Interval, StrOptions, fit_context
+from . import _dictionary_learning, _fixed_atoms, _kmeans  # noqa: F401  # solvers
+from ._atoms import ATOMS
+from ._base import DictionaryTransformer, attributes_of, check_has_encoder
+from ._code_statistics import FitStatistics
+from ._fitting import default_params, fit, judge, params_of, uses_dict_init, warn_of_unused
+from ._reports import Reports, print_progress
+from ._streams import Stream, learn_portion, statistics_of_stream
 
 
 def _learns_from_streams(estimator):
-    if estimator.solver in ("lasso", "kmeans"):  # what is no solver at all is refused as in fit
+    solver = SOLVERS.get(estimator.solver)
+    if solver is not None and not solver.streams:  # what is no solver at all is refused as in fit
+        streaming = " or ".join(f"solver={name!r}" for name in SOLVERS if SOLVERS[name].streams)
         raise AttributeError(
             f"partial_fit is not available with solver={estimator.solver!r}: its atoms are not "
-            "learned from a stream. Use fit, or solver='autoencoder', 'alternating' or "
-            "'dictionary_learning'."
+            f"learned from a stream. Use fit, or {streaming}."
         )
     return True
 
 
-class SparseAutoencoderDictionary(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     r"""Overcomplete dictionary of activations with sparse, non-negative codes.
 
     Finds unit-norm atoms :math:`D_j`, an intercept :math:`b` and codes :math:`z_i \ge 0` that
@@ -360,10 +298,8 @@ class SparseAutoencoderDictionary(
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "architecture": [StrOptions(ARCHITECTURES.keys()), Architecture],  # as registered by then
         "n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
-        "solver": [
-            StrOptions({"autoencoder", "alternating", "dictionary_learning", "kmeans", "lasso"})
-        ],
-        "transform_algorithm": [StrOptions({"auto", "encoder", *ALGORITHMS})],
+        "solver": [StrOptions(SOLVERS.keys())],
+        "transform_algorithm": [StrOptions(CODERS.keys() | {"auto", "encoder"})],
         "transform_alpha": [None, Interval(Real, 0, None, closed="left")],
         "transform_n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "fit_intercept": ["boolean"],
@@ -455,49 +391,27 @@ class SparseAutoencoderDictionary(
         ValueError
             If a parameter is out of range, if X is constant, not finite, or too small, or if the
             training diverges.
+
+        Warns
+        -----
+        UserWarning
+            If a parameter has no effect with the solver or the architecture. If no feature is
+            active, or a few samples would decide the scale of all.
+        ConvergenceWarning
+            If the codes are worse than none.
         """
-        previous = self if self.warm_start and hasattr(self, "components_") else None
-        self._check_transform_algorithm(self.solver in WITH_ENCODER)
+        previous = self.dictionary_ if self.warm_start and hasattr(self, "components_") else None
+        params = self._checked_params()
+        warn_of_unused(params, default_params(type(self)))
         rows = self._rows(X, reset=previous is None, min_samples=2)
-        return self._fit(rows, self.alpha, previous, X, y)
-
-    def _fit(self, rows, alpha, previous, X, y, task=None):
-        """`fit` to checked rows; X and y are for callbacks, and so is what makes the task."""
-        if isinstance(X, Source):  # those of a fold, which only a callback wants to have whole
+        if isinstance(X, Source):  # a fold, which only a callback wants to have whole
             X = partial(take_rows, X.X, X.index.numpy())
-        random_state = check_random_state(self.random_state)
-        training, held_out = rows, None
-        if self.early_stopping and self.solver in TRAINED_IN_PASSES:
-            parts = _split(len(rows), self.validation_fraction, random_state)
-            training, held_out = map(rows.take, parts)
-        # one sample alone has no scale
-        seen = training if len(training) > 1 else rows
-        with self._threads(rows):
-            mean, rms = location_and_scale(seen)
-        if held_out is not None:
-            held_out.check_finite()
-        units = self._units(rms, alpha)
-        alpha = units["alpha_"]
-        task = task or self._init_callback_context
-        context = task(max_subtasks=self.max_iter if self.solver in TRAINED_IN_PASSES else 0)
-        # Callbacks want a target; that of a reconstruction is X.
-        data = {"estimator": self, "X": X, "y": X if y is None else y}
-        context.call_on_fit_task_begin(**data)
-
-        with self._threads(rows):
-            run = self._begin(seen, mean, rms, alpha, previous, random_state)
-        origin = run.mean
-        if self.solver in TRAINED_IN_PASSES:
-            attributes, run = self._train(run, training, held_out, rows, units, context, data)
-        else:
-            with self._threads(rows):
-                attributes = units | run.fit(rows)
-        if self.solver in LEARNING_FROM_STREAMS:
-            memory = run if self.solver in WITH_MEMORY else None
-            attributes["_stream"] = self._kind_of_stream(), memory, self._beginning()
-        _publish(self, self._with_statistics(attributes, rows))
-        self._check_worth(rows, origin)
-        context.call_on_fit_task_end(**data, reconstruction_attributes=dict)
+        n_epochs = self.max_iter if SOLVERS[self.solver].in_epochs else 0
+        reports = Reports(self, X, y, self._init_callback_context(max_subtasks=n_epochs))
+        found = fit(params, rows, previous, reports, self._attributes_after_fit)
+        self._publish(self._attributes_after_fit(found))
+        judge(found, self._coding(found.dictionary))
+        reports.end()
         return self
 
     @available_if(_learns_from_streams)
@@ -535,100 +449,39 @@ class SparseAutoencoderDictionary(
             As `fit`, or if a parameter has changed that cannot change between calls.
         """
         self._validate_params()  # scikit-learn does so at the first call only
-        first = not hasattr(self, "components_")
-        kind, began = self._kind_of_stream(), self._beginning()
-        kind_before, run, began_before = getattr(self, "_stream", (None, None, None))
-        if began_before is not None:
-            self._check_same_beginning(began_before)
-        if kind != kind_before:
-            run = None
-        self._check_transform_algorithm(self.solver in WITH_ENCODER)
-        rows = self._rows(X, reset=first, min_samples=2 if run is None else 1)
-        units = {}
-        if run is None:
-            with self._threads(rows):
-                mean, rms = location_and_scale(rows)
-            units = self._units(rms, self.alpha) if first else {}
-        if not first:
-            units["alpha_"] = self.alpha_ if self.alpha == "auto" else float(self.alpha)
-        alpha = units["alpha_"]
-        if run is None:
-            if self.fit_intercept and not first:
-                mean = from_numpy(self.intercept_).to(mean)
-            previous, random_state = None if first else self, check_random_state(self.random_state)
-            with self._threads(rows):
-                run = self._begin(rows, mean, rms, alpha, previous, random_state)
-        else:
-            rows.check_finite()
-            rows.dtype = from_numpy(self.components_).dtype
-            run = run.copy_to(rows.device)  # that of the former call stays whole
-        n_steps = run.n_steps
-        loss_curve, learned = self._one_pass(run, rows, alpha)
-        before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []} if first else vars(self)
-        attributes = {
-            **units,
-            "n_iter_": before["n_iter_"] + 1,
-            "n_steps_": before["n_steps_"] + run.n_steps - n_steps,
-            "loss_curve_": before["loss_curve_"] + loss_curve,
-            **learned,
-        }
-        _publish(self, {"_stream": (kind, run, began), **attributes})
-        statistics = CodeStatistics.empty(len(self.components_))
-        if not first:
-            statistics = CodeStatistics(**self._statistics)
-        statistics.decay(STREAM_MEMORY)
-        with self._threads_for_codes(rows):
-            for codes, residual in self._coded(rows, rows.blocks(len(self.components_))):
-                statistics.update(codes, residual)
-        self._statistics = vars(statistics)
-        vars(self).update(statistics.attributes(self.n_features_in_))
-        self._check_worth(rows, run.mean, is_over=False)
+        params, stream = self._checked_params(), vars(self).get("_stream")
+        previous = self.dictionary_ if hasattr(self, "components_") else None
+        solver = statistics = resolution = None
+        if stream is not None:
+            stream.check_same_beginning(params, len(self.components_))
+            solver = stream.solver_for(params)
+        rows = self._rows(X, reset=previous is None, min_samples=2 if solver is None else 1)
+        before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []}
+        if previous is not None:
+            before, resolution = vars(self), self.resolution_variance_
+            statistics = copy.deepcopy(self._statistics.found())
+        found = learn_portion(params, rows, previous, solver, resolution)
+        coding = self._coding(found.dictionary)
+        statistics = statistics_of_stream(coding, rows, statistics)
+        self._publish(
+            {
+                **attributes_of(found.dictionary),
+                **{name: before[name] + more for name, more in found.counters.items()},
+                "resolution_variance_": found.resolution_variance,
+                "_statistics": FitStatistics.known(statistics, rows.n_features),
+                "_stream": Stream.after_portion(params, found.solver, stream),
+            }
+        )
+        judge(found, coding, is_over=False)
         if self.verbose:
-            self._print(f"portion {self.n_iter_}", {"objective": loss_curve})
+            print_progress(self, f"portion {self.n_iter_}", found.counters["loss_curve_"])
         return self
 
-    def _one_pass(self, run, rows, alpha):
-        """One pass over a portion of a stream: its objective, in a list, and what it learned."""
-        batch_size = self._batch_size(len(rows))
-        options = {"batch_size": batch_size, "shuffle": self.shuffle}
-        if self.solver == "dictionary_learning":
-            run.partial_fit(rows, alpha, verbose=self.verbose, **options)
-            return [], run.attributes()
-        schedule = run.schedule(alpha, self.learning_rate_init, batch_size)
-        with self._threads(rows):
-            loss_curve = list(run.passes(rows, schedule, n_passes=1, **options))
-        return loss_curve, run.attributes(rows, schedule)
-
-    def _kind_of_stream(self):
-        """What must not change for training to go on with the solver's state."""
-        if self.solver != "autoencoder":
-            return (self.solver,)
-        return self.solver, make_architecture(self.architecture, self.n_nonzero_coefs)
-
-    def _beginning(self):
-        """Parameters that only the beginning of a dictionary uses, such that they compare."""
-        seed, atoms = self.random_state, self.dict_init
-        if atoms is not None and not isinstance(atoms, str):
-            atoms = joblib.hash(_as_atoms(atoms, "dict_init").numpy())
-        return {
-            "fit_intercept": self.fit_intercept,
-            "dict_init": atoms,
-            # drawing from a generator changes it
-            "random_state": "drawn from" if isinstance(seed, np.random.RandomState) else seed,
-        }
-
-    def _check_same_beginning(self, began):
-        """Refuse parameters that would change nothing any more."""
-        beginning = self._beginning()
-        changed = [name for name in beginning if beginning[name] != began[name]]
-        if self.n_components not in ("auto", len(self.components_)):
-            changed.append("n_components")
-        if changed:
-            raise ValueError(
-                f"{' and '.join(changed)} cannot change between calls of partial_fit: the "
-                "dictionary that it goes on with began otherwise. Set "
-                f"{'it' if len(changed) == 1 else 'them'} back, or begin anew with fit."
-            )
+    def _checked_params(self):
+        params = params_of(self)
+        solver = SOLVERS[self.solver]
+        check_has_encoder(self.transform_algorithm, solver.has_encoder, self.solver)
+        return params
 
     def _rows(self, X, **check):
         if isinstance(X, Source):  # those of a fold, checked before
@@ -637,566 +490,21 @@ class SparseAutoencoderDictionary(
         X = check_activations(self, X, check_finite=False, **check)
         return Source(X, resolve_device(self.device))
 
-    def _units(self, rms, alpha):
-        """What depends on the scale of the data: its centred RMS norm."""
+    def _attributes_after_fit(self, found):
+        coding = self._coding(found.dictionary)
         return {
-            "alpha_": ALPHA_FRACTION * rms if alpha == "auto" else float(alpha),
-            "resolution_variance_": RESOLUTION * rms**2 / self.n_features_in_,
+            **attributes_of(found.dictionary),
+            **found.counters,
+            "resolution_variance_": found.resolution_variance,
+            "_statistics": FitStatistics(found.rows, coding),
+            "_stream": Stream.after_fit(params_of(self), found.solver),
         }
-
-    def _begin(self, rows, mean, rms, alpha, previous, random_state):
-        """State of the solver before its first step, from scratch or from a previous fit."""
-        n_features = rows.shape[1]
-        if not self.fit_intercept:
-            rms = math.hypot(rms, float(torch.linalg.vector_norm(mean)))
-            mean = torch.zeros_like(mean)
-        scale = rms / math.sqrt(n_features)
-        if self.solver == "kmeans":
-            return self._codebooks(rows, mean, scale, random_state)
-        atoms = self._initial_atoms(rows, mean, scale, previous, random_state)
-        n_components = len(atoms) if atoms is not None else self._n_components(rows)
-        if self.solver == "lasso":
-            return FixedAtoms(atoms, mean)
-        if self.solver == "dictionary_learning":
-            batch_size = self._batch_size(len(rows))
-            return MiniBatchDictionaryLearning(
-                self, n_components, alpha, batch_size, atoms, mean, scale, random_state
-            )
-        generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
-        if self.solver == "alternating":
-            self._check_memory(n_components, mean)
-            if atoms is None:
-                atoms = initial_atoms(rows, mean, scale, n_components, generator)
-            intercept = torch.zeros_like(mean)
-            if previous is not None and self.fit_intercept:
-                intercept = (from_numpy(previous.intercept_).to(mean) - mean) / scale
-            learner = OnlineDictionaryLearning(
-                atoms.to(mean), intercept, generator, fit_intercept=self.fit_intercept
-            )
-            return AlternatingFit(learner, mean, scale)
-        architecture = self._make_architecture(n_components)
-        if previous is not None and hasattr(previous, "encoder_coef_"):
-            return AutoencoderFit.from_attributes(previous, architecture, mean, scale, generator)
-        if atoms is None:
-            atoms = initial_atoms(rows, mean, scale, n_components, generator)
-        return AutoencoderFit.from_atoms(
-            atoms.to(mean),
-            architecture,
-            rows,
-            mean,
-            scale,
-            generator,
-            fit_intercept=self.fit_intercept,
-        )
-
-    def _check_memory(self, n_components, like):
-        """Refuse a matrix of pairs of atoms for which there is no memory."""
-        needed, available = n_components**2 * like.itemsize, available_memory(like.device)
-        if needed > available:
-            raise MemoryError(
-                f"solver='alternating' keeps a number for each pair of atoms: with "
-                f"{n_components} components {needed / 1e9:.3g} GB, where "
-                f"{available / 1e9:.3g} GB are available. Use fewer components, or "
-                "solver='autoencoder'."
-            )
-
-    def _make_architecture(self, n_components):
-        architecture = make_architecture(self.architecture, self.n_nonzero_coefs)
-        architecture.complete(n_components, self._n_nonzero(None, n_components))
-        return architecture
-
-    def _n_nonzero(self, given, n_components):
-        """Number of non-zero coefficients; by default a tenth of the features."""
-        return given or max(min(self.n_features_in_ // 10, n_components), 1)
-
-    def _batch_size(self, n_samples):
-        if self.batch_size != "auto":
-            return self.batch_size
-        return min(1024, max(64, n_samples // 64))
-
-    def _threads(self, rows, n_rows=None):
-        """Context in which rows are worked on so many at a time, by default those of a batch."""
-        n_rows = min(len(rows), self._batch_size(len(rows)) if n_rows is None else n_rows)
-        work = work_of_product(n_rows, rows.shape[1], self._n_components(rows))
-        return threads_for(work, math.ceil(len(rows) / n_rows))
-
-    def _threads_for_codes(self, rows):
-        """Context in which rows are coded block by block."""
-        n_components = len(self.components_)
-        n_rows = min(len(rows), rows.block_size(n_components))
-        work = work_of_product(n_rows, max(rows.shape[1], WORK_OF_SELECTION), n_components)
-        return threads_for(work, math.ceil(len(rows) / n_rows))
-
-    def _codebooks(self, rows, mean, scale, random_state):
-        n_components, n_books = self._n_components(rows), self.n_nonzero_coefs or 1
-        if n_books > n_components:
-            raise ValueError(
-                f"n_nonzero_coefs={n_books} codebooks asked for, but n_components={n_components}, "
-                "which is less than a codeword for each. Use fewer, or raise n_components."
-            )
-        sizes = [len(part) for part in np.array_split(np.arange(n_components), n_books)]
-        if sizes[0] > len(rows):
-            raise ValueError(
-                f"n_components={n_components} in {n_books} codebooks are {sizes[0]} codewords of "
-                f"the first, but X has only {len(rows)} samples. Use fewer components or more "
-                "samples."
-            )
-        return Codebooks(
-            sizes,
-            mean,
-            scale,
-            max_iter=self.max_iter,
-            random_state=random_state,
-            verbose=self.verbose,
-        )
-
-    def _initial_atoms(self, rows, mean, scale, previous, random_state):
-        """Unit-norm atoms given by a previous fit or by dict_init, else None."""
-        given = self.dict_init if previous is None else previous.components_
-        if given is None and self.solver == "lasso":
-            given = "exemplars"
-        if isinstance(given, str):
-            if given == "nmf" and self.fit_intercept:
-                raise ValueError(
-                    "dict_init='nmf' decomposes activations as they are, without an intercept. "
-                    "Set fit_intercept=False."
-                )
-            return make_atoms(
-                given,
-                rows,
-                mean,
-                scale,
-                self._n_components(rows) if self.dict_init is None else self.n_components,
-                max_iter=self.max_iter,
-                random_state=random_state,
-            )
-        if given is None:
-            return None
-        name = "dict_init" if previous is None else "components_ of the previous fit (warm_start)"
-        atoms = _as_atoms(given, name)
-        n_components = self.n_components
-        expected = (len(atoms) if n_components == "auto" else n_components, rows.shape[1])
-        if atoms.shape != expected:
-            raise ValueError(
-                f"{name} has shape {tuple(atoms.shape)}, but (n_components, n_features) is "
-                f"{expected}. Make them agree, or leave n_components='auto'."
-            )
-        if previous is None and not atoms.any(dim=1).all():
-            row = int(atoms.any(dim=1).int().argmin())
-            raise ValueError(f"dict_init has a zero row ({row}). An atom needs a direction.")
-        return normalize_(atoms)
-
-    def _n_components(self, rows):
-        if self.n_components != "auto":
-            return self.n_components
-        return default_n_components(
-            "random" if self.solver == "autoencoder" else "exemplars", *rows.shape
-        )
-
-    def _train(self, run, training, held_out, rows, units, context, data):
-        """Passes over the data until one of max_iter, a callback, early stopping ends them.
-
-        Returns what they found, and the state of the solver that found it.
-        """
-        alpha = units["alpha_"]
-        batch_size = self._batch_size(len(training))
-        schedule = run.schedule(
-            alpha,
-            self.learning_rate_init,
-            batch_size,
-            n_steps=self.max_iter * math.ceil(len(training) / batch_size),
-        )
-        passes = run.passes(
-            training,
-            schedule,
-            n_passes=self.max_iter,
-            batch_size=batch_size,
-            shuffle=self.shuffle,
-        )
-        loss_curve, validation_curve, n_unsettled, best = [], [], 0, None
-        stop = False
-        while not stop and len(loss_curve) < self.max_iter:
-            task = context.subcontext(task_name="pass")
-            task.call_on_fit_task_begin(**data)
-            with self._threads(rows):
-                loss_curve.append(next(passes))
-            counters = {
-                "n_iter_": len(loss_curve),
-                "n_steps_": run.n_steps,
-                "loss_curve_": list(loss_curve),
-            }
-            _check_finite_fit(counters)
-            if held_out is not None:
-                with self._threads(rows):
-                    validation_curve.append(run.objective(held_out, alpha))
-                counters["validation_loss_curve_"] = list(validation_curve)
-                # until alpha and architecture are the final ones, no pass can be the best
-                if not run.is_settled(schedule):
-                    n_unsettled = len(validation_curve)
-                settled = validation_curve[n_unsettled:]
-                if settled and settled[-1] == min(settled):
-                    kept = run.copy_to(rows.device) if self.solver in WITH_MEMORY else run
-                    best = run.attributes(training, schedule), kept
-                stop = _no_improvement(settled, self.tol, self.n_iter_no_change)
-            now = lambda counters=counters: self._with_statistics(  # noqa: E731
-                {**units, **counters, **run.attributes(training, schedule)}, rows
-            )
-            if self.verbose:
-                curves = {"objective": loss_curve, "of held-out samples": validation_curve}
-                self._print(f"pass {len(loss_curve)}/{self.max_iter}", curves)
-            stop |= task.call_on_fit_task_end(**data, reconstruction_attributes=now)
-        attributes, run = best or (run.attributes(training, schedule), run)
-        return {**units, **counters, **attributes}, run
-
-    def _print(self, what, curves):
-        """Say what has been done, with the last entries of the curves that are not empty."""
-        values = ", ".join(f"{name} {curve[-1]:.6g}" for name, curve in curves.items() if curve)
-        print(f"[{type(self).__name__}] {what}: {values or 'done'}")
-
-    # -- codes -----------------------------------------------------------------------------
-
-    @plain_torch()
-    def transform(self, X):
-        """Find the codes of activations.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
-            Activations.
-
-        Returns
-        -------
-        codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
-            Float32 if X is in single or half precision, else float64. The code of a row does
-            not depend on other rows. Tensors come back on the device of X.
-
-        Raises
-        ------
-        ValueError
-            If X has another number of features than in `fit`, or is not finite.
-        """
-        check_is_fitted(self)
-        rows = self._rows(X, reset=False)
-        gaps, n_components = [], len(self.components_)
-        encode = self._encoder(rows, gaps)
-        blocks = ((block, encode(x)) for block, x in rows.blocks(n_components))
-        collect = collect_sparse if self.sparse_output else collect_dense
-        with self._threads_for_codes(rows):
-            codes = collect(blocks, len(rows), n_components, rows)
-        warn_of_gaps(gaps, LASSO_TOL)
-        return codes
-
-    @plain_torch()
-    def inverse_transform(self, X):
-        """Reconstruct activations from codes: ``codes @ components_ + intercept_``.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_components)
-            Codes.
-
-        Returns
-        -------
-        X_reconstructed : ndarray or tensor of shape (n_samples, n_features)
-
-        Raises
-        ------
-        ValueError
-            If X has another number of columns than there are components.
-        """
-        check_is_fitted(self)
-        X = check_codes(X, len(self.components_))
-        if isinstance(X, torch.Tensor):
-            dtype = torch.float64 if X.dtype == torch.float64 else torch.float32
-            components, intercept = self._tensors(dtype, X.device, "components_", "intercept_")
-            return X.to(dtype) @ components + intercept
-        dtype = np.float64 if X.dtype == np.float64 else np.float32
-        return X.astype(dtype, copy=False) @ self.components_.astype(
-            dtype, copy=False
-        ) + self.intercept_.astype(dtype, copy=False)
-
-    @plain_torch()
-    def score_samples(self, X):
-        r"""Log-likelihood of each sample under the sparse-coding model of the fit.
-
-        With :math:`p_j` = ``feature_density_``, :math:`m_j` = ``feature_magnitude_``,
-        :math:`\tau^2` = ``resolution_variance_`` and :math:`s^2` = ``noise_variance_`` +
-        :math:`\tau^2`,
-
-        .. math::
-
-            \log p(x) \approx -\tfrac d2 \log 2\pi s^2
-            - \frac{\lVert x - b - zD \rVert^2 + d\tau^2}{2 s^2}
-            + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{|z_j|}{m_j}
-            + \tfrac12 \log 2\pi s^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
-
-        the code integrated out by Laplace's method around the one that `transform` finds. Its
-        negative is a description length: nats for the residual plus nats for the code, where
-        the residual is described up to a resolution of :math:`\tau`, as if noise of that
-        variance were added to the data. Without it activations behind a ReLU, which are sparse
-        in the basis of the neurons, would always be best described by copies of the neurons.
-        The statistics are those of the codes found at the end of `fit`, so a changed
-        ``transform_algorithm`` calls for another `fit`.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
-
-        Returns
-        -------
-        log_likelihood : ndarray of shape (n_samples,), float64
-            In nats.
-        """
-        check_is_fitted(self)
-        rows = self._rows(X, reset=False)
-        model = self._likelihood_model(rows.device)
-        n_components = len(self.components_)
-        with self._threads_for_codes(rows):
-            return np.concatenate(
-                [
-                    log_likelihood(codes, residual, **model).cpu().numpy()
-                    for codes, residual in self._coded(rows, rows.blocks(n_components))
-                ]
-            )
-
-    def score(self, X, y=None):
-        """Mean log-likelihood of the samples, in nats, as `score_samples`.
-
-        Unlike explained variance it does not always prefer the smaller ``alpha``: a dense code
-        costs more nats than it saves. It can therefore select ``alpha`` in
-        :class:`~sklearn.model_selection.GridSearchCV` without labels.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        score : float
-        """
-        return float(self.score_samples(X).mean())
-
-    def _check_transform_algorithm(self, has_encoder):
-        # they may have changed since the fit, which checks them all
-        names = ("transform_algorithm", "transform_alpha", "transform_n_nonzero_coefs")
-        validate_parameter_constraints(
-            self._parameter_constraints,
-            {name: getattr(self, name) for name in names},
-            type(self).__name__,
-        )
-        if self.transform_algorithm == "encoder" and not has_encoder:
-            raise ValueError(
-                f"transform_algorithm='encoder' needs an encoder, which solver={self.solver!r} "
-                "does not train. Use transform_algorithm='auto', 'lasso', 'omp' or "
-                "'threshold', or solver='autoencoder' or 'kmeans'."
-            )
-
-    def _encoder(self, rows, gaps=None):
-        """Function from rows (B, n_features) to codes (B, n_components), on their device.
-
-        Duality gaps of Lasso codes (B,) are appended to the list ``gaps``, for `warn_of_gaps`.
-        """
-        self._check_transform_algorithm(self._has_encoder())
-        if self._codes_by_encoder():
-            return self._trained_encoder(rows)
-        components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
-        algorithm = self.transform_algorithm
-        algorithm = "lasso" if algorithm == "auto" else algorithm
-        alpha = self.alpha_ if self.transform_alpha is None else self.transform_alpha
-        n_nonzero = self._n_nonzero(self.transform_n_nonzero_coefs, len(components))
-        code = make_coder(
-            algorithm,
-            components,
-            alpha=alpha,
-            n_nonzero_coefs=n_nonzero,
-            positive=algorithm != "omp",
-            tol=LASSO_TOL,
-        )
-
-        def encode(x):
-            support, values, gap = code(x - intercept)
-            if gap is not None and gaps is not None:
-                gaps.append(gap)
-            return support.dense(values)
-
-        return encode
-
-    def _trained_encoder(self, rows):
-        if hasattr(self, "codeword_norms_"):
-            names = "components_", "codeword_norms_", "intercept_"
-            atoms, norms, intercept = self._tensors(rows.dtype, rows.device, *names)
-            sizes = self.codebook_sizes_.tolist()
-            return lambda x: quantise(x - intercept, atoms, norms, sizes)
-        names = "encoder_coef_", "encoder_intercept_", "threshold_", "intercept_"
-        tensors = self._tensors(rows.dtype, rows.device, *names)
-        return lambda x: infer(x, *tensors, self._architecture.n_largest)
-
-    def _has_encoder(self):
-        return hasattr(self, "encoder_coef_") or hasattr(self, "codeword_norms_")
-
-    def _codes_by_encoder(self):
-        return self._has_encoder() and self.transform_algorithm in ("auto", "encoder")
-
-    def _tensors(self, dtype, device, *names):
-        """Fitted attributes as tensors; None for one that this fit has not."""
-        arrays = [getattr(self, name, None) for name in names]
-        return [
-            array if array is None else from_numpy(array).to(dtype=dtype, device=device)
-            for array in arrays
-        ]
-
-    def _residual_of(self, rows):
-        """Function from rows (B, n_features) and their codes to the residual."""
-        components, intercept = self._tensors(rows.dtype, rows.device, "components_", "intercept_")
-        return lambda x, codes: x - intercept - codes @ components
-
-    def _coded(self, rows, blocks):
-        """Yield (codes, residual) of blocks of rows."""
-        gaps = []
-        encode, residual_of = self._encoder(rows, gaps), self._residual_of(rows)
-        for _, x in blocks:
-            codes = encode(x)
-            yield codes, residual_of(x, codes)
-        warn_of_gaps(gaps, LASSO_TOL)
-
-    def _likelihood_model(self, device):
-        """What `log_likelihood` wants to know beside codes and residual."""
-        return {
-            "density": from_numpy(self.feature_density_).to(device),
-            "magnitude": from_numpy(self.feature_magnitude_).to(device),
-            "noise_variance": self.noise_variance_,
-            "resolution_variance": self.resolution_variance_,
-            "n_samples": self.n_samples_seen_,
-            "signed": self.transform_algorithm == "omp",
-        }
-
-    def _with_statistics(self, attributes, rows):
-        """Fitted attributes together with the statistics of the codes that they give."""
-        fitted = _publish(copy.copy(self), attributes)
-        return {**attributes, **fitted._statistics_of_codes(rows)}
-
-    def _statistics_of_codes(self, rows):
-        """Attributes that `score` depends on, from the codes of samples, evenly spread."""
-        statistics = CodeStatistics.empty(len(self.components_))
-        n_samples = N_ENCODED_SAMPLES if self._codes_by_encoder() else N_SPARSE_CODED_SAMPLES
-        index = _spread(len(rows), n_samples)
-        blocks = ((chunk, rows[chunk]) for chunk in index.split(N_STATISTICS_ROWS))
-        with self._threads(rows, N_STATISTICS_ROWS):
-            for codes, residual in self._coded(rows, blocks):
-                statistics.update(codes, residual)
-        return {**statistics.attributes(rows.shape[1]), "_statistics": vars(statistics)}
-
-    def _check_worth(self, rows, origin, *, is_over=True):
-        """Raise or warn if a fit to rows has found what is worse than nothing, or nothing.
-
-        ``origin`` (n_features,) is the intercept that the training began with. A stream is not
-        over, and what it has not learned yet it may learn from what comes.
-        """
-        if not self.feature_density_.any():
-            nothing = f"No feature is active on any of {self.n_samples_seen_} samples: "
-            if self._codes_by_encoder() and getattr(self, "n_nonzero_coefs_", None) is not None:
-                warn(
-                    f"{nothing}none exceeds the threshold that training has come to. Use more "
-                    "passes (max_iter) or a larger n_nonzero_coefs."
-                )
-            else:
-                warn(
-                    f"{nothing}alpha_={self.alpha_:.3g} is too large for the scale of X, or "
-                    f"{self.n_steps_} steps are too few. Take a smaller value of alpha_grid(X), "
-                    "or raise max_iter."
-                )
-        variance = self.resolution_variance_ / RESOLUTION
-        if not self._codes_by_encoder() or self.noise_variance_ <= variance:
-            return
-        # massive samples do not count for the variance, and a stream may change
-        encode, residual_of = self._encoder(rows), self._residual_of(rows)
-        error = without = 0.0
-        index = _spread(len(rows), N_SPARSE_CODED_SAMPLES)
-        for chunk in index.split(N_STATISTICS_ROWS):
-            x = rows[chunk]
-            error += float(residual_of(x, encode(x)).double().square().sum())
-            without += float((x - origin).double().square().sum())
-        ratio = error / max(without, len(index) * rows.shape[1] * variance)
-        if ratio <= WORSE_THAN_NOTHING:
-            return
-        symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"
-        if not ratio <= DIVERGED:
-            raise ValueError(_diverged(vars(self), symptom))
-        if is_over:
-            warn(
-                f"Training has not converged, or diverges: after {self.n_steps_} steps, "
-                f"{symptom}. Raise max_iter; if that does not help, lower learning_rate_init, or "
-                "leave it 'auto'.",
-                ConvergenceWarning,
-            )
-
-    def __sklearn_is_fitted__(self):
-        return hasattr(self, "components_")
-
-    @property
-    def _n_features_out(self):
-        return len(self.components_)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.input_tags.positive_only = self.solver != "kmeans" and (
+        tags.input_tags.positive_only = uses_dict_init(self.solver) and (
             isinstance(self.dict_init, str) and self.dict_init == "nmf"
         )
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _as_atoms(given, name):
-    """Atoms that were given: a new tensor of shape (n_components, n_features), float64."""
-    given = as_matrix(given, name)
-    check_entries_finite(given, name)
-    return Source(given, torch.device("cpu"))[:].to(torch.float64, copy=True)
-
-
-def _publish(estimator, attributes):
-    """Set what a fit found, and nothing of a former fit with other parameters remains."""
-    _check_finite_fit(attributes)
-    for name in NOT_OF_EVERY_FIT:
-        vars(estimator).pop(name, None)
-    vars(estimator).update(attributes)
-    return estimator
-
-
-def _check_finite_fit(attributes):
-    """Raise unless all numbers that a fit has found are finite."""
-    for name, value in attributes.items():
-        is_number = name.endswith("_") and isinstance(value, float | list | np.ndarray)
-        if is_number and not np.isfinite(value).all():
-            raise ValueError(_diverged(attributes, f"{name} is not finite"))
-
-
-def _diverged(attributes, symptom):
-    loss = "".join(f", objective {loss:.3g}" for loss in attributes.get("loss_curve_", [])[-1:])
-    return (
-        f"Training has diverged: after {attributes.get('n_steps_', 0)} steps{loss}, {symptom}. "
-        "Lower learning_rate_init, or leave it 'auto'; if it is, change alpha to a value of "
-        "alpha_grid(X)."
-    )
-
-
-def _spread(n_rows, n_most):
-    """Numbers of at most so many rows, evenly spread."""
-    return torch.arange(0, n_rows, math.ceil(n_rows / n_most), device="cpu")
-
-
-def _split(n_rows, validation_fraction, random_state):
-    """Draw held-out rows: sorted indices for training and for validation."""
-    order = torch.from_numpy(random_state.permutation(n_rows))
-    n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
-    return order[n_held_out:].sort().values, order[:n_held_out].sort().values
-
-
-def _no_improvement(curve, tol, n_iter_no_change):
-    """Whether the last passes did not improve on the best one before them by the fraction tol."""
-    if len(curve) <= n_iter_no_change:
-        return False
-    before = min(curve[:-n_iter_no_change])
-    return min(curve[-n_iter_no_change:]) > before - tol * abs(before)

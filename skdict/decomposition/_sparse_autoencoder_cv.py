@@ -16,9 +16,9 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .._core.data.reading import take_rows
 from .._core.data.source import Source
+from .._core.device import resolve_device
 from .._core.torch_state import plain_torch
 from ..utils._arrays import as_vector, check_activations
-from ..utils._device import resolve_device
 from ..utils._sklearn_compat import Interval, fit_context
 from ._alpha import alpha_grid
 from ._sparse_autoencoder import SparseAutoencoderDictionary

@@ -1,4 +1,4 @@
-"""Codes in a dictionary that is given: sparse_encode, and the coders of the estimators."""
+"""Codes in a dictionary that is given."""
 
 import math
 from numbers import Integral, Real
@@ -6,24 +6,19 @@ from numbers import Integral, Real
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from .._core.coding.lasso import Lasso
-from .._core.coding.omp import OrthogonalMatchingPursuit
+from .._core.coding import CODERS
 from .._core.data.source import Source
-from .._core.kernels import Support
+from .._core.device import resolve_device
 from .._core.kernels.cpu.threads import threads_for, work_of_product
-from .._core.kernels.scaling import scaled, unit_factors
 from .._core.torch_state import plain_torch
 from ..utils._arrays import check_activations, collect_dense, collect_sparse
-from ..utils._device import resolve_device
-from ..utils._sklearn_compat import Interval, StrOptions, python_numbers, validate_params
+from ..utils._sklearn_compat import Interval, StrOptions, validate_params
 from ..utils._warnings import warn
-
-ALGORITHMS = ("lasso", "omp", "threshold")
 
 
 @validate_params(
     {
-        "algorithm": [StrOptions(set(ALGORITHMS))],
+        "algorithm": [StrOptions(CODERS.keys())],
         "alpha": [Interval(Real, 0, None, closed="left"), None],
         "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
         "positive": ["boolean"],
@@ -167,8 +162,7 @@ def sparse_encode(
     rows.dtype = atoms.dtype = torch.promote_types(rows.dtype, atoms.dtype)
     atoms = atoms[:]
     n_components = len(atoms)
-    code = make_coder(
-        algorithm,
+    code = CODERS[algorithm](
         atoms,
         alpha=alpha,
         n_nonzero_coefs=n_nonzero_coefs,
@@ -188,92 +182,19 @@ def sparse_encode(
 
     def coded():
         for block, x in rows.blocks(n_components):
-            support, values, gap = code(x) if init is None else code(x, init[block])
-            gaps.append(gap)
-            if sparse_output:
-                yield block, (support.indptr.diff(), support.indices, values)
-            else:
-                yield block, support.dense(values)
+            codes = code(x) if init is None else code(x, init[block])
+            gaps.append(codes.gaps)
+            yield block, codes
 
-    collect = collect_sparse if sparse_output else collect_dense
     n_rows = min(len(rows), rows.block_size(n_components))
     work = work_of_product(n_rows, rows.shape[1], n_components)
     with threads_for(work, math.ceil(len(rows) / n_rows)):
+        collect = collect_sparse if sparse_output else collect_dense
         codes = collect(coded(), len(rows), n_components, rows)
     if algorithm != "lasso":
         return codes
     warn_of_gaps(gaps, tol)
     return (codes, torch.cat(gaps).cpu().numpy()) if return_gap else codes
-
-
-@python_numbers
-def make_coder(
-    algorithm, dictionary, *, alpha, n_nonzero_coefs, positive, tol=1e-4, max_iter=1000
-):
-    """Function that codes rows by one of `ALGORITHMS`, parameters as `sparse_encode`'s.
-
-    Parameters
-    ----------
-    dictionary : tensor of shape (n_components, n_features)
-
-    Returns
-    -------
-    code : callable
-        Rows (B, n_features) to the Support of their codes, the values (nnz,) and duality gaps
-        (B,), float64, or None. As a second argument "lasso" takes codes to start from
-        (B, n_components), "omp" numbers of non-zero entries (B,), int64.
-    """
-    n_components, n_features = dictionary.shape
-    if algorithm == "omp":
-        by_error = n_nonzero_coefs is None and alpha is not None
-        n_nonzero = n_components if by_error else n_nonzero_coefs or max(n_features // 10, 1)
-        square_tol = float(alpha) if by_error else 0.0
-        omp = OrthogonalMatchingPursuit(
-            dictionary, n_nonzero, square_tol=square_tol, positive=positive
-        )
-
-        def pursue(x, n_nonzero=None):
-            support, values = omp(x, n_nonzero)
-            return support, _check_in_range(values, algorithm), None
-
-        return pursue
-    alpha = 1.0 if alpha is None else float(alpha)
-    if algorithm == "threshold":
-        of_atoms = unit_factors(dictionary.abs().max())
-        atoms = dictionary * of_atoms
-
-        def threshold(x):
-            of_rows = unit_factors(x.abs().amax(dim=1, keepdim=True))
-            correlations = (x * of_rows) @ atoms.T
-            of_rows, of_codes = of_rows.double(), of_atoms.double()
-            bound = scaled(alpha, of_rows, of_codes).to(x.dtype)
-            codes = torch.relu(correlations - bound)
-            if not positive:
-                codes -= torch.relu(-correlations - bound)
-            support, values = Support.of(codes)
-            values = values.double() / of_codes / of_rows[support.rows, 0]
-            return support, _check_in_range(values.to(x.dtype), algorithm), None
-
-        return threshold
-    lasso = Lasso(dictionary, alpha, positive=positive, tol=tol, max_iter=max_iter)
-
-    def code(x, start=None):
-        if start is not None:
-            start = Support.of(start.clamp_min(0) if positive else start)
-        return lasso(x, start)
-
-    return code
-
-
-def _check_in_range(values, algorithm):
-    """The values of codes, of which none is infinite or was computed from what is."""
-    if not torch.isfinite(values).all():
-        dtype = str(values.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"Codes of algorithm={algorithm!r} are too large for {dtype}: X is too large for the "
-            "norms of the atoms. Bring both to a common scale."
-        )
-    return values
 
 
 def warn_of_gaps(gaps, tol):

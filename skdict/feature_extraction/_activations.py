@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 
+from .._core.device import resolve_device
 from .._core.language.extraction import pool_rows, stack_rows
 from .._core.language.layers import Layer
 from .._core.language.loading import (
@@ -21,7 +22,6 @@ from .._core.language.loading import (
 )
 from .._core.language.texts import check_texts
 from .._core.language.windows import TokenWindows, tokenize
-from ..utils._device import resolve_device
 from ..utils._extractors import ExtractorMixin
 from ..utils._sklearn_compat import (
     Interval,

@@ -9,18 +9,28 @@ SOLVERS = ("autoencoder", "alternating", "dictionary_learning", "kmeans", "lasso
 LEARN_FROM_STREAMS = SOLVERS[:3]
 
 
+# Parameters that would have no effect, which a fit warns of.
+NOT_USED_BY = {
+    "alternating": ("learning_rate_init",),
+    "dictionary_learning": ("learning_rate_init",),
+    "kmeans": ("batch_size", "learning_rate_init"),
+    "lasso": ("max_iter", "batch_size", "learning_rate_init"),
+}
+
+
 def make_estimator(**params):
     """A small, quick estimator that does not depend on the defaults of the training loop."""
-    params = {
+    defaults = {
         "n_components": 32,
         "max_iter": 4,
         "batch_size": 100,
         "learning_rate_init": 3e-3,
         "device": "cpu",
         "random_state": 0,
-        **params,
     }
-    return SparseAutoencoderDictionary(**params)
+    for name in NOT_USED_BY.get(params.get("solver"), ()):
+        del defaults[name]
+    return SparseAutoencoderDictionary(**(defaults | params))
 
 
 def fitted_attributes(estimator):

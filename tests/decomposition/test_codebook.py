@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skdict.decomposition._codebook import quantise
+from skdict._core.coding import Codebook
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -16,8 +16,8 @@ def test_the_nearest_codeword_at_any_scale(dtype):
     atoms = torch.tensor(codewords / norms[:, None], dtype=dtype)
     limits = torch.finfo(dtype)
     for scale in (1.0, limits.max / 16, limits.tiny * 1e4):
-        parts = torch.tensor(x * scale, dtype=dtype), atoms, torch.tensor(norms * scale).to(dtype)
-        codes = quantise(*parts, [8])
+        codebook = Codebook(atoms, torch.tensor(norms * scale).to(dtype), [8])
+        codes = codebook(torch.tensor(x * scale, dtype=dtype)).dense()
         np.testing.assert_array_equal((codes != 0).sum(dim=1), 1)
         np.testing.assert_array_equal(codes.argmax(dim=1), nearest)
         np.testing.assert_allclose(codes.amax(dim=1), norms[nearest] * scale, rtol=1e-6)

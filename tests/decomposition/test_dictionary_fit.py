@@ -69,7 +69,7 @@ class Recorder:
 def test_early_stopping_returns_to_the_best_pass(planted, monkeypatch):
     objectives = iter([5.0, 4.0, 3.0, 3.5, 2.9999, 3.2, 1.0])
     monkeypatch.setattr(
-        "skdict._core.solvers.autoencoder.AutoencoderFit.objective",
+        "skdict._core.training.loop.mean_objective",
         lambda *args: next(objectives),
     )
     recorder = Recorder()
@@ -239,7 +239,7 @@ def test_fit_after_a_stream_starts_anew(planted):
 
 
 def test_the_statistics_of_a_stream_decay(planted, monkeypatch):
-    monkeypatch.setattr("skdict.decomposition._sparse_autoencoder.STREAM_MEMORY", 150)
+    monkeypatch.setattr("skdict.decomposition._streams.STREAM_MEMORY", 150)
     portions = np.split(planted, 3)
     estimator = make_estimator()
     counts, error, n_samples = np.zeros(32), 0.0, 0

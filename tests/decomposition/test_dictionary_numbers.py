@@ -9,6 +9,7 @@ from dictionary_testing import SOLVERS, make_estimator
 from sklearn.datasets import load_wine
 from sklearn.exceptions import ConvergenceWarning
 
+from skdict._core.coding import Encoder
 from skdict._core.data.source import Source
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
@@ -19,8 +20,8 @@ from skdict.decomposition import (
     amortisation_gap,
 )
 from skdict.decomposition._alpha import location_and_scale
+from skdict.decomposition._code_statistics import N_ROWS_AT_A_TIME
 from skdict.decomposition._likelihood import RESOLUTION
-from skdict.decomposition._sparse_autoencoder import N_STATISTICS_ROWS
 from skdict.metrics import explained_variance
 
 CPU = torch.device("cpu")
@@ -102,19 +103,18 @@ def test_explained_variance_is_of_all_samples(X):
 
 
 @pytest.mark.filterwarnings("ignore:.*are massive")
-def test_a_fit_codes_no_more_samples_at_once_than_a_block(X):
+def test_a_fit_codes_no_more_samples_at_once_than_a_block(X, monkeypatch):
     data = X.copy()
     data[3] *= 1e4
     seen = []
 
-    class Watched(SparseAutoencoderDictionary):
-        def _trained_encoder(self, rows):
-            encode = super()._trained_encoder(rows)
-            return lambda x: seen.append(len(x)) or encode(x)
-
-    estimator = Watched(20, random_state=0, max_iter=2).fit(data)
+    encode = Encoder.__call__
+    monkeypatch.setattr(
+        Encoder, "__call__", lambda self, x: seen.append(len(x)) or encode(self, x)
+    )
+    estimator = SparseAutoencoderDictionary(20, random_state=0, max_iter=2).fit(data)
     assert estimator.noise_variance_ > estimator.resolution_variance_ / RESOLUTION  # looked at
-    assert max(seen) <= N_STATISTICS_ROWS < len(data) < sum(seen)
+    assert max(seen) <= N_ROWS_AT_A_TIME < len(data) < sum(seen)
 
 
 # -- samples far from the origin, and constant columns --------------------------------------

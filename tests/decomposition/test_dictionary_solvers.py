@@ -149,7 +149,7 @@ def test_statistics_are_those_of_the_training_codes(planted, fitted, solver):
 def test_statistics_come_from_a_part_of_many_samples(planted, solver, monkeypatch):
     by_encoder = solver in ("autoencoder", "kmeans")
     limit = "N_ENCODED_SAMPLES" if by_encoder else "N_SPARSE_CODED_SAMPLES"
-    monkeypatch.setattr(f"skdict.decomposition._sparse_autoencoder.{limit}", 150)
+    monkeypatch.setattr(f"skdict.decomposition._code_statistics.{limit}", 150)
     estimator = make_estimator(solver=solver, max_iter=1).fit(planted)
     assert estimator.n_samples_seen_ == 150
     density = (estimator.transform(planted[::4]) > 0).mean(axis=0)

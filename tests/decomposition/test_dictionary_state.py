@@ -26,11 +26,11 @@ from skdict.decomposition import (
     AmortisationGapDisplay,
     SparseAutoencoderDictionary,
     SparseAutoencoderDictionaryCV,
-    _sparse_autoencoder,
+    _fitting,
     amortisation_gap,
     compare_dictionaries,
 )
-from skdict.decomposition._sparse_autoencoder import _split
+from skdict.decomposition._fitting import _split
 from skdict.inspection import feature_statistics, top_activations
 from skdict.metrics import (
     DictionaryScorer,
@@ -134,8 +134,8 @@ def test_early_stopping_keeps_what_belongs_to_the_best_pass(synthetic):
     X, _ = synthetic
     estimator = make_estimator(solver="alternating", early_stopping=True, max_iter=6, tol=0.0)
     estimator.fit(X)
-    _, run, _ = estimator._stream
-    np.testing.assert_array_equal(run.attributes(None, None)["components_"], estimator.components_)
+    _, solver, _ = estimator._stream
+    np.testing.assert_array_equal(solver.finish(None).components, estimator.components_)
 
 
 @pytest.mark.slow
@@ -265,7 +265,7 @@ def test_held_out_samples_leave_no_trace(planted, monkeypatch, params):
         held_out.append(parts[1].numpy())
         return parts
 
-    monkeypatch.setattr(_sparse_autoencoder, "_split", split)
+    monkeypatch.setattr(_fitting, "_split", split)
     options = {"early_stopping": True, "validation_fraction": 0.3, "max_iter": 1, **params}
     X = abs(planted)
     one = make_estimator(**options).fit(X)

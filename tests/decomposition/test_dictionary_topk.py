@@ -9,8 +9,8 @@ from sklearn.base import clone
 
 from skdict._core.models.architectures import ReLU, TopK
 from skdict._core.solvers.schedule import Schedule
+from skdict._core.training.loop import no_improvement
 from skdict.datasets import make_superposition
-from skdict.decomposition._sparse_autoencoder import _no_improvement
 from skdict.metrics import explained_variance, mean_l0, mean_max_cosine, shrinkage
 
 
@@ -98,7 +98,7 @@ def test_early_stopping_waits_for_k_non_zeros(planted):
         **options, alpha=alpha, max_iter=20, n_iter_no_change=3, tol=0.0
     ).fit(planted)
     curve = estimator.validation_loss_curve_
-    assert any(_no_improvement(curve[:n], 0.0, 3) for n in range(1, 11))  # it did rise
+    assert any(no_improvement(curve[:n], 0.0, 3) for n in range(1, 11))  # it did rise
     assert len(curve) >= 10 + 3  # the first half, and three passes with k non-zeros
     assert mean_l0(estimator.transform(planted)) <= 2
 

@@ -12,6 +12,7 @@ import torch
 from sklearn import config_context
 
 import skdict
+from skdict._core.coding import SparseCodes
 from skdict._core.data import source
 from skdict._core.data.source import Source
 from skdict.utils._arrays import (
@@ -36,7 +37,7 @@ def codes_of(rows, n_columns=5):
     """Blocks of codes: column j of row i is i + j, where that is a multiple of three."""
     for block, x in rows.blocks(n_columns):
         codes = torch.arange(block.start, block.stop)[:, None] + torch.arange(n_columns)
-        yield block, torch.where(codes % 3 == 0, codes, 0).to(x)
+        yield block, SparseCodes.of(torch.where(codes % 3 == 0, codes, 0).to(x))
 
 
 EXPECTED = np.arange(20)[:, None] + np.arange(5)
@@ -110,7 +111,7 @@ def test_collect_nothing():
     """Rows without a single non-zero."""
     for kind in (np.asarray, torch.tensor):
         rows = Source(kind(X), CPU)
-        blocks = [(block, torch.zeros(len(x), 5)) for block, x in rows.blocks()]
+        blocks = [(block, SparseCodes.of(torch.zeros(len(x), 5))) for block, x in rows.blocks()]
         sparse = collect_sparse(iter(blocks), 20, 5, rows)
         assert sparse.shape == (20, 5)
         assert (sparse.nnz if sp.issparse(sparse) else len(sparse.values())) == 0
@@ -123,7 +124,7 @@ def test_collect_rows_of_unequal_density(growing):
     density = np.linspace(0, 1, 20)[:, None] if growing else np.linspace(1, 0, 20)[:, None]
     codes = torch.tensor(rng.random((20, 5)) < density, dtype=torch.float32)
     rows = Source(X, CPU)
-    blocks = [(slice(i, i + 1), codes[i : i + 1]) for i in range(20)]
+    blocks = [(slice(i, i + 1), SparseCodes.of(codes[i : i + 1])) for i in range(20)]
     sparse = collect_sparse(iter(blocks), 20, 5, rows)
     np.testing.assert_array_equal(sparse.toarray(), codes.numpy())
 
@@ -134,11 +135,13 @@ def test_torch_does_not_warn_of_its_csr_tensors():
         import warnings
         import torch
         from skdict._core.data.source import Source
+        from skdict._core.coding import SparseCodes
         from skdict.utils._arrays import collect_sparse
         warnings.simplefilter("error")
         rows = Source(torch.eye(3), torch.device("cpu"))
         filters = list(warnings.filters)
-        print(collect_sparse(rows.blocks(), 3, 3, rows).layout)
+        blocks = ((block, SparseCodes.of(x)) for block, x in rows.blocks())
+        print(collect_sparse(blocks, 3, 3, rows).layout)
         assert warnings.filters == filters
     """
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """Ways to find codes in a given dictionary. A new one is one file that registers a `Coder`."""
 
-from . import threshold  # noqa: F401  # registers itself
+from . import lasso, omp, threshold  # noqa: F401  # they register themselves
 from .base import CODERS, Coder, register
 from .codebook import Codebook
 from .codes import SparseCodes

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from ..kernels import Support, csr_tensor, decode
+from ..kernels import Support, add_at_, decode
 
 
 @dataclass
@@ -46,13 +47,35 @@ class SparseCodes:
         """The codes as a matrix: (B, n)."""
         return self.support.dense(self.values)
 
-    def to_csr(self):
-        """The codes as a sparse CSR tensor; columns of a row may be in any order."""
-        return csr_tensor(self.support.indptr, self.support.indices, self.values, self.shape)
+    def write_to(self, out):
+        """Write the entries into a matrix of zeros (B, n), on whatever device."""
+        place = self.support.rows.to(out.device), self.support.indices.to(out.device)
+        out[place] = self.values.to(out)
+
+    def sorted(self):
+        """The same codes, with ascending columns in each row and without zeros."""
+        rows, columns, values = self.support.rows, self.support.indices, self.values
+        if not values.all():
+            kept = values != 0
+            rows, columns, values = rows[kept], columns[kept], values[kept]
+        key = rows * self.shape[1] + columns
+        if (key.diff() < 0).any():
+            order = key.argsort()
+            rows, columns, values = rows[order], columns[order], values[order]
+        if columns is self.support.indices:
+            return self
+        counts = torch.bincount(rows, minlength=len(self))
+        support = Support(F.pad(counts.cumsum(0), (1, 0)), columns, self.shape[1])
+        return SparseCodes(support, values, self.gaps)
 
     def decode(self, atoms):
         """Weighted sums of atoms (n, d), ``codes @ atoms``: (B, d)."""
         return decode(self.values, self.support, atoms)
+
+    def l1_norms(self):
+        """Sum of the |values| of each row: (B,), float64."""
+        norms = torch.zeros(len(self), dtype=torch.float64, device=self.values.device)
+        return add_at_(norms, self.support.rows, self.values.double().abs())
 
     def column_sums(self):
         """Of each component, how often it is active and the sum of its |values|: (n,), float64."""

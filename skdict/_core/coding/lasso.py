@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from ..kernels import Support, lasso
 from ..kernels.scaling import scaled, unit_factors
+from .base import Coder, register
+from .codes import SparseCodes
 
 # The smallest alpha, as a fraction of a sample's largest correlation. With less, steps among atoms
 # that depend on each other get too short (`kernels.tolerances.MIN_PIVOT`).
@@ -98,3 +100,20 @@ class Lasso:
             gaps = torch.full_like(gaps, torch.nan)
         indptr = F.pad(counts.cumsum(0), (1, 0))
         return Support(indptr, indices, self.n_components), values, gaps
+
+
+@register("lasso")
+class LassoCoder(Coder):
+    """Lasso codes; its Gram matrix is made once."""
+
+    def __init__(
+        self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000
+    ):
+        alpha = 1.0 if alpha is None else float(alpha)
+        self.positive = positive
+        self.lasso = Lasso(atoms, alpha, positive=positive, tol=tol, max_iter=max_iter)
+
+    def __call__(self, centred, start=None):
+        if start is not None:
+            start = Support.of(start.clamp_min(0) if self.positive else start)
+        return SparseCodes(*self.lasso(centred, start))

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 
 from ..kernels import Support, omp
 from ..kernels.scaling import unit_factors
+from .base import Coder, check_in_range, register
+from .codes import SparseCodes
 
 # A correlation counts as zero below so many units of rounding, as a fraction of the sample's norm:
 # the atom has been taken, or depends on those that have.
@@ -73,3 +75,28 @@ class OrthogonalMatchingPursuit:
         support = Support(F.pad(counts.cumsum(0), (1, 0)), indices, self.shape[0])
         values = values.double() * (self.factors[indices] / factor[support.rows])
         return support, values.to(x.dtype)
+
+
+@register("omp")
+class OMPCoder(Coder):
+    """Codes by orthogonal matching pursuit; its Gram matrix is made once.
+
+    Without ``n_nonzero_coefs`` a code ends where the squared error is no more than ``alpha``, or
+    with a tenth of the features.
+    """
+
+    signed = True
+
+    def __init__(
+        self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000
+    ):
+        n_components, n_features = atoms.shape
+        by_error = n_nonzero_coefs is None and alpha is not None
+        n_nonzero = n_components if by_error else n_nonzero_coefs or max(n_features // 10, 1)
+        self.omp = OrthogonalMatchingPursuit(
+            atoms, n_nonzero, square_tol=float(alpha) if by_error else 0.0, positive=positive
+        )
+
+    def __call__(self, centred, start=None):
+        support, values = self.omp(centred, start)
+        return SparseCodes(support, check_in_range(values, self.name))

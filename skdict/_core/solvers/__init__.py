@@ -1,1 +1,6 @@
-"""What finds a dictionary: the states of training, their schedules, resampling."""
+"""Ways to find a dictionary. A new one is one file that registers a `Solver`."""
+
+from . import alternating, autoencoder  # noqa: F401  # they register themselves
+from .base import SOLVERS, Problem, Solver, register
+
+__all__ = ["SOLVERS", "Problem", "Solver", "register"]

@@ -1,17 +1,20 @@
-"""Online dictionary learning on data brought to a common scale, and back to the data's units."""
+"""The solver "alternating": online dictionary learning on data brought to a common scale."""
 
 import torch
 
 from ..coding.lasso import Lasso
+from ..device import available_memory
+from ..dictionary import Dictionary
 from ..kernels import decode
 from ..tensors import as_arrays, as_tensors
-from ..train import batches
-from .base import alpha_in_training
+from .autoencoder import initial_atoms
+from .base import Solver, alpha_in_training, register
 from .online import OnlineDictionaryLearning
 
 
-class AlternatingFit:
-    """`OnlineDictionaryLearning` on (x - mean) / scale; the surface is that of `AutoencoderFit`.
+@register("alternating")
+class AlternatingSolver(Solver):
+    """`OnlineDictionaryLearning` on (x - mean) / scale.
 
     Parameters
     ----------
@@ -21,10 +24,53 @@ class AlternatingFit:
         Brings the data to E‖x‖² = n_features.
     """
 
+    in_epochs = True
+    streams = True
+    keeps_state = True
+    uses = frozenset(
+        {
+            "max_iter",
+            "batch_size",
+            "early_stopping",
+            "validation_fraction",
+            "tol",
+            "n_iter_no_change",
+            "warm_start",
+            "dict_init",
+            "shuffle",
+        }
+    )
+
     def __init__(self, learner, mean, scale):
         self.learner = learner
         self.mean = mean
         self.scale = scale
+        self.alpha = None
+
+    @staticmethod
+    def work(n_rows, n_features, n_components):
+        # the Gram matrix of the atoms, at each step, or the batch
+        return max(Solver.work(n_rows, n_features, n_components), n_components**2 * n_features)
+
+    @classmethod
+    def start(cls, problem):
+        atoms, params = problem.atoms, problem.params
+        mean, scale = problem.data.mean, problem.data.scale
+        check_memory(problem.n_components, mean)
+        generator = problem.generator()
+        if atoms is None:
+            atoms = initial_atoms(problem.data, problem.n_components, generator)
+        intercept = torch.zeros_like(mean)
+        if problem.previous is not None and params.fit_intercept:
+            intercept = (problem.previous.intercept.to(mean) - mean) / scale
+        learner = OnlineDictionaryLearning(
+            atoms.to(mean), intercept, generator, fit_intercept=params.fit_intercept
+        )
+        return cls(learner, mean, scale)
+
+    @property
+    def n_components(self):
+        return len(self.learner.dictionary)
 
     @property
     def generator(self):
@@ -34,44 +80,28 @@ class AlternatingFit:
     def n_steps(self):
         return self.learner.n_steps
 
-    def schedule(self, alpha, learning_rate, batch_size, *, n_steps=None):
-        return alpha_in_training(alpha, self.scale)
+    def plan(self, alpha, learning_rate, batch_size, n_steps=None):
+        self.alpha = alpha_in_training(alpha, self.scale)
 
-    def is_settled(self, schedule):
-        return True
+    def step(self, x):
+        return self.learner.step(x, self.alpha)
 
-    def passes(self, rows, schedule, *, n_passes, batch_size, shuffle):
-        """Learn from the rows; yield each pass's objective, in data units."""
-        for _ in range(n_passes):
-            total = 0.0
-            for batch in batches(len(rows), batch_size, self.generator if shuffle else None):
-                total += float(self.learner.step(self._scaled(rows[batch]), schedule))
-            yield total * self.scale**2 / len(rows)
+    def objective(self, x, alpha):
+        alpha, dictionary = alpha_in_training(alpha, self.scale), self.learner.dictionary
+        x = x - self.learner.intercept
+        support, values, _ = Lasso(dictionary, alpha)(x)
+        residual = x - decode(values, support, dictionary)
+        return 0.5 * residual.square().sum() + alpha * values.sum()
 
-    def objective(self, rows, alpha):
-        """Mean objective of the rows, in data units."""
-        total, alpha = 0.0, alpha_in_training(alpha, self.scale)
-        dictionary = self.learner.dictionary
-        coder = Lasso(dictionary, alpha)
-        for start in range(0, len(rows), 4096):
-            x = self._scaled(rows[start : start + 4096]) - self.learner.intercept
-            support, values, _ = coder(x)
-            residual = x - decode(values, support, dictionary)
-            total += float(0.5 * residual.square().sum() + alpha * values.sum())
-        return total * self.scale**2 / len(rows)
-
-    def attributes(self, rows, schedule):
-        """Fitted attributes in the units of the data, arrays as new ndarrays."""
-        learner = self.learner
-        return {
-            "components_": learner.dictionary.cpu().numpy().copy(),
-            "intercept_": (self.mean + self.scale * learner.intercept).cpu().numpy(),
-        }
+    def finish(self, rows):
+        intercept = self.mean + self.scale * self.learner.intercept
+        return Dictionary(self.learner.dictionary, intercept).copy()
 
     def copy_to(self, device):
-        """The same with tensors of its own, on a device."""
         learner = OnlineDictionaryLearning.from_state_dict(self.learner.state_dict(), device)
-        return AlternatingFit(learner, self.mean.to(device), self.scale)
+        copied = AlternatingSolver(learner, self.mean.to(device), self.scale)
+        copied.alpha = self.alpha
+        return copied
 
     def __getstate__(self):
         """Plain containers of ndarrays: what was learned on a GPU loads without one."""
@@ -81,5 +111,13 @@ class AlternatingFit:
         vars(self).update(as_tensors(state))
         self.learner = OnlineDictionaryLearning.from_state_dict(self.learner, torch.device("cpu"))
 
-    def _scaled(self, x):
-        return (x - self.mean) / self.scale
+
+def check_memory(n_components, like):
+    """Refuse a matrix of pairs of atoms for which there is no memory."""
+    needed, available = n_components**2 * like.itemsize, available_memory(like.device)
+    if needed > available:
+        raise MemoryError(
+            f"solver='alternating' keeps a number for each pair of atoms: with {n_components} "
+            f"components {needed / 1e9:.3g} GB, where {available / 1e9:.3g} GB are available. "
+            "Use fewer components, or solver='autoencoder'."
+        )

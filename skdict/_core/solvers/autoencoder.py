@@ -1,17 +1,19 @@
-"""Training of an autoencoder on data brought to a common scale, and back to the data's units."""
+"""The solver "autoencoder": Adam on mini-batches, on data brought to a common scale."""
 
 import math
 from dataclasses import replace
 
 import torch
 
+from ..coding import Encoder
+from ..dictionary import Dictionary
 from ..kernels import decode
+from ..models.architectures import make_architecture
 from ..models.autoencoder import Autoencoder
 from ..optim import fitting_scale, normalize_
-from ..tensors import as_arrays, as_tensors, away_from, from_numpy
-from ..train import train
+from ..tensors import as_arrays, as_tensors, away_from
 from .autoencoder_training import Training
-from .base import alpha_in_training
+from .base import Solver, alpha_in_training, default_n_nonzero, register
 from .schedule import Schedule
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
@@ -34,7 +36,8 @@ WIDE = 4
 LEAST_TRAVEL = 10
 
 
-class AutoencoderFit:
+@register("autoencoder")
+class AutoencoderSolver(Solver):
     """An autoencoder in training on (x - mean) / scale.
 
     ``scale`` brings the data to E‖x‖² = n_features, so that one learning rate serves every
@@ -50,14 +53,64 @@ class AutoencoderFit:
         Whether the atoms are untrained.
     """
 
+    in_epochs = True
+    streams = True
+    has_encoder = True
+    needs_samples = False
+    n_rows_at_a_time = 1024
+    uses = frozenset(
+        {
+            "architecture",
+            "max_iter",
+            "batch_size",
+            "learning_rate_init",
+            "early_stopping",
+            "validation_fraction",
+            "tol",
+            "n_iter_no_change",
+            "warm_start",
+            "dict_init",
+            "shuffle",
+        }
+    )
+
     def __init__(self, training, mean, scale, *, from_scratch):
         self.training = training
         self.mean = mean
         self.scale = scale
         self.from_scratch = from_scratch
+        self.schedule = None
 
     @classmethod
-    def from_atoms(cls, atoms, architecture, rows, mean, scale, generator, *, fit_intercept):
+    def used_by(cls, params):
+        architecture = make_architecture(params.architecture)
+        return cls.uses | ({"n_nonzero_coefs"} if "k" in architecture.get_params() else set())
+
+    @classmethod
+    def kind_of_state(cls, params):
+        return cls.name, make_architecture(params.architecture, params.n_nonzero_coefs)
+
+    @classmethod
+    def start(cls, problem):
+        generator = problem.generator()
+        params = problem.params
+        architecture = make_architecture(params.architecture, params.n_nonzero_coefs)
+        tenth = default_n_nonzero(problem.data.n_features, problem.n_components)
+        architecture.complete(problem.n_components, tenth)
+        previous = problem.previous
+        if previous is not None and isinstance(previous.encoder, Encoder):
+            return cls.from_dictionary(problem, architecture, generator)
+        atoms = problem.atoms
+        if atoms is None:
+            atoms = initial_atoms(problem.data, problem.n_components, generator)
+        atoms = atoms.to(problem.data.mean)
+        fit_intercept = params.fit_intercept
+        return cls.from_atoms(
+            atoms, architecture, problem.data, generator, fit_intercept=fit_intercept
+        )
+
+    @classmethod
+    def from_atoms(cls, atoms, architecture, data, generator, *, fit_intercept):
         """Start from unit-norm atoms (n_components, n_features) and an encoder tied to them.
 
         Biases are such that every feature is active on a small fraction of the samples: codes are
@@ -67,7 +120,7 @@ class AutoencoderFit:
         autoencoder = Autoencoder.from_dictionary(
             atoms, architecture, encoder_scale=ENCODER_INIT_SCALE
         )
-        x = (draw_rows(rows, N_CALIBRATION_SAMPLES, generator) - mean) / scale
+        x = data.draw(N_CALIBRATION_SAMPLES, generator)
         density = min(0.05, INITIAL_L0 / len(atoms))
         n_active = max(1, round(density * len(x)))
         for chunk in torch.arange(len(atoms), device="cpu").split(N_CALIBRATION_SAMPLES):
@@ -84,46 +137,45 @@ class AutoencoderFit:
         autoencoder.encoder_weight *= fit
         autoencoder.encoder_bias *= fit
         training = Training(autoencoder, generator, fit_intercept=fit_intercept, density=density)
-        return cls(training, mean, scale, from_scratch=True)
+        return cls(training, data.mean, data.scale, from_scratch=True)
 
     @classmethod
-    def from_attributes(cls, estimator, architecture, mean, scale, generator):
-        """Go on from the fitted attributes of an estimator, with a fresh optimiser.
+    def from_dictionary(cls, problem, architecture, generator):
+        """Go on from the dictionary of a former fit, with a fresh optimiser.
 
         From the same architecture it goes on with all that this has learned; from another, with
         its encoder and threshold.
         """
-
-        def tensor(array):
-            return from_numpy(array).to(dtype=mean.dtype, device=mean.device)
-
-        intercept = tensor(estimator.intercept_) if estimator.fit_intercept else mean
-        weight = tensor(estimator.encoder_coef_)
-        bias = tensor(estimator.encoder_intercept_) / scale
-        threshold = getattr(estimator, "threshold_", None)
-        if type(estimator._architecture) is type(architecture):
-            state = {name: tensor(array) for name, array in estimator._extra.items()}
+        mean, scale = problem.data.mean, problem.data.scale
+        fit_intercept = problem.params.fit_intercept
+        previous = problem.previous.to(mean.dtype, mean.device)
+        encoder = previous.encoder
+        intercept = previous.intercept if fit_intercept else mean
+        weight, bias = encoder.weight, encoder.bias / scale
+        if type(previous.architecture) is type(architecture):
+            state = {name: tensor.to(mean) for name, tensor in previous.state.items()}
             state = architecture.in_units(state, 1 / scale)
             weight, bias = architecture.undo_fold(weight, bias, state)
         else:
+            threshold = encoder.threshold
             bias, state = architecture.unfold(
-                bias, None if threshold is None else tensor(threshold) / scale
+                bias, None if threshold is None else threshold / scale
             )
         autoencoder = Autoencoder(
-            dictionary=tensor(estimator.components_).clone(),
+            dictionary=previous.components.clone(),
             encoder_weight=weight.clone(),
             encoder_bias=bias,
             intercept=(intercept - mean) / scale,
             architecture=architecture,
             state={name: value.clone() for name, value in state.items()},
         )
-        training = Training(autoencoder, generator, fit_intercept=estimator.fit_intercept)
+        training = Training(autoencoder, generator, fit_intercept=fit_intercept)
         return cls(training, mean, scale, from_scratch=False)
 
-    def schedule(self, alpha, learning_rate, batch_size, *, n_steps=None):
+    def plan(self, alpha, learning_rate, batch_size, n_steps=None):
         if learning_rate == "auto":
             learning_rate = self._learning_rate(batch_size, n_steps)
-        return Schedule(
+        self.schedule = Schedule(
             alpha=alpha_in_training(alpha, self.scale),
             learning_rate=learning_rate,
             n_steps=n_steps,
@@ -138,6 +190,10 @@ class AutoencoderFit:
         return min(1.0, factor) * LEARNING_RATE_PER_ENTRY / math.sqrt(n_features)
 
     @property
+    def n_components(self):
+        return len(self.training.autoencoder.dictionary)
+
+    @property
     def generator(self):
         return self.training.generator
 
@@ -145,66 +201,40 @@ class AutoencoderFit:
     def n_steps(self):
         return self.training.n_steps
 
-    def is_settled(self, schedule):
-        """Whether the last step was on the objective that the run ends with."""
+    @property
+    def is_settled(self):
         architecture = self.training.autoencoder.architecture
-        return schedule.settled_at(self.training.n_steps - 1, architecture)
+        return self.schedule.settled_at(self.n_steps - 1, architecture)
 
-    def passes(self, rows, schedule, *, n_passes, batch_size, shuffle):
-        """Train on the rows; yield each pass's objective, in data units."""
-        for objective in train(
-            self.training,
-            schedule,
-            lambda batch: (rows[batch] - self.mean) / self.scale,
-            len(rows),
-            n_passes=n_passes,
-            batch_size=batch_size,
-            shuffle=shuffle,
-        ):
-            yield objective * self.scale**2
+    def step(self, x):
+        return self.training.step(x, self.schedule)
 
     @torch.no_grad()
-    def objective(self, rows, alpha):
-        """Mean objective of the rows, in data units."""
-        total = 0.0
+    def objective(self, x, alpha):
         autoencoder = self.training.autoencoder
         alpha = alpha_in_training(alpha, self.scale)
-        for start in range(0, len(rows), 1024):
-            x = (rows[start : start + 1024] - self.mean) / self.scale - autoencoder.intercept
-            total += float(autoencoder.objective(x, alpha, None)[0])
-        return total * self.scale**2 / len(rows)
+        return autoencoder.objective(x - autoencoder.intercept, alpha, None)[0]
 
-    def attributes(self, rows, schedule):
-        """Fitted attributes in the units of the data, arrays as new ndarrays.
+    def finish(self, rows):
+        """As `Solver.finish`.
 
         Where training has not come to the architecture itself, but is still at its first variant,
         thresholds are taken from the rows.
         """
         autoencoder = self.training.autoencoder
         architecture = autoencoder.architecture
-        if not schedule.is_itself_at(self.training.n_steps - 1, architecture):
+        if not self.schedule.is_itself_at(self.n_steps - 1, architecture):
             autoencoder = self._calibrated(rows)
-
-        def array(tensor):
-            return tensor.detach().cpu().numpy().copy()
-
         weight, bias, threshold = autoencoder.folded()
-        attributes = {
-            "components_": array(autoencoder.dictionary),
-            "intercept_": array(self.mean + self.scale * autoencoder.intercept),
-            "encoder_coef_": array(weight),
-            "encoder_intercept_": array(self.scale * bias),
-            "_architecture": architecture,
-            "_extra": {
-                name: array(tensor)
-                for name, tensor in architecture.in_units(autoencoder.state, self.scale).items()
-            },
-        }
-        if "k" in architecture.get_params():
-            attributes["n_nonzero_coefs_"] = architecture.k
-        if threshold is not None:
-            attributes["threshold_"] = array(self.scale * threshold)
-        return attributes
+        threshold = None if threshold is None else self.scale * threshold
+        state = architecture.in_units(autoencoder.state, self.scale)
+        return Dictionary(
+            components=autoencoder.dictionary,
+            intercept=self.mean + self.scale * autoencoder.intercept,
+            encoder=Encoder(weight, self.scale * bias, threshold, architecture.n_largest),
+            architecture=architecture,
+            state=state,
+        ).copy()
 
     @torch.no_grad()
     def _calibrated(self, rows):
@@ -218,11 +248,12 @@ class AutoencoderFit:
         return replace(autoencoder, state=state)
 
     def copy_to(self, device):
-        """The same training with tensors of its own, on a device."""
         training = Training.from_state_dict(self.training.state_dict(), device)
-        return AutoencoderFit(
+        copied = AutoencoderSolver(
             training, self.mean.to(device), self.scale, from_scratch=self.from_scratch
         )
+        copied.schedule = self.schedule
+        return copied
 
     def __getstate__(self):
         """Plain containers of ndarrays: what was trained on a GPU loads without one."""
@@ -233,19 +264,13 @@ class AutoencoderFit:
         self.training = Training.from_state_dict(self.training, torch.device("cpu"))
 
 
-def draw_rows(rows, n_rows, generator):
-    """Rows drawn without replacement, all where there are no more: (n, n_features)."""
-    order = torch.randperm(len(rows), generator=generator, device="cpu")
-    return rows[order[:n_rows].sort().values]
-
-
-def initial_atoms(rows, mean, scale, n_components, generator):
+def initial_atoms(data, n_components, generator):
     """Directions of centred samples, as unit-norm atoms; where there are too few, random ones.
 
     Activations cluster, and atoms that start where they are explain more from the start.
     """
-    drawn = draw_rows(rows, n_components, generator)
-    atoms = ((drawn - mean) / scale)[away_from(drawn, mean)]
+    drawn = data.source.draw(n_components, generator)
+    atoms = data.standardise(drawn)[away_from(drawn, data.mean)]
     drawn_on_cpu = {"generator": generator, "device": "cpu"}
     missing = torch.randn(
         n_components - len(atoms), atoms.shape[1], dtype=torch.float32, **drawn_on_cpu

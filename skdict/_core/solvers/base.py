@@ -1,10 +1,142 @@
-"""What all solvers share."""
+"""What a solver is, what it is given to solve, and the registry."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+
+from ..data.standardised import Standardised
+from ..dictionary import Dictionary
+from ..kernels.cpu.threads import work_of_product
+from ..registry import Registry
 
 # The largest alpha that is trained with, where samples have a norm of about sqrt(n_features): the
 # best code of all of them is zero then, and with more it would overflow.
 MAX_ALPHA = 1e6
 
+SOLVERS = Registry("solver")
+register = SOLVERS.register
+
 
 def alpha_in_training(alpha, scale):
     """The coefficient for samples that have been divided by ``scale``."""
     return min(alpha / scale, MAX_ALPHA)
+
+
+def default_n_nonzero(n_features, n_components):
+    """Number of non-zero entries of a code where nobody says: a tenth of the features."""
+    return max(min(n_features // 10, n_components), 1)
+
+
+@dataclass
+class Problem:
+    """What a solver starts from.
+
+    Parameters
+    ----------
+    data : Standardised
+        What it learns from: without an intercept its mean is zeros.
+    alpha : float
+        L1 coefficient in the units of the data.
+    n_components : int
+    atoms : tensor of shape (n_components, n_features), float64, or None
+        Initial atoms, unit rows, where something decides them.
+    batch_size : int
+    random_state : numpy.random.RandomState
+    params : SimpleNamespace
+        The parameters of the estimator.
+    previous : Dictionary or None
+        To go on from.
+    """
+
+    data: Standardised
+    alpha: float
+    n_components: int
+    atoms: torch.Tensor | None
+    batch_size: int
+    random_state: object
+    params: SimpleNamespace
+    previous: Dictionary | None = None
+
+    def generator(self):
+        """A generator of torch's, on the CPU: the same numbers on every device."""
+        seed = int(self.random_state.randint(2**31 - 1))
+        return torch.Generator(device="cpu").manual_seed(seed)
+
+
+class Solver:
+    """Finds a dictionary. An instance is the state of one fit.
+
+    It has ``mean`` and ``scale``, by which its data are standardised.
+
+    A solver that is trained in epochs has ``plan``, ``step``, ``objective`` and ``copy_to``, and
+    the training loop runs it. Any other has ``fit``, which does all at once.
+    """
+
+    # What it can do.
+    in_epochs = False  # is trained by the training loop, batch by batch
+    streams = False  # goes on from one portion of data to the next: partial_fit
+    keeps_state = False  # going on needs its state: the dictionary alone would forget
+    has_encoder = False  # leaves a way to code beside the atoms
+    # What it starts from where nobody says.
+    default_atoms = None  # a name of dict_init
+    needs_samples = True  # n_components="auto" is no more than the number of samples
+    # Held-out rows whose objective is taken at a time.
+    n_rows_at_a_time = 4096
+    # The estimator's parameters that it uses, beside those that all use.
+    uses = frozenset()
+
+    @classmethod
+    def used_by(cls, params):
+        """`uses`, with what these parameters decide."""
+        return cls.uses
+
+    @classmethod
+    def kind_of_state(cls, params):
+        """What must not change between portions for its state to be of use."""
+        return (cls.name,)
+
+    @staticmethod
+    def work(n_rows, n_features, n_components):
+        """Multiplications between two points at which threads wait for each other."""
+        return work_of_product(n_rows, n_features, n_components)
+
+    @classmethod
+    def start(cls, problem):
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def fit(self, rows):
+        """Learn all at once; returns how much was done: ``n_iter_``, ``n_steps_``."""
+        raise NotImplementedError
+
+    def plan(self, alpha, learning_rate, batch_size, n_steps=None):
+        """Say what is coming: ``n_steps`` steps, or (None) a stream without a planned end."""
+        raise NotImplementedError
+
+    def step(self, x):
+        """Learn from standardised rows (B, n_features); the sum of their objective, a tensor."""
+        raise NotImplementedError
+
+    @property
+    def is_settled(self):
+        """Whether the last step was on the objective that training ends with."""
+        return True
+
+    def objective(self, x, alpha):
+        """Sum of the objective of standardised rows, without learning from them: a tensor."""
+        raise NotImplementedError
+
+    def finish(self, rows):
+        """The dictionary in the units of the data. It can be used, whenever this is called.
+
+        Parameters
+        ----------
+        rows : Source
+            Samples that what is still missing, a threshold, can be estimated on.
+        """
+        raise NotImplementedError
+
+    def copy_to(self, device):
+        """The same state with tensors of its own, on a device."""
+        raise NotImplementedError

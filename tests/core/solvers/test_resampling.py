@@ -5,13 +5,22 @@ import itertools
 import pytest
 import torch
 
+from skdict._core.data.shuffle import permuted_batches
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, normalize_
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.resampling import merge_duplicates, revive, split
 from skdict._core.solvers.schedule import RESAMPLE_AT, Schedule
-from skdict._core.train import train
+
+
+def train(training, schedule, rows, n_rows, *, n_passes, batch_size, shuffle=True):
+    """Plain epochs; yields the mean objective of each."""
+    for _ in range(n_passes):
+        total = 0.0
+        for batch in permuted_batches(n_rows, batch_size, training.generator):
+            total += float(training.step(rows(batch), schedule))
+        yield total / n_rows
 
 
 def make_autoencoder(n=12, d=5, seed=0):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skdict.utils._device import resolve_device
+from skdict._core.device import resolve_device
 
 HAS_CUDA = torch.cuda.is_available()
 

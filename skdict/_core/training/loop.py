@@ -1,0 +1,157 @@
+"""The training loop: one for every solver that is trained in epochs. It never prints."""
+
+import math
+
+from ..data.standardised import Standardised
+from ..kernels.cpu.threads import threads_for
+
+
+class TrainingLoop:
+    """Epochs of training until ``n_epochs`` are done, early stopping ends them, or a caller does.
+
+    Parameters
+    ----------
+    solver : Solver
+        Trained in place.
+    rows : Source
+    n_epochs, batch_size : int
+    shuffle : bool
+    alpha : float
+        L1 coefficient in the units of the data.
+    learning_rate : float or "auto"
+    held_out : Source or None
+        What early stopping looks at. Nothing of the solver may come from these.
+    tol : float
+        Relative improvement of the held-out objective that counts.
+    n_iter_no_change : int
+        Epochs without improvement after which training is over.
+    """
+
+    def __init__(
+        self,
+        solver,
+        rows,
+        *,
+        n_epochs,
+        batch_size,
+        shuffle,
+        alpha,
+        learning_rate,
+        held_out=None,
+        tol=0.0,
+        n_iter_no_change=1,
+    ):
+        self.solver = solver
+        self.rows = rows
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.alpha = alpha
+        self.held_out = held_out
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.is_over = False
+        self.loss_curve, self.validation_curve = [], []
+        self._n_unsettled = 0  # epochs before the objective was the final one
+        self._best = None
+        n_steps = n_epochs * math.ceil(len(rows) / batch_size)
+        solver.plan(alpha, learning_rate, batch_size, n_steps)
+
+    def run_epoch(self):
+        """Train on all rows once, then look whether that was the last epoch."""
+        loss = train_epoch(self.solver, self.rows, self.batch_size, self.shuffle)
+        self.loss_curve.append(loss)
+        check_finite("objective", loss, self.solver.n_steps, self.loss_curve)
+        if self.held_out is not None:
+            self.is_over = self._has_stopped_improving()
+        self.is_over |= len(self.loss_curve) == self.n_epochs
+
+    @property
+    def counters(self):
+        """Fitted attributes that say how much has been done."""
+        counters = {
+            "n_iter_": len(self.loss_curve),
+            "n_steps_": self.solver.n_steps,
+            "loss_curve_": list(self.loss_curve),
+        }
+        if self.held_out is not None:
+            counters["validation_loss_curve_"] = list(self.validation_curve)
+        return counters
+
+    def current(self):
+        """The solver and the dictionary of the last epoch."""
+        return self.solver, self.solver.finish(self.rows)
+
+    def best(self):
+        """The same of the best epoch, which is the last one without early stopping."""
+        return self._best or self.current()
+
+    def _has_stopped_improving(self):
+        curve = self.validation_curve
+        curve.append(mean_objective(self.solver, self.held_out, self.alpha))
+        check_finite("held-out objective", curve[-1], self.solver.n_steps, self.loss_curve)
+        # until alpha and architecture are the final ones, no epoch can be the best
+        if not self.solver.is_settled:
+            self._n_unsettled = len(curve)
+        settled = curve[self._n_unsettled :]
+        if settled and settled[-1] == min(settled):
+            keeps = self.solver.keeps_state
+            solver = self.solver.copy_to(self.rows.device) if keeps else self.solver
+            self._best = solver, self.solver.finish(self.rows)
+        return no_improvement(settled, self.tol, self.n_iter_no_change)
+
+
+def train_epoch(solver, rows, batch_size, shuffle):
+    """Take a step on each batch of the rows.
+
+    Returns
+    -------
+    objective : float
+        Mean over the rows, each at the parameters of its step, in the units of the data.
+    """
+    generator = solver.generator if shuffle else None
+    total = 0.0
+    with _threads(solver, rows, batch_size):
+        for x in Standardised(rows, solver.mean, solver.scale).batches(batch_size, generator):
+            total = total + solver.step(x)
+    return float(total) * solver.scale**2 / len(rows)  # waits for the device, once an epoch
+
+
+def mean_objective(solver, rows, alpha):
+    """Mean objective of rows that are not learned from, in the units of the data."""
+    total, data = 0.0, Standardised(rows, solver.mean, solver.scale)
+    with _threads(solver, rows, solver.n_rows_at_a_time):
+        for start in range(0, len(rows), solver.n_rows_at_a_time):
+            x = data[start : start + solver.n_rows_at_a_time]
+            total += float(solver.objective(x, alpha))
+    return total * solver.scale**2 / len(rows)
+
+
+def _threads(solver, rows, n_rows):
+    n_rows = min(len(rows), n_rows)
+    work = solver.work(n_rows, rows.shape[1], solver.n_components)
+    return threads_for(work, math.ceil(len(rows) / n_rows))
+
+
+def no_improvement(curve, tol, n_iter_no_change):
+    """Whether the last epochs did not improve on the best before them by the fraction tol."""
+    if len(curve) <= n_iter_no_change:
+        return False
+    before = min(curve[:-n_iter_no_change])
+    return min(curve[-n_iter_no_change:]) > before - tol * abs(before)
+
+
+def check_finite(name, value, n_steps, loss_curve):
+    """Raise unless a number that training has come to is finite."""
+    if not math.isfinite(value):
+        raise diverged(f"{name} is not finite", n_steps, loss_curve)
+
+
+def diverged(symptom, n_steps, loss_curve):
+    """The error of a fit that has found no dictionary."""
+    loss = f", objective {loss_curve[-1]:.3g}" if loss_curve else ""
+    return ValueError(
+        f"Training has diverged: after {n_steps} steps{loss}, {symptom}. Lower "
+        "learning_rate_init, or leave it 'auto'; if it is, change alpha to a value of "
+        "alpha_grid(X)."
+    )

@@ -1,0 +1,297 @@
+"""What a fitted dictionary does as a scikit-learn transformer."""
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from .._core.coding import Codebook, Encoder
+from .._core.data.source import Source
+from .._core.device import resolve_device
+from .._core.dictionary import Dictionary
+from .._core.tensors import from_numpy
+from .._core.torch_state import plain_torch
+from ..utils._arrays import check_activations, check_codes, collect_dense, collect_sparse
+from ..utils._sklearn_compat import python_number, validate_parameter_constraints
+from ._coding import Coding
+from ._likelihood import log_likelihood, model_of
+
+# Fitted attributes that only some dictionaries have.
+OF_SOME = (
+    "encoder_coef_",
+    "encoder_intercept_",
+    "threshold_",
+    "codeword_norms_",
+    "codebook_sizes_",
+    "n_nonzero_coefs_",
+    "_architecture",
+    "_extra",
+)
+# Those that are taken when they are asked for.
+STATISTICS = ("feature_density_", "feature_magnitude_", "noise_variance_", "n_samples_seen_")
+# All that make up `dictionary_`.
+OF_DICTIONARY = ("components_", "intercept_", "alpha_", *OF_SOME)
+
+
+class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Codes, reconstructions and likelihoods by the fitted attributes of a dictionary.
+
+    The fitted attributes are ndarrays, which a pickle keeps; `dictionary_` is made of them.
+    """
+
+    @property
+    def dictionary_(self):
+        """The fitted `Dictionary`: what coders, metrics and file formats work with."""
+        parts = [vars(self).get(name) for name in OF_DICTIONARY]
+        kept, dictionary = vars(self).get("_dictionary", (None, None))
+        if kept is None or any(a is not b for a, b in zip(kept, parts, strict=True)):
+            if parts[0] is None:
+                raise AttributeError(f"This {type(self).__name__} is not fitted: call fit first.")
+            dictionary = _dictionary_of(vars(self))
+            self._dictionary = parts, dictionary
+        return dictionary
+
+    @plain_torch()
+    def transform(self, X):
+        """Find the codes of activations.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+            Activations.
+
+        Returns
+        -------
+        codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
+            Float32 if X is in single or half precision, else float64. The code of a row does
+            not depend on other rows. Tensors come back on the device of X.
+
+        Raises
+        ------
+        ValueError
+            If X has another number of features than in `fit`, or is not finite.
+        """
+        check_is_fitted(self)
+        rows, coding = self._source(X), self._coding()
+        n_components = len(self.components_)
+        collect = collect_sparse if self.sparse_output else collect_dense
+        with coding.threads(rows), coding.coder(rows) as code:
+            blocks = ((block, code(x)) for block, x in rows.blocks(n_components))
+            return collect(blocks, len(rows), n_components, rows)
+
+    @plain_torch()
+    def inverse_transform(self, X):
+        """Reconstruct activations from codes: ``codes @ components_ + intercept_``.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_components)
+            Codes.
+
+        Returns
+        -------
+        X_reconstructed : ndarray or tensor of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            If X has another number of columns than there are components.
+        """
+        check_is_fitted(self)
+        X = check_codes(X, len(self.components_))
+        if isinstance(X, torch.Tensor):
+            dtype = torch.float64 if X.dtype == torch.float64 else torch.float32
+            dictionary = self.dictionary_.to(dtype, X.device)
+            return X.to(dtype) @ dictionary.components + dictionary.intercept
+        dtype = np.float64 if X.dtype == np.float64 else np.float32
+        components, intercept = (
+            array.astype(dtype, copy=False) for array in (self.components_, self.intercept_)
+        )
+        return X.astype(dtype, copy=False) @ components + intercept
+
+    @plain_torch()
+    def score_samples(self, X):
+        r"""Log-likelihood of each sample under the sparse-coding model of the fit.
+
+        With :math:`p_j` = ``feature_density_``, :math:`m_j` = ``feature_magnitude_``,
+        :math:`\tau^2` = ``resolution_variance_`` and :math:`s^2` = ``noise_variance_`` +
+        :math:`\tau^2`,
+
+        .. math::
+
+            \log p(x) \approx -\tfrac d2 \log 2\pi s^2
+            - \frac{\lVert x - b - zD \rVert^2 + d\tau^2}{2 s^2}
+            + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{|z_j|}{m_j}
+            + \tfrac12 \log 2\pi s^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
+
+        the code integrated out by Laplace's method around the one that `transform` finds. Its
+        negative is a description length: nats for the residual plus nats for the code, where
+        the residual is described up to a resolution of :math:`\tau`, as if noise of that
+        variance were added to the data. Without it activations behind a ReLU, which are sparse
+        in the basis of the neurons, would always be best described by copies of the neurons.
+        The statistics are those of the codes found at the end of `fit`, so a changed
+        ``transform_algorithm`` calls for another `fit`. They are taken when they are first asked
+        for, from the X of `fit`, which therefore must not be changed in place before.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,), float64
+            In nats.
+
+        Raises
+        ------
+        ValueError
+            As `transform`, or if the X of `fit` has been changed in place since.
+        """
+        check_is_fitted(self)
+        rows, coding = self._source(X), self._coding()
+        model = model_of(self, rows.device)
+        dictionary = self.dictionary_.to(rows.dtype, rows.device)
+        scores = []
+        with coding.threads(rows), coding.coder(rows) as code:
+            for _, x in rows.blocks(len(self.components_)):
+                codes = code(x)
+                residual = dictionary.residual(x, codes)
+                score = log_likelihood(codes, residual, signed=coding.signed, **model)
+                scores.append(score.cpu().numpy())
+        return np.concatenate(scores)
+
+    def score(self, X, y=None):
+        """Mean log-likelihood of the samples, in nats, as `score_samples`.
+
+        Unlike explained variance it does not always prefer the smaller ``alpha``: a dense code
+        costs more nats than it saves. It can therefore select ``alpha`` in
+        :class:`~sklearn.model_selection.GridSearchCV` without labels.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+        """
+        return float(self.score_samples(X).mean())
+
+    # -- statistics of the codes, taken when they are asked for ------------------------------
+
+    def __getattr__(self, name):
+        """Fitted attributes that are not there yet; called where Python finds none."""
+        if name in STATISTICS and "_statistics" in vars(self):
+            return self._statistics.attribute(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __dir__(self):
+        there = STATISTICS if "_statistics" in vars(self) else ()
+        return [*super().__dir__(), *there]
+
+    # -- state -----------------------------------------------------------------------------
+
+    def _publish(self, attributes):
+        """Set what a fit found; nothing remains of a former fit with other parameters."""
+        for name in (*OF_SOME, *STATISTICS, "validation_loss_curve_", "_stream"):
+            vars(self).pop(name, None)
+        vars(self).update(attributes)
+        _ = self.dictionary_  # prepared, so that no later call changes the estimator
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state.pop("_dictionary", None)  # made of the arrays
+        return state
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")
+
+    @property
+    def _n_features_out(self):
+        return len(self.components_)
+
+    def _source(self, X):
+        if isinstance(X, Source):  # a fold, checked before
+            return X
+        X = check_activations(self, X, check_finite=False)
+        return Source(X, resolve_device(self.device))
+
+    def _coding(self, dictionary=None):
+        """How `transform` finds codes, by the parameters as they are now."""
+        dictionary = self.dictionary_ if dictionary is None else dictionary
+        names = ("transform_algorithm", "transform_alpha", "transform_n_nonzero_coefs")
+        given = {name: python_number(getattr(self, name)) for name in names}
+        validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
+        algorithm, alpha, n_nonzero_coefs = given.values()
+        check_has_encoder(algorithm, dictionary.encoder is not None, self.solver)
+        return Coding.of(dictionary, algorithm, alpha=alpha, n_nonzero_coefs=n_nonzero_coefs)
+
+
+def check_has_encoder(algorithm, has_encoder, solver):
+    """Raise if codes by an encoder are asked for and there is none."""
+    if algorithm == "encoder" and not has_encoder:
+        raise ValueError(
+            f"transform_algorithm='encoder' needs an encoder, which solver={solver!r} does not "
+            "train. Use transform_algorithm='auto', 'lasso', 'omp' or 'threshold', or "
+            "solver='autoencoder' or 'kmeans'."
+        )
+
+
+def attributes_of(dictionary):
+    """The fitted attributes that make up a dictionary: ndarrays, whatever its device."""
+
+    def array(tensor):
+        return tensor.cpu().numpy()
+
+    attributes = {
+        "components_": array(dictionary.components),
+        "intercept_": array(dictionary.intercept),
+        "alpha_": dictionary.alpha,
+    }
+    encoder, architecture = dictionary.encoder, dictionary.architecture
+    if isinstance(encoder, Codebook):
+        attributes["codeword_norms_"] = array(encoder.norms)
+        attributes["codebook_sizes_"] = np.array(encoder.sizes)
+    elif encoder is not None:
+        attributes["encoder_coef_"] = array(encoder.weight)
+        attributes["encoder_intercept_"] = array(encoder.bias)
+        if encoder.threshold is not None:
+            attributes["threshold_"] = array(encoder.threshold)
+    if architecture is not None:
+        attributes["_architecture"] = architecture
+        attributes["_extra"] = {name: array(value) for name, value in dictionary.state.items()}
+        if "k" in architecture.get_params():
+            attributes["n_nonzero_coefs_"] = architecture.k
+    return attributes
+
+
+def _dictionary_of(attributes):
+    """The dictionary that fitted attributes make up, on their memory."""
+
+    def tensor(name):
+        array = attributes.get(name)
+        return None if array is None else from_numpy(np.asarray(array))
+
+    components, architecture = tensor("components_"), attributes.get("_architecture")
+    encoder = None
+    if "codeword_norms_" in attributes:
+        sizes = attributes["codebook_sizes_"].tolist()
+        encoder = Codebook(components, tensor("codeword_norms_"), sizes)
+    elif "encoder_coef_" in attributes:
+        encoder = Encoder(
+            tensor("encoder_coef_"),
+            tensor("encoder_intercept_"),
+            tensor("threshold_"),
+            None if architecture is None else architecture.n_largest,
+        )
+    state = attributes.get("_extra", {})
+    return Dictionary(
+        components,
+        tensor("intercept_"),
+        encoder,
+        attributes["alpha_"],
+        architecture,
+        {name: from_numpy(value) for name, value in state.items()},
+    )

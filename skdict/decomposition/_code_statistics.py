@@ -1,0 +1,107 @@
+"""Statistics of the codes of a fit's samples, taken when something asks for them."""
+
+import torch
+
+from .._core.torch_state import plain_torch
+from ..utils._warnings import warn
+from ._fitting import N_ROWS_AT_A_TIME, spread
+from ._likelihood import CodeStatistics
+
+# Samples that the statistics are estimated on, evenly spread: coding all of millions would take
+# as long as another epoch.
+N_ENCODED_SAMPLES = 100_000
+N_SPARSE_CODED_SAMPLES = 20_000
+# Samples that tell whether the data are still those of the fit.
+N_WITNESSES = 64
+
+
+class FitStatistics:
+    """Statistics of the codes of a fit, which only `score` needs, taken when they are asked for.
+
+    Until then the samples to take them from are kept, and not copied, so that a fit costs no
+    memory and no pass for what may never be asked for. A few are, to notice if the data change.
+
+    Parameters
+    ----------
+    rows : Source
+        What was fitted to.
+    coding : Coding
+        The way to find codes at the end of the fit.
+    """
+
+    def __init__(self, rows, coding):
+        n_samples = N_ENCODED_SAMPLES if coding.name == "encoder" else N_SPARSE_CODED_SAMPLES
+        index = spread(len(rows), n_samples)
+        self.n_features = rows.n_features
+        self._found = None
+        self._pending = rows, coding, index, _witnesses(rows)
+        self._attributes = {"n_samples_seen_": len(index)}
+
+    @classmethod
+    def known(cls, statistics, n_features):
+        """Of a stream, where they have been taken portion by portion."""
+        self = cls.__new__(cls)
+        self.n_features = n_features
+        self._found, self._pending, self._attributes = statistics, None, {}
+        return self
+
+    def attribute(self, name):
+        """A fitted attribute by its name."""
+        if name not in self._attributes:
+            self._attributes = self.found().attributes(self.n_features)
+        return self._attributes[name]
+
+    def found(self):
+        """`CodeStatistics` of the samples.
+
+        Raises
+        ------
+        ValueError
+            If the data have been changed since the fit.
+        """
+        if self._found is None:
+            if self._pending is None:
+                raise ValueError(_CHANGED)
+            rows, coding, index, witnesses = self._pending
+            if not torch.equal(_witnesses(rows), witnesses):
+                raise ValueError(_CHANGED)
+            self._found, self._pending = statistics_of(coding, rows, index), None
+        return self._found
+
+    def __getstate__(self):
+        """A pickle has the statistics, and not the samples."""
+        try:
+            found = vars(self.found())
+        except ValueError as error:
+            warn(f"{error} What is pickled cannot score.")
+            found = None
+        return {"n_features": self.n_features, "found": found}
+
+    def __setstate__(self, state):
+        self.n_features, found = state["n_features"], state["found"]
+        self._found = None if found is None else CodeStatistics(**found)
+        self._pending, self._attributes = None, {}
+
+
+_CHANGED = (
+    "X has been changed in place since fit, and the statistics of its codes, which score needs, "
+    "are taken when they are first asked for. Fit again, or call score before X changes."
+)
+
+
+def _witnesses(rows):
+    return rows[spread(len(rows), N_WITNESSES)].clone()
+
+
+@plain_torch()
+def statistics_of(coding, rows, index=None):
+    """`CodeStatistics` of rows, or of those that ``index`` names."""
+    index = torch.arange(len(rows), device="cpu") if index is None else index
+    dictionary = coding.dictionary.to(rows.dtype, rows.device)
+    statistics = CodeStatistics.empty(len(dictionary.components))
+    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows) as code:
+        for chunk in index.split(N_ROWS_AT_A_TIME):
+            x = rows[chunk]
+            codes = code(x)
+            statistics.update(codes, dictionary.residual(x, codes))
+    return statistics

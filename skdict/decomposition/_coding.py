@@ -1,0 +1,91 @@
+"""How an estimator finds codes: which coder, with which parameters."""
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from .._core.coding import CODERS
+from .._core.dictionary import Dictionary
+from .._core.kernels.cpu.threads import threads_for, work_of_product
+from .._core.solvers.base import default_n_nonzero
+from ._sparse_coding import warn_of_gaps
+
+# Largest duality gap of Lasso codes, as a fraction of a sample's objective.
+LASSO_TOL = 1e-4
+# To find the largest entries takes the time of about so many multiplications for each entry.
+WORK_OF_SELECTION = 1024
+
+
+@dataclass(frozen=True)
+class Coding:
+    """A way to find codes in a dictionary.
+
+    Parameters
+    ----------
+    dictionary : Dictionary
+        In the units of the data.
+    name : str
+        "encoder", or a name in `CODERS`.
+    options : dict
+        Of the coder.
+    """
+
+    dictionary: Dictionary
+    name: str
+    options: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, dictionary, algorithm="auto", *, alpha=None, n_nonzero_coefs=None):
+        """As an estimator's ``transform_`` parameters say."""
+        if algorithm == "auto":
+            algorithm = "lasso" if dictionary.encoder is None else "encoder"
+        if algorithm == "encoder":
+            return cls(dictionary, algorithm)
+        n_components, n_features = dictionary.shape
+        options = {
+            "alpha": dictionary.alpha if alpha is None else alpha,
+            "n_nonzero_coefs": n_nonzero_coefs or default_n_nonzero(n_features, n_components),
+            "positive": not CODERS[algorithm].signed,
+            "tol": LASSO_TOL,
+        }
+        return cls(dictionary, algorithm, options)
+
+    @property
+    def signed(self):
+        """Whether codes may be negative."""
+        return self.name != "encoder" and CODERS[self.name].signed
+
+    @contextmanager
+    def coder(self, rows):
+        """Function from rows (B, n_features) of these to SparseCodes.
+
+        At the end one warning tells of all codes that are further from the optimum than wanted.
+        """
+        code = self.dictionary.to(rows.dtype, rows.device).coder(self.name, **self.options)
+        gaps = []
+
+        def remember(x, *start):
+            codes = code(x, *start)
+            if codes.gaps is not None:
+                gaps.append(codes.gaps)
+            return codes
+
+        with torch.no_grad():
+            yield remember
+        warn_of_gaps(gaps, LASSO_TOL)
+
+    def threads(self, rows, n_rows=None):
+        """Context in which rows are coded block by block."""
+        n_components, n_features = self.dictionary.shape
+        n_rows = min(len(rows), rows.block_size(n_components) if n_rows is None else n_rows)
+        width = max(n_features, WORK_OF_SELECTION)
+        work = work_of_product(n_rows, width, n_components)
+        return threads_for(work, math.ceil(len(rows) / n_rows))
+
+    def blocks(self, rows):
+        """Yield (slice, rows, SparseCodes) over all rows, block by block."""
+        with self.threads(rows), self.coder(rows) as code:
+            for block, x in rows.blocks(len(self.dictionary.components)):
+                yield block, x, code(x)

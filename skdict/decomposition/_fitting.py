@@ -1,0 +1,361 @@
+"""One fit, from checked rows to a dictionary, for every solver; estimators only add their surface.
+
+The way of the data: statistics of the rows (mean, scale), initial atoms, the solver's start, the
+training loop, the dictionary, and a look at whether it is worth anything.
+"""
+
+import inspect
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from .._core.data.source import Source
+from .._core.data.standardised import Standardised
+from .._core.dictionary import Dictionary
+from .._core.kernels.cpu.threads import threads_for
+from .._core.optim import normalize_
+from .._core.solvers.base import SOLVERS, Problem, Solver
+from .._core.training.loop import TrainingLoop, diverged
+from ..utils._arrays import as_matrix
+from ..utils._random import check_random_state
+from ..utils._warnings import warn
+from ._alpha import ALPHA_FRACTION, location_and_scale
+from ._atoms import default_n_components, make_atoms
+from ._likelihood import RESOLUTION
+
+# Rows, evenly spread, on which a fit is looked at when it is over.
+N_JUDGED_ROWS = 2048
+N_ROWS_AT_A_TIME = 256
+# And so many, if none of these has a code.
+N_SEARCHED_ROWS = 20_000
+# Codes have diverged that leave so many times the squared error of no codes at all; a fit that
+# ends with more than the second is warned of.
+DIVERGED = 100
+WORSE_THAN_NOTHING = 1.5
+# Parameters that every solver uses.
+USED_BY_ALL = frozenset(
+    {
+        "n_components",
+        "alpha",
+        "solver",
+        "transform_algorithm",
+        "transform_alpha",
+        "transform_n_nonzero_coefs",
+        "fit_intercept",
+        "sparse_output",
+        "device",
+        "random_state",
+        "verbose",
+    }
+)
+
+
+@dataclass
+class Found:
+    """What a fit has found.
+
+    Parameters
+    ----------
+    dictionary : Dictionary
+    solver : Solver
+        Its state.
+    counters : dict
+        Fitted attributes that say how much was done.
+    alpha : float
+        L1 coefficient in the units of the data.
+    resolution_variance : float
+        τ² of the likelihood.
+    rows : Source
+        What it was fitted to.
+    """
+
+    dictionary: Dictionary
+    solver: Solver
+    counters: dict
+    alpha: float
+    resolution_variance: float
+    rows: Source
+
+    def __post_init__(self):
+        self.dictionary.alpha = self.alpha
+
+
+def params_of(estimator):
+    """The parameters of an estimator, by attribute."""
+    return SimpleNamespace(**estimator.get_params(deep=False))
+
+
+def default_params(estimator_class):
+    """The defaults of the parameters of a class of estimators, by name."""
+    parameters = inspect.signature(estimator_class).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def uses_dict_init(solver):
+    """Whether the initial atoms matter; a name of no solver is refused elsewhere."""
+    return solver not in SOLVERS or "dict_init" in SOLVERS[solver].uses
+
+
+def warn_of_unused(params, defaults):
+    """Warn of parameters that the solver does not use and that are not at their default."""
+    solver = SOLVERS[params.solver]
+    used = USED_BY_ALL | solver.used_by(params)
+    unused = [
+        name
+        for name, default in defaults.items()
+        if name not in used and not _is_default(getattr(params, name), default)
+    ]
+    if unused:
+        what = f"solver={params.solver!r}"
+        if unused == ["n_nonzero_coefs"] and "architecture" in used:
+            what = f"architecture={params.architecture!r}"
+        warn(f"{what} does not use {', '.join(unused)}. Leave out what has no effect.")
+
+
+def _is_default(value, default):
+    return value is default or (type(value) is type(default) and bool(value == default))
+
+
+def fit(params, rows, previous, reports, attributes_of):
+    """Learn a dictionary from rows.
+
+    Parameters
+    ----------
+    params : SimpleNamespace
+        Of the estimator.
+    rows : Source
+    previous : Dictionary or None
+        To start from, with ``warm_start``.
+    reports : Reports
+    attributes_of : callable
+        From `Found` to the fitted attributes of an estimator, which callbacks may ask for.
+
+    Returns
+    -------
+    found : Found
+    """
+    kind = SOLVERS[params.solver]
+    random_state = check_random_state(params.random_state)
+    training, held_out = rows, None
+    if params.early_stopping and kind.in_epochs:
+        parts = _split(len(rows), params.validation_fraction, random_state)
+        training, held_out = map(rows.take, parts)
+    # one sample alone has no scale
+    seen = training if len(training) > 1 else rows
+    with threads(params, rows):
+        mean, rms = location_and_scale(seen)
+    if held_out is not None:
+        held_out.check_finite()
+    alpha = alpha_of(params, rms)
+    reports.begin()
+    with threads(params, rows):
+        solver = start(params, seen, mean, rms, alpha, previous, random_state)
+    settled = {"alpha": alpha, "resolution_variance": resolution_of(rms, rows), "rows": rows}
+    if kind.in_epochs:
+        loop = TrainingLoop(
+            solver,
+            training,
+            n_epochs=params.max_iter,
+            batch_size=batch_size_for(params, len(training)),
+            shuffle=params.shuffle,
+            alpha=alpha,
+            learning_rate=params.learning_rate_init,
+            held_out=held_out,
+            tol=params.tol,
+            n_iter_no_change=params.n_iter_no_change,
+        )
+
+        def found(which):
+            solver, dictionary = which()
+            return Found(dictionary, solver, loop.counters, **settled)
+
+        while not loop.is_over:
+            reports.begin_epoch()
+            loop.run_epoch()
+            loop.is_over |= reports.end_epoch(loop, lambda: attributes_of(found(loop.current)))
+        return found(loop.best)
+    with threads(params, rows):
+        counters = {**solver.fit(rows), "loss_curve_": []}
+        return Found(solver.finish(rows), solver, counters, **settled)
+
+
+def start(params, rows, mean, rms, alpha, previous, random_state):
+    """A solver before its first step, from scratch or from a dictionary."""
+    if not params.fit_intercept:
+        rms = math.hypot(rms, float(torch.linalg.vector_norm(mean)))
+        mean = torch.zeros_like(mean)
+    scale = rms / math.sqrt(rows.shape[1])
+    kind = SOLVERS[params.solver]
+    atoms = None
+    if "dict_init" in kind.uses:
+        atoms = _initial_atoms(params, rows, mean, scale, previous, random_state)
+    problem = Problem(
+        data=Standardised(rows, mean, scale),
+        alpha=alpha,
+        n_components=n_components_for(params, rows.shape) if atoms is None else len(atoms),
+        atoms=atoms,
+        batch_size=batch_size_for(params, len(rows)),
+        random_state=random_state,
+        params=params,
+        previous=previous,
+    )
+    return kind.start(problem)
+
+
+def alpha_of(params, rms):
+    """The L1 coefficient, in the units of the data with this centred RMS norm."""
+    return ALPHA_FRACTION * rms if params.alpha == "auto" else float(params.alpha)
+
+
+def resolution_of(rms, rows):
+    """τ² of the likelihood: below it differences of data do not count."""
+    return RESOLUTION * rms**2 / rows.shape[1]
+
+
+def batch_size_for(params, n_samples):
+    """Samples of a step. Little data still need enough steps."""
+    if params.batch_size != "auto":
+        return params.batch_size
+    return min(1024, max(64, n_samples // 64))
+
+
+def n_components_for(params, shape):
+    """Number of atoms; without one given, what the solver can start from data of this shape."""
+    if params.n_components != "auto":
+        return params.n_components
+    kind = SOLVERS[params.solver]
+    return default_n_components("exemplars" if kind.needs_samples else "random", *shape)
+
+
+def threads(params, rows):
+    """Context in which a solver works on these rows, a batch at a time."""
+    n_rows = min(len(rows), batch_size_for(params, len(rows)))
+    n_components = n_components_for(params, rows.shape)
+    work = SOLVERS[params.solver].work(n_rows, rows.shape[1], n_components)
+    return threads_for(work, math.ceil(len(rows) / n_rows))
+
+
+def as_atoms(given, name):
+    """Atoms that were given: a new tensor of shape (n_components, n_features), float64."""
+    atoms = Source(as_matrix(given, name), torch.device("cpu"), name=name)
+    atoms.check_finite()
+    return atoms[:].to(torch.float64, copy=True)
+
+
+def _initial_atoms(params, rows, mean, scale, previous, random_state):
+    """Unit-norm atoms given by a former fit or by dict_init, else None."""
+    given = params.dict_init if previous is None else previous.components
+    if given is None:
+        given = SOLVERS[params.solver].default_atoms
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given == "nmf" and params.fit_intercept:
+            raise ValueError(
+                "dict_init='nmf' decomposes activations as they are, without an intercept. "
+                "Set fit_intercept=False."
+            )
+        n_components = params.n_components
+        if params.dict_init is None:
+            n_components = n_components_for(params, rows.shape)
+        return make_atoms(
+            given,
+            rows,
+            mean,
+            scale,
+            n_components,
+            max_iter=params.max_iter,
+            random_state=random_state,
+        )
+    name = "dict_init" if previous is None else "components_ of the previous fit (warm_start)"
+    atoms = as_atoms(given, name)
+    n_components = params.n_components
+    expected = (len(atoms) if n_components == "auto" else n_components, rows.shape[1])
+    if tuple(atoms.shape) != expected:
+        raise ValueError(
+            f"{name} has shape {tuple(atoms.shape)}, but (n_components, n_features) is "
+            f"{expected}. Make them agree, or leave n_components='auto'."
+        )
+    if previous is None and not atoms.any(dim=1).all():
+        row = int(atoms.any(dim=1).int().argmin())
+        raise ValueError(f"dict_init has a zero row ({row}). An atom needs a direction.")
+    return normalize_(atoms)
+
+
+def _split(n_rows, validation_fraction, random_state):
+    """Draw held-out rows: sorted indices for training and for validation."""
+    order = torch.from_numpy(random_state.permutation(n_rows))
+    n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
+    return order[n_held_out:].sort().values, order[:n_held_out].sort().values
+
+
+def judge(found, coding, *, is_over=True):
+    """Raise or warn if a fit has found what is worse than nothing, or nothing.
+
+    Parameters
+    ----------
+    found : Found
+    coding : Coding
+    is_over : bool
+        A stream is not, and what it has not learned yet it may learn from what comes.
+    """
+    rows = found.rows
+    dictionary = found.dictionary.to(rows.dtype, rows.device)
+    index = spread(len(rows), N_JUDGED_ROWS)
+    origin = torch.as_tensor(found.solver.mean, device=rows.device)
+    n_active, error, without = 0, 0.0, 0.0
+    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows) as code:
+        for chunk in index.split(N_ROWS_AT_A_TIME):
+            x = rows[chunk]
+            codes = code(x)
+            n_active += len(codes.values)
+            # massive samples do not count for the variance, and a stream may change
+            error += float(dictionary.residual(x, codes).double().square().sum())
+            without += float((x - origin).double().square().sum())
+        if n_active == 0:
+            _warn_of_nothing(found, code)
+    if dictionary.encoder is None:
+        return
+    variance = found.resolution_variance / RESOLUTION
+    ratio = error / max(without, len(index) * rows.n_features * variance)
+    if ratio <= WORSE_THAN_NOTHING:
+        return
+    symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"
+    n_steps = found.counters["n_steps_"]
+    if not ratio <= DIVERGED:
+        raise diverged(symptom, n_steps, found.counters["loss_curve_"])
+    if is_over:
+        warn(
+            f"Training has not converged, or diverges: after {n_steps} steps, {symptom}. Raise "
+            "max_iter; if that does not help, lower learning_rate_init, or leave it 'auto'.",
+            ConvergenceWarning,
+        )
+
+
+def _warn_of_nothing(found, code):
+    """Warn if none of the codes of many rows has an entry."""
+    n_rows = min(len(found.rows), N_SEARCHED_ROWS)
+    for chunk in spread(len(found.rows), n_rows).split(N_ROWS_AT_A_TIME):
+        if code(found.rows[chunk]).values.any():
+            return
+    nothing = f"No feature is active on any of {n_rows} samples: "
+    architecture = found.dictionary.architecture
+    if getattr(architecture, "k", None) is not None:
+        warn(
+            f"{nothing}none exceeds the threshold that training has come to. Use more passes "
+            "(max_iter) or a larger n_nonzero_coefs."
+        )
+    else:
+        warn(
+            f"{nothing}alpha_={found.alpha:.3g} is too large for the scale of X, or "
+            f"{found.counters['n_steps_']} steps are too few. Take a smaller value of "
+            "alpha_grid(X), or raise max_iter."
+        )
+
+
+def spread(n_rows, n_most):
+    """Numbers of at most so many rows, evenly spread."""
+    return torch.arange(0, n_rows, math.ceil(n_rows / n_most), device="cpu")
