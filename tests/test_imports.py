@@ -29,11 +29,10 @@ MAX_FUNCTION_LINES = 60  # without docstring, comments and blank lines
 # Still to be divided, still to be made public. An entry that is not
 # needed any more fails, so that these only get shorter.
 TOO_LONG = {
-    "decomposition/_sparse_autoencoder.py",
     "decomposition/_comparison.py::compare_dictionaries",
     "decomposition/_sparse_coding.py::sparse_encode",
 }
-TO_BE_PUBLIC = {"decomposition/_amortisation.py", "decomposition/_comparison.py"}
+TO_BE_PUBLIC = set()
 ONLY_INSIDE_FUNCTIONS = {
     "transformers",
     "tokenizers",
