@@ -64,7 +64,7 @@ class KMeansSolver(Solver):
         )
 
     def fit(self, rows):
-        residual = ((rows[:] - self.mean) / self.scale).cpu().numpy()
+        residual = self.standardised(rows)[:].cpu().numpy()
         codewords, n_iter = [], []
         for size in self.sizes:
             # of a thousand codewords k-means++ takes longer than all the passes from samples

@@ -15,8 +15,8 @@ from skdict.utils import _arrays
 N_ROWS, N_FEATURES, N_COMPONENTS = 100_000, 4, 8
 # Rows that are read besides: for the centre of the data, the first atoms, the first biases.
 N_BEGIN = N_CENTRE_ROWS + N_COMPONENTS + 4096
-# Rows that `fit` and `partial_fit` code for what `score` needs.
-N_CODED = N_ROWS
+# Rows, at most, that the fitted dictionary is judged by.
+N_JUDGED = 2200
 
 
 class Counted(np.ndarray):
@@ -76,7 +76,7 @@ def test_statistics_read_once(rows_read):
 @pytest.mark.parametrize("n_epochs", [1, 3])
 def test_fit_reads_once_more_than_it_trains(rows_read, n_epochs):
     fit = estimator().set_params(max_iter=n_epochs).fit
-    assert rows_read(fit) == (1 + n_epochs) * N_ROWS + N_BEGIN + N_CODED
+    assert 0 <= rows_read(fit) - (1 + n_epochs) * N_ROWS - N_BEGIN <= N_JUDGED
 
 
 @pytest.mark.parametrize("method", ["transform", "score", "score_samples"])
@@ -88,8 +88,9 @@ def test_codes_read_once(X, rows_read, method, algorithm):
 
 def test_a_portion_is_measured_or_checked_before_it_is_learned_from(rows_read):
     portions = estimator()
-    assert rows_read(portions.partial_fit) == 2 * N_ROWS + N_BEGIN + N_CODED
-    assert rows_read(portions.partial_fit) == 2 * N_ROWS + N_CODED
+    # once to measure or check, once to learn, once for the statistics of a stream
+    assert 0 <= rows_read(portions.partial_fit) - 3 * N_ROWS - N_BEGIN <= N_JUDGED
+    assert 0 <= rows_read(portions.partial_fit) - 3 * N_ROWS <= N_JUDGED
 
 
 def test_sparse_encode_reads_once(rows_read):

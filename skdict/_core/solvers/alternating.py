@@ -62,7 +62,7 @@ class AlternatingSolver(Solver):
             atoms = initial_atoms(problem.data, problem.n_components, generator)
         intercept = torch.zeros_like(mean)
         if problem.previous is not None and params.fit_intercept:
-            intercept = (problem.previous.intercept.to(mean) - mean) / scale
+            intercept = problem.data.standardise(problem.previous.intercept.to(mean))
         learner = OnlineDictionaryLearning(
             atoms.to(mean), intercept, generator, fit_intercept=params.fit_intercept
         )
@@ -94,7 +94,7 @@ class AlternatingSolver(Solver):
         return 0.5 * residual.square().sum() + alpha * values.sum()
 
     def finish(self, rows):
-        intercept = self.mean + self.scale * self.learner.intercept
+        intercept = self.standardised(rows).to_data_units(self.learner.intercept)
         return Dictionary(self.learner.dictionary, intercept).copy()
 
     def copy_to(self, device):

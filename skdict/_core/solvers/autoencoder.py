@@ -165,7 +165,7 @@ class AutoencoderSolver(Solver):
             dictionary=previous.components.clone(),
             encoder_weight=weight.clone(),
             encoder_bias=bias,
-            intercept=(intercept - mean) / scale,
+            intercept=problem.data.standardise(intercept),
             architecture=architecture,
             state={name: value.clone() for name, value in state.items()},
         )
@@ -230,7 +230,7 @@ class AutoencoderSolver(Solver):
         state = architecture.in_units(autoencoder.state, self.scale)
         return Dictionary(
             components=autoencoder.dictionary,
-            intercept=self.mean + self.scale * autoencoder.intercept,
+            intercept=self.standardised(rows).to_data_units(autoencoder.intercept),
             encoder=Encoder(weight, self.scale * bias, threshold, architecture.n_largest),
             architecture=architecture,
             state=state,
@@ -241,8 +241,8 @@ class AutoencoderSolver(Solver):
         autoencoder = self.training.autoencoder
         most = min(N_CALIBRATION_SAMPLES, N_CALIBRATION_ENTRIES // len(autoencoder.dictionary))
         every = math.ceil(len(rows) / max(most, 1))
-        x = rows[torch.arange(0, len(rows), every, device="cpu")]
-        centred = (x - self.mean) / self.scale - autoencoder.intercept
+        x = self.standardised(rows)[torch.arange(0, len(rows), every, device="cpu")]
+        centred = x - autoencoder.intercept
         pre_activations = autoencoder.pre_activations(centred, None)
         state = autoencoder.architecture.calibrated(autoencoder.state, pre_activations)
         return replace(autoencoder, state=state)

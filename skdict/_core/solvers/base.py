@@ -106,6 +106,10 @@ class Solver:
         """The state before the first step."""
         raise NotImplementedError
 
+    def standardised(self, rows):
+        """Rows as this solver sees them."""
+        return Standardised(rows, self.mean, self.scale)
+
     def fit(self, rows):
         """Learn all at once; returns how much was done: ``n_iter_``, ``n_steps_``."""
         raise NotImplementedError

@@ -2,7 +2,6 @@
 
 import math
 
-from ..data.standardised import Standardised
 from ..kernels.cpu.threads import threads_for
 
 
@@ -112,14 +111,14 @@ def train_epoch(solver, rows, batch_size, shuffle):
     generator = solver.generator if shuffle else None
     total = 0.0
     with _threads(solver, rows, batch_size):
-        for x in Standardised(rows, solver.mean, solver.scale).batches(batch_size, generator):
+        for x in solver.standardised(rows).batches(batch_size, generator):
             total = total + solver.step(x)
     return float(total) * solver.scale**2 / len(rows)  # waits for the device, once an epoch
 
 
 def mean_objective(solver, rows, alpha):
     """Mean objective of rows that are not learned from, in the units of the data."""
-    total, data = 0.0, Standardised(rows, solver.mean, solver.scale)
+    total, data = 0.0, solver.standardised(rows)
     with _threads(solver, rows, solver.n_rows_at_a_time):
         for start in range(0, len(rows), solver.n_rows_at_a_time):
             x = data[start : start + solver.n_rows_at_a_time]
