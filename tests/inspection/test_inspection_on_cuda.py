@@ -86,10 +86,11 @@ def test_extraction(gpu, on_cuda, extractor, few):
 
 @pytest.mark.parametrize("algorithm", ["auto", "lasso", "omp", "threshold"])
 def test_interventions(gpu, on_cuda, language, dictionary, few, algorithm):
-    coder = clone(dictionary).set_params(device="cpu")
-    vars(coder).update(copy.copy(vars(dictionary)))
-    coder.set_params(transform_algorithm=algorithm, transform_n_nonzero_coefs=3)
-    ids = language.tokenizer(few, return_tensors="pt", padding=True, add_special_tokens=False)
+    coder = copy.deepcopy(dictionary).set_params(
+        device="cpu", transform_algorithm=algorithm, transform_n_nonzero_coefs=3
+    )
+    short = [text[:60] for text in few]
+    ids = language.tokenizer(short, return_tensors="pt", padding=True, add_special_tokens=False)
     moved = {name: tensor.to("cuda") for name, tensor in ids.items()}
     ways = (
         lambda model: replace_activations(model, LAYER, coder),
