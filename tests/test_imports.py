@@ -29,7 +29,6 @@ MAX_FUNCTION_LINES = 60  # without docstring, comments and blank lines
 # Still to be divided, still to be made public. An entry that is not
 # needed any more fails, so that these only get shorter.
 TOO_LONG = {
-    "decomposition/_comparison.py::compare_dictionaries",
     "decomposition/_sparse_coding.py::sparse_encode",
 }
 TO_BE_PUBLIC = set()

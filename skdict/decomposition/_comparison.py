@@ -5,7 +5,8 @@ import inspect
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from numbers import Real
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._core.coding import CODERS
+from .._core.coding import CODERS, SparseCodes
 from .._core.data.source import Source
 from .._core.device import resolve_device
 from .._core.optional import is_missing
@@ -131,8 +132,7 @@ def compare_dictionaries(
           with unit-norm atoms;
         - score: log-likelihood in nats, see `SparseAutoencoderDictionary.score`; nan for
           other estimators;
-        - fit_seconds: with the coding of training samples for ``score``; nan where the estimator
-          was fitted before;
+        - fit_seconds: nan where the estimator was fitted before;
         - transform_seconds: for all of ``X_test``;
         - with ``loss_recovered_params`` also loss_recovered_zero, loss_recovered_mean and
           delta_cross_entropy.
@@ -174,44 +174,24 @@ def compare_dictionaries(
     ['encoder', 'omp', 'omp']
     """
     algorithms, budgets = _check_ways(transform_algorithms, budgets)
-    given = X_train, X_test
-    X_train = check_activations(None, X_train, name="X_train", min_samples=2)
-    X_test = check_activations(None, X_test, name="X_test", min_samples=2)
-    estimators = list(_named(estimators, X_train.shape[1]))
+    X_train, X_test, estimators = _check_data(estimators, X_train, X_test)
     if loss_recovered_params is not None:  # a TypeError now rather than after all fits
         inspect.signature(loss_recovered).bind(dictionary=None, **loss_recovered_params)
-    if X_train.shape[1] != X_test.shape[1]:
-        raise ValueError(
-            f"X_train has {X_train.shape[1]} features, but X_test has {X_test.shape[1]}. Take "
-            "both from the same layer."
-        )
-    for _, estimator in estimators:
-        if hasattr(estimator, "feature_names_in_"):  # the columns of a frame have an order
-            for X in given:
-                validate_data(estimator, X, reset=False, skip_check_array=True)
+    cpu = resolve_device("cpu")
     if alpha is None:
-        alpha = (
-            ALPHA_FRACTION
-            * location_and_scale(Source(X_train, resolve_device("cpu"), name="X_train"))[1]
-        )
-    rms = variation(Source(X_test, resolve_device("cpu"), name="X_test"))
+        alpha = ALPHA_FRACTION * location_and_scale(Source(X_train, cpu, name="X_train"))[1]
+    rms = variation(Source(X_test, cpu, name="X_test"))
     table, coded = [], {}
     for name, estimator in estimators:
         fitted, fit_seconds = _fit(estimator, X_train)
-        before = np.isnan(fit_seconds)
-        for budget, coding in _codings(name, fitted, algorithms, budgets, X_test):
-            params = {} if coding is None else _params_of(coding)
-            model = None
-            if coding is not None:
-                model = _likelihood_of(fitted, coding, X_train, fitted_before=before)
-            coded[len(table)] = copy.copy(fitted).set_params(**params) if params else fitted
+        for budget, candidate in _candidates(name, fitted, algorithms, budgets, X_train, X_test):
+            coded[len(table)] = candidate.estimator
             table.append(
                 {
                     "dictionary": name,
-                    "transform_algorithm": params.get("transform_algorithm", "transform"),
                     "budget": budget,
-                    "transform_alpha": params.get("transform_alpha", np.nan),
-                    **_measure(fitted, coding, model, X_test, float(alpha), rms),
+                    **candidate.names,
+                    **_measure(candidate, X_test, float(alpha), rms),
                     "fit_seconds": fit_seconds,
                 }
             )
@@ -220,12 +200,16 @@ def compare_dictionaries(
             f"There is nothing to compare: none of transform_algorithms={algorithms} and budgets="
             f"{budgets} applies to any of the estimators."
         )
-    names = COLUMNS
-    if loss_recovered_params is not None:
-        names += LOSS_COLUMNS
-        results = loss_recovered(dictionary=coded, **loss_recovered_params)
-        for i, row in enumerate(table):
-            row.update({column: results[i][column] for column in LOSS_COLUMNS})
+    if loss_recovered_params is None:
+        return _as_frame(table, COLUMNS)
+    results = loss_recovered(dictionary=coded, **loss_recovered_params)
+    for i, row in enumerate(table):
+        row.update({column: results[i][column] for column in LOSS_COLUMNS})
+    return _as_frame(table, COLUMNS + LOSS_COLUMNS)
+
+
+def _as_frame(table, names):
+    """A list of rows as a DataFrame, or as a dict of columns."""
     columns = {name: np.array([row[name] for row in table]) for name in names}
     try:
         import pandas as pd
@@ -241,8 +225,7 @@ def _check_ways(transform_algorithms, budgets):
         transform_algorithms = (transform_algorithms,)
     transform_algorithms = tuple(transform_algorithms)
     known = ("auto", "encoder", *CODERS)
-    unknown = [name for name in transform_algorithms if name not in known]
-    if unknown or not transform_algorithms:
+    if not transform_algorithms or any(name not in known for name in transform_algorithms):
         raise ValueError(
             f"transform_algorithms={transform_algorithms!r}: give one or more of "
             f"{', '.join(known)}."
@@ -257,6 +240,24 @@ def _check_ways(transform_algorithms, budgets):
             f"budgets={budgets!r}: numbers of active features must be finite and greater than 0."
         )
     return transform_algorithms, given.tolist()
+
+
+def _check_data(estimators, X_train, X_test):
+    """Both matrices, and pairs of a name and an estimator, checked."""
+    given = X_train, X_test
+    X_train = check_activations(None, X_train, name="X_train", min_samples=2)
+    X_test = check_activations(None, X_test, name="X_test", min_samples=2)
+    estimators = list(_named(estimators, X_train.shape[1]))
+    if X_train.shape[1] != X_test.shape[1]:
+        raise ValueError(
+            f"X_train has {X_train.shape[1]} features, but X_test has {X_test.shape[1]}. Take "
+            "both from the same layer."
+        )
+    for _, estimator in estimators:
+        if hasattr(estimator, "feature_names_in_"):  # the columns of a frame have an order
+            for X in given:
+                validate_data(estimator, X, reset=False, skip_check_array=True)
+    return X_train, X_test, estimators
 
 
 def _named(estimators, n_features):
@@ -297,82 +298,83 @@ def _is_fitted(estimator):
 def _fit(estimator, X_train):
     """The fitted estimator and the time that took; nan if it was fitted before."""
     if _is_fitted(estimator):
-        return _chosen(estimator), np.nan
-    if isinstance(X_train, torch.Tensor) and not isinstance(
-        estimator, SparseAutoencoderDictionary | SparseAutoencoderDictionaryCV
-    ):
+        return estimator, np.nan
+    if isinstance(X_train, torch.Tensor) and not _is_ours(estimator):
         X_train = Source(X_train, resolve_device("cpu"))[:].numpy()
     start = time.perf_counter()
-    return _chosen(clone(estimator).fit(X_train)), time.perf_counter() - start
+    return clone(estimator).fit(X_train), time.perf_counter() - start
 
 
-def _chosen(fitted):
-    """The dictionary that a search for alpha has chosen; any other estimator as it is."""
-    return fitted.best_estimator_ if isinstance(fitted, SparseAutoencoderDictionaryCV) else fitted
+def _is_ours(estimator):
+    return isinstance(estimator, SparseAutoencoderDictionary | SparseAutoencoderDictionaryCV)
 
 
-def _own_coding(fitted, algorithm="auto", **changed):
-    """The estimator's own way to find codes, or with another algorithm or other options."""
-    options = {
-        "alpha": fitted.transform_alpha,
-        "n_nonzero_coefs": fitted.transform_n_nonzero_coefs,
-        **changed,
-    }
-    algorithm = fitted.transform_algorithm if algorithm == "auto" else algorithm
-    return Coding.of(fitted.dictionary_, algorithm, **options)
-
-
-def _params_of(coding):
-    """The parameters of `transform` that ask for a way to find codes."""
-    params = {"transform_algorithm": coding.name}
-    if coding.name in ("lasso", "threshold"):
-        params["transform_alpha"] = coding.options["alpha"]
-    elif coding.name == "omp":
-        params["transform_n_nonzero_coefs"] = coding.options["n_nonzero_coefs"]
-    return params
-
-
-def _codings(name, fitted, algorithms, budgets, X_test):
-    """Yield a budget, or nan, and the way to find codes, for one dictionary."""
-    if not isinstance(fitted, SparseAutoencoderDictionary):
-        yield np.nan, None
+def _candidates(name, fitted, algorithms, budgets, X_train, X_test):
+    """Yield a budget, or nan, and a dictionary with a way to code, for each way in `fitted`."""
+    if not _is_ours(fitted):
+        yield np.nan, _Foreign(fitted, Source(X_test, resolve_device("cpu")))
         return
-    most = min(fitted.components_.shape)  # independent atoms
-    has_encoder = fitted.dictionary_.encoder is not None
-    wanted = (_own_coding(fitted, each).name for each in algorithms)
-    for algorithm in dict.fromkeys(wanted):
-        if algorithm == "encoder" and not has_encoder:
+    device = resolve_device(fitted.device)
+    train, test = (Source(X, device, is_finite=True) for X in (X_train, X_test))
+    own = [_coding(fitted, algorithm) for algorithm in algorithms]
+    for coding in {coding.name: coding for coding in own}.values():
+        if coding.name == "encoder" and coding.dictionary.encoder is None:
             continue
-        if algorithm == "encoder" or budgets is None:
-            yield np.nan, _own_coding(fitted, algorithm)
+        if coding.name == "encoder" or budgets is None:
+            yield np.nan, _Own(fitted, coding, train)
             continue
         for budget in budgets:
-            if algorithm == "omp":
-                n_nonzero = round(budget)
-                if 0 < n_nonzero <= most:
-                    yield budget, _own_coding(fitted, algorithm, n_nonzero_coefs=n_nonzero)
-                else:
-                    _warn_of_budget(name, budget, algorithm, f"between 1 and {most}")
-                continue
-            alpha = _match_l0(name, fitted, algorithm, budget, X_test)
-            if alpha is not None:
-                yield budget, _own_coding(fitted, algorithm, alpha=alpha)
+            within = _within(budget, name, coding, test)
+            if within is not None:
+                yield budget, _Own(fitted, within, train)
+
+
+def _coding(fitted, algorithm):
+    """How the parameters of an estimator say that codes are found, by one algorithm."""
+    return Coding.of(
+        fitted.dictionary_,
+        fitted.transform_algorithm if algorithm == "auto" else algorithm,
+        alpha=fitted.transform_alpha,
+        n_nonzero_coefs=fitted.transform_n_nonzero_coefs,
+    )
+
+
+def _within(budget, name, coding, test):
+    """The same coding at the L0 wanted, or None where that is out of reach."""
+    if coding.name == "omp":
+        options = {"n_nonzero_coefs": round(budget)}
+        most = min(coding.dictionary.shape)  # independent atoms
+        reach = None if 0 < round(budget) <= most else f"between 1 and {most}"
+    else:
+        alpha, most = _match_l0(coding, budget, test)
+        options = {"alpha": alpha}
+        reach = None if alpha is not None else f"at most about {most:.3g}"
+    if reach is None:
+        return replace(coding, options={**coding.options, **options})
+    warn(
+        f"budget={budget:g} is out of reach of {name!r} with {coding.name!r}: its L0 is {reach}. "
+        "The row is left out."
+    )
+    return None
 
 
 @plain_torch()
-def _match_l0(name, fitted, algorithm, budget, X_test):
-    """L1 coefficient at which codes of X_test have the L0 wanted, or None."""
-    rows = Source(X_test, resolve_device(fitted.device))
-    step = math.ceil(len(rows) / N_MATCHED_SAMPLES)
-    x = rows[torch.arange(0, len(rows), step, device="cpu")]
-    dictionary = fitted.dictionary_.to(x.dtype, x.device)
-    largest = float(((x - dictionary.intercept) @ dictionary.components.T).max())
+def _match_l0(coding, budget, test):
+    """L1 coefficient at which codes of the test samples have the L0 wanted.
+
+    Where there is none it is None, and the largest L0 that was found is returned with it.
+    """
+    step = math.ceil(len(test) / N_MATCHED_SAMPLES)
+    x = test[torch.arange(0, len(test), step, device="cpu")]
+    dictionary = coding.dictionary.to(x.dtype, x.device)
+    coder = CODERS[coding.name](dictionary.components, **coding.options)
+    x = x - dictionary.intercept
+    largest = float((x @ dictionary.components.T).max())
     top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
 
     @cache
     def excess(log_alpha):
-        coding = _own_coding(fitted, algorithm, alpha=math.exp(log_alpha))
-        codes = dictionary.coder(algorithm, **coding.options)(x)
+        codes = coder.at(math.exp(log_alpha))(x)
         n_active = max(float(codes.counts.sum()), 0.5)  # the logarithm has to be finite
         return math.log(n_active / (budget * len(x)))
 
@@ -381,92 +383,135 @@ def _match_l0(name, fitted, algorithm, budget, X_test):
     while log_alpha > top + math.log(SMALLEST_ALPHA) and excess(log_alpha) < 0:
         log_alpha -= STEP
     if excess(log_alpha) < 0:
-        most = budget * math.exp(excess(log_alpha))
-        _warn_of_budget(name, budget, algorithm, f"at most about {most:.3g}")
-        return None
+        return None, budget * math.exp(excess(log_alpha))
     if log_alpha < top:
         log_alpha = brentq(excess, log_alpha, log_alpha + STEP, xtol=L0_TOL / 2)
-    return math.exp(log_alpha)
+    return math.exp(log_alpha), budget
 
 
-def _warn_of_budget(name, budget, algorithm, l0):
-    warn(
-        f"budget={budget:g} is out of reach of {name!r} with {algorithm!r}: its L0 is {l0}. The "
-        "row is left out."
-    )
+class _Own:
+    """A dictionary of skdict's with a way to code, and what its score needs.
 
-
-def _likelihood_of(fitted, coding, X_train, *, fitted_before):
-    """What `log_likelihood` needs to know, with the statistics of these codes of X_train."""
-    # parameters of an estimator that was fitted before may be others than in its fit
-    if not fitted_before and coding == _own_coding(fitted):
-        return model_of(fitted, resolve_device(fitted.device))
-    rows = Source(X_train, resolve_device(fitted.device))
-    statistics = FitStatistics(rows, coding)
-    names = "feature_density_", "feature_magnitude_", "noise_variance_", "n_samples_seen_"
-    found = {name: statistics.attribute(name) for name in names}
-    found["resolution_variance_"] = fitted.resolution_variance_
-    return model_of(SimpleNamespace(**found), rows.device)
-
-
-@plain_torch()
-def _measure(fitted, coding, model, X_test, alpha, rms):
-    """What one fitted estimator does on X_test, in one pass over it.
-
-    ``coding`` and the ``model`` of the likelihood are None for estimators that are not skdict's;
-    ``rms`` is the centred RMS norm of X_test.
+    Parameters
+    ----------
+    fitted : SparseAutoencoderDictionary or SparseAutoencoderDictionaryCV
+    coding : Coding
+    train : Source
+        The samples whose codes the score takes its statistics from.
     """
-    ours = coding is not None
-    rows = Source(X_test, resolve_device(fitted.device if ours else "cpu"))
-    dictionary = coding.dictionary.to(rows.dtype, rows.device) if ours else _Foreign(fitted)
-    n_components = dictionary.shape[0] if ours else dictionary.n_components(rows)
-    n_active = l1 = error = score = seconds = 0.0
-    with coding.coder(rows) if ours else nullcontext(dictionary.code) as code:
-        code(rows[:N_WARM_UP])
-        for _, x in rows.blocks(n_components):
-            start = time.perf_counter()
-            codes = code(x)
-            n_active += float(codes.counts.sum() if ours else (codes != 0).sum())
-            seconds += time.perf_counter() - start
-            residual = dictionary.residual(x, codes)
-            l1 += float(codes.l1_norms().sum() if ours else dictionary.l1_norm(codes))
-            error += float(residual.double().square().sum())
-            if ours:
-                scores = log_likelihood(codes, residual, signed=coding.signed, **model)
-                score += float(scores.sum())
-    n = len(rows)
-    return {
-        "n_components": n_components,
-        "l0": n_active / n,
-        "explained_variance": 1 - error / (n * rms**2),
-        "objective": (0.5 * error + alpha * l1) / n,
-        "score": score / n if ours else np.nan,
-        "transform_seconds": seconds,
-    }
+
+    def __init__(self, fitted, coding, train):
+        params = {"transform_algorithm": coding.name}
+        if coding.name == "omp":
+            params["transform_n_nonzero_coefs"] = coding.options["n_nonzero_coefs"]
+        elif coding.name != "encoder":
+            params["transform_alpha"] = coding.options["alpha"]
+        self.estimator = copy.copy(fitted).set_params(**params)
+        self.names = {
+            "transform_algorithm": coding.name,
+            "transform_alpha": params.get("transform_alpha", np.nan),
+        }
+        self.coding = coding
+        self.n_components = coding.dictionary.shape[0]
+        self.device = train.device
+        found = FitStatistics(train, coding).found().attributes(train.n_features)
+        found["resolution_variance_"] = fitted.resolution_variance_
+        self.model = model_of(SimpleNamespace(**found), train.device)
+
+    @contextmanager
+    def coder(self, source):
+        """Function from rows to their SparseCodes and the seconds that these took."""
+        coding = self.coding
+        dictionary = coding.dictionary.to(source.dtype, source.device)
+        dictionary.coder(coding.name, **coding.options)(source[:N_WARM_UP])
+
+        with coding.threads(source), coding.coder(source) as code:
+
+            def encode(x):
+                start = time.perf_counter()
+                codes = code(x)
+                codes.values.count_nonzero().item()  # waits for the device
+                return codes, time.perf_counter() - start
+
+            yield encode
+
+    def residual(self, x, codes):
+        return self.coding.dictionary.to(x.dtype, x.device).residual(x, codes)
+
+    def l1(self, codes):
+        """Sum of the L1 norms."""
+        return float(codes.l1_norms().sum())
+
+    def score(self, codes, residual):
+        """Sum of the log-likelihoods."""
+        signed = self.coding.signed
+        return float(log_likelihood(codes, residual, signed=signed, **self.model).sum())
 
 
 class _Foreign:
-    """An estimator of another library, with the surface of a dictionary as `_measure` needs it."""
+    """An estimator of another library, which codes by its own `transform`.
 
-    def __init__(self, fitted):
-        self.fitted = fitted
+    Parameters
+    ----------
+    fitted : estimator
+    test : Source
+    """
 
-    def code(self, x):
-        codes = self.fitted.transform(x.numpy())
-        return codes if issparse(codes) else np.asarray(codes)
+    names = {"transform_algorithm": "transform", "transform_alpha": np.nan}
 
-    def n_components(self, rows):
-        n_components = self.code(rows[:N_WARM_UP]).shape[1]
-        # the L1 norm of a code is that with unit-norm atoms
-        at_zero, at_one = np.zeros((1, n_components)), np.eye(n_components)
-        self.sizes = np.linalg.norm(self._decode(at_one) - self._decode(at_zero), axis=1)
-        return n_components
+    def __init__(self, fitted, test):
+        self.estimator = fitted
+        self.device = test.device
+        self.n_components = self._encode(test[:N_WARM_UP])[0].shape[1]
+        at_zero, at_one = np.zeros((1, self.n_components)), np.eye(self.n_components)
+        norms = np.linalg.norm(self._decode(at_one) - self._decode(at_zero), axis=1)
+        self.norms = torch.as_tensor(norms, dtype=torch.float64, device="cpu")
+
+    def coder(self, source):
+        """Function from rows to their SparseCodes and the seconds that `transform` took."""
+        return nullcontext(self._encode)
 
     def residual(self, x, codes):
-        return x - torch.as_tensor(self._decode(codes), device="cpu")
+        return x - torch.as_tensor(self._decode(codes.dense().numpy()), device="cpu")
 
-    def l1_norm(self, codes):
-        return (abs(codes) * self.sizes).sum()
+    def l1(self, codes):
+        """Sum of the L1 norms that the codes would have with unit-norm atoms."""
+        return float(codes.column_sums()[1] @ self.norms)
+
+    def score(self, codes, residual):
+        return np.nan
+
+    def _encode(self, x):
+        start = time.perf_counter()
+        codes = self.estimator.transform(x.numpy())
+        seconds = time.perf_counter() - start
+        codes = codes.toarray() if issparse(codes) else np.asarray(codes)
+        return SparseCodes.of(torch.as_tensor(codes, device="cpu")), seconds
 
     def _decode(self, codes):
-        return np.asarray(self.fitted.inverse_transform(codes))
+        return np.asarray(self.estimator.inverse_transform(codes))
+
+
+@plain_torch()
+def _measure(candidate, X_test, alpha, rms):
+    """What a candidate does on X_test, in one pass over it; ``rms`` is its centred RMS norm."""
+    source = Source(X_test, candidate.device, is_finite=True)
+    n_active = l1 = error = score = seconds = 0.0
+    with candidate.coder(source) as encode:
+        for _, x in source.blocks(candidate.n_components):
+            codes, elapsed = encode(x)
+            seconds += elapsed
+            n_active += int(codes.values.count_nonzero())
+            l1 += candidate.l1(codes)
+            residual = candidate.residual(x, codes)
+            error += float(residual.double().square().sum())
+            score += candidate.score(codes, residual)
+    n = len(source)
+    return {
+        "n_components": candidate.n_components,
+        "l0": n_active / n,
+        "explained_variance": 1 - error / (n * rms**2),
+        "objective": (0.5 * error + alpha * l1) / n,
+        "score": score / n,
+        "transform_seconds": seconds,
+    }

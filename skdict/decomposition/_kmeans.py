@@ -34,6 +34,7 @@ class KMeansSolver(Solver):
     """
 
     has_encoder = True
+    is_penalised = False
     uses = frozenset({"n_nonzero_coefs", "max_iter"})
 
     def __init__(self, sizes, mean, scale, *, max_iter, random_state, verbose=0):

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from .._core.data.reading import take_rows
 from .._core.data.source import Source
 from .._core.device import resolve_device
+from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
 from ..utils._arrays import as_vector, check_activations
 from ..utils._sklearn_compat import Interval, fit_context
@@ -292,7 +293,8 @@ class SparseAutoencoderDictionaryCV(
         """
         _check_scoring(self.scoring)
         self._check_use_of_alpha()
-        estimator = self._dictionary_with(warm_start=True)
+        warm_start = "warm_start" in SOLVERS[self.solver].uses
+        estimator = self._dictionary_with(warm_start=warm_start)
         source = Source(
             check_activations(estimator, X, reset=True, min_samples=2),
             resolve_device(self.device),
@@ -416,9 +418,10 @@ class SparseAutoencoderDictionaryCV(
         return self.best_estimator_
 
     def _check_use_of_alpha(self):
-        if self.solver == "kmeans" and self.transform_algorithm in ("auto", "encoder"):
+        is_penalised = SOLVERS[self.solver].is_penalised
+        if not is_penalised and self.transform_algorithm in ("auto", "encoder"):
             raise ValueError(
-                "The codewords of solver='kmeans' do not depend on alpha: there is nothing to "
+                f"The codes of solver={self.solver!r} do not depend on alpha: there is nothing to "
                 "choose. Use transform_algorithm='lasso', or another solver."
             )
 
@@ -504,6 +507,8 @@ def _scores_of_path(caller, estimator, alphas, source, y, train, test, task, ste
     y_test = None if y is None else np.asarray(y)[test]
     scores = np.empty(len(alphas))
     fitted = clone(estimator)
+    # Any other solver begins anew for each alpha, or has no epochs.
+    goes_on = {"warm_start", "max_iter"} <= SOLVERS[estimator.solver].used_by(estimator)
     task.call_on_fit_task_begin(estimator=caller)
     for i, (alpha, step) in enumerate(zip(alphas, steps, strict=True)):
         _fit(fitted.set_params(alpha=alpha), training, None, step, caller)
@@ -511,7 +516,7 @@ def _scores_of_path(caller, estimator, alphas, source, y, train, test, task, ste
             scores[i] = fitted.score(held_out)
         else:
             scores[i] = _number(caller.scoring(fitted, take_rows(source.X, test), y_test))
-        if estimator.solver != "kmeans":  # which always begins anew
+        if goes_on:
             fitted.set_params(max_iter=max(1, round(PATH_FRACTION * estimator.max_iter)))
     task.call_on_fit_task_end(estimator=caller)
     return scores

@@ -1,5 +1,7 @@
 """What a coder is, and the registry of those that work on atoms alone."""
 
+import copy
+
 from ..registry import Registry
 
 CODERS = Registry("coder")
@@ -30,6 +32,12 @@ class Coder:
         self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000
     ):
         raise NotImplementedError
+
+    def at(self, alpha):
+        """The same with another L1 coefficient; what depends on the atoms alone is shared."""
+        other = copy.copy(self)
+        other.alpha = float(alpha)
+        return other
 
     def __call__(self, centred, start=None):
         """Code rows from which the intercept has been subtracted.

@@ -6,6 +6,7 @@ Samples and atoms are brought to entries of about 1 first: with x scaled by σ a
 problem has the coefficient σδα and the codes zσ / δ. The rest is `kernels.lasso`.
 """
 
+import copy
 import math
 
 import torch
@@ -112,6 +113,12 @@ class LassoCoder(Coder):
         alpha = 1.0 if alpha is None else float(alpha)
         self.positive = positive
         self.lasso = Lasso(atoms, alpha, positive=positive, tol=tol, max_iter=max_iter)
+
+    def at(self, alpha):
+        other = super().at(alpha)
+        other.lasso = copy.copy(self.lasso)
+        other.lasso.alpha = other.alpha
+        return other
 
     def __call__(self, centred, start=None):
         if start is not None:

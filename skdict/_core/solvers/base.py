@@ -78,6 +78,7 @@ class Solver:
     streams = False  # goes on from one portion of data to the next: partial_fit
     keeps_state = False  # going on needs its state: the dictionary alone would forget
     has_encoder = False  # leaves a way to code beside the atoms
+    is_penalised = True  # that way to code depends on alpha
     # What it starts from where nobody says.
     default_atoms = None  # a name of dict_init
     needs_samples = True  # n_components="auto" is no more than the number of samples
