@@ -169,13 +169,17 @@ FITTED = {
 @pytest.mark.parametrize("name", [n for n, c in CLASSES.items() if issubclass(c, BaseEstimator)])
 def test_fitted_attributes_are_documented(name):
     documented = {attribute.name for attribute in ClassDoc(CLASSES[name])["Attributes"]}
-    set_by_fit = set()
-    for estimator in FITTED[name]():
+    fitted = list(FITTED[name]())
+    set_by_fit, properties = set(), set()
+    for estimator in fitted:
         set_by_fit |= {a for a in vars(estimator) if a.endswith("_") and not a.startswith("_")}
+        kind = type(estimator)
+        properties |= {a for a in documented if isinstance(getattr(kind, a, None), property)}
     undocumented = set_by_fit - documented
     assert not undocumented
-    properties = {a for a in documented if isinstance(getattr(CLASSES[name], a, None), property)}
     assert documented - properties <= set_by_fit
+    for attribute in documented:
+        assert any(hasattr(estimator, attribute) for estimator in fitted), attribute
 
 
 @pytest.mark.parametrize("name", MODULES)
