@@ -391,8 +391,11 @@ class SparseAutoencoderDictionaryCV(
         return super().__getattribute__(name)  # the error of the first look-up once more
 
     def __dir__(self):
-        fitted = dir(self.best_estimator_) if "best_estimator_" in vars(self) else []
-        return {*super().__dir__(), *(name for name in fitted if _is_fitted_attribute(name))}
+        names = set(super().__dir__())
+        if best := vars(self).get("best_estimator_"):
+            fitted = set(dir(best)) - set(dir(type(best)))
+            names |= {name for name in fitted if _is_fitted_attribute(name)}
+        return names
 
     def __sklearn_tags__(self):
         return get_tags(self._dictionary_with())
