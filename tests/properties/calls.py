@@ -44,7 +44,7 @@ def attributes(estimator):
     """What a fit leaves, without what is private."""
     return {
         name: getattr(estimator, name)
-        for name in dir(estimator)
+        for name in set(dir(estimator)) - set(dir(type(estimator)))
         if name.endswith("_")
         and not name.startswith("_")
         and name not in ("feature_names_in_", "best_estimator_")
