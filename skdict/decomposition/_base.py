@@ -200,6 +200,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         vars(self).update(attributes)
         _ = self.dictionary_  # prepared, so that no later call changes the estimator
 
+    def __copy__(self):
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))  # with what has been prepared
+        return copied
+
     def __getstate__(self):
         state = dict(super().__getstate__())
         state.pop("_dictionary", None)  # made of the arrays
@@ -212,10 +217,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _n_features_out(self):
         return len(self.components_)
 
-    def _source(self, X):
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _source(self, X, *, reset=False, min_samples=1):
         if isinstance(X, Source):  # a fold, checked before
+            if reset:
+                self.n_features_in_ = X.n_features
             return X
-        X = check_activations(self, X, check_finite=False)
+        X = check_activations(self, X, reset=reset, min_samples=min_samples, check_finite=False)
         return Source(X, resolve_device(self.device))
 
     def _coding(self, dictionary=None):

@@ -1,6 +1,7 @@
 """How an estimator finds codes: which coder, with which parameters."""
 
 import math
+from collections import ChainMap
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from .._core.kernels.cpu.threads import threads_for, work_of_product
 from .._core.solvers.base import default_n_nonzero
 from ._sparse_coding import warn_of_gaps
 
+# Names of coders, as registered by then, with those that a dictionary decides.
+TRANSFORM_ALGORITHMS = ChainMap(CODERS, dict.fromkeys(["auto", "encoder"]))
 # Largest duality gap of Lasso codes, as a fraction of a sample's objective.
 LASSO_TOL = 1e-4
 # To find the largest entries takes the time of about so many multiplications for each entry.

@@ -94,9 +94,10 @@ def default_params(estimator_class):
     return {name: parameter.default for name, parameter in parameters.items()}
 
 
-def uses_dict_init(solver):
-    """Whether the initial atoms matter; a name of no solver is refused elsewhere."""
-    return solver not in SOLVERS or "dict_init" in SOLVERS[solver].uses
+def begins_with_nmf(solver, dict_init):
+    """Whether data have to be non-negative; a name of no solver is refused elsewhere."""
+    used = solver not in SOLVERS or "dict_init" in SOLVERS[solver].uses
+    return used and isinstance(dict_init, str) and dict_init == "nmf"
 
 
 def warn_of_unused(params, defaults):

@@ -1,39 +1,24 @@
 """SparseAutoencoderDictionary: one estimator over sparse autoencoders and classical solvers."""
 
-import copy
 from functools import partial
 from numbers import Integral, Real
 
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils.metaestimators import available_if
 
-from .._core.coding import CODERS
-from .._core.data.reading import take_rows
 from .._core.data.source import Source
-from .._core.device import resolve_device
 from .._core.models.architectures import ARCHITECTURES, Architecture
 from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
-from ..utils._arrays import check_activations
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from . import _dictionary_learning, _fixed_atoms, _kmeans  # noqa: F401  # solvers
 from ._atoms import ATOMS
-from ._base import DictionaryTransformer, attributes_of, check_has_encoder
-from ._code_statistics import FitStatistics
-from ._fitting import default_params, fit, judge, params_of, uses_dict_init, warn_of_unused
+from ._base import DictionaryTransformer
+from ._coding import TRANSFORM_ALGORITHMS
+from ._fitting import begins_with_nmf, default_params, fit, judge, warn_of_unused
+from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams
 from ._reports import Reports, print_progress
-from ._streams import Stream, learn_portion, statistics_of_stream
-
-
-def _learns_from_streams(estimator):
-    solver = SOLVERS.get(estimator.solver)
-    if solver is not None and not solver.streams:  # what is no solver at all is refused as in fit
-        streaming = " or ".join(f"solver={name!r}" for name in SOLVERS if SOLVERS[name].streams)
-        raise AttributeError(
-            f"partial_fit is not available with solver={estimator.solver!r}: its atoms are not "
-            f"learned from a stream. Use fit, or {streaming}."
-        )
-    return True
+from ._streams import learn_portion
 
 
 class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
@@ -84,11 +69,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         - "gated": which features are active, under the L1 penalty, and how much are decided
           apart, so that codes do not shrink [6]_.
 
-        A string takes the hyper-parameters that such an architecture has by default. An
-        instance of :mod:`skdict.decomposition.architectures` has its own,
-        ``BatchTopK(k=32, rate=0.05)``, which can be searched over, as ``architecture__rate``. It
-        is not changed by a fit. That module also says how to register an architecture of your
-        own.
+        An instance of :mod:`skdict.decomposition.architectures`, as
+        ``BatchTopK(k=32, rate=0.05)``, has hyper-parameters that can be searched over, as
+        ``architecture__rate``. That module also says how to register an architecture.
 
         A fit begins as "relu" with ``alpha``, which keeps features from dying, unless it goes
         on from another: for its first half with the three that keep the largest, for three
@@ -137,15 +120,13 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         the order :math:`1 / \sqrt{d}`, and Adam moves them by up to the learning rate in a step.
         With more than four times as many components n as samples B in a batch it takes
         :math:`\sqrt{4 B / n}` of that, as long as the steps of the `fit` times the learning rate
-        are no less than :math:`10 / \sqrt{d}`. Independent of the data's scale, which is
-        normalised inside. Used by ``solver="autoencoder"``.
+        are no less than :math:`10 / \sqrt{d}`. The scale of the data does not matter to it.
     early_stopping : bool, default=False
         Whether to hold out ``validation_fraction`` of the samples, from the scale and the initial
-        atoms too, and stop when their objective
-        has not improved by the fraction ``tol`` for ``n_iter_no_change`` passes, returning to
-        the best pass. Passes in which ``alpha`` still rises, or "topk" is still "relu", do not
-        count. With ``solver="dictionary_learning"``, ``tol`` and ``n_iter_no_change``
-        go to scikit-learn's own criterion.
+        atoms too, and stop when their objective has not improved by the fraction ``tol`` for
+        ``n_iter_no_change`` passes, returning to the best one. Passes in which ``alpha`` still
+        rises, or "topk" is still "relu", do not count. With ``solver="dictionary_learning"``,
+        ``tol`` and ``n_iter_no_change`` go to scikit-learn's own criterion.
     validation_fraction : float, default=0.1
         Fraction of the samples held out by ``early_stopping``.
     tol : float, default=1e-3
@@ -157,8 +138,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         ``solver="autoencoder"``, for atoms and intercept by "alternating" and for the atoms by
         "dictionary_learning" and "lasso", whatever ``dict_init`` says.
     dict_init : array-like of shape (n_components, n_features) or str, default=None
-        Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. Not used by
-        "kmeans". None leaves it to the solver. By name:
+        Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. By name:
 
         - "exemplars": samples drawn at random, centred.
         - "random": directions drawn evenly from the sphere.
@@ -182,8 +162,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         has no float64, is refused. Fitted attributes are ndarrays whatever the device, so that a
         model fitted on a GPU loads without one.
     random_state : int, RandomState instance or None, default=None
-        Determines initial atoms, shuffling, the held-out samples and the resampling of dead and
-        duplicate features. An int gives identical results on the same machine.
+        For initial atoms, shuffling, held-out samples and the resampling of dead and duplicate
+        features. An int gives identical results on the same machine.
     verbose : int, default=0
         Whether to print the objective of each pass; with ``solver="dictionary_learning"`` and
         "kmeans" scikit-learn's estimators print what they have to say, and "lasso" has nothing to.
@@ -223,6 +203,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         not report it.
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
+    dictionary_ : Dictionary
+        All of the above in one object, from which coders are prepared.
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the training samples on which each feature is active (of those counted by
         ``n_samples_seen_``).
@@ -235,10 +217,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         Three per cent of the variance per feature of the training data: differences below it
         do not count for `score`. It does not depend on ``alpha``.
     n_samples_seen_ : int
-        Number of samples behind densities, magnitudes and noise: the training samples, or at
-        most 100,000 of them, evenly spread (20,000 where codes come from sparse coding), or the
-        most recent 100,000 after `partial_fit`. Training may have seen more: ``n_steps_`` counts
-        its mini-batches.
+        Number of samples behind densities, magnitudes and noise: all of the training, but at
+        most 100,000, evenly spread (20,000 where codes come from sparse coding), or about the
+        most recent 100,000 after `partial_fit`.
     n_features_in_ : int
         Number of features seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -299,7 +280,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         "architecture": [StrOptions(ARCHITECTURES.keys()), Architecture],  # as registered by then
         "n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "solver": [StrOptions(SOLVERS.keys())],
-        "transform_algorithm": [StrOptions(CODERS.keys() | {"auto", "encoder"})],
+        "transform_algorithm": [StrOptions(TRANSFORM_ALGORITHMS.keys())],
         "transform_alpha": [None, Interval(Real, 0, None, closed="left")],
         "transform_n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "fit_intercept": ["boolean"],
@@ -395,26 +376,26 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         Warns
         -----
         UserWarning
-            If a parameter has no effect with the solver or the architecture. If no feature is
-            active, or a few samples would decide the scale of all.
-        ConvergenceWarning
-            If the codes are worse than none.
+            If a parameter has no effect with this solver or architecture, no feature is active, or
+            a few samples would decide the scale of all. If the codes are worse than none it is a
+            ConvergenceWarning.
         """
         previous = self.dictionary_ if self.warm_start and hasattr(self, "components_") else None
-        params = self._checked_params()
+        params = checked_params(self)
         warn_of_unused(params, default_params(type(self)))
-        rows = self._rows(X, reset=previous is None, min_samples=2)
+        rows = self._source(X, reset=previous is None, min_samples=2)
         if isinstance(X, Source):  # a fold, which only a callback wants to have whole
-            X = partial(take_rows, X.X, X.index.numpy())
+            X = X.whole
         n_epochs = self.max_iter if SOLVERS[self.solver].in_epochs else 0
         reports = Reports(self, X, y, self._init_callback_context(max_subtasks=n_epochs))
-        found = fit(params, rows, previous, reports, self._attributes_after_fit)
-        self._publish(self._attributes_after_fit(found))
+        attributes_of = partial(attributes_after_fit, params=params, coding_of=self._coding)
+        found = fit(params, rows, previous, reports, attributes_of)
+        self._publish(attributes_of(found))
         judge(found, self._coding(found.dictionary))
         reports.end()
         return self
 
-    @available_if(_learns_from_streams)
+    @available_if(learns_from_streams)
     @fit_context(prefer_skip_nested_validation=True)
     @plain_torch()
     def partial_fit(self, X, y=None):
@@ -449,62 +430,19 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
             As `fit`, or if a parameter has changed that cannot change between calls.
         """
         self._validate_params()  # scikit-learn does so at the first call only
-        params, stream = self._checked_params(), vars(self).get("_stream")
-        previous = self.dictionary_ if hasattr(self, "components_") else None
-        solver = statistics = resolution = None
-        if stream is not None:
-            stream.check_same_beginning(params, len(self.components_))
-            solver = stream.solver_for(params)
-        rows = self._rows(X, reset=previous is None, min_samples=2 if solver is None else 1)
-        before = {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []}
-        if previous is not None:
-            before, resolution = vars(self), self.resolution_variance_
-            statistics = copy.deepcopy(self._statistics.found())
-        found = learn_portion(params, rows, previous, solver, resolution)
+        params, before = checked_params(self), Learned.by(self)
+        solver = before.solver_for(params)
+        min_samples = 2 if solver is None else 1
+        rows = self._source(X, reset=before.dictionary is None, min_samples=min_samples)
+        found = learn_portion(params, rows, before.dictionary, solver, before.resolution_variance)
         coding = self._coding(found.dictionary)
-        statistics = statistics_of_stream(coding, rows, statistics)
-        self._publish(
-            {
-                **attributes_of(found.dictionary),
-                **{name: before[name] + more for name, more in found.counters.items()},
-                "resolution_variance_": found.resolution_variance,
-                "_statistics": FitStatistics.known(statistics, rows.n_features),
-                "_stream": Stream.after_portion(params, found.solver, stream),
-            }
-        )
+        self._publish(before.attributes_with(found, coding, params))
         judge(found, coding, is_over=False)
         if self.verbose:
             print_progress(self, f"portion {self.n_iter_}", found.counters["loss_curve_"])
         return self
 
-    def _checked_params(self):
-        params = params_of(self)
-        solver = SOLVERS[self.solver]
-        check_has_encoder(self.transform_algorithm, solver.has_encoder, self.solver)
-        return params
-
-    def _rows(self, X, **check):
-        if isinstance(X, Source):  # those of a fold, checked before
-            self.n_features_in_ = X.shape[1]
-            return X
-        X = check_activations(self, X, check_finite=False, **check)
-        return Source(X, resolve_device(self.device))
-
-    def _attributes_after_fit(self, found):
-        coding = self._coding(found.dictionary)
-        return {
-            **attributes_of(found.dictionary),
-            **found.counters,
-            "resolution_variance_": found.resolution_variance,
-            "_statistics": FitStatistics(found.rows, coding),
-            "_stream": Stream.after_fit(params_of(self), found.solver),
-        }
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.input_tags.positive_only = uses_dict_init(self.solver) and (
-            isinstance(self.dict_init, str) and self.dict_init == "nmf"
-        )
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.positive_only = begins_with_nmf(self.solver, self.dict_init)
         return tags

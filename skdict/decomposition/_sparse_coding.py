@@ -146,21 +146,7 @@ def sparse_encode(
     for given, name in ((return_gap, "return_gap"), (init is not None, "init")):
         if given and algorithm != "lasso":
             raise ValueError(f"{name} is for algorithm='lasso', but algorithm={algorithm!r}.")
-    X = check_activations(None, X, check_finite=False)
-    dictionary = check_activations(None, dictionary, name="dictionary")
-    if X.shape[1] != dictionary.shape[1]:
-        raise ValueError(
-            f"X has {X.shape[1]} features, but the atoms of the dictionary have "
-            f"{dictionary.shape[1]}. Give both in the same space: X of shape (n_samples, "
-            "n_features), dictionary of shape (n_components, n_features)."
-        )
-    if device != "auto" or not isinstance(X, torch.Tensor):
-        device = resolve_device(device)
-    else:
-        device = X.device
-    rows, atoms = Source(X, device), Source(dictionary, device)
-    rows.dtype = atoms.dtype = torch.promote_types(rows.dtype, atoms.dtype)
-    atoms = atoms[:]
+    rows, atoms = _read_both(X, dictionary, device)
     n_components = len(atoms)
     code = CODERS[algorithm](
         atoms,
@@ -170,14 +156,7 @@ def sparse_encode(
         tol=tol,
         max_iter=max_iter,
     )
-    if init is not None:
-        init = Source(check_activations(None, init, name="init"), device)
-        if init.shape != (len(rows), n_components):
-            raise ValueError(
-                f"init has shape {init.shape}, but (n_samples, n_components) is "
-                f"{(len(rows), n_components)}."
-            )
-        init.dtype = rows.dtype
+    init = None if init is None else _read_start(init, rows, n_components)
     gaps = []
 
     def coded():
@@ -195,6 +174,37 @@ def sparse_encode(
         return codes
     warn_of_gaps(gaps, tol)
     return (codes, torch.cat(gaps).cpu().numpy()) if return_gap else codes
+
+
+def _read_both(X, dictionary, device):
+    """X as a source, and the atoms (n_components, n_features), in one dtype on one device."""
+    X = check_activations(None, X, check_finite=False)
+    dictionary = check_activations(None, dictionary, name="dictionary")
+    if X.shape[1] != dictionary.shape[1]:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but the atoms of the dictionary have "
+            f"{dictionary.shape[1]}. Give both in the same space: X of shape (n_samples, "
+            "n_features), dictionary of shape (n_components, n_features)."
+        )
+    if device != "auto" or not isinstance(X, torch.Tensor):
+        device = resolve_device(device)
+    else:
+        device = X.device
+    rows, atoms = Source(X, device), Source(dictionary, device)
+    rows.dtype = atoms.dtype = torch.promote_types(rows.dtype, atoms.dtype)
+    return rows, atoms[:]
+
+
+def _read_start(init, rows, n_components):
+    """Codes to start from, as a source that goes along with the rows."""
+    init = Source(check_activations(None, init, name="init"), rows.device)
+    if init.shape != (len(rows), n_components):
+        raise ValueError(
+            f"init has shape {init.shape}, but (n_samples, n_components) is "
+            f"{(len(rows), n_components)}."
+        )
+    init.dtype = rows.dtype
+    return init
 
 
 def warn_of_gaps(gaps, tol):

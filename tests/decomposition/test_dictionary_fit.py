@@ -239,7 +239,7 @@ def test_fit_after_a_stream_starts_anew(planted):
 
 
 def test_the_statistics_of_a_stream_decay(planted, monkeypatch):
-    monkeypatch.setattr("skdict.decomposition._streams.STREAM_MEMORY", 150)
+    monkeypatch.setattr("skdict.decomposition._learned.STREAM_MEMORY", 150)
     portions = np.split(planted, 3)
     estimator = make_estimator()
     counts, error, n_samples = np.zeros(32), 0.0, 0

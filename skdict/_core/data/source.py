@@ -3,7 +3,7 @@
 import torch
 
 from .finite import check_piece
-from .reading import as_dense, read_rows, release_pages, row_slices, to_device
+from .reading import as_dense, read_rows, release_pages, row_slices, take_rows, to_device
 from .shuffle import MAX_PERMUTED, buffers, draw_rows, permuted_batches
 from .statistics import statistics_of
 
@@ -62,6 +62,10 @@ class Source:
         taken = Source(self.X, self.device, index=index, name=self.name, is_finite=self.is_finite)
         taken.dtype = self.dtype
         return taken
+
+    def whole(self):
+        """These rows of X in one piece, of the kind that X is."""
+        return self.X if self.index is None else take_rows(self.X, self.index.numpy())
 
     def __getitem__(self, index):
         """Rows given by a slice or by an int64 tensor on the CPU: (n_rows, n_features)."""

@@ -1,0 +1,179 @@
+"""What an estimator keeps of its fits beside the dictionary, and what it goes on from."""
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+
+from .._core.dictionary import Dictionary
+from .._core.solvers import SOLVERS, Solver
+from ._base import attributes_of, check_has_encoder
+from ._code_statistics import FitStatistics
+from ._fitting import as_atoms, params_of
+from ._likelihood import CodeStatistics
+
+# Statistics of about so many samples are remembered.
+STREAM_MEMORY = 100_000
+
+
+def learns_from_streams(estimator):
+    """Whether there is a `partial_fit`; an AttributeError says why not."""
+    solver = SOLVERS.get(estimator.solver)
+    if solver is not None and not solver.streams:  # what is no solver at all is refused as in fit
+        streaming = " or ".join(f"solver={name!r}" for name in SOLVERS if SOLVERS[name].streams)
+        raise AttributeError(
+            f"partial_fit is not available with solver={estimator.solver!r}: its atoms are not "
+            f"learned from a stream. Use fit, or {streaming}."
+        )
+    return True
+
+
+def checked_params(estimator):
+    """The parameters of an estimator, of which those of `transform` suit its solver."""
+    params = params_of(estimator)
+    has_encoder = SOLVERS[params.solver].has_encoder
+    check_has_encoder(params.transform_algorithm, has_encoder, params.solver)
+    return params
+
+
+def attributes_after_fit(found, params, coding_of):
+    """The fitted attributes of an estimator; ``coding_of`` gives its way to code a dictionary."""
+    return {
+        **attributes_of(found.dictionary),
+        **found.counters,
+        "resolution_variance_": found.resolution_variance,
+        "_statistics": FitStatistics(found.rows, coding_of(found.dictionary)),
+        "_stream": Stream.after_fit(params, found.solver),
+    }
+
+
+@dataclass
+class Learned:
+    """What `partial_fit` goes on from.
+
+    Parameters
+    ----------
+    dictionary : Dictionary or None
+        None before the first call.
+    stream : Stream or None
+    counters : dict
+        Fitted attributes that say how much has been done.
+    statistics : CodeStatistics or None
+    resolution_variance : float or None
+    """
+
+    dictionary: Dictionary | None
+    stream: "Stream | None"
+    counters: dict
+    statistics: CodeStatistics | None
+    resolution_variance: float | None
+
+    @classmethod
+    def by(cls, estimator):
+        """What an estimator has learned so far."""
+        if not hasattr(estimator, "components_"):
+            return cls(None, None, {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []}, None, None)
+        attributes = vars(estimator)
+        return cls(
+            estimator.dictionary_,
+            attributes.get("_stream"),
+            attributes,
+            copy.deepcopy(attributes["_statistics"].found()),
+            attributes["resolution_variance_"],
+        )
+
+    def solver_for(self, params):
+        """The state to go on with, or None where there is none of use; checks the parameters."""
+        if self.stream is None:
+            return None
+        self.stream.check_same_beginning(params, len(self.dictionary.components))
+        return self.stream.solver_for(params)
+
+    def attributes_with(self, found, coding, params):
+        """The fitted attributes after one more portion."""
+        statistics = statistics_of_stream(coding, found.rows, self.statistics)
+        counters = {name: self.counters[name] + more for name, more in found.counters.items()}
+        return {
+            **attributes_of(found.dictionary),
+            **counters,
+            "resolution_variance_": found.resolution_variance,
+            "_statistics": FitStatistics.known(statistics, found.rows.n_features),
+            "_stream": Stream.after_portion(params, found.solver, self.stream),
+        }
+
+
+class Stream(NamedTuple):
+    """What a dictionary that goes on learning has to know beside itself.
+
+    Parameters
+    ----------
+    kind : tuple
+        What must not change for the solver's state to be of use.
+    solver : Solver or None
+        Its state. None where the dictionary is all of it.
+    beginning : dict
+        Parameters that only the beginning has used.
+    """
+
+    kind: tuple
+    solver: Solver | None
+    beginning: dict
+
+    @classmethod
+    def after_fit(cls, params, solver):
+        """That of a fit that is over, or None where its solver does not go on."""
+        if not solver.streams:
+            return None
+        kept = solver if solver.keeps_state else None
+        return cls(solver.kind_of_state(params), kept, beginning_of(params))
+
+    @classmethod
+    def after_portion(cls, params, solver, before):
+        """That of a portion; ``before`` is the stream before it, or None."""
+        beginning = beginning_of(params) if before is None else before.beginning
+        return cls(solver.kind_of_state(params), solver, beginning)
+
+    def check_same_beginning(self, params, n_components):
+        """Refuse parameters that would change nothing any more."""
+        beginning = beginning_of(params)
+        changed = [name for name, value in beginning.items() if value != self.beginning[name]]
+        if params.n_components not in ("auto", n_components):
+            changed.append("n_components")
+        if changed:
+            raise ValueError(
+                f"{' and '.join(changed)} cannot change between calls of partial_fit: the "
+                "dictionary that it goes on with began otherwise. Set "
+                f"{'it' if len(changed) == 1 else 'them'} back, or begin anew with fit."
+            )
+
+    def solver_for(self, params):
+        """The state to go on with, or None where it is of no use."""
+        kind = SOLVERS[params.solver].kind_of_state(params)
+        return self.solver if kind == self.kind else None
+
+
+def beginning_of(params):
+    """Parameters that only the beginning of a dictionary uses, such that they compare."""
+    seed, atoms = params.random_state, params.dict_init
+    if atoms is not None and not isinstance(atoms, str):
+        atoms = joblib.hash(as_atoms(atoms, "dict_init").numpy())
+    return {
+        "fit_intercept": params.fit_intercept,
+        "dict_init": atoms,
+        # drawing from a generator changes it
+        "random_state": "drawn from" if isinstance(seed, np.random.RandomState) else seed,
+    }
+
+
+def statistics_of_stream(coding, rows, before):
+    """`CodeStatistics` of a portion and, with less weight the longer ago, of those before."""
+    statistics = before or CodeStatistics.empty(len(coding.dictionary.components))
+    statistics.decay(STREAM_MEMORY)
+    dictionary = coding.dictionary.to(rows.dtype, rows.device)
+    with coding.threads(rows), coding.coder(rows) as code:
+        for _, x in rows.blocks(len(dictionary.components)):
+            codes = code(x)
+            statistics.update(codes, dictionary.residual(x, codes))
+    return statistics
