@@ -9,10 +9,15 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from skdict._core.coding import CODERS, Coder, SparseCodes
+from skdict._core.coding import register as register_coder
 from skdict._core.data.source import Source
+from skdict._core.dictionary import Dictionary
 from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.solvers import SOLVERS, Solver
+from skdict._core.solvers import register as register_solver
 from skdict.datasets import make_superposition
-from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
 from skdict.decomposition.architectures import Architecture
 from skdict.decomposition.architectures import register as register_architecture
 from skdict.metrics import mean_l0
@@ -26,6 +31,42 @@ class ElasticNet(Architecture):
 
     def penalty(self, pre_activations, values, state, alpha):
         return alpha * values.sum() + self.ridge * values.square().sum() / 2
+
+
+class PrincipalDirections(Solver):
+    """The right singular vectors of the data, with both signs, as often as there is need."""
+
+    def __init__(self, mean, n_components):
+        self.mean = mean
+        self.n_components = n_components
+
+    @classmethod
+    def start(cls, problem):
+        return cls(problem.data.mean, problem.n_components)
+
+    def fit(self, rows):
+        directions = torch.linalg.svd(rows[:] - self.mean, full_matrices=False).Vh
+        directions = torch.cat([directions, -directions])
+        n_times = -(-self.n_components // len(directions))
+        self.atoms = directions.repeat(n_times, 1)[: self.n_components].clone()
+        return {"n_iter_": 1, "n_steps_": 1}
+
+    def finish(self, rows):
+        return Dictionary(self.atoms, self.mean).copy()
+
+
+class Nearest(Coder):
+    """Of each row the atom of greatest correlation, if that is positive."""
+
+    def __init__(self, atoms, **options):
+        self.atoms = atoms
+
+    def __call__(self, centred, start=None):
+        correlations = centred @ self.atoms.T
+        best = correlations.max(dim=1, keepdim=True)
+        norms = self.atoms.square().sum(dim=1)[best.indices].clamp(min=1e-30)
+        codes = torch.zeros_like(correlations)
+        return SparseCodes.of(codes.scatter_(1, best.indices, best.values.clamp(min=0) / norms))
 
 
 class Bytes:
@@ -53,8 +94,10 @@ def gini(codes):
 def registered():
     """The nouns have their names while this file is tested."""
     register_architecture("elastic_net")(ElasticNet)
+    register_solver("principal")(PrincipalDirections)
+    register_coder("nearest")(Nearest)
     yield
-    del ARCHITECTURES["elastic_net"]
+    del ARCHITECTURES["elastic_net"], SOLVERS["principal"], CODERS["nearest"]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +108,8 @@ def X():
 ESTIMATORS = [
     SparseAutoencoderDictionary(6, max_iter=1, architecture="elastic_net"),
     SparseAutoencoderDictionary(6, max_iter=1, architecture=ElasticNet(0.1)),
+    SparseAutoencoderDictionary(6, solver="principal"),
+    SparseAutoencoderDictionary(6, solver="principal", transform_algorithm="nearest"),
 ]
 
 
@@ -94,6 +139,24 @@ def test_the_architecture_has_its_effect_and_is_searched_over(X):
     without, much = (clone(dictionary).set_params(architecture__ridge=r).fit(X) for r in (0, 1))
     np.testing.assert_array_equal(without.components_, relu.components_)
     assert much.transform(X).mean() < relu.transform(X).mean()
+
+
+def test_the_solver_finds_its_directions(X):
+    dictionary = SparseAutoencoderDictionary(16, solver="principal").fit(X)
+    gram = dictionary.components_ @ dictionary.components_.T
+    eye = np.eye(8)
+    np.testing.assert_allclose(gram, np.block([[eye, -eye], [-eye, eye]]), atol=1e-6)
+    with pytest.raises(AttributeError, match="partial_fit"):
+        dictionary.partial_fit(X)
+
+
+def test_the_coder_serves_all_that_code(X):
+    atoms = np.random.default_rng(0).normal(size=(5, 8))
+    codes = sparse_encode(X, atoms, algorithm="nearest")
+    correlations = X @ atoms.T
+    np.testing.assert_array_equal((codes != 0).sum(axis=1), correlations.max(axis=1) > 0)
+    rows = codes.any(axis=1)
+    np.testing.assert_array_equal(codes[rows].argmax(axis=1), correlations[rows].argmax(axis=1))
 
 
 def test_a_source_is_what_can_be_read_row_by_row(X):
