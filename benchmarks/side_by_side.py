@@ -5,7 +5,7 @@
 A program of each checkout waits for its turn: one go of the one, one of the other, and so on, in
 changing order. Printed are the medians and the median of the ratios of neighbours, with its
 quartiles: below 1 this checkout is the faster. Each runs its own copy of this script, as the
-modules that it imports move; a task has to be in both.
+modules that it imports move; a task that the other's copy does not have is run by this one.
 """
 
 import argparse
@@ -65,6 +65,49 @@ def omp():
     return lambda: sparse_encode(X, atoms, algorithm="omp", n_nonzero_coefs=12)
 
 
+def one_epoch():
+    """A whole fit of 200,000 x 512, one epoch."""
+    import numpy as np
+
+    from skdict import SparseAutoencoderDictionary
+
+    X = np.random.default_rng(0).standard_normal((200_000, 512), dtype="f4")
+    sae = SparseAutoencoderDictionary(
+        1024, architecture="topk", n_nonzero_coefs=32, max_iter=1, random_state=0
+    )
+    return lambda: sae.fit(X)
+
+
+def _wide(**params):
+    import numpy as np
+
+    from skdict import SparseAutoencoderDictionary
+
+    X = np.random.default_rng(0).standard_normal((4096, 512), dtype="f4")
+    params = {"max_iter": 1, "dict_init": "random", "random_state": 0} | params
+    return SparseAutoencoderDictionary(**params).fit(X[:1024]), X
+
+
+def transform_wide():
+    """Codes of 4,096 rows by 8,192 top-k atoms, as CSR."""
+    options = {"architecture": "topk", "n_nonzero_coefs": 32, "sparse_output": True}
+    sae, X = _wide(n_components=8192, **options)
+    return lambda: sae.transform(X)
+
+
+def transform_wide_dense():
+    """The same, as a dense array."""
+    sae, X = _wide(n_components=8192, architecture="topk", n_nonzero_coefs=32)
+    return lambda: sae.transform(X)
+
+
+def lasso_row():
+    """One row by Lasso on 4,096 atoms, after a first call."""
+    sae, X = _wide(n_components=4096, solver="lasso")
+    sae.transform(X[:1])
+    return lambda: sae.transform(X[1:2])
+
+
 def score():
     import numpy as np
 
@@ -76,7 +119,18 @@ def score():
 
 
 TASKS = busy.TASKS | {
-    function.__name__: function for function in (topk_step, relu_step, alternating_fit, omp, score)
+    function.__name__: function
+    for function in (
+        topk_step,
+        relu_step,
+        alternating_fit,
+        omp,
+        score,
+        one_epoch,
+        transform_wide,
+        transform_wide_dense,
+        lasso_row,
+    )
 }
 
 
@@ -91,9 +145,13 @@ def work(name):
 
 
 def compare(name, folders, n_rounds):
+    def script(folder):
+        copies = (folder / SCRIPT).read_text() + (folder / "benchmarks" / "busy.py").read_text()
+        return str((folder if f"def {name}(" in copies else HERE.parent) / SCRIPT)
+
     programs = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(folder / SCRIPT), str(folder), "--work", name],
+            [sys.executable, "-W", "ignore", script(folder), str(folder), "--work", name],
             env={**os.environ, "PYTHONPATH": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
