@@ -5,8 +5,6 @@ from pathlib import Path
 
 from sklearn.utils import Bunch
 
-from .._core.language.loading import import_transformers, no_progress_bar
-
 _FOLDER = Path(__file__).parent / "data" / "one_layer"
 
 
@@ -55,6 +53,8 @@ def load_one_layer_transformer():
     >>> bunch.tokenizer.decode(logits[0, -1].argmax())
     'self'
     """
+    from .._core.language.loading import import_transformers, no_progress_bar  # imports torch
+
     transformers = import_transformers("load_one_layer_transformer")
     with no_progress_bar():
         model = transformers.GPT2LMHeadModel.from_pretrained(

@@ -185,7 +185,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """Fitted attributes that are not there yet; called where Python finds none."""
         if name in STATISTICS and "_statistics" in vars(self):
             return self._statistics.attribute(name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return super().__getattribute__(name)  # the error of the first look-up once more
 
     def __dir__(self):
         there = STATISTICS if "_statistics" in vars(self) else ()

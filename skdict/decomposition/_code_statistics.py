@@ -99,7 +99,7 @@ def statistics_of(coding, rows, index=None):
     index = torch.arange(len(rows), device="cpu") if index is None else index
     dictionary = coding.dictionary.to(rows.dtype, rows.device)
     statistics = CodeStatistics.empty(len(dictionary.components))
-    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows) as code:
+    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows, warns=False) as code:
         for chunk in index.split(N_ROWS_AT_A_TIME):
             x = rows[chunk]
             codes = code(x)

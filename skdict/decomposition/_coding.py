@@ -61,7 +61,7 @@ class Coding:
         return self.name != "encoder" and CODERS[self.name].signed
 
     @contextmanager
-    def coder(self, rows):
+    def coder(self, rows, *, warns=True):
         """Function from rows (B, n_features) of these to SparseCodes.
 
         At the end one warning tells of all codes that are further from the optimum than wanted.
@@ -77,7 +77,8 @@ class Coding:
 
         with torch.no_grad():
             yield remember
-        warn_of_gaps(gaps, LASSO_TOL)
+        if warns:
+            warn_of_gaps(gaps, LASSO_TOL)
 
     def threads(self, rows, n_rows=None):
         """Context in which rows are coded block by block."""

@@ -172,7 +172,7 @@ def statistics_of_stream(coding, rows, before):
     statistics = before or CodeStatistics.empty(len(coding.dictionary.components))
     statistics.decay(STREAM_MEMORY)
     dictionary = coding.dictionary.to(rows.dtype, rows.device)
-    with coding.threads(rows), coding.coder(rows) as code:
+    with coding.threads(rows), coding.coder(rows, warns=False) as code:
         for _, x in rows.blocks(len(dictionary.components)):
             codes = code(x)
             statistics.update(codes, dictionary.residual(x, codes))

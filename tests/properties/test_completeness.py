@@ -19,6 +19,7 @@ OTHERS = {
     "InterpretationDisplay",
     "Snippet",
     "SteeringDisplay",
+    "architectures",
     "WidthCurveDisplay",
     "feature_effects",
     "label_python_spans",
