@@ -151,6 +151,26 @@ def test_encode(n_largest, threshold, dtype, monkeypatch):
         close(values, expected[2], dtype)
 
 
+@pytest.mark.parametrize("power_of_weight", [-20, 0, 40])
+@pytest.mark.parametrize("power", [0, -90, 70])
+@pytest.mark.parametrize("n_largest", [None, 3])
+def test_encode_of_any_scale(n_largest, power, power_of_weight, monkeypatch):
+    """A power of two changes no digit of a code, also where squares leave float32's range."""
+    monkeypatch.setattr("skdict._core.kernels.cpu.encode.cpu_has", lambda _: True)
+    weight, bias = randn(600, 16, dtype=torch.float32), randn(600, seed=1, dtype=torch.float32) - 2
+    weight[:560] = torch.eye(16).repeat(35, 1)  # nothing is lost when these are rounded to 8 bits
+    x = randn(100, 16, seed=2, dtype=torch.float32)
+    x[5] = 0
+    reference, others = bodies("encode")
+    counts, indices, values = reference(weight, bias, n_largest, None)(x)
+    scale, scale_of_weight = 2.0**power, 2.0**power_of_weight
+    for encode in (reference, *others):
+        code = encode(weight * scale_of_weight, bias * scale * scale_of_weight, n_largest, None)
+        found = code(x * scale)
+        assert torch.equal(found[0], counts) and torch.equal(found[1], indices)
+        close(found[2] / scale / scale_of_weight, values, torch.float32)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_outer_products(dtype):
     codes, support, values = sparse_codes(dtype=dtype)

@@ -5,7 +5,7 @@ atoms may be active. Only their pre-activations are computed in float32. The cod
 float32: coarse rounding costs time, but never an entry.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -46,24 +46,20 @@ class Scan:
     @cached_property
     def rounded(self):
         """The weight in 8 bits, its scales (n,), norms (n,) and norms of the rounding errors."""
-        low, scale, _ = in_8_bits(self.weight)
-        norm = torch.linalg.vector_norm
-        error = norm(self.weight - low.float() * scale[:, None], dim=1)
-        return low, scale, norm(self.weight, dim=1), error
+        return _rounded(self.weight)
 
     def __call__(self, centred):
         found = self._scan(centred) if len(centred) >= MIN_ROWS else None
         return self.plain(centred) if found is None else found
 
     def _scan(self, centred):
-        """The codes, or None where 8 bits leave too many candidates."""
+        """The codes, or None where 8 bits leave too many candidates or bounds are out of range."""
         low_weight, *of_weight = self.rounded
-        low, scale, _ = in_8_bits(centred)
-        norm = torch.linalg.vector_norm
-        size = norm(centred, dim=1)
+        low, scale, size, rounding = _rounded(centred)
+        if not _in_range(size, of_weight[1]):
+            return None
         # summing d products in float32 is off by at most d ε ‖x‖ ‖w‖, here and in the exact values
-        summing = 2 * (centred.shape[1] + 8) * torch.finfo(torch.float32).eps
-        rounding = norm(centred - low.float() * scale[:, None], dim=1) + summing * size
+        rounding += 2 * (centred.shape[1] + 8) * torch.finfo(torch.float32).eps * size
         of_atoms = self.weight, *of_weight, self.bias, self.threshold
         of_atoms = [tensor.numpy() for tensor in of_atoms]
 
@@ -87,6 +83,26 @@ class Scan:
         if sum(n_candidates) > MAX_CANDIDATES * len(centred) * len(self.weight):
             return None
         return tuple(torch.from_numpy(np.concatenate(part)) for part in parts)
+
+
+def _rounded(rows):
+    """Rows (m, d) in 8 bits, their scales (m,), norms (m,) and norms of the rounding errors (m,).
+
+    Norms are taken in units of the scale, where no square overflows or underflows.
+    """
+    low, scale, _ = in_8_bits(rows)
+    norm, in_units = partial(torch.linalg.vector_norm, dim=1), rows / scale[:, None]
+    return low, scale, scale * norm(in_units), scale * norm(in_units - low)
+
+
+def _in_range(size, w_size):
+    """Whether float32 holds the products of these norms, zeros apart, with all their digits."""
+    limits = torch.finfo(torch.float32)
+    least, most = 1.0, 1.0
+    for norms in (size, w_size):
+        norms = torch.where(norms == 0, 1, norms).double()
+        least, most = least * float(norms.min()), most * float(norms.max())
+    return limits.tiny / limits.eps**1.5 < least and most < limits.max * limits.eps
 
 
 @compiled(fastmath={"reassoc", "contract"})  # in any order, the same for all rows
