@@ -45,7 +45,9 @@ class Unchanged:
             return tensor.clone()
         generator = torch.Generator(device="cpu").manual_seed(0)
         options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
-        return tensor @ torch.randn(tensor.shape[1], **options).to(tensor)
+        weights = torch.randn(tensor.shape[1], **options)
+        weights += weights.sign()  # away from zero: a change in any one column counts
+        return tensor @ weights.to(tensor)
 
 
 def as_arrays(state):
