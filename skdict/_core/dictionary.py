@@ -48,6 +48,12 @@ class Dictionary:
     def shape(self):
         return tuple(self.components.shape)
 
+    @property
+    def is_sound(self):
+        """Whether all numbers are finite, and not all atoms zero; waits for the device."""
+        is_finite = all(bool(tensor.isfinite().all()) for tensor in self._tensors())
+        return is_finite and bool(self.components.any())
+
     def to(self, dtype, device):
         """The same in another dtype or on another device; itself where nothing changes."""
         if self.components.dtype == dtype and self.components.device == device:

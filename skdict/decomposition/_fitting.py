@@ -303,6 +303,9 @@ def judge(found, coding, *, is_over=True):
     is_over : bool
         A stream is not, and what it has not learned yet it may learn from what comes.
     """
+    n_steps, loss_curve = found.counters["n_steps_"], found.counters["loss_curve_"]
+    if not found.dictionary.is_sound:
+        raise diverged("the dictionary is not finite, or zero", n_steps, loss_curve)
     rows = found.rows
     dictionary = found.dictionary.to(rows.dtype, rows.device)
     index = spread(len(rows), N_JUDGED_ROWS)
@@ -325,9 +328,8 @@ def judge(found, coding, *, is_over=True):
     if ratio <= WORSE_THAN_NOTHING:
         return
     symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"
-    n_steps = found.counters["n_steps_"]
     if not ratio <= DIVERGED:
-        raise diverged(symptom, n_steps, found.counters["loss_curve_"])
+        raise diverged(symptom, n_steps, loss_curve)
     if is_over:
         warn(
             f"Training has not converged, or diverges: after {n_steps} steps, {symptom}. Raise "

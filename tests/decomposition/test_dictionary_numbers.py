@@ -245,6 +245,22 @@ def test_a_training_that_diverges_raises_whatever_else_is_asked(X, params):
         SparseAutoencoderDictionaryCV(8, alphas=2, cv=2, learning_rate_init=1e20).fit(X)
 
 
+@pytest.mark.parametrize("learning_rate", [1e30, 1e38, 1e300])
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_training_of_one_step_that_diverges_raises(X, architecture, learning_rate):
+    """No objective is seen after the step: the dictionary itself tells."""
+    estimator = make_estimator(
+        architecture=architecture,
+        learning_rate_init=learning_rate,
+        max_iter=1,
+        batch_size=len(X),
+        fit_intercept=False,
+    )
+    for fit in (estimator.fit, estimator.partial_fit):
+        with pytest.raises(ValueError, match=DIVERGED):
+            fit(X.astype(np.float32))
+
+
 def test_a_portion_that_diverges_leaves_what_was_learned(X):
     estimator = make_estimator().fit(X)
     before, codes = estimator.components_.copy(), estimator.transform(X)
