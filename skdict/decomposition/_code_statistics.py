@@ -1,5 +1,7 @@
 """Statistics of the codes of a fit's samples, taken when something asks for them."""
 
+import math
+
 import torch
 
 from .._core.torch_state import plain_torch
@@ -59,13 +61,18 @@ class FitStatistics:
         ValueError
             If the data have been changed since the fit.
         """
+        pending = self._pending  # read first: another thread may take the statistics meanwhile
         if self._found is None:
-            if self._pending is None:
+            if pending is None:
                 raise ValueError(_CHANGED)
-            rows, coding, index, witnesses = self._pending
+            rows, coding, index, witnesses = pending
             if not torch.equal(_witnesses(rows), witnesses):
                 raise ValueError(_CHANGED)
-            self._found, self._pending = statistics_of(coding, rows, index), None
+            found = statistics_of(coding, rows, index)
+            if not math.isfinite(found.squared_error):  # the fit has seen finite samples only
+                raise ValueError(_CHANGED)
+            self._found = found
+            self._pending = None
         return self._found
 
     def __getstate__(self):

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._core.dictionary import Dictionary
 from .._core.solvers import SOLVERS, Solver
+from ..utils._warnings import warn
 from ._base import attributes_of, check_has_encoder
 from ._code_statistics import FitStatistics
 from ._fitting import as_atoms, params_of
@@ -80,7 +81,7 @@ class Learned:
             estimator.dictionary_,
             attributes.get("_stream"),
             attributes,
-            copy.deepcopy(attributes["_statistics"].found()),
+            _known_statistics(attributes["_statistics"]),
             attributes["resolution_variance_"],
         )
 
@@ -102,6 +103,15 @@ class Learned:
             "_statistics": FitStatistics.known(statistics, found.rows.n_features),
             "_stream": Stream.after_portion(params, found.solver, self.stream),
         }
+
+
+def _known_statistics(of_fit):
+    """`CodeStatistics` to go on with, or None if they cannot be taken any more."""
+    try:
+        return copy.deepcopy(of_fit.found())
+    except ValueError as error:
+        warn(f"{error} The statistics for score begin anew with this portion.")
+        return None
 
 
 class Stream(NamedTuple):

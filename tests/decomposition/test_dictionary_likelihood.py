@@ -184,3 +184,26 @@ def test_alpha_auto_is_a_tenth_of_the_centred_rms_norm(planted):
     np.testing.assert_allclose(grid[1:] / grid[:-1], grid[1] / grid[0])
     other = alpha_grid(10 * planted + 3, n_alphas=3)
     np.testing.assert_allclose(other, [10 * grid[0], rms, 10 * grid[-1]])
+
+
+# -- statistics that are taken when score asks ------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [slice(0, None, 2), slice(7, 8)])
+def test_samples_that_have_changed_since_fit_are_noticed(planted, rows):
+    X = planted.copy()
+    estimator = make_estimator(max_iter=1).fit(X)
+    X[rows] = np.nan
+    with pytest.raises(ValueError, match="X has been changed in place since fit"):
+        estimator.score(planted)
+    assert np.isfinite(estimator.transform(planted)).all()
+
+
+def test_a_stream_in_one_buffer_goes_on_after_fit(planted):
+    """The statistics of a fit can no longer be taken: they begin anew, and a warning says so."""
+    buffer = planted.copy()
+    estimator = make_estimator(max_iter=1).fit(buffer)
+    buffer[:] = planted[::-1]
+    with pytest.warns(UserWarning, match="statistics for score begin anew"):
+        estimator.partial_fit(buffer)
+    assert estimator.n_samples_seen_ == len(planted) and np.isfinite(estimator.score(planted))
