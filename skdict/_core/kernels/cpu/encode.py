@@ -115,11 +115,18 @@ def _dot(left, right):
 
 @compiled()
 def _estimate(products, scale, size, rounding, w_scale, w_size, w_rounding, bias, lower, upper):
-    """Bounds of a row's pre-activations (n,) from the product in 8 bits."""
-    for j in range(len(products)):
-        middle = np.float32(products[j]) * (scale * w_scale[j]) + bias[j]
-        error = rounding * w_size[j] + size * w_rounding[j]
-        error += np.float32(2.0**-21) * abs(middle)
+    """Bounds of a row's pre-activations (n,) from the product in 8 bits.
+
+    In loops of few arrays, which become vector instructions.
+    """
+    n = len(products)
+    for j in range(n):
+        lower[j] = np.float32(products[j]) * (scale * w_scale[j]) + bias[j]
+    for j in range(n):
+        upper[j] = rounding * w_size[j] + size * w_rounding[j]
+    for j in range(n):
+        middle = lower[j]
+        error = upper[j] + np.float32(2.0**-21) * abs(middle)
         lower[j] = middle - error
         upper[j] = middle + error
 
@@ -150,9 +157,10 @@ def _largest(products, x, scale, size, rounding, weight, w_scale, w_size, w_roun
         )
         bound = np.float32(0)
         if largest_of_row(lower.view(np.int32), found, candidates, spare) == k:
+            # the k-th largest is no smaller than the smallest of any k, and of these it is close
             bound = np.float32(np.inf)
-            for place in found:
-                bound = min(bound, lower[place])
+            for j in found:
+                bound = min(bound, _dot(x[i], weight[j]) + bias[j])
         least[0] = bound
         smallest = max(least.view(np.int32)[0], np.int32(1))
         m = append_from(upper.view(np.int32), smallest, candidates, 0)
