@@ -48,7 +48,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             if parts[0] is None:
                 raise AttributeError(f"This {type(self).__name__} is not fitted: call fit first.")
             dictionary = _dictionary_of(vars(self))
-            self._dictionary = parts, dictionary
+            if all(map(_is_shared, parts)):
+                self._dictionary = parts, dictionary
         return dictionary
 
     @plain_torch()
@@ -278,6 +279,13 @@ def attributes_of(dictionary):
         if "k" in architecture.get_params():
             attributes["n_nonzero_coefs_"] = architecture.k
     return attributes
+
+
+def _is_shared(part):
+    """Whether tensors made of a fitted attribute see what is written into it later."""
+    if isinstance(part, np.ndarray):
+        return not part.flags.writeable or min(part.strides, default=0) >= 0
+    return not isinstance(part, list)
 
 
 def _dictionary_of(attributes):

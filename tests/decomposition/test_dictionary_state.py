@@ -524,3 +524,25 @@ def test_verbose_says_how_far_a_fit_is(planted, capsys):
     for solver in SOLVERS:
         make_estimator(solver=solver, max_iter=1).fit(planted)
         assert not capsys.readouterr().out
+
+
+# -- fitted attributes are also the user's ------------------------------------------------------
+
+EDITED = ("components_", "intercept_", "encoder_coef_", "encoder_intercept_", "threshold_")
+
+
+@pytest.mark.parametrize("as_given", [None, np.flip, np.asfortranarray, np.ndarray.tolist])
+@pytest.mark.parametrize("algorithm", ["encoder", "lasso", "omp", "threshold"])
+def test_codes_follow_attributes_that_are_replaced_and_edited(planted, algorithm, as_given):
+    estimator = make_estimator(
+        architecture="jumprelu", max_iter=1, transform_algorithm=algorithm
+    ).fit(planted)
+    for name in EDITED:
+        if as_given is not None:
+            setattr(estimator, name, as_given(getattr(estimator, name)))
+        for _ in range(2):
+            codes = estimator.transform(planted)
+            fresh = pickle.loads(pickle.dumps(estimator))
+            np.testing.assert_array_equal(codes, fresh.transform(planted), err_msg=name)
+            array = getattr(estimator, name)  # now edit it in place
+            array[0] = 0.5 if np.ndim(array) == 1 else [0.5] * len(array[0])
