@@ -55,8 +55,9 @@ class Dictionary:
         return is_finite and bool(self.components.any())
 
     def to(self, dtype, device):
-        """The same in another dtype or on another device; itself where nothing changes."""
-        if self.components.dtype == dtype and self.components.device == device:
+        """The same with all tensors in a dtype, on a device; itself where nothing changes."""
+        tensors = *self._tensors(), *self.state.values()
+        if all(tensor.dtype == dtype and tensor.device == device for tensor in tensors):
             return self
         return self._keep(("to", dtype, device), lambda: self._to(dtype=dtype, device=device))
 

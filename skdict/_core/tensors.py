@@ -30,7 +30,7 @@ class Unchanged:
         self.tensors = tensors
         self.seen = [self._look(tensor) for tensor in tensors]
         self.tol = [
-            1e-5 * torch.linalg.vector_norm(tensor, dim=1) if tensor.dim() == 2 else 0
+            1e-5 * torch.linalg.vector_norm(_wide(tensor), dim=1) if tensor.dim() == 2 else 0
             for tensor in tensors
         ]
 
@@ -47,7 +47,13 @@ class Unchanged:
         options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
         weights = torch.randn(tensor.shape[1], **options)
         weights += weights.sign()  # away from zero: a change in any one column counts
+        tensor = _wide(tensor)
         return tensor @ weights.to(tensor)
+
+
+def _wide(tensor):
+    """In float32 at least: integers and half precision are widened."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def as_arrays(state):

@@ -546,3 +546,19 @@ def test_codes_follow_attributes_that_are_replaced_and_edited(planted, algorithm
             np.testing.assert_array_equal(codes, fresh.transform(planted), err_msg=name)
             array = getattr(estimator, name)  # now edit it in place
             array[0] = 0.5 if np.ndim(array) == 1 else [0.5] * len(array[0])
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "lasso", "omp", "threshold"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64])
+def test_attributes_may_be_replaced_by_those_of_another_dtype(planted, dtype, algorithm):
+    X = planted.astype(np.float32)
+    params = {"architecture": "jumprelu", "max_iter": 1, "transform_algorithm": algorithm}
+    estimator = make_estimator(**params).fit(X)
+    for name in EDITED:
+        replaced, witness = (copy.deepcopy(estimator) for _ in range(2))
+        array = np.ceil(getattr(estimator, name)).clip(-2, 2)  # every dtype holds these
+        setattr(replaced, name, array.astype(dtype))
+        setattr(witness, name, array)
+        np.testing.assert_array_equal(replaced.transform(X), witness.transform(X), err_msg=name)
+        assert replaced.transform(X).dtype == np.float32
+        assert replaced.score(X) == pytest.approx(witness.score(X), rel=1e-6)
