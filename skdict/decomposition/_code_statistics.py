@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from .._core.tensors import Unchanged
 from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
 from ._fitting import N_ROWS_AT_A_TIME, spread
@@ -17,11 +18,23 @@ N_SPARSE_CODED_SAMPLES = 20_000
 N_WITNESSES = 64
 
 
+class DataChangedError(ValueError, AttributeError):
+    """What a fit went by has changed, so that there are no statistics: no attribute, no score."""
+
+    def __init__(self, who_has):
+        super().__init__(
+            f"{who_has} been changed in place since fit, and the statistics of the codes, which "
+            "score needs, are taken when they are first asked for. Fit again, or call score before "
+            "such a change."
+        )
+
+
 class FitStatistics:
     """Statistics of the codes of a fit, which only `score` needs, taken when they are asked for.
 
     Until then the samples to take them from are kept, and not copied, so that a fit costs no
     memory and no pass for what may never be asked for. A few are, to notice if the data change.
+    The dictionary shares its memory with the fitted attributes, and is looked after likewise.
 
     Parameters
     ----------
@@ -36,7 +49,7 @@ class FitStatistics:
         index = spread(len(rows), n_samples)
         self.n_features = rows.n_features
         self._found = None
-        self._pending = rows, coding, index, _witnesses(rows)
+        self._pending = rows, coding, index, _witnesses(rows), Unchanged(coding.dictionary.tensors)
         self._attributes = {"n_samples_seen_": len(index)}
 
     @classmethod
@@ -58,19 +71,21 @@ class FitStatistics:
 
         Raises
         ------
-        ValueError
-            If the data have been changed since the fit.
+        DataChangedError
+            If the data or the dictionary have been changed since the fit.
         """
         pending = self._pending  # read first: another thread may take the statistics meanwhile
         if self._found is None:
             if pending is None:
-                raise ValueError(_CHANGED)
-            rows, coding, index, witnesses = pending
+                raise DataChangedError("X or the dictionary has")
+            rows, coding, index, witnesses, is_unchanged = pending
             if not torch.equal(_witnesses(rows), witnesses):
-                raise ValueError(_CHANGED)
+                raise DataChangedError("X has")
+            if not is_unchanged():
+                raise DataChangedError("The dictionary has")
             found = statistics_of(coding, rows, index)
             if not math.isfinite(found.squared_error):  # the fit has seen finite samples only
-                raise ValueError(_CHANGED)
+                raise DataChangedError("X has")
             self._found = found
             self._pending = None
         return self._found
@@ -79,7 +94,7 @@ class FitStatistics:
         """A pickle has the statistics, and not the samples."""
         try:
             found = vars(self.found())
-        except ValueError as error:
+        except DataChangedError as error:
             warn(f"{error} What is pickled cannot score.")
             found = None
         return {"n_features": self.n_features, "found": found}
@@ -88,12 +103,6 @@ class FitStatistics:
         self.n_features, found = state["n_features"], state["found"]
         self._found = None if found is None else CodeStatistics(**found)
         self._pending, self._attributes = None, {}
-
-
-_CHANGED = (
-    "X has been changed in place since fit, and the statistics of its codes, which score needs, "
-    "are taken when they are first asked for. Fit again, or call score before X changes."
-)
 
 
 def _witnesses(rows):
