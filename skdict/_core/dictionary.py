@@ -102,7 +102,9 @@ class Dictionary:
         """What the codes of x (B, n_features) leave over: x - b - z D."""
         return x - self.intercept - codes.decode(self.components)
 
-    def _tensors(self):
+    @property
+    def tensors(self):
+        """All tensors that codes and reconstructions depend on."""
         parts = [self.components, self.intercept]
         if self.encoder is not None:
             parts += [part for part in vars(self.encoder).values() if torch.is_tensor(part)]
@@ -112,7 +114,7 @@ class Dictionary:
         """What ``make()`` has made of the tensors before, or makes now."""
         unchanged, found = self._prepared.get(key, (None, None))
         if unchanged is None or not unchanged():
-            unchanged, found = Unchanged(self._tensors()), make()
+            unchanged, found = Unchanged(self.tensors), make()
             kept = list(self._prepared.items())[-(N_KEPT_CODERS - 1) :]
             # one assignment: other threads may read it
             self._prepared = {**dict(kept), key: (unchanged, found)}

@@ -81,11 +81,15 @@ class Found:
 
     def __post_init__(self):
         self.dictionary.alpha = self.alpha
+        if not all(bool(part.isfinite().all()) for part in self.dictionary.tensors):
+            n_steps, loss_curve = self.counters["n_steps_"], self.counters["loss_curve_"]
+            raise diverged("the dictionary is not finite", n_steps, loss_curve)
 
 
 def params_of(estimator):
-    """The parameters of an estimator, by attribute."""
-    return SimpleNamespace(**estimator.get_params(deep=False))
+    """The parameters of an estimator, by attribute; those too that a subclass has fixed."""
+    names = estimator._parameter_constraints
+    return SimpleNamespace(**{name: getattr(estimator, name) for name in names})
 
 
 def default_params(estimator_class):
@@ -315,13 +319,13 @@ def judge(found, coding, *, is_over=True):
         for chunk in index.split(N_ROWS_AT_A_TIME):
             x = rows[chunk]
             codes = code(x)
-            n_active += len(codes.values)
+            n_active += int(codes.values.count_nonzero())
             # massive samples do not count for the variance, and a stream may change
             error += float(dictionary.residual(x, codes).double().square().sum())
             without += float((x - origin).double().square().sum())
         if n_active == 0:
-            _warn_of_nothing(found, code)
-    if dictionary.encoder is None:
+            _warn_of_nothing(found, coding, code)
+    if coding.name != "encoder":  # codes that were not trained tell nothing of the training
         return
     variance = found.resolution_variance / RESOLUTION
     ratio = error / max(without, len(index) * rows.n_features * variance)
@@ -338,15 +342,15 @@ def judge(found, coding, *, is_over=True):
         )
 
 
-def _warn_of_nothing(found, code):
+def _warn_of_nothing(found, coding, code):
     """Warn if none of the codes of many rows has an entry."""
     n_rows = min(len(found.rows), N_SEARCHED_ROWS)
     for chunk in spread(len(found.rows), n_rows).split(N_ROWS_AT_A_TIME):
         if code(found.rows[chunk]).values.any():
             return
     nothing = f"No feature is active on any of {n_rows} samples: "
-    architecture = found.dictionary.architecture
-    if getattr(architecture, "k", None) is not None:
+    k = getattr(found.dictionary.architecture, "k", None)
+    if coding.name == "encoder" and k is not None:
         warn(
             f"{nothing}none exceeds the threshold that training has come to. Use more passes "
             "(max_iter) or a larger n_nonzero_coefs."

@@ -356,3 +356,32 @@ def test_an_empty_dictionary_is_not_put_down_to_an_alpha_without_effect():
     )
     with pytest.warns(UserWarning, match="No feature is active .* exceeds the threshold"):
         estimator.fit(equal)
+
+
+@pytest.mark.parametrize("solver", ["autoencoder", "alternating"])
+def test_a_portion_that_overflows_is_refused(X, solver):
+    """Whatever solver: no dictionary with entries that are no numbers."""
+    X = X.astype(np.float32)
+    estimator = make_estimator(solver=solver).partial_fit(X)
+    before = estimator.components_.copy()
+    with (
+        warnings.catch_warnings(action="error", category=UserWarning),
+        pytest.raises(ValueError, match=r"Training has diverged: .* is not finite"),
+    ):
+        estimator.partial_fit(1e30 * X)
+    np.testing.assert_array_equal(estimator.components_, before)
+
+
+def test_codes_that_were_not_trained_tell_nothing_of_the_training(X):
+    """Those of a threshold add up to many times the sample where there are many atoms."""
+    params = {"n_components": 512, "transform_algorithm": "threshold", "transform_alpha": 0.0}
+    with warnings.catch_warnings(action="error"):
+        estimator = make_estimator(**params).fit(X)
+    residual = X - estimator.inverse_transform(estimator.transform(X))
+    assert (residual**2).sum() > 200 * X.var(axis=0).sum() * len(X)
+
+
+def test_a_warning_of_no_codes_names_what_decides_them(X):
+    params = {"architecture": "topk", "transform_algorithm": "lasso", "transform_alpha": 1e3}
+    with pytest.warns(UserWarning, match="No feature is active .* is too large for the scale"):
+        make_estimator(**params).fit(X)
