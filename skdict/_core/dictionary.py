@@ -51,7 +51,7 @@ class Dictionary:
     @property
     def is_sound(self):
         """Whether all numbers are finite, and not all atoms zero; waits for the device."""
-        is_finite = all(bool(tensor.isfinite().all()) for tensor in self._tensors())
+        is_finite = all(bool(tensor.isfinite().all()) for tensor in self.tensors)
         return is_finite and bool(self.components.any())
 
     def to(self, dtype, device):

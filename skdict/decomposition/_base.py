@@ -196,10 +196,14 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _publish(self, attributes):
         """Set what a fit found; nothing remains of a former fit with other parameters."""
-        for name in (*OF_SOME, *STATISTICS, "validation_loss_curve_", "_stream"):
-            vars(self).pop(name, None)
+        self._forget()
         vars(self).update(attributes)
         _ = self.dictionary_  # prepared, so that no later call changes the estimator
+
+    def _forget(self):
+        """Drop what a fit with other parameters may not have."""
+        for name in (*OF_SOME, *STATISTICS, "validation_loss_curve_", "_stream"):
+            vars(self).pop(name, None)
 
     def __copy__(self):
         copied = type(self).__new__(type(self))

@@ -81,9 +81,6 @@ class Found:
 
     def __post_init__(self):
         self.dictionary.alpha = self.alpha
-        if not all(bool(part.isfinite().all()) for part in self.dictionary.tensors):
-            n_steps, loss_curve = self.counters["n_steps_"], self.counters["loss_curve_"]
-            raise diverged("the dictionary is not finite", n_steps, loss_curve)
 
 
 def params_of(estimator):

@@ -11,7 +11,7 @@ from .._core.dictionary import Dictionary
 from .._core.solvers import SOLVERS, Solver
 from ..utils._warnings import warn
 from ._base import attributes_of, check_has_encoder
-from ._code_statistics import FitStatistics
+from ._code_statistics import DataChangedError, FitStatistics
 from ._fitting import as_atoms, params_of
 from ._likelihood import CodeStatistics
 
@@ -39,14 +39,24 @@ def checked_params(estimator):
     return params
 
 
-def attributes_after_fit(found, params, coding_of):
-    """The fitted attributes of an estimator; ``coding_of`` gives its way to code a dictionary."""
+def attributes_after_fit(found, params=None, *, coding_of):
+    """The fitted attributes of an estimator.
+
+    Parameters
+    ----------
+    found : Found
+    params : SimpleNamespace or None
+        Those of a fit that is over. None while it trains: its solver's state will change.
+    coding_of : callable
+        From a dictionary to the estimator's way to code with it.
+    """
+    stream = {} if params is None else {"_stream": Stream.after_fit(params, found.solver)}
     return {
         **attributes_of(found.dictionary),
         **found.counters,
         "resolution_variance_": found.resolution_variance,
         "_statistics": FitStatistics(found.rows, coding_of(found.dictionary)),
-        "_stream": Stream.after_fit(params, found.solver),
+        **stream,
     }
 
 
@@ -109,7 +119,7 @@ def _known_statistics(of_fit):
     """`CodeStatistics` to go on with, or None if they cannot be taken any more."""
     try:
         return copy.deepcopy(of_fit.found())
-    except ValueError as error:
+    except DataChangedError as error:
         warn(f"{error} The statistics for score begin anew with this portion.")
         return None
 

@@ -382,15 +382,17 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         """
         previous = self.dictionary_ if self.warm_start and hasattr(self, "components_") else None
         params = checked_params(self)
-        warn_of_unused(params, default_params(type(self)))
         rows = self._source(X, reset=previous is None, min_samples=2)
-        if isinstance(X, Source):  # a fold, which only a callback wants to have whole
+        if isinstance(X, Source):  # a fold: the search warns, and only callbacks want it whole
             X = X.whole
+        else:
+            warn_of_unused(params, default_params(SparseAutoencoderDictionary))
         n_epochs = self.max_iter if SOLVERS[self.solver].in_epochs else 0
         reports = Reports(self, X, y, self._init_callback_context(max_subtasks=n_epochs))
-        attributes_of = partial(attributes_after_fit, params=params, coding_of=self._coding)
+        self._forget()  # callbacks get copies, to which attributes are added
+        attributes_of = partial(attributes_after_fit, coding_of=self._coding)
         found = fit(params, rows, previous, reports, attributes_of)
-        self._publish(attributes_of(found))
+        self._publish(attributes_of(found, params))
         judge(found, self._coding(found.dictionary))
         reports.end()
         return self

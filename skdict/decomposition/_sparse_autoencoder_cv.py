@@ -22,6 +22,7 @@ from .._core.torch_state import plain_torch
 from ..utils._arrays import as_vector, check_activations
 from ..utils._sklearn_compat import Interval, fit_context
 from ._alpha import alpha_grid
+from ._fitting import default_params, params_of, warn_of_unused
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 
 # Epochs for every alpha of a path but the first, as a fraction of max_iter: these fits go on
@@ -295,6 +296,7 @@ class SparseAutoencoderDictionaryCV(
         self._check_use_of_alpha()
         warm_start = "warm_start" in SOLVERS[self.solver].uses
         estimator = self._dictionary_with(warm_start=warm_start)
+        warn_of_unused(params_of(estimator), default_params(SparseAutoencoderDictionary))
         source = Source(
             check_activations(estimator, X, reset=True, min_samples=2),
             resolve_device(self.device),

@@ -88,7 +88,7 @@ def test_a_stream_goes_on_from_a_buffer_that_was_filled_again(X):
     buffer = X[:300].copy()
     sae = make_estimator().fit(buffer)
     buffer[:] = X[300:]
-    with pytest.warns(UserWarning, match="score goes by the codes of this portion"):
+    with pytest.warns(UserWarning, match="statistics for score begin anew"):
         sae.partial_fit(buffer)
     assert sae.n_samples_seen_ == 300
     buffer[:] = X[:300]

@@ -430,3 +430,22 @@ def test_automatic_learning_rate(n_components, n_samples, factor):
     automatic = SparseAutoencoderDictionary(n_components, **options).fit(X)
     given = clone(automatic).set_params(learning_rate_init=factor * 0.1 / 4).fit(X)
     np.testing.assert_array_equal(automatic.components_, given.components_)
+
+
+def test_a_callback_s_dictionary_has_nothing_of_a_former_fit(planted):
+    recorder = Recorder()
+    estimator = make_estimator(architecture="batch_topk").fit(planted)
+    estimator.set_params(architecture="relu").set_callbacks(recorder).fit(planted)
+    last = recorder.fitted[-1]
+    assert not hasattr(last, "threshold_")
+    np.testing.assert_array_equal(last.transform(planted), estimator.transform(planted))
+
+
+def test_a_callback_s_dictionary_is_not_trained_on(planted):
+    """It can go on by itself, from what it was, whatever happens to the fit."""
+    recorder = Recorder()
+    make_estimator(solver="alternating").set_callbacks(recorder).fit(planted)
+    first = recorder.fitted[0]
+    assert first.n_steps_ == 6
+    assert first.partial_fit(planted[:100]).n_steps_ == 7
+    assert first._stream.solver.n_steps == 1

@@ -3,6 +3,7 @@
 import copy
 import html
 import pickle
+import warnings
 import zlib
 
 import joblib
@@ -25,7 +26,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 import skdict
-from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
+from skdict.decomposition import (
+    SparseAutoencoderDictionary,
+    SparseAutoencoderDictionaryCV,
+    alpha_grid,
+)
+from skdict.decomposition.architectures import TopK
 from skdict.metrics import DictionaryScorer
 
 # Lasso on a handful of coherent atoms.
@@ -252,3 +258,91 @@ def test_codes_feed_a_classifier(planted):
     y = planted[:, 0] > np.median(planted[:, 0])
     pipeline = make_pipeline(make_estimator(), LogisticRegression())
     assert cross_val_score(pipeline, planted, y, cv=2).mean() > 0.6
+
+
+# -- parameters that have no effect ------------------------------------------------------------
+
+UNUSED = {
+    "autoencoder": {"n_nonzero_coefs": 3},  # of "relu"
+    "alternating": {"learning_rate_init": 0.1, "architecture": "topk", "n_nonzero_coefs": 3},
+    "dictionary_learning": {"validation_fraction": 0.2, "architecture": TopK(3)},
+    "kmeans": {"dict_init": "pca", "early_stopping": True, "shuffle": False},
+    "lasso": {"max_iter": 3, "tol": 0.1, "n_iter_no_change": 2},
+}
+USED = {
+    "autoencoder": {"architecture": TopK(), "n_nonzero_coefs": np.int64(3), "tol": 0.1},
+    "alternating": {"early_stopping": True, "validation_fraction": 0.2, "shuffle": False},
+    "dictionary_learning": {"max_iter": 2, "tol": 0.1, "dict_init": "random"},
+    "kmeans": {"n_nonzero_coefs": 2, "max_iter": 3},
+    "lasso": {"dict_init": "identity", "warm_start": True},
+}
+
+
+def unused_in(recorded):
+    return [str(w.message) for w in recorded if "Leave out what has no effect" in str(w.message)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_parameters_without_effect_are_named_once(planted, solver):
+    estimator = SparseAutoencoderDictionary(32, solver=solver, random_state=0)
+    estimator.set_params(**UNUSED[solver])
+    with pytest.warns(UserWarning, match="does not use") as recorded:
+        estimator.fit(planted)
+    (message,) = unused_in(recorded)
+    subject, named = message.split(" does not use ")
+    assert subject == ("architecture='relu'" if solver == "autoencoder" else f"solver={solver!r}")
+    assert set(named.split(". ")[0].split(", ")) == set(UNUSED[solver])
+    assert recorded[0].filename == __file__
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_parameters_with_an_effect_are_not_warned_of(planted, solver):
+    estimator = SparseAutoencoderDictionary(32, solver=solver, random_state=0)
+    with warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always")
+        estimator.set_params(**USED[solver]).fit(planted)
+    assert unused_in(recorded) == []
+
+
+def test_a_search_over_alpha_warns_before_it_begins(planted):
+    search = SparseAutoencoderDictionaryCV(
+        8, solver="alternating", learning_rate_init=0.1, alphas=3, cv=3, max_iter=1
+    )
+    with warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always")
+        search.fit(planted)
+    assert 1 <= len(unused_in(recorded)) <= 2  # and of the fit to all data, at the same line
+    search.scoring = lambda *args: pytest.fail("a fold was fitted")
+    with warnings.catch_warnings(action="error"), pytest.raises(UserWarning, match="does not use"):
+        search.fit(planted)
+
+
+class Fixed(SparseAutoencoderDictionary):
+    """A subclass that decides on most parameters."""
+
+    def __init__(self, n_components="auto", *, random_state=None):
+        super().__init__(
+            n_components,
+            architecture="topk",
+            n_nonzero_coefs=3,
+            max_iter=3,
+            random_state=random_state,
+        )
+
+
+def test_a_subclass_with_fewer_parameters(planted):
+    params = {"architecture": "topk", "n_nonzero_coefs": 3, "max_iter": 3, "random_state": 0}
+    want = SparseAutoencoderDictionary(8, **params)
+    with warnings.catch_warnings(action="error"):
+        estimator = clone(Fixed(8, random_state=0)).fit(planted)
+    np.testing.assert_array_equal(estimator.components_, want.fit(planted).components_)
+    assert estimator.partial_fit(planted).score(planted) == want.partial_fit(planted).score(
+        planted
+    )
+
+
+def test_what_is_not_fitted_has_no_dictionary():
+    estimator = SparseAutoencoderDictionary()
+    assert not hasattr(estimator, "dictionary_")
+    with pytest.raises(AttributeError, match="is not fitted: call fit first"):
+        _ = estimator.dictionary_
