@@ -24,8 +24,8 @@ class DataChangedError(ValueError, AttributeError):
     def __init__(self, who_has):
         super().__init__(
             f"{who_has} been changed in place since fit, and the statistics of the codes, which "
-            "score needs, are taken when they are first asked for. Fit again, or call score before "
-            "such a change."
+            "score needs, are taken when they are first asked for. Fit again, or call score "
+            "before the change."
         )
 
 

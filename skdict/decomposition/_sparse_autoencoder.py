@@ -206,8 +206,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     dictionary_ : Dictionary
         All of the above in one object, from which coders are prepared.
     feature_density_ : ndarray of shape (n_components,)
-        Fraction of the training samples on which each feature is active (of those counted by
-        ``n_samples_seen_``).
+        Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
         Mean absolute code of each feature where it is active, shrunk towards the mean over all
         features by one pseudo-observation.
@@ -237,10 +236,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     by block, else in float64, and returns that dtype; Lasso codes have a duality gap of at most
     1e-4 of each sample's objective. Training of an autoencoder removes from the dictionary's
     gradient its component along each atom and renormalises atoms after each step, clips the
-    gradient norm, and revives features that were silent between two checks, as in [1]_; of two
-    features that have become the same one is freed to take half of an atom that stands for two
-    directions. "alternating" points atoms that are hardly used at samples that are badly
-    explained.
+    gradient norm, and resamples features that were silent between two checks, as in [1]_, and
+    duplicates. What `score` needs (densities, magnitudes, noise) is computed when it is first
+    asked for, at the latest when the estimator is pickled; until then a fitted estimator keeps X.
 
     References
     ----------

@@ -1,6 +1,6 @@
 """Learning from one portion of a stream after the other."""
 
-from .._core.training.loop import train_epoch
+from .._core.training.loop import check_finite, train_epoch
 from ..utils._random import check_random_state
 from ._alpha import location_and_scale
 from ._fitting import Found, alpha_of, batch_size_for, resolution_of, start, threads
@@ -47,6 +47,7 @@ def learn_portion(params, rows, previous, solver, resolution_variance):
     if solver.in_epochs:
         solver.plan(alpha, params.learning_rate_init, batch_size)
         loss_curve.append(train_epoch(solver, rows, batch_size, params.shuffle))
+        check_finite("objective", loss_curve[-1], solver.n_steps, loss_curve)
     else:
         solver.learn_portion(
             rows, alpha, batch_size, shuffle=params.shuffle, verbose=params.verbose
