@@ -1,6 +1,7 @@
 """A fitted dictionary: what training leaves, and all that coding needs."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -59,7 +60,8 @@ class Dictionary:
         tensors = *self._tensors(), *self.state.values()
         if all(tensor.dtype == dtype and tensor.device == device for tensor in tensors):
             return self
-        return self._keep(("to", dtype, device), lambda: self._to(dtype=dtype, device=device))
+        to = partial(self._to, dtype=dtype, device=device)
+        return self._keep(("to", dtype, device), self.tensors, to)
 
     @torch.no_grad()
     def _to(self, **to):
@@ -86,12 +88,13 @@ class Dictionary:
             Of the coder: ``alpha``, ``n_nonzero_coefs``, ``positive``, ``tol``, ``max_iter``.
         """
         if name == "encoder":
-            code = self._keep(name, lambda: replace(self.encoder))
+            code = self._keep(name, self._of_encoder(), lambda: replace(self.encoder))
         else:
             # Lasso's Gram matrix depends on how torch multiplies
             precision = torch.get_float32_matmul_precision()
             key = name, precision, *sorted(options.items())
-            code = self._keep(key, lambda: CODERS[name](self.components, **options))
+            make = partial(CODERS[name], self.components, **options)
+            code = self._keep(key, [self.components], make)
         return lambda x, *start: code(x - self.intercept, *start)
 
     def decode(self, codes):
@@ -105,16 +108,20 @@ class Dictionary:
     @property
     def tensors(self):
         """All tensors that codes and reconstructions depend on."""
-        parts = [self.components, self.intercept]
-        if self.encoder is not None:
-            parts += [part for part in vars(self.encoder).values() if torch.is_tensor(part)]
-        return parts
+        return [self.components, self.intercept, *self._of_encoder()]
 
-    def _keep(self, key, make):
-        """What ``make()`` has made of the tensors before, or makes now."""
+    def _of_encoder(self):
+        parts = () if self.encoder is None else vars(self.encoder).values()
+        return [part for part in parts if torch.is_tensor(part)]
+
+    def _keep(self, key, tensors, make):
+        """What ``make()`` has made of tensors before, or makes now.
+
+        A look at all of the tensors costs about as much as to code one row by an encoder.
+        """
         unchanged, found = self._prepared.get(key, (None, None))
         if unchanged is None or not unchanged():
-            unchanged, found = Unchanged(self.tensors), make()
+            unchanged, found = Unchanged(tensors), make()
             kept = list(self._prepared.items())[-(N_KEPT_CODERS - 1) :]
             # one assignment: other threads may read it
             self._prepared = {**dict(kept), key: (unchanged, found)}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
+import torch
 
 from .._core.dictionary import Dictionary
 from .._core.solvers import SOLVERS, Solver
@@ -51,11 +52,13 @@ def attributes_after_fit(found, params=None, *, coding_of):
         From a dictionary to the estimator's way to code with it.
     """
     stream = {} if params is None else {"_stream": Stream.after_fit(params, found.solver)}
+    # nothing stays on a GPU; on the CPU it is the same, and its memory that of the attributes
+    dictionary = found.dictionary.to(found.dictionary.components.dtype, torch.device("cpu"))
     return {
-        **attributes_of(found.dictionary),
+        **attributes_of(dictionary),
         **found.counters,
         "resolution_variance_": found.resolution_variance,
-        "_statistics": FitStatistics(found.rows, coding_of(found.dictionary)),
+        "_statistics": FitStatistics(found.rows, coding_of(dictionary)),
         **stream,
     }
 

@@ -172,3 +172,15 @@ def test_a_training_step_waits_for_the_device_once_at_most(gpu, planted, archite
         estimator.set_params(batch_size=batch_size).partial_fit(X)
         waits.append(gpu.waits.total())
     assert waits[0] - waits[1] <= 4
+
+
+@pytest.mark.parametrize("params", [KINDS[0], KINDS[-1]], ids=name_of)
+def test_a_fitted_dictionary_takes_no_memory_of_the_device(gpu, X, params):
+    """Nor what the statistics will be taken with, when score asks for them."""
+    estimator = make(**params, device="cuda:0").fit(X)
+    _, coding, *_ = estimator._statistics._pending
+    tensors = coding.dictionary.tensors + estimator.dictionary_.tensors
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
+    estimator.components_ *= -1
+    with pytest.raises(ValueError, match="dictionary has been changed in place since fit"):
+        estimator.score(X)
