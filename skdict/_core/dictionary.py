@@ -57,7 +57,7 @@ class Dictionary:
 
     def to(self, dtype, device):
         """The same with all tensors in a dtype, on a device; itself where nothing changes."""
-        tensors = *self._tensors(), *self.state.values()
+        tensors = *self.tensors, *self.state.values()
         if all(tensor.dtype == dtype and tensor.device == device for tensor in tensors):
             return self
         to = partial(self._to, dtype=dtype, device=device)
