@@ -97,10 +97,6 @@ class Dictionary:
             code = self._keep(key, [self.components], make)
         return lambda x, *start: code(x - self.intercept, *start)
 
-    def decode(self, codes):
-        """Reconstruct activations from `SparseCodes`: (B, n_features)."""
-        return codes.decode(self.components) + self.intercept
-
     def residual(self, x, codes):
         """What the codes of x (B, n_features) leave over: x - b - z D."""
         return x - self.intercept - codes.decode(self.components)

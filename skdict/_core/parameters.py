@@ -116,10 +116,10 @@ class Parameterized:
 
 
 def is_number(value):
-    """Whether the value is a real number; a bool is none."""
+    """Whether the value is a real number, and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_count(value):
-    """Whether the value is an integer of at least 1; a bool is none."""
+    """Whether the value is an integer of at least 1, and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1

@@ -87,9 +87,3 @@ class Coding:
         width = max(n_features, WORK_OF_SELECTION)
         work = work_of_product(n_rows, width, n_components)
         return threads_for(work, math.ceil(len(rows) / n_rows))
-
-    def blocks(self, rows):
-        """Yield (slice, rows, SparseCodes) over all rows, block by block."""
-        with self.threads(rows), self.coder(rows) as code:
-            for block, x in rows.blocks(len(self.dictionary.components)):
-                yield block, x, code(x)

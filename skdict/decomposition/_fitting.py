@@ -29,7 +29,7 @@ from ._likelihood import RESOLUTION
 # Rows, evenly spread, on which a fit is looked at when it is over.
 N_JUDGED_ROWS = 2048
 N_ROWS_AT_A_TIME = 256
-# And so many, if none of these has a code.
+# Rows that are searched for an active feature if none is found on those.
 N_SEARCHED_ROWS = 20_000
 # Codes have diverged that leave so many times the squared error of no codes at all; a fit that
 # ends with more than the second is warned of.
@@ -96,7 +96,7 @@ def default_params(estimator_class):
 
 
 def begins_with_nmf(solver, dict_init):
-    """Whether data have to be non-negative; a name of no solver is refused elsewhere."""
+    """Whether data have to be non-negative; unknown solvers are refused elsewhere."""
     used = solver not in SOLVERS or "dict_init" in SOLVERS[solver].uses
     return used and isinstance(dict_init, str) and dict_init == "nmf"
 

@@ -23,7 +23,7 @@ STREAM_MEMORY = 100_000
 def learns_from_streams(estimator):
     """Whether there is a `partial_fit`; an AttributeError says why not."""
     solver = SOLVERS.get(estimator.solver)
-    if solver is not None and not solver.streams:  # what is no solver at all is refused as in fit
+    if solver is not None and not solver.streams:  # unknown ones are refused as in fit
         streaming = " or ".join(f"solver={name!r}" for name in SOLVERS if SOLVERS[name].streams)
         raise AttributeError(
             f"partial_fit is not available with solver={estimator.solver!r}: its atoms are not "
@@ -99,7 +99,7 @@ class Learned:
         )
 
     def solver_for(self, params):
-        """The state to go on with, or None where there is none of use; checks the parameters."""
+        """The state to go on with, or None if it is of no use; checks the parameters."""
         if self.stream is None:
             return None
         self.stream.check_same_beginning(params, len(self.dictionary.components))
@@ -146,7 +146,7 @@ class Stream(NamedTuple):
 
     @classmethod
     def after_fit(cls, params, solver):
-        """That of a fit that is over, or None where its solver does not go on."""
+        """The stream after a fit, or None if its solver does not go on."""
         if not solver.streams:
             return None
         kept = solver if solver.keeps_state else None
@@ -154,7 +154,7 @@ class Stream(NamedTuple):
 
     @classmethod
     def after_portion(cls, params, solver, before):
-        """That of a portion; ``before`` is the stream before it, or None."""
+        """The stream after a portion; ``before`` is the one before it, or None."""
         beginning = beginning_of(params) if before is None else before.beginning
         return cls(solver.kind_of_state(params), solver, beginning)
 

@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Interval(_Interval):
-    """scikit-learn's, of numbers that a float can hold; True and False are none."""
+    """scikit-learn's, of numbers that a float can hold, and not of bools."""
 
     def is_satisfied_by(self, value):
         if isinstance(value, bool) or not isinstance(value, self.type):

@@ -17,7 +17,7 @@ class Coder:
     alpha : float or None
         L1 coefficient, in the units of the rows.
     n_nonzero_coefs : int or None
-        Number of non-zero entries, for coders that are told it.
+        Number of non-zero entries, for coders that take it.
     positive : bool
         Whether codes are kept from being negative.
     tol : float
@@ -57,7 +57,7 @@ class Coder:
 
 
 def check_in_range(values, algorithm):
-    """The values of codes, of which none is infinite or was computed from what is."""
+    """Return the values of codes; raise if one is infinite or NaN, as overflow makes them."""
     if not values.isfinite().all():
         dtype = str(values.dtype).removeprefix("torch.")
         raise ValueError(

@@ -24,7 +24,7 @@ def alpha_in_training(alpha, scale):
 
 
 def default_n_nonzero(n_features, n_components):
-    """Number of non-zero entries of a code where nobody says: a tenth of the features."""
+    """Number of non-zero entries of a code by default: a tenth of the features."""
     return max(min(n_features // 10, n_components), 1)
 
 
@@ -67,10 +67,12 @@ class Problem:
 class Solver:
     """Finds a dictionary. An instance is the state of one fit.
 
-    It has ``mean`` and ``scale``, by which its data are standardised.
+    It has ``mean``: of the data, or zeros without an intercept.
 
     A solver that is trained in epochs has ``plan``, ``step``, ``objective`` and ``copy_to``, and
-    the training loop runs it. Any other has ``fit``, which does all at once.
+    the training loop runs it; ``scale``, by which its data are standardised, ``n_components``,
+    ``n_steps`` and ``generator``. Any other has ``fit``, which does all at once. If it learns from
+    streams, it has ``learn_portion``, ``n_steps`` and ``copy_to`` as well.
     """
 
     # What it can do.
@@ -79,7 +81,7 @@ class Solver:
     keeps_state = False  # going on needs its state: the dictionary alone would forget
     has_encoder = False  # leaves a way to code beside the atoms
     is_penalised = True  # that way to code depends on alpha
-    # What it starts from where nobody says.
+    # What it starts from by default.
     default_atoms = None  # a name of dict_init
     needs_samples = True  # n_components="auto" is no more than the number of samples
     # Held-out rows whose objective is taken at a time.
@@ -133,7 +135,7 @@ class Solver:
         raise NotImplementedError
 
     def finish(self, rows):
-        """The dictionary in the units of the data. It can be used, whenever this is called.
+        """The dictionary in the units of the data, complete after any step.
 
         Parameters
         ----------
