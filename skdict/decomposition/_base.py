@@ -201,8 +201,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         _ = self.dictionary_  # prepared, so that no later call changes the estimator
 
     def _forget(self):
-        """Drop what a fit with other parameters may not have."""
-        for name in (*OF_SOME, *STATISTICS, "validation_loss_curve_", "_stream"):
+        """Drop what a former fit has found; the next may not have all of it."""
+        for name in (*OF_DICTIONARY, *STATISTICS, "validation_loss_curve_", "_stream"):
             vars(self).pop(name, None)
 
     def __copy__(self):

@@ -13,6 +13,7 @@ import torch
 from dictionary_testing import SOLVERS, fit_sklearns, fitted_attributes, make_estimator
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -449,3 +450,19 @@ def test_a_callback_s_dictionary_is_not_trained_on(planted):
     assert first.n_steps_ == 6
     assert first.partial_fit(planted[:100]).n_steps_ == 7
     assert first._stream.solver.n_steps == 1
+
+
+def test_an_estimator_is_not_fitted_while_it_is_fitted_again(planted):
+    """Rather than in part; if the fit fails it is what it was before."""
+    estimator = make_estimator(architecture="batch_topk").fit(planted)
+    before = estimator.transform(planted)
+
+    class Looks(Recorder):
+        def on_fit_task_begin(self, estimator, context):
+            with pytest.raises(NotFittedError):
+                estimator.transform(planted)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        estimator.set_callbacks(Looks()).fit(planted)
+    np.testing.assert_array_equal(estimator.transform(planted), before)
