@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdict._core.solvers import alternating
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.metrics import DictionaryScorer, explained_variance_scorer
 
@@ -466,3 +467,18 @@ def test_an_estimator_is_not_fitted_while_it_is_fitted_again(planted):
     with pytest.raises(KeyboardInterrupt):
         estimator.set_callbacks(Looks()).fit(planted)
     np.testing.assert_array_equal(estimator.transform(planted), before)
+
+
+def test_held_out_rows_are_coded_with_one_gram_matrix(planted, monkeypatch):
+    """An epoch prepares the Lasso once for each step, and once for all held-out rows."""
+    n_made, plain = [], alternating.Lasso
+
+    def lasso(*args, **kwargs):
+        n_made.append(1)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(alternating, "Lasso", lasso)
+    monkeypatch.setattr(alternating.AlternatingSolver, "n_rows_at_a_time", 20)
+    params = {"solver": "alternating", "early_stopping": True, "max_iter": 2}
+    estimator = make_estimator(**params).fit(planted)
+    assert len(estimator.validation_loss_curve_) == len(n_made) == 2

@@ -86,12 +86,17 @@ class AlternatingSolver(Solver):
     def step(self, x):
         return self.learner.step(x, self.alpha)
 
-    def objective(self, x, alpha):
+    def objective(self, alpha):
         alpha, dictionary = alpha_in_training(alpha, self.scale), self.learner.dictionary
-        x = x - self.learner.intercept
-        support, values, _ = Lasso(dictionary, alpha)(x)
-        residual = x - decode(values, support, dictionary)
-        return 0.5 * residual.square().sum() + alpha * values.sum()
+        code = Lasso(dictionary, alpha)  # with its Gram matrix, for all rows
+
+        def of_rows(x):
+            x = x - self.learner.intercept
+            support, values, _ = code(x)
+            residual = x - decode(values, support, dictionary)
+            return 0.5 * residual.square().sum() + alpha * values.sum()
+
+        return of_rows
 
     def finish(self, rows):
         intercept = self.standardised(rows).to_data_units(self.learner.intercept)

@@ -209,11 +209,15 @@ class AutoencoderSolver(Solver):
     def step(self, x):
         return self.training.step(x, self.schedule)
 
-    @torch.no_grad()
-    def objective(self, x, alpha):
+    def objective(self, alpha):
         autoencoder = self.training.autoencoder
         alpha = alpha_in_training(alpha, self.scale)
-        return autoencoder.objective(x - autoencoder.intercept, alpha, None)[0]
+
+        @torch.no_grad()
+        def of_rows(x):
+            return autoencoder.objective(x - autoencoder.intercept, alpha, None)[0]
+
+        return of_rows
 
     def finish(self, rows):
         """As `Solver.finish`.

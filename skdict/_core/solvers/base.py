@@ -130,8 +130,9 @@ class Solver:
         """Whether the last step was on the objective that training ends with."""
         return True
 
-    def objective(self, x, alpha):
-        """Sum of the objective of standardised rows, without learning from them: a tensor."""
+    def objective(self, alpha):
+        """Function from standardised rows (B, n_features), which are not learned from, to the sum
+        of their objective, a tensor; for use before the next step."""
         raise NotImplementedError
 
     def finish(self, rows):

@@ -120,9 +120,9 @@ def mean_objective(solver, rows, alpha):
     """Mean objective of rows that are not learned from, in the units of the data."""
     total, data = 0.0, solver.standardised(rows)
     with _threads(solver, rows, solver.n_rows_at_a_time):
+        objective = solver.objective(alpha)
         for start in range(0, len(rows), solver.n_rows_at_a_time):
-            x = data[start : start + solver.n_rows_at_a_time]
-            total += float(solver.objective(x, alpha))
+            total += float(objective(data[start : start + solver.n_rows_at_a_time]))
     return total * solver.scale**2 / len(rows)
 
 
