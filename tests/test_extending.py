@@ -178,3 +178,15 @@ def test_a_metric_is_a_function_and_its_scorer_is_one_too(X):
     assert search.best_params_ == {"alpha": 0.3}
     assert 0 < search.best_score_ < 1
     assert gini(np.eye(3)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("found", [None, torch.zeros(400, 6), torch.zeros(400, 5)])
+def test_a_coder_that_returns_something_else_is_named(X, found, monkeypatch):
+    if found is not None and found.shape[1] == 5:
+        found = SparseCodes.of(found)
+    monkeypatch.setattr(Nearest, "__call__", lambda self, centred: found)
+    fitted = SparseAutoencoderDictionary(6, max_iter=1).fit(X)
+    fitted.set_params(transform_algorithm="nearest")
+    for method in (fitted.transform, fitted.score):
+        with pytest.raises(TypeError, match="'nearest' must return SparseCodes of shape"):
+            method(X)

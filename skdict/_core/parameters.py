@@ -1,7 +1,10 @@
 """Objects whose hyper-parameters can be read, set, searched over and compared."""
 
 import inspect
+from contextlib import suppress
 from numbers import Integral, Real
+
+import numpy as np
 
 
 class Parameterized:
@@ -123,3 +126,18 @@ def is_number(value):
 def is_count(value):
     """Whether the value is an integer of at least 1, and not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
+def python_number(value):
+    """The int, float or bool that a number of another type is; anything else as it is.
+
+    Small integers of NumPy's overflow, unsigned ones have no negative, half-precision numbers
+    round what is computed with them, and torch takes none of them for a size.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    for kind, python in ((Integral, int), (Real, float)):
+        if isinstance(value, kind):
+            with suppress(OverflowError):  # of a fraction that is too large: refused later
+                return python(value)
+    return value

@@ -22,7 +22,7 @@ class Registry(dict):
             # a class that is defined once more, in a notebook, replaces its former self
             if known is not None and _place(known) != _place(cls):
                 raise ValueError(
-                    f"A {self.noun} named {name!r} exists already ({known.__qualname__}). "
+                    f"The {self.noun} named {name!r} exists already ({known.__qualname__}). "
                     "Register this one under another name."
                 )
             cls.name = name

@@ -9,10 +9,11 @@ from .._core.coding import Codebook, Encoder
 from .._core.data.source import Source
 from .._core.device import resolve_device
 from .._core.dictionary import Dictionary
+from .._core.parameters import python_number
 from .._core.tensors import from_numpy
 from .._core.torch_state import plain_torch
 from ..utils._arrays import check_activations, check_codes, collect_dense, collect_sparse
-from ..utils._sklearn_compat import python_number, validate_parameter_constraints
+from ..utils._sklearn_compat import validate_parameter_constraints
 from ._coding import Coding
 from ._likelihood import log_likelihood, model_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .._core.coding import CODERS
+from .._core.coding import CODERS, SparseCodes
 from .._core.dictionary import Dictionary
 from .._core.kernels.cpu.threads import threads_for, work_of_product
 from .._core.solvers.base import default_n_nonzero
@@ -71,6 +71,7 @@ class Coding:
 
         def remember(x, *start):
             codes = code(x, *start)
+            self._check(codes, len(x))
             if codes.gaps is not None:
                 gaps.append(codes.gaps)
             return codes
@@ -79,6 +80,16 @@ class Coding:
             yield remember
         if warns:
             warn_of_gaps(gaps, LASSO_TOL)
+
+    def _check(self, codes, n_rows):
+        """Refuse what is no matrix of codes: coders may come from outside the package."""
+        shape = n_rows, len(self.dictionary.components)
+        if not isinstance(codes, SparseCodes) or tuple(codes.shape) != shape:
+            found = getattr(codes, "shape", "none")
+            raise TypeError(
+                f"The coder {self.name!r} must return SparseCodes of shape {shape}, but returned "
+                f"a {type(codes).__name__} of shape {found}."
+            )
 
     def threads(self, rows, n_rows=None):
         """Context in which rows are coded block by block."""

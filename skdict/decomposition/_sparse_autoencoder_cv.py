@@ -534,7 +534,10 @@ def _number(score):
             f"scoring must return one number, but returned a dict with {list(score)}. Choose one "
             "of them: scoring=lambda estimator, X, y: scorer(estimator, X)[name]."
         )
-    score = float(score)
+    try:
+        score = float(score)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scoring must return one number, but returned {score!r}.") from error
     if np.isnan(score):
         raise ValueError("scoring returned NaN: there is nothing to choose alpha by.")
     return score

@@ -5,10 +5,7 @@ all of them.
 """
 
 import functools
-from contextlib import suppress
-from numbers import Integral, Real
 
-import numpy as np
 from sklearn.base import _clone_parametrized as clone_parametrized
 from sklearn.base import _fit_context
 from sklearn.utils import _align_api_if_sparse as align_sparse_interface
@@ -20,6 +17,8 @@ from sklearn.utils._param_validation import (
 from sklearn.utils._param_validation import Interval as _Interval
 from sklearn.utils._param_validation import validate_params as _validate_params
 
+from .._core.parameters import python_number
+
 __all__ = [
     "HasMethods",
     "Interval",
@@ -28,7 +27,6 @@ __all__ = [
     "clone_parametrized",
     "fit_context",
     "plain_output",
-    "python_number",
     "python_numbers",
     "validate_parameter_constraints",
     "validate_params",
@@ -45,21 +43,6 @@ class Interval(_Interval):
             return float(value) in self
         except OverflowError:
             return False
-
-
-def python_number(value):
-    """The int, float or bool that a number of another type is; anything else as it is.
-
-    Small integers of NumPy's overflow, unsigned ones have no negative, half-precision numbers
-    round what is computed with them, and torch takes none of them for a size.
-    """
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    for kind, python in ((Integral, int), (Real, float)):
-        if isinstance(value, kind):
-            with suppress(OverflowError):  # of a fraction that is too large: refused later
-                return python(value)
-    return value
 
 
 def python_numbers(function):

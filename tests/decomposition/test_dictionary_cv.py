@@ -372,6 +372,8 @@ def test_scorers_must_return_one_number(planted):
         make_cv(scoring=DictionaryScorer(("score", "l0")), max_iter=1).fit(planted)
     with pytest.raises(ValueError, match="scoring returned NaN"):
         make_cv(scoring=lambda *args: np.nan, max_iter=1).fit(planted)
+    with pytest.raises(ValueError, match="must return one number, but returned None"):
+        make_cv(scoring=lambda *args: None, max_iter=1).fit(planted)
     scorer = DictionaryScorer(("score", "l0"))
     selected, plain = (
         make_cv(alphas=2, scoring=scoring, max_iter=1).fit(planted)

@@ -10,6 +10,7 @@ from skdict.decomposition import (
     SparseAutoencoderDictionaryCV,
     alpha_grid,
     amortisation_gap,
+    architectures,
     compare_dictionaries,
     sparse_encode,
 )
@@ -190,3 +191,17 @@ def test_grids_that_are_arrays(planted, params, grid):
     np.testing.assert_array_equal(
         search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"]
     )
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
+@pytest.mark.parametrize("name", ["TopK", "BatchTopK", "Matryoshka", "JumpReLU"])
+def test_parameters_of_architectures(planted, name, kind):
+    """Three times as many rows as there are in a batch overflow in eight bits."""
+
+    def fitted(k):
+        architecture = getattr(architectures, name)(k=k)
+        return make_estimator(architecture=architecture, max_iter=2).fit(planted)
+
+    witness, estimator = fitted(3), fitted(kind(3))
+    np.testing.assert_array_equal(estimator.components_, witness.components_)
+    assert type(estimator.n_nonzero_coefs_) is int

@@ -8,11 +8,11 @@ import joblib
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from ..._core.parameters import python_number
 from ...metrics._rows import as_matrix
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import (
     Interval,
-    python_number,
     validate_parameter_constraints,
 )
 from .._active import active_rows, check_indices

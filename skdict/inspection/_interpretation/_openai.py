@@ -7,7 +7,8 @@ from numbers import Real
 from urllib.parse import urlsplit
 
 from ..._core.optional import optional
-from ...utils._sklearn_compat import Interval, python_number, validate_params
+from ..._core.parameters import python_number
+from ...utils._sklearn_compat import Interval, validate_params
 from ._asking import Completion
 
 # Number of alternative tokens requested at each position.

@@ -2,6 +2,7 @@
 
 import copy
 
+from ...parameters import python_number
 from ...registry import Registry
 from .base import Architecture
 
@@ -64,6 +65,8 @@ def make_architecture(given, n_nonzero_coefs=None):
         If a hyper-parameter has no valid value, or k is given twice, as different numbers.
     """
     architecture = ARCHITECTURES[given]() if isinstance(given, str) else copy.deepcopy(given)
+    given_params = architecture.get_params()
+    architecture.set_params(**{k: python_number(value) for k, value in given_params.items()})
     architecture.validate()
     if n_nonzero_coefs is not None and "k" in architecture.get_params():
         if architecture.k not in (None, n_nonzero_coefs):
