@@ -171,6 +171,31 @@ def test_encode_of_any_scale(n_largest, power, power_of_weight, monkeypatch):
         close(found[2] / scale / scale_of_weight, values, torch.float32)
 
 
+@pytest.mark.parametrize("n_rows", [5, 100])
+@pytest.mark.parametrize("where", ["weight", "bias"])
+@pytest.mark.parametrize("n_largest", [None, 3])
+def test_encode_lets_no_nan_vanish(n_largest, where, n_rows, monkeypatch):
+    monkeypatch.setattr("skdict._core.kernels.cpu.encode.cpu_has", lambda _: True)
+    weight, bias = randn(600, 16, dtype=torch.float32), randn(600, seed=1, dtype=torch.float32) - 2
+    {"weight": weight, "bias": bias}[where][7] = torch.nan
+    x = randn(n_rows, 16, seed=2, dtype=torch.float32)
+    reference, others = bodies("encode")
+    for encode in (reference, *others):
+        _, indices, values = encode(weight, bias, n_largest, None)(x)
+        assert indices[values.isnan()].tolist() == [7] * n_rows
+
+
+@pytest.mark.parametrize("n_rows", [5, 100])
+def test_encode_with_a_threshold_below_zero(n_rows, monkeypatch):
+    monkeypatch.setattr("skdict._core.kernels.cpu.encode.cpu_has", lambda _: True)
+    weight, bias = randn(600, 16, dtype=torch.float32), torch.full((600,), -4.0)
+    x = randn(n_rows, 16, seed=2, dtype=torch.float32)
+    reference, others = bodies("encode")
+    for encode in (reference, *others):
+        counts, _, values = encode(weight, bias, None, torch.full((600,), -0.25))(x)
+        assert counts.sum() == (x @ weight.T - 4 > -0.25).sum() and (values < 0).any()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_outer_products(dtype):
     codes, support, values = sparse_codes(dtype=dtype)

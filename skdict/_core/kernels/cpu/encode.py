@@ -30,6 +30,9 @@ def encode(weight, bias, n_largest, threshold):
         and len(weight) >= MIN_COMPONENTS
         and (n_largest is None or threshold is None)
         and cpu_has("vnni")
+        # the weight is looked at by `_in_range`
+        and bool(bias.isfinite().all())
+        and (threshold is None or bool(threshold.isfinite().all()))
     )
     return (Scan if scans else encode_plainly)(weight, bias, n_largest, threshold)
 

@@ -14,10 +14,10 @@ def _code(weight, bias, n_largest, threshold, centred):
     codes = F.linear(centred, weight, bias)  # (B, n)
     codes = codes.relu_() if threshold is None else torch.where(codes > threshold, codes, 0)
     if n_largest is None:
-        active = codes > 0
+        active = codes != 0  # NaN too: it must not vanish
         return active.sum(dim=1), active.nonzero()[:, 1], codes[active]
     values, indices = codes.topk(n_largest, dim=1, sorted=False)
     indices, order = indices.sort(dim=1)
     values = values.gather(1, order)
-    active = values > 0
+    active = values != 0
     return active.sum(dim=1), indices[active], values[active]
