@@ -8,6 +8,8 @@ import torch
 from .coding import CODERS, Codebook, Encoder
 from .tensors import Unchanged
 
+# Fewer rows are coded by the plain product of an encoder, for which nothing is prepared.
+FEW_ROWS = 64
 # Prepared coders that are kept, each with its copy of the atoms or their Gram matrix.
 N_KEPT_CODERS = 2
 
@@ -77,18 +79,32 @@ class Dictionary:
         """The same with tensors of its own, without gradient: training may go on."""
         return self._to(copy=True)
 
-    def coder(self, name, **options):
+    def coder(self, name, n_rows=None, **options):
         """Function from rows (B, n_features) to their `SparseCodes`, prepared once.
 
         Parameters
         ----------
         name : str
             "encoder", or a name in `CODERS`.
+        n_rows : int or None
+            How many rows are coming. For few of them an encoder has nothing to prepare, and
+            nothing has to be looked at.
         **options
             Of the coder: ``alpha``, ``n_nonzero_coefs``, ``positive``, ``tol``, ``max_iter``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such coder.
         """
-        if name == "encoder":
-            code = self._keep(name, self._of_encoder(), lambda: replace(self.encoder))
+        if name == "encoder" and self.encoder is not None:
+            if n_rows is not None and n_rows < FEW_ROWS:
+                code = self.encoder
+            else:
+                code = self._keep(name, self._of_encoder(), lambda: replace(self.encoder))
+        elif name not in CODERS:
+            names = [*CODERS, *([] if self.encoder is None else ["encoder"])]
+            raise ValueError(f"This dictionary has no coder {name!r}. Use one of {names}.")
         else:
             # Lasso's Gram matrix depends on how torch multiplies
             precision = torch.get_float32_matmul_precision()

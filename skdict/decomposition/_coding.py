@@ -66,7 +66,8 @@ class Coding:
 
         At the end one warning tells of all codes that are further from the optimum than wanted.
         """
-        code = self.dictionary.to(rows.dtype, rows.device).coder(self.name, **self.options)
+        dictionary = self.dictionary.to(rows.dtype, rows.device)
+        code = dictionary.coder(self.name, len(rows), **self.options)
         gaps = []
 
         def remember(x, *start):

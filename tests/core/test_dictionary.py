@@ -92,3 +92,24 @@ def test_copies_prepare_for_themselves(dictionary, copied):
     other = copied(dictionary)
     assert other._prepared == {}
     assert torch.equal(other.coder("lasso", alpha=0.1)(x).dense(), codes)
+
+
+def test_few_rows_are_coded_without_a_look_and_follow_edits(dictionary, n_made):
+    x = torch.randn(3, D, generator=torch.Generator().manual_seed(1))
+    before = dictionary.coder("encoder", 3)(x).dense()
+    dictionary.encoder.weight.mul_(2)
+    after = dictionary.coder("encoder", 3)(x).dense()
+    centred = x - dictionary.intercept
+    want = torch.relu(centred @ dictionary.encoder.weight.T + dictionary.encoder.bias)
+    torch.testing.assert_close(after, want)
+    assert not torch.allclose(before, after)
+    assert n_made["encoder"] == 0
+    assert dictionary._prepared == {}
+
+
+def test_coders_that_do_not_exist_are_named(dictionary):
+    with pytest.raises(ValueError, match=r"no coder 'lassso'. Use one of .*'lasso'.*'encoder'"):
+        dictionary.coder("lassso")
+    without = Dictionary(dictionary.components, dictionary.intercept)
+    with pytest.raises(ValueError, match="no coder 'encoder'"):
+        without.coder("encoder")
