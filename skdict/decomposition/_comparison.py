@@ -58,7 +58,7 @@ L0_TOL = 0.01
 SMALLEST_ALPHA = 1e-4
 STEP = 0.5
 # Samples that are coded before the clock runs: the kernels are compiled at their first use.
-N_WARM_UP = 8
+N_WARM_UP = 64
 
 
 @validate_params(

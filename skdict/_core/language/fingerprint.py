@@ -59,9 +59,10 @@ _BUILTINS = (
 _INSTALLED = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
-# 8-byte words in a row of `_sums`. Usual widths of matrices are no multiples of these. A row of
-# half a megabyte fits into the second cache of a core, and each row costs two calls of NumPy.
-_WIDTHS = 65521, 1021
+# 8-byte words in a row of `_sums`. Usual widths of matrices are no multiples of these. A row and
+# its sums fit into the second cache of a core; twice the width do not. Each row costs two calls of
+# NumPy.
+_WIDTHS = 32749, 1021
 
 
 class CannotDescribeError(TypeError):
