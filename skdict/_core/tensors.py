@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from .torch_state import plain_torch
+
 # Values are equal that differ by no more than so many roundings of the larger.
 ROUNDINGS = 4
 
@@ -26,6 +28,7 @@ class Unchanged:
         Matrices and vectors.
     """
 
+    @plain_torch()  # else autocast would round what is compared
     def __init__(self, tensors):
         self.tensors = tensors
         self.seen = [self._look(tensor) for tensor in tensors]
@@ -34,6 +37,7 @@ class Unchanged:
             for tensor in tensors
         ]
 
+    @plain_torch()
     def __call__(self):
         return all(
             bool(((self._look(tensor) - seen).abs() <= tol).all())

@@ -17,3 +17,9 @@ def test_a_change_of_any_one_column_is_noticed(dtype):
         assert not unchanged(), j
         matrix[0, j] = n**-0.5
     assert unchanged()
+
+
+def test_autocast_changes_nothing():
+    unchanged = Unchanged([torch.randn(8, 5, generator=torch.Generator().manual_seed(0))])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert unchanged()
