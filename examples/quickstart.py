@@ -188,14 +188,18 @@ def compare(chosen, X_train, X, sizes):
     def like(**params):
         return clone(chosen).set_params(**params)
 
+    def fixed(**params):
+        """Atoms that are not learned: parameters of the training would have no effect."""
+        return like(solver="lasso", max_iter=20, batch_size="auto", **params)  # the defaults
+
     of_all = {
         "sparse autoencoder": chosen,
         "topk autoencoder": like(architecture="topk", n_nonzero_coefs=max(1, round(l0))),
     }
     of_few = {
         "classical": like(solver="alternating", max_iter=2, batch_size=512),
-        "exemplars": like(solver="lasso"),
-        "neurons": like(solver="lasso", dict_init="identity", n_components="auto"),
+        "exemplars": fixed(),
+        "neurons": fixed(dict_init="identity", n_components="auto"),
         "PCA": [PCA(max(1, k), random_state=0) for k in (round(l0 / 4), round(l0))],
     }
     print(f"\nAt equal L0, on {len(X)} held-out tokens, from {len(few):,} tokens where marked *:")
