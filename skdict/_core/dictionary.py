@@ -6,10 +6,9 @@ from functools import partial
 import torch
 
 from .coding import CODERS, Codebook, Encoder
+from .kernels.tolerances import FEW_ROWS
 from .tensors import Unchanged
 
-# Fewer rows are coded by the plain product of an encoder, for which nothing is prepared.
-FEW_ROWS = 64
 # Prepared coders that are kept, each with its copy of the atoms or their Gram matrix.
 N_KEPT_CODERS = 2
 

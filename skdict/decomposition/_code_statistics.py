@@ -110,14 +110,19 @@ def _witnesses(rows):
 
 
 @plain_torch()
-def statistics_of(coding, rows, index=None):
-    """`CodeStatistics` of rows, or of those that ``index`` names."""
-    index = torch.arange(len(rows), device="cpu") if index is None else index
+def statistics_of(coding, rows, index):
+    """`CodeStatistics` of the rows that ``index`` names."""
+    statistics = CodeStatistics.empty(len(coding.dictionary.components))
+    with coding.threads(rows, N_ROWS_AT_A_TIME):
+        blocks = (rows[chunk] for chunk in index.split(N_ROWS_AT_A_TIME))
+        add_codes(statistics, coding, rows, blocks)
+    return statistics
+
+
+def add_codes(statistics, coding, rows, blocks):
+    """Add the codes of blocks of a source's rows, tensors (B, n_features), to statistics."""
     dictionary = coding.dictionary.to(rows.dtype, rows.device)
-    statistics = CodeStatistics.empty(len(dictionary.components))
-    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows, warns=False) as code:
-        for chunk in index.split(N_ROWS_AT_A_TIME):
-            x = rows[chunk]
+    with coding.coder(rows, warns=False) as code:
+        for x in blocks:
             codes = code(x)
             statistics.update(codes, dictionary.residual(x, codes))
-    return statistics

@@ -12,7 +12,7 @@ from .._core.dictionary import Dictionary
 from .._core.solvers import SOLVERS, Solver
 from ..utils._warnings import warn
 from ._base import attributes_of, check_has_encoder
-from ._code_statistics import DataChangedError, FitStatistics
+from ._code_statistics import DataChangedError, FitStatistics, add_codes
 from ._fitting import as_atoms, params_of
 from ._likelihood import CodeStatistics
 
@@ -194,9 +194,7 @@ def statistics_of_stream(coding, rows, before):
     """`CodeStatistics` of a portion and, with less weight the longer ago, of those before."""
     statistics = before or CodeStatistics.empty(len(coding.dictionary.components))
     statistics.decay(STREAM_MEMORY)
-    dictionary = coding.dictionary.to(rows.dtype, rows.device)
-    with coding.threads(rows), coding.coder(rows, warns=False) as code:
-        for _, x in rows.blocks(len(dictionary.components)):
-            codes = code(x)
-            statistics.update(codes, dictionary.residual(x, codes))
+    with coding.threads(rows):
+        blocks = (x for _, x in rows.blocks(len(coding.dictionary.components)))
+        add_codes(statistics, coding, rows, blocks)
     return statistics

@@ -25,20 +25,19 @@ def learn_portion(params, rows, previous, solver, resolution_variance):
     found : Found
         With the counters of this portion alone.
     """
+    if previous is not None:
+        alpha = previous.alpha if params.alpha == "auto" else float(params.alpha)
     if solver is None:
         with threads(params, rows):
             mean, rms = location_and_scale(rows)
         if previous is None:
             alpha, resolution_variance = alpha_of(params, rms), resolution_of(rms, rows)
-        else:
-            alpha = previous.alpha if params.alpha == "auto" else float(params.alpha)
-            if params.fit_intercept:
-                mean = previous.intercept.to(mean)
+        elif params.fit_intercept:
+            mean = previous.intercept.to(mean)
         with threads(params, rows):
             random_state = check_random_state(params.random_state)
             solver = start(params, rows, mean, rms, alpha, previous, random_state)
     else:
-        alpha = previous.alpha if params.alpha == "auto" else float(params.alpha)
         rows.check_finite()
         rows.dtype = previous.components.dtype
         solver = solver.copy_to(rows.device)

@@ -1,4 +1,10 @@
-"""What counts as zero, as dependent and as converged in the Lasso and in OMP, on every device."""
+"""What counts as zero, as dependent and as converged in the Lasso and in OMP, on every device; and
+what counts as few.
+"""
+
+# Fewer rows are coded by the plain product of an encoder: rounding its weight to 8 bits costs more
+# than it saves.
+FEW_ROWS = 64
 
 # Atoms that enter a sample's working set at a time (one by one on the CPU: or half as many as its
 # support has, if that is more).

@@ -8,7 +8,7 @@ from ..dictionary import Dictionary
 from ..kernels import decode
 from ..tensors import as_arrays, as_tensors
 from .autoencoder import initial_atoms
-from .base import Solver, alpha_in_training, register
+from .base import USED_IN_EPOCHS, Solver, alpha_in_training, register
 from .online import OnlineDictionaryLearning
 
 
@@ -27,19 +27,7 @@ class AlternatingSolver(Solver):
     in_epochs = True
     streams = True
     keeps_state = True
-    uses = frozenset(
-        {
-            "max_iter",
-            "batch_size",
-            "early_stopping",
-            "validation_fraction",
-            "tol",
-            "n_iter_no_change",
-            "warm_start",
-            "dict_init",
-            "shuffle",
-        }
-    )
+    uses = USED_IN_EPOCHS
 
     def __init__(self, learner, mean, scale):
         self.learner = learner

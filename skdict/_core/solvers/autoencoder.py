@@ -13,7 +13,7 @@ from ..models.autoencoder import Autoencoder
 from ..optim import fitting_scale, normalize_
 from ..tensors import as_arrays, as_tensors, away_from
 from .autoencoder_training import Training
-from .base import Solver, alpha_in_training, default_n_nonzero, register
+from .base import USED_IN_EPOCHS, Solver, alpha_in_training, default_n_nonzero, register
 from .schedule import Schedule
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
@@ -58,21 +58,7 @@ class AutoencoderSolver(Solver):
     has_encoder = True
     needs_samples = False
     n_rows_at_a_time = 1024
-    uses = frozenset(
-        {
-            "architecture",
-            "max_iter",
-            "batch_size",
-            "learning_rate_init",
-            "early_stopping",
-            "validation_fraction",
-            "tol",
-            "n_iter_no_change",
-            "warm_start",
-            "dict_init",
-            "shuffle",
-        }
-    )
+    uses = USED_IN_EPOCHS | {"architecture", "learning_rate_init"}
 
     def __init__(self, training, mean, scale, *, from_scratch):
         self.training = training

@@ -14,6 +14,21 @@ from ..registry import Registry
 # best code of all of them is zero then, and with more it would overflow.
 MAX_ALPHA = 1e6
 
+# The estimator's parameters that solvers trained in epochs use.
+USED_IN_EPOCHS = frozenset(
+    {
+        "max_iter",
+        "batch_size",
+        "early_stopping",
+        "validation_fraction",
+        "tol",
+        "n_iter_no_change",
+        "warm_start",
+        "dict_init",
+        "shuffle",
+    }
+)
+
 SOLVERS = Registry("solver")
 register = SOLVERS.register
 

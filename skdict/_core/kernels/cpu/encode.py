@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from ..reference.encode import encode as encode_plainly
+from ..tolerances import FEW_ROWS
 from .compile import compiled
 from .instructions import cpu_has
 from .search import append_from
 from .select import BLOCK_ELEMENTS, in_8_bits, largest_of_row, without_gaps
 from .threads import map_on_cores
 
-# With fewer rows or components than these, rounding to 8 bits costs more than it saves.
-MIN_ROWS = 64
+# With fewer components than these, rounding to 8 bits costs more than it saves.
 MIN_COMPONENTS = 512
 # With more candidates than this fraction of all entries, the plain product is faster.
 MAX_CANDIDATES = 0.2
@@ -52,7 +52,7 @@ class Scan:
         return _rounded(self.weight)
 
     def __call__(self, centred):
-        found = self._scan(centred) if len(centred) >= MIN_ROWS else None
+        found = self._scan(centred) if len(centred) >= FEW_ROWS else None
         return self.plain(centred) if found is None else found
 
     def _scan(self, centred):
