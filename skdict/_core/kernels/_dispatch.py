@@ -15,7 +15,16 @@ TABLE = {
     "encode": {"any": "reference.encode", "cpu": "cpu.encode"},
     "transpose": {"any": "reference.products", "cpu": "cpu.transpose"},
     "weighted_sums": {"any": "reference.products", "cpu": "fused", "cuda": PRODUCTS_ON_CUDA},
-    "sampled_product": {"any": "reference.products", "cpu": "fused", "cuda": PRODUCTS_ON_CUDA},
+    "sampled_product": {
+        "any": "reference.products",
+        "cpu": "cpu.products",
+        "cuda": PRODUCTS_ON_CUDA,
+    },
+    "residual_products": {
+        "any": "reference.products",
+        "cpu": "cpu.products",
+        "cuda": PRODUCTS_ON_CUDA,
+    },
     "add_at_": {"any": "reference.products", "cpu": "fused"},
     "add_outer_products": {"any": "reference.dict_learning", "cpu": "cpu.dict_learning"},
     "update_in_turn": {"any": "reference.dict_learning", "cpu": "cpu.dict_learning"},

@@ -3,7 +3,13 @@
 import torch
 import torch.nn.functional as F
 
-from .operations import add_at_, sampled_product, transposed_product, weighted_sums
+from .operations import (
+    add_at_,
+    residual_products,
+    sampled_product,
+    transposed_product,
+    weighted_sums,
+)
 
 
 def encode_at(centred, weight, bias, intercept, support):
@@ -19,6 +25,7 @@ def encode_at(centred, weight, bias, intercept, support):
         What was subtracted. Its gradient is ``-weight.T @ Σ_rows dL/dp``, a matrix-vector
         product, so that dL/dx, a B×d×n product, is never formed.
     support : Support or None
+        If it comes from `select`, then for the same samples and weight.
 
     Returns
     -------
@@ -67,7 +74,10 @@ class _EncodeAt(torch.autograd.Function):
         ctx.support = support
         if support is None:
             return F.linear(centred, weight, bias)
-        return sampled_product(centred, weight, support).add_(bias[support.indices])
+        products = support.products
+        if products is None:
+            products = sampled_product(centred, weight, support)
+        return products + bias[support.indices]
 
     @staticmethod
     def backward(ctx, grad):
@@ -100,18 +110,23 @@ class _Decode(torch.autograd.Function):
 class _ReconstructionError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, support, dictionary, centred, intercept):
-        decoded = weighted_sums(values, support, dictionary)
-        residual = torch.sub(centred, decoded, out=decoded)
-        ctx.save_for_backward(values, dictionary, residual)
+        products = None
+        if ctx.needs_input_grad[0]:
+            residual, products = residual_products(centred, values, support, dictionary)
+        else:
+            decoded = weighted_sums(values, support, dictionary)
+            residual = torch.sub(centred, decoded, out=decoded)
+        ctx.save_for_backward(values, products, residual)
         ctx.support = support
         ctx.mark_non_differentiable(residual)
         return 0.5 * torch.linalg.vector_norm(residual).square(), residual
 
     @staticmethod
     def backward(ctx, grad, _):
-        values, dictionary, residual = ctx.saved_tensors
-        grad_values = sampled_product(residual, dictionary, ctx.support).mul_(-grad)
-        grad_dictionary = grad_intercept = None
+        values, products, residual = ctx.saved_tensors
+        grad_values = grad_dictionary = grad_intercept = None
+        if ctx.needs_input_grad[0]:
+            grad_values = products * -grad
         if ctx.needs_input_grad[2]:
             grad_dictionary = transposed_product(values * -grad, ctx.support, residual)
         if ctx.needs_input_grad[4]:

@@ -14,10 +14,10 @@ from .support import Support
 def select(x, weight, bias, k=None):
     """Find where the codes of x can be non-zero: 2·B·d·n FLOPs, most of a training step.
 
-    float32 is scanned in fewer bits where the device multiplies these several times faster.
-    Without k that is bfloat16, with the bias raised by a bound on the rounding error: the support
-    has a few entries too many, whose pre-activation is not positive, and never one too few (as
-    long as products are summed in float32, as on the CPU; torch lets CUDA sum parts of them in
+    float32 is scanned in fewer bits where the device multiplies these several times faster: in
+    8-bit integers, else in bfloat16. Without k the scan has a bound on the rounding error. The
+    support has a few entries too many, whose pre-activation is not positive, and never one too few
+    (as long as products are summed in float32, as on the CPU; torch lets CUDA sum parts of them in
     bfloat16, where a pre-activation just above zero may be missed). With k the support is that of
     rounded pre-activations: from 8-bit integers where these are precise enough
     (`cpu.select.MAX_NOISE`), else from bfloat16; gradients are exact for it.
@@ -34,8 +34,8 @@ def select(x, weight, bias, k=None):
     -------
     support : Support
     """
-    counts, indices = body("select", x.device)(x, weight, bias, k)
-    return Support(F.pad(counts.cumsum(0), (1, 0)), indices, len(weight))
+    counts, indices, *products = body("select", x.device)(x, weight, bias, k)
+    return Support(F.pad(counts.cumsum(0), (1, 0)), indices, len(weight), *products)
 
 
 def weighted_sums(values, support, table):
@@ -50,6 +50,14 @@ def sampled_product(left, right, support):
     if support is None:
         return left @ right.T
     return body("sampled_product", left.device)(left, right, support)
+
+
+def residual_products(target, values, support, table):
+    """The residual ``target - z @ table``: (B, d), and `sampled_product` of it with the table."""
+    if support is None:
+        residual = target - values @ table
+        return residual, residual @ table.T
+    return body("residual_products", table.device)(target, values, support, table)
 
 
 def transposed_product(values, support, table):

@@ -45,12 +45,15 @@ class Support:
         The component of each entry; rows one after the other.
     n_components : int
         Number of components n.
+    products : tensor of shape (nnz,), optional
+        Where `select` has computed them in full precision: those of its samples and its weight.
     """
 
-    def __init__(self, indptr, indices, n_components):
+    def __init__(self, indptr, indices, n_components, products=None):
         self.indptr = indptr
         self.indices = indices
         self.n_components = n_components
+        self.products = products
 
     @classmethod
     def of(cls, codes):

@@ -78,6 +78,12 @@ def test_products(dtype, block, monkeypatch):
     reference, others = bodies("sampled_product")
     for sampled_product in (reference, *others):
         close(sampled_product(left, table, support), (left @ table.T)[codes != 0], dtype)
+    reference, others = bodies("residual_products")
+    residual = left - codes @ table
+    for residual_products in (reference, *others):
+        found = residual_products(left, values, support, table)
+        close(found[0], residual, dtype)
+        close(found[1], (residual @ table.T)[codes != 0], dtype)
     rows = randn(len(values), 3, dtype=dtype, seed=3)
     expected = (codes != 0).to(dtype).T.new_zeros(12, 3)
     for row, index in zip(rows, support.indices, strict=True):

@@ -132,7 +132,7 @@ def test_search_in_8_bits_finds_the_largest_of_the_rounded(n, k, n_threads, monk
     x, weight, bias = (tensor.float() for tensor in tensors((131, 64), (n, 64), (n,)))
     x[7] = 0
     weight[0] = 0
-    counts, indices = select_on_cpu.select_largest_in_8_bits(x, weight, bias - 0.5, k)
+    counts, indices = select_on_cpu.select_in_8_bits(x, weight, bias - 0.5, k)
     rounded = []
     for rows in (x.double(), weight.double()):
         scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-30)
@@ -153,11 +153,11 @@ def test_search_in_8_bits_finds_the_largest_of_the_rounded(n, k, n_threads, monk
 
 def test_search_in_8_bits_declines_what_they_cannot_hold():
     x, weight, bias = (tensor.float() for tensor in tensors((50, 64), (20, 64), (20,)))
-    assert select_on_cpu.select_largest_in_8_bits(x, weight, bias, 3) is not None
+    assert select_on_cpu.select_in_8_bits(x, weight, bias, 3) is not None
     for entry in (1e3, torch.nan, torch.inf):
         peaked = x.clone()
         peaked[:, 0] = entry
-        assert select_on_cpu.select_largest_in_8_bits(peaked, weight, bias, 3) is None
+        assert select_on_cpu.select_in_8_bits(peaked, weight, bias, 3) is None
         assert select(peaked, weight, bias, 3).shape == (50, 20)  # by other means
 
 
@@ -197,25 +197,38 @@ def test_data_get_no_gradient():
         assert weight.grad is not None
 
 
+def scan_in(bits, monkeypatch):
+    """Have the CPU scan in 8 bits, in bfloat16 (16), or in float32."""
+    module = "skdict._core.kernels.cpu.select"
+    monkeypatch.setattr(f"{module}.cpu_has", lambda _: bits == 8)
+    monkeypatch.setattr(f"{module}.cpu_has_bfloat16", lambda: bits == 16)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_low_precision_scan_misses_nothing(monkeypatch, scale):
-    """bfloat16 operands with the bound added select a superset, and not a much larger one."""
+def test_low_precision_scan_misses_nothing(monkeypatch, scale, bits):
+    """Rounded operands with the bound added select a superset, and not a much larger one."""
     generator = torch.Generator().manual_seed(0)
     x = scale * torch.randn(300, 64, generator=generator)
     weight = torch.randn(500, 64, generator=generator) / 8
     bias = -2 * scale * torch.rand(500, generator=generator)
     exact = (x.double() @ weight.double().T + bias.double()) > 0
-    monkeypatch.setattr("skdict._core.kernels.cpu.select.cpu_has_bfloat16", lambda: True)
+    scan_in(bits, monkeypatch)
     support = select(x, weight, bias)
     selected = dense_mask(support.indptr, support.indices, 500)
     assert not (exact & ~selected).any()
-    assert exact.sum() < selected.sum() < 1.1 * exact.sum()
+    assert exact.sum() <= selected.sum() < 1.1 * exact.sum()
+    assert (support.products is None) == (bits == 16)
+    if bits == 8:
+        wanted = (x.double() @ weight.double().T)[selected]
+        torch.testing.assert_close(support.products.double(), wanted, rtol=0, atol=1e-4 * scale)
 
 
-def test_low_precision_scan_misses_nothing_where_all_is_rounded_the_same_way(monkeypatch):
-    """Every entry of x and of the weight loses almost half a unit in its last place."""
-    monkeypatch.setattr("skdict._core.kernels.cpu.select.cpu_has_bfloat16", lambda: True)
-    lost = 1 + 0.99 * 2.0**-8
+@pytest.mark.parametrize("bits", [8, 16])
+def test_low_precision_scan_misses_nothing_where_all_is_rounded_the_same_way(monkeypatch, bits):
+    """Most entries of x and of the weight lose almost half a unit in their last place."""
+    scan_in(bits, monkeypatch)
+    lost = 1 + 0.99 * 2.0**-8 if bits == 16 else 100.49 / 127
     one = torch.ones(32)
     x, weight = torch.cat([lost * one, one]), torch.cat([lost * one, -one])
     x, weight = x.repeat(3, 1), weight.repeat(4, 1)
@@ -225,15 +238,21 @@ def test_low_precision_scan_misses_nothing_where_all_is_rounded_the_same_way(mon
     assert len(select(x, weight, bias - 0.5).indices) == 0
 
 
+@pytest.mark.parametrize("where", ["x", "weight", "bias"])
+def test_scan_in_8_bits_does_not_hide_what_is_not_a_number(where, monkeypatch):
+    scan_in(8, monkeypatch)
+    operands = {"x": torch.ones(1, 2), "weight": torch.ones(4, 2), "bias": torch.full((4,), -9.0)}
+    operands[where][0] = torch.nan
+    assert 0 in select(**operands).indices
+
+
 def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     shapes = [(64, 16), (16,), (64,), (100, 16)]
     dictionary, intercept, bias, x = (torch.randn(*s, generator=generator) for s in shapes)
     results = []
-    for low_precision in (False, True):
-        monkeypatch.setattr(
-            "skdict._core.kernels.cpu.select.cpu_has_bfloat16", lambda low=low_precision: low
-        )
+    for bits in (32, 8, 16):
+        scan_in(bits, monkeypatch)
         parameters = [
             p.clone().requires_grad_() for p in (dictionary, 0.5 * dictionary, bias - 2, intercept)
         ]
@@ -242,8 +261,9 @@ def test_low_precision_scan_changes_neither_objective_nor_gradients(monkeypatch)
         objective, _, _ = autoencoder.objective(centred, 0.3, autoencoder.select(centred))
         objective.backward()
         results.append([objective, *(p.grad for p in parameters)])
-    for exact, low in zip(*results, strict=True):
-        torch.testing.assert_close(low, exact, rtol=1e-5, atol=1e-4)
+    for exact, *rounded in zip(*results, strict=True):
+        for low in rounded:
+            torch.testing.assert_close(low, exact, rtol=1e-5, atol=1e-4)
 
 
 def test_low_precision_scan_of_the_largest(monkeypatch):

@@ -5,7 +5,7 @@ atoms may be active. Only their pre-activations are computed in float32. The cod
 float32: coarse rounding costs time, but never an entry.
 """
 
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ import torch
 from ..reference.encode import encode as encode_plainly
 from ..tolerances import FEW_ROWS
 from .compile import compiled
+from .eight_bits import BLOCK_ELEMENTS, Rounded, above_threshold, estimate, uncertainty
 from .instructions import cpu_has
-from .search import append_from
-from .select import BLOCK_ELEMENTS, in_8_bits, largest_of_row, without_gaps
+from .products import products_with
+from .search import append_from, largest_of_row, without_gaps
 from .threads import map_on_cores
 
 # With fewer components than these, rounding to 8 bits costs more than it saves.
@@ -48,8 +49,8 @@ class Scan:
 
     @cached_property
     def rounded(self):
-        """The weight in 8 bits, its scales (n,), norms (n,) and norms of the rounding errors."""
-        return _rounded(self.weight)
+        """The weight in 8 bits."""
+        return Rounded.of(self.weight)
 
     def __call__(self, centred):
         found = self._scan(centred) if len(centred) >= FEW_ROWS else None
@@ -57,21 +58,23 @@ class Scan:
 
     def _scan(self, centred):
         """The codes, or None where 8 bits leave too many candidates or bounds are out of range."""
-        low_weight, *of_weight = self.rounded
-        low, scale, size, rounding = _rounded(centred)
-        if not _in_range(size, of_weight[1]):
+        of_weight, of_rows = self.rounded, Rounded.of(centred)
+        if not of_rows.in_range(of_weight):
             return None
-        # summing d products in float32 is off by at most d ε ‖x‖ ‖w‖, here and in the exact values
-        rounding += 2 * (centred.shape[1] + 8) * torch.finfo(torch.float32).eps * size
-        of_atoms = self.weight, *of_weight, self.bias, self.threshold
+        of_atoms = self.weight, of_weight.scale, of_weight.size, of_weight.error, self.bias
         of_atoms = [tensor.numpy() for tensor in of_atoms]
+        of_rows = of_rows.codes, centred, of_rows.scale, of_rows.size, uncertainty(of_rows)
+        threshold = self.threshold.numpy()
 
         def search(rows):
-            products = torch._int_mm(low[rows], low_weight.T).numpy()
-            of_rows = (tensor[rows].numpy() for tensor in (centred, scale, size, rounding))
+            codes, *row_arrays = (tensor[rows] for tensor in of_rows)
+            products = torch._int_mm(codes, of_weight.codes.T).numpy()
+            row_arrays = [tensor.numpy() for tensor in row_arrays]
             if self.n_largest is None:
-                return _above_threshold(products, *of_rows, *of_atoms)
-            found = _largest(products, *of_rows, *of_atoms[:-1], self.n_largest)
+                found = above_threshold(products, *row_arrays, *of_atoms, threshold, np.float32(0))
+                counts, indices, values, n_candidates = found
+                return counts, indices, values + of_atoms[-1][indices], n_candidates
+            found = _largest(products, *row_arrays, *of_atoms, self.n_largest)
             counts, indices, values, n_candidates = found
             return (
                 counts,
@@ -88,52 +91,6 @@ class Scan:
         return tuple(torch.from_numpy(np.concatenate(part)) for part in parts)
 
 
-def _rounded(rows):
-    """Rows (m, d) in 8 bits, their scales (m,), norms (m,) and norms of the rounding errors (m,).
-
-    Norms are taken in units of the scale, where no square overflows or underflows.
-    """
-    low, scale, _ = in_8_bits(rows)
-    norm, in_units = partial(torch.linalg.vector_norm, dim=1), rows / scale[:, None]
-    return low, scale, scale * norm(in_units), scale * norm(in_units - low)
-
-
-def _in_range(size, w_size):
-    """Whether float32 holds the products of these norms, zeros apart, with all their digits."""
-    limits = torch.finfo(torch.float32)
-    least, most = 1.0, 1.0
-    for norms in (size, w_size):
-        norms = torch.where(norms == 0, 1, norms).double()
-        least, most = least * float(norms.min()), most * float(norms.max())
-    return limits.tiny / limits.eps**1.5 < least and most < limits.max * limits.eps
-
-
-@compiled(fastmath={"reassoc", "contract"})  # in any order, the same for all rows
-def _dot(left, right):
-    total = np.float32(0)
-    for i in range(len(left)):
-        total += left[i] * right[i]
-    return total
-
-
-@compiled()
-def _estimate(products, scale, size, rounding, w_scale, w_size, w_rounding, bias, lower, upper):
-    """Bounds of a row's pre-activations (n,) from the product in 8 bits.
-
-    In loops of few arrays, which become vector instructions.
-    """
-    n = len(products)
-    for j in range(n):
-        lower[j] = np.float32(products[j]) * (scale * w_scale[j]) + bias[j]
-    for j in range(n):
-        upper[j] = rounding * w_size[j] + size * w_rounding[j]
-    for j in range(n):
-        middle = lower[j]
-        error = upper[j] + np.float32(2.0**-21) * abs(middle)
-        lower[j] = middle - error
-        upper[j] = middle + error
-
-
 @compiled()
 def _largest(products, x, scale, size, rounding, weight, w_scale, w_size, w_rounding, bias, k):
     """The k largest positive pre-activations of each row, as indices (B, k) and values."""
@@ -146,7 +103,7 @@ def _largest(products, x, scale, size, rounding, weight, w_scale, w_size, w_roun
     least = np.empty(1, np.float32)
     n_candidates = 0
     for i in range(n_rows):
-        _estimate(
+        estimate(
             products[i],
             scale[i],
             size[i],
@@ -162,14 +119,15 @@ def _largest(products, x, scale, size, rounding, weight, w_scale, w_size, w_roun
         if largest_of_row(lower.view(np.int32), found, candidates, spare) == k:
             # the k-th largest is no smaller than the smallest of any k, and of these it is close
             bound = np.float32(np.inf)
-            for j in found:
-                bound = min(bound, _dot(x[i], weight[j]) + bias[j])
+            products_with(x[i], weight, found, exact)
+            for place in range(k):
+                bound = min(bound, exact[place] + bias[found[place]])
         least[0] = bound
         smallest = max(least.view(np.int32)[0], np.int32(1))
         m = append_from(upper.view(np.int32), smallest, candidates, 0)
+        products_with(x[i], weight, candidates[:m], exact)
         for place in range(m):
-            j = candidates[place]
-            exact[place] = _dot(x[i], weight[j]) + bias[j]
+            exact[place] += bias[candidates[place]]
         n_candidates += m
         kept = np.empty(m, np.int64)
         count = largest_of_row(
@@ -180,43 +138,3 @@ def _largest(products, x, scale, size, rounding, weight, w_scale, w_size, w_roun
             indices[i, place] = candidates[found[place]]
             values[i, place] = exact[found[place]]
     return counts, indices, values, n_candidates
-
-
-@compiled()
-def _above_threshold(
-    products, x, scale, size, rounding, weight, w_scale, w_size, w_rounding, bias, threshold
-):
-    """The pre-activations of each row that exceed the threshold, one row after the other."""
-    n_rows, n = products.shape
-    counts = np.zeros(n_rows, np.int64)
-    indices, values = np.empty(n, np.int64), np.empty(n, np.float32)
-    lower, upper = np.empty(n, np.float32), np.empty(n, np.float32)
-    candidates = np.empty(n, np.int64)
-    end = n_candidates = 0
-    for i in range(n_rows):
-        _estimate(
-            products[i],
-            scale[i],
-            size[i],
-            rounding[i],
-            w_scale,
-            w_size,
-            w_rounding,
-            bias,
-            lower,
-            upper,
-        )
-        if end + n > len(indices):
-            indices = np.concatenate((indices, np.empty(len(indices) + n, np.int64)))
-            values = np.concatenate((values, np.empty(len(values) + n, np.float32)))
-        for j in range(n):
-            upper[j] -= threshold[j]
-        m = append_from(upper.view(np.int32), np.int32(1), candidates, 0)
-        for j in candidates[:m]:
-            value = _dot(x[i], weight[j]) + bias[j]
-            if value > threshold[j]:
-                indices[end], values[end] = j, value
-                end += 1
-                counts[i] += 1
-        n_candidates += m
-    return counts, indices[:end].copy(), values[:end].copy(), n_candidates

@@ -10,6 +10,8 @@ from numba.extending import overload
 
 from .compile import compiled
 
+# Inner loops have this length, so that they become vector instructions.
+LANES = 128
 # The position of a uint64's only bit b: b times a de Bruijn sequence, shifted, is in this table.
 DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 BIT_POSITION = np.empty(64, np.int64)
@@ -80,3 +82,43 @@ def bound_of_largest(keys, k, spare, low, high):
             if count <= k + spare:
                 break
     return low
+
+
+@compiled()
+def largest_of_row(row, found, candidates, values):
+    """Write the positions of the largest positive entries to ``found``; return their number."""
+    n, k = len(row), len(found)
+    lanes = np.zeros(LANES, row.dtype)
+    whole = n // LANES * LANES
+    for start in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] = max(lanes[lane], row[start + lane])
+    for j in range(whole, n):
+        lanes[j - whole] = max(lanes[j - whole], row[j])
+    top = np.int64(lanes.max())
+    bound = np.int64(1)
+    if k <= LANES:  # k of the maxima over lanes are entries, so the k-th largest is no smaller
+        bound = bound_of_largest(lanes, k, k // 8, max(bound, np.int64(lanes.min())), top + 1)
+    n_candidates = append_from(row, row.dtype.type(bound), candidates, 0)
+    for j in range(n_candidates):
+        values[j] = row[candidates[j]]
+    if n_candidates > k:
+        bound = bound_of_largest(values[:n_candidates], k, 0, bound, top + 1)
+    smallest = row.dtype.type(bound)
+    n_ties = k  # of the entries that equal the bound, the first n_ties are taken
+    for j in range(n_candidates):
+        n_ties -= values[j] > smallest
+    count = 0
+    for j in range(n_candidates):
+        tie = values[j] == smallest
+        if values[j] > smallest or (tie and n_ties > 0):
+            found[count] = candidates[j]
+            count += 1
+            n_ties -= tie
+    return count
+
+
+def without_gaps(indices, counts):
+    """The first counts[i] of indices[i], one row after the other."""
+    k = indices.shape[1]
+    return indices.ravel() if counts.min() == k else indices[np.arange(k) < counts[:, None]]

@@ -29,6 +29,11 @@ def sampled_product(left, right, support):
     return products
 
 
+def residual_products(target, values, support, table):
+    residual = target - weighted_sums(values, support, table)
+    return residual, sampled_product(residual, table, support)
+
+
 def add_at_(table, index, rows):
     # not index_add_, which adds in any order on some devices
     return table.index_put_((index,), rows, accumulate=True)

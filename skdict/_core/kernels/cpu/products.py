@@ -1,0 +1,95 @@
+"""Products at a support, entry by entry, in Numba: rows of a table are read where they are."""
+
+import torch
+
+from .compile import compiled
+from .threads import map_on_cores
+
+# A thread's share of rows is cut into so many pieces: some have more entries than others.
+PIECES = 4
+
+
+def sampled_product(left, right, support):
+    products = left.new_empty(len(support.indices))
+    arrays = [t.detach().contiguous().numpy() for t in (left, right)]
+    of_support = [t.numpy() for t in (support.indptr, support.indices, products)]
+
+    def take(rows):
+        first, end = rows
+        indptr, indices, found = of_support
+        products_of_rows(arrays[0][first:end], arrays[1], indptr[first : end + 1], indices, found)
+
+    map_on_cores(take, _pieces(len(left)))
+    return products
+
+
+def residual_products(target, values, support, table):
+    target, values, table = (t.detach().contiguous() for t in (target, values, table))
+    residual, products = torch.empty_like(target), torch.empty_like(values)
+    arrays = target, values, support.indptr, support.indices, table, residual, products
+    arrays = [t.numpy() for t in arrays]
+    map_on_cores(lambda rows: _residuals(*arrays, *rows), _pieces(len(target)))
+    return residual, products
+
+
+def _pieces(n_rows):
+    """First and last row, excluded, of the pieces that threads work on."""
+    n_threads = torch.get_num_threads()
+    step = max(1, -(-n_rows // (PIECES * n_threads if n_threads > 1 else 1)))
+    return [(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
+
+
+@compiled(error_model="numpy", fastmath={"reassoc", "contract"})
+def products_with(x, table, indices, products):
+    """products[i] = x · table[indices[i]]: four rows at a time, for which x is read once.
+
+    The last four repeat a row where there are fewer, so that sums are taken in the same order
+    wherever a row stands.
+    """
+    n, zero = len(indices), x.dtype.type(0)
+    for first in range(0, n, 4):
+        one, two, three = min(first + 1, n - 1), min(first + 2, n - 1), min(first + 3, n - 1)
+        row0, row1 = table[indices[first]], table[indices[one]]
+        row2, row3 = table[indices[two]], table[indices[three]]
+        sum0, sum1, sum2, sum3 = zero, zero, zero, zero
+        for k in range(len(x)):
+            sum0 += x[k] * row0[k]
+            sum1 += x[k] * row1[k]
+            sum2 += x[k] * row2[k]
+            sum3 += x[k] * row3[k]
+        products[first], products[one], products[two], products[three] = sum0, sum1, sum2, sum3
+
+
+@compiled()
+def products_of_rows(left, right, indptr, indices, products):
+    """left[i] · right[indices[j]] for the entries j of each row i."""
+    for i in range(len(left)):
+        entries = slice(indptr[i], indptr[i + 1])
+        products_with(left[i], right, indices[entries], products[entries])
+
+
+@compiled(error_model="numpy", fastmath={"reassoc", "contract"})
+def subtract_rows(target, values, table, indices):
+    """target -= Σ_i values[i] table[indices[i]]: four rows at a time."""
+    n = len(indices)
+    whole = n // 4 * 4
+    for i in range(0, whole, 4):
+        row0, row1 = table[indices[i]], table[indices[i + 1]]
+        row2, row3 = table[indices[i + 2]], table[indices[i + 3]]
+        z0, z1, z2, z3 = values[i], values[i + 1], values[i + 2], values[i + 3]
+        for k in range(len(target)):
+            target[k] -= (z0 * row0[k] + z1 * row1[k]) + (z2 * row2[k] + z3 * row3[k])
+    for i in range(whole, n):
+        row0, z0 = table[indices[i]], values[i]
+        for k in range(len(target)):
+            target[k] -= z0 * row0[k]
+
+
+@compiled()
+def _residuals(target, values, indptr, indices, table, residual, products, first, end):
+    """A row's atoms are read twice in turn: the second time they are in the core's cache."""
+    for i in range(first, end):
+        entries = slice(indptr[i], indptr[i + 1])
+        residual[i] = target[i]
+        subtract_rows(residual[i], values[entries], table, indices[entries])
+        products_with(residual[i], table, indices[entries], products[entries])
