@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.sparse import issparse
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._core.coding import CODERS, SparseCodes
@@ -33,11 +33,13 @@ from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._code_statistics import FitStatistics
 from ._coding import Coding
 from ._likelihood import log_likelihood, model_of
+from ._settings import settings
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
 
 COLUMNS = (
     "dictionary",
+    "setting",
     "transform_algorithm",
     "n_components",
     "budget",
@@ -48,8 +50,11 @@ COLUMNS = (
     "score",
     "fit_seconds",
     "transform_seconds",
+    "error",
 )
 LOSS_COLUMNS = ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entropy")
+# What a row has that could not be measured.
+NOT_MEASURED = dict.fromkeys(COLUMNS, np.nan) | {"setting": "", "transform_algorithm": ""}
 # On about so many samples alpha is searched until the L0 is right, to about this fraction.
 N_MATCHED_SAMPLES = 2000
 L0_TOL = 0.01
@@ -92,7 +97,7 @@ def compare_dictionaries(
         they are. Besides :class:`SparseAutoencoderDictionary`, all of whose solvers and named
         atoms (``dict_init``) can be compared, anything with `fit`, `transform` and
         `inverse_transform`. The estimators of a list, such as one for each alpha of a grid, share
-        a name.
+        a name; the column "setting" says which is which.
     X_train : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
         Activations to learn from. Also for fitted estimators: the statistics of their codes, which
         ``score`` depends on, are taken from it.
@@ -122,8 +127,11 @@ def compare_dictionaries(
         A row for each dictionary, way to find codes and budget, with the columns
 
         - dictionary: the name;
+        - setting: of the estimators of a list, the parameters in which they differ, such as
+          ``"n_nonzero_coefs=4"``, and the place in the list where these do not tell them
+          apart; empty for an estimator alone;
         - transform_algorithm: "encoder", "lasso", "omp" or "threshold"; "transform" for
-          estimators that are not skdict's;
+          estimators that are not skdict's; empty where the fit failed;
         - n_components: the number of atoms;
         - budget: nan where there is none;
         - transform_alpha: L1 coefficient of "lasso" and "threshold", else nan;
@@ -134,6 +142,8 @@ def compare_dictionaries(
           other estimators;
         - fit_seconds: nan where the estimator was fitted before;
         - transform_seconds: for all of ``X_test``;
+        - error: empty, or why the row could not be measured; all numbers of that row are nan,
+          and those of the others stand;
         - with ``loss_recovered_params`` also loss_recovered_zero, loss_recovered_mean and
           delta_cross_entropy.
 
@@ -142,12 +152,15 @@ def compare_dictionaries(
     TypeError
         If an estimator cannot be compared.
     ValueError
-        If a parameter is out of range, or activations do not fit.
+        If a parameter is out of range, or activations do not fit, or none of the estimators
+        could be fitted and measured.
 
     Warns
     -----
     UserWarning
         If a budget is out of a dictionary's reach; the row is left out.
+    FitFailedWarning
+        Once, at the end, if estimators could not be fitted or measured; it names them.
 
     See Also
     --------
@@ -172,6 +185,17 @@ def compare_dictionaries(
     ['SAE', 'SAE', 'exemplars']
     >>> list(table["transform_algorithm"])
     ['encoder', 'omp', 'omp']
+
+    Of a list, each row says which estimator it is:
+
+    >>> topk = [
+    ...     SparseAutoencoderDictionary(
+    ...         32, architecture="topk", n_nonzero_coefs=k, max_iter=3, random_state=0
+    ...     )
+    ...     for k in (2, 4)
+    ... ]
+    >>> list(compare_dictionaries({"topk": topk}, X[:3000], X[3000:])["setting"])
+    ['n_nonzero_coefs=2', 'n_nonzero_coefs=4']
     """
     algorithms, budgets = _check_ways(transform_algorithms, budgets)
     X_train, X_test, estimators = _check_data(estimators, X_train, X_test)
@@ -181,31 +205,50 @@ def compare_dictionaries(
     if alpha is None:
         alpha = ALPHA_FRACTION * location_and_scale(Source(X_train, cpu, name="X_train"))[1]
     rms = variation(Source(X_test, cpu, name="X_test"))
-    table, coded = [], {}
-    for name, estimator in estimators:
-        fitted, fit_seconds = _fit(estimator, X_train)
-        for budget, candidate in _candidates(name, fitted, algorithms, budgets, X_train, X_test):
-            coded[len(table)] = candidate.estimator
-            table.append(
-                {
-                    "dictionary": name,
-                    "budget": budget,
-                    **candidate.names,
-                    **_measure(candidate, X_test, float(alpha), rms),
-                    "fit_seconds": fit_seconds,
-                }
-            )
+    table, coded, failed = [], {}, {}
+    for name, setting, estimator in estimators:
+        row, way = {"dictionary": name, "setting": setting, "error": ""}, {}
+        try:
+            fitted, row["fit_seconds"] = _fit(estimator, X_train)
+            ways = _candidates(name, fitted, algorithms, budgets, X_train, X_test)
+            for budget, candidate in ways:
+                way = {"budget": budget, **candidate.names}
+                found = _measure(candidate, X_test, float(alpha), rms)
+                coded[len(table)] = candidate.estimator
+                table.append(row | way | found)
+                way = {}
+        except Exception as error:  # of any library; the other estimators go on
+            failed[f"{name!r} ({setting})" if setting else repr(name)] = error
+            table.append(NOT_MEASURED | row | way | {"error": f"{type(error).__name__}: {error}"})
+    _check_measured(table, failed, algorithms, budgets)
+    if loss_recovered_params is None:
+        return _as_frame(table, COLUMNS)
+    results = loss_recovered(dictionary=coded, **loss_recovered_params)
+    unknown = dict.fromkeys(LOSS_COLUMNS, np.nan)
+    for i, row in enumerate(table):
+        row |= {column: results.get(i, unknown)[column] for column in LOSS_COLUMNS}
+    return _as_frame(table, COLUMNS + LOSS_COLUMNS)
+
+
+def _check_measured(table, failed, algorithms, budgets):
+    """Warn of estimators that failed; raise if there is no row without an error."""
     if not table:
         raise ValueError(
             f"There is nothing to compare: none of transform_algorithms={algorithms} and budgets="
             f"{budgets} applies to any of the estimators."
         )
-    if loss_recovered_params is None:
-        return _as_frame(table, COLUMNS)
-    results = loss_recovered(dictionary=coded, **loss_recovered_params)
-    for i, row in enumerate(table):
-        row.update({column: results[i][column] for column in LOSS_COLUMNS})
-    return _as_frame(table, COLUMNS + LOSS_COLUMNS)
+    if not failed:
+        return
+    why = "\n".join(f"- {who}: {type(error).__name__}: {error}" for who, error in failed.items())
+    if all(row["error"] for row in table):
+        raise ValueError(f"None of the estimators could be compared:\n{why}") from next(
+            iter(failed.values())
+        )
+    warn(
+        f"{len(failed)} of the estimators could not be compared. Their rows have nan and the "
+        f"column 'error':\n{why}",
+        FitFailedWarning,
+    )
 
 
 def _as_frame(table, names):
@@ -243,7 +286,7 @@ def _check_ways(transform_algorithms, budgets):
 
 
 def _check_data(estimators, X_train, X_test):
-    """Both matrices, and pairs of a name and an estimator, checked."""
+    """Both matrices, and names, settings and estimators, checked."""
     given = X_train, X_test
     X_train = check_activations(None, X_train, name="X_train", min_samples=2)
     X_test = check_activations(None, X_test, name="X_test", min_samples=2)
@@ -253,7 +296,7 @@ def _check_data(estimators, X_train, X_test):
             f"X_train has {X_train.shape[1]} features, but X_test has {X_test.shape[1]}. Take "
             "both from the same layer."
         )
-    for _, estimator in estimators:
+    for *_, estimator in estimators:
         if hasattr(estimator, "feature_names_in_"):  # the columns of a frame have an order
             for X in given:
                 validate_data(estimator, X, reset=False, skip_check_array=True)
@@ -261,13 +304,13 @@ def _check_data(estimators, X_train, X_test):
 
 
 def _named(estimators, n_features):
-    """Pairs of a name and an estimator, checked."""
+    """Yield name, setting and estimator, checked."""
     if not isinstance(estimators, Mapping) or not estimators:
         raise TypeError(
             "estimators must be a dict whose keys name the dictionaries, with one at least, but "
             f"is {estimators!r}."
         )
-    for name, estimator in named_estimators(estimators.items()):
+    for name, setting, estimator in _with_settings(estimators):
         missing = [
             method
             for method in ("fit", "transform", "inverse_transform")
@@ -284,7 +327,14 @@ def _named(estimators, n_features):
                 f"estimators[{name!r}] was fitted on {before} features, but X_train has "
                 f"{n_features}. Take X_train from the same layer, or give it unfitted."
             )
-        yield str(name), estimator
+        yield str(name), setting, estimator
+
+
+def _with_settings(estimators):
+    for name, members in estimators.items():
+        group = [estimator for _, estimator in named_estimators([(name, members)])]
+        for setting, estimator in zip(settings(group), group, strict=True):
+            yield name, setting, estimator
 
 
 def _is_fitted(estimator):

@@ -13,9 +13,10 @@ class ParetoDisplay:
     """Explained variance against L0, one line per group of dictionaries.
 
     Dictionaries are comparable only at equal sparsity: a better one is higher (it explains more)
-    or further to the left (it needs fewer active features). It is recommended to use
-    `from_estimators`, `from_cv_results` or `from_comparison`, which store their results as
-    attributes.
+    or further to the left (it needs fewer active features). The line of a group joins those that
+    no other of the group beats in both: its Pareto front. The others are points beside it.
+    It is recommended to use `from_estimators`, `from_cv_results` or `from_comparison`, which
+    store their results as attributes.
 
     Parameters
     ----------
@@ -38,6 +39,9 @@ class ParetoDisplay:
 
     lines_ : dict of str to matplotlib Line2D
         The line of each group.
+
+    beaten_ : dict of str to matplotlib Line2D
+        The points of each group that are not on its line, where there are such.
 
     See Also
     --------
@@ -166,7 +170,8 @@ class ParetoDisplay:
         Parameters
         ----------
         comparison : DataFrame, or dict of str to ndarray
-            The table. Each pair of a dictionary and a transform algorithm is a line.
+            The table. Each pair of a dictionary and a transform algorithm is a line, through the
+            best setting at each L0. Rows with an error are left out.
 
         ax : matplotlib Axes, default=None
             Axes to draw on; a new figure by default.
@@ -195,7 +200,9 @@ class ParetoDisplay:
                 f"comparison has no {' and no '.join(missing)}. Pass the table that "
                 "compare_dictionaries returned."
             )
-        dictionaries, algorithms, l0, variance = (comparison[name] for name in needed)
+        columns = [np.asarray(comparison[name]) for name in needed]
+        measured = ~np.isnan(columns[2].astype(np.float64))
+        dictionaries, algorithms, l0, variance = (column[measured] for column in columns)
         # "transform" is the own transform of an estimator of another library: not worth naming
         group = [
             dictionary if algorithm == "transform" else f"{dictionary}, {algorithm}"
@@ -204,7 +211,7 @@ class ParetoDisplay:
         return cls(l0, variance, group).plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the lines.
+        """Draw the lines, and beside them the points that are not on a Pareto front.
 
         Points with an L0 of 0 (all features are dead) are left out: the axis is logarithmic.
 
@@ -233,17 +240,21 @@ class ParetoDisplay:
         ax = axes_for(self, ax)
         from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-        self.lines_ = {}
+        self.lines_, self.beaten_ = {}, {}
         for i, name in enumerate(dict.fromkeys(self.group.tolist())):
+            look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
             shown = np.flatnonzero((self.group == name) & (self.l0 > 0))
-            shown = shown[np.argsort(self.l0[shown], kind="stable")]
+            # the sparser first; of equally sparse ones that which explains most
+            shown = shown[np.lexsort((-self.explained_variance[shown], self.l0[shown]))]
+            x, y = self.l0[shown], self.explained_variance[shown]
+            on_front = np.diff(np.fmax.accumulate(y), prepend=-np.inf) > 0
             (self.lines_[name],) = ax.plot(
-                self.l0[shown],
-                self.explained_variance[shown],
-                color=COLORS[i % len(COLORS)],
-                marker=MARKERS[i % len(MARKERS)],
-                label=legend_label(name),
+                x[on_front], y[on_front], label=legend_label(name), **look
             )
+            if not on_front.all():
+                (self.beaten_[name],) = ax.plot(
+                    x[~on_front], y[~on_front], linestyle="none", alpha=0.35, **look
+                )
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

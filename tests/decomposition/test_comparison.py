@@ -10,11 +10,14 @@ from dictionary_testing import make_estimator, objective
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.decomposition import NMF, PCA, DictionaryLearning, FastICA
+from sklearn.exceptions import FitFailedWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdict.datasets import load_one_layer_transformer
 from skdict.decomposition import SparseAutoencoderDictionary, compare_dictionaries
+from skdict.decomposition._settings import settings
+from skdict.decomposition.architectures import BatchTopK
 from skdict.feature_extraction import ActivationExtractor
 from skdict.metrics import ParetoDisplay, explained_variance, loss_recovered, mean_l0
 
@@ -199,6 +202,7 @@ def test_estimators_of_other_libraries(train, test):
         others, X, T, transform_algorithms=("encoder", "lasso"), budgets=[2], alpha=0.1
     )
     assert list(table.dictionary) == ["PCA", "PCA", "NMF", "sklearn"]
+    assert list(table.setting) == ["n_components=3", "n_components=5", "", ""]
     assert (table.transform_algorithm == "transform").all()
     assert list(table.n_components) == [3, 5, 8, 8]
     assert table.score.isna().all()
@@ -268,6 +272,62 @@ def test_a_budget_out_of_reach_is_left_out(train, test):
         )
 
 
+class Failing(PCA):
+    """PCA that can be fitted, and cannot code more than a few rows."""
+
+    def transform(self, X):
+        if len(X) > 64:
+            raise RuntimeError("out of order")
+        return super().transform(X)
+
+
+def test_an_estimator_that_fails_is_named_and_the_others_go_on(train, test):
+    """Rows of the others as without it: wherever it stands, whenever it fails."""
+    good = {"PCA": PCA(3), "own": make_estimator(solver="lasso")}
+    want = compare_dictionaries(good, train, test, alpha=0.2)
+    bad = {
+        "PCA": [PCA(3), PCA(300)],  # more components than features
+        "failing": Failing(2),
+        "own": good["own"],
+    }
+    with pytest.warns(FitFailedWarning) as caught:
+        table = compare_dictionaries(bad, train, test, alpha=0.2)
+    (warning,) = (str(each.message) for each in caught if each.category is FitFailedWarning)
+    assert "2 of the estimators could not be compared" in warning
+    assert "'PCA' (n_components=300): ValueError: n_components=300 must be" in warning
+    assert "'failing': RuntimeError: out of order" in warning
+    assert list(table.dictionary) == ["PCA", "PCA", "failing", "own"]
+    assert list(table.error == "") == [True, False, False, True]
+    assert table.error[2] == "RuntimeError: out of order"
+    assert list(table.transform_algorithm) == ["transform", "", "transform", "lasso"]
+    numbers = ["l0", "explained_variance", "objective", "score", "n_components"]
+    assert table[numbers][1:3].isna().all(axis=None)
+    np.testing.assert_array_equal(table[numbers].iloc[[0, 3]], want[numbers])
+    assert list(ParetoDisplay.from_comparison(table).lines_) == ["PCA", "own, lasso"]
+    with pytest.raises(ValueError, match="None of the estimators could be compared:\n- 'failing'"):
+        compare_dictionaries({"failing": Failing(2)}, train, test)
+
+
+def test_settings_tell_estimators_of_a_list_apart():
+    sae = SparseAutoencoderDictionary
+    assert settings([PCA(3)]) == [""]
+    grid = [sae(8, alpha=a, n_nonzero_coefs=k) for a in (0.123456, 2) for k in (1, 2)]
+    assert settings(grid) == [
+        "alpha=0.1235, n_nonzero_coefs=1",
+        "alpha=0.1235, n_nonzero_coefs=2",
+        "alpha=2, n_nonzero_coefs=1",
+        "alpha=2, n_nonzero_coefs=2",
+    ]
+    nested = [sae(8, architecture=BatchTopK(k=k)) for k in (1, 2)]
+    assert settings(nested) == ["architecture__k=1", "architecture__k=2"]
+    kinds = settings([PCA(3), NMF(4)])
+    assert kinds[0].startswith("PCA, n_components=3") and kinds[1].startswith("NMF, n_comp")
+    # fitted on different samples; differing in what is not shown
+    assert settings([PCA(3), PCA(3)]) == ["[0]", "[1]"]
+    atoms = [sae(dict_init=np.eye(9) + i * np.eye(9)[8]) for i in (0, 1)]
+    assert len(set(settings(atoms))) == 2
+
+
 def test_without_pandas(candidates, table, train, test, monkeypatch):
     real = builtins.__import__
 
@@ -298,7 +358,7 @@ def test_loss_recovered_of_every_row():
     model["tokenizer"] = language.tokenizer
     estimator = SparseAutoencoderDictionary(16, solver="lasso", random_state=0)
     table = compare_dictionaries(
-        {"exemplars": estimator, "PCA": PCA(4)},
+        {"exemplars": estimator, "PCA": PCA(4, random_state=0)},
         X,
         X,
         transform_algorithms=("lasso", "omp"),
@@ -311,6 +371,12 @@ def test_loss_recovered_of_every_row():
     for column in ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entropy"):
         assert table[column][1] == pytest.approx(want[column], rel=1e-4)
     assert table.loss_recovered_zero.nunique() == 3
+    with pytest.warns(FitFailedWarning, match="'bad'"):
+        beside = compare_dictionaries(
+            {"bad": PCA(9999), "PCA": PCA(4, random_state=0)}, X, X, loss_recovered_params=model
+        )
+    assert np.isnan(beside.loss_recovered_zero[0])
+    assert beside.loss_recovered_zero[1] == pytest.approx(table.loss_recovered_zero[2], rel=1e-4)
 
 
 def test_the_picture(table):

@@ -76,6 +76,18 @@ def test_points_that_a_logarithmic_axis_cannot_show(plt):
     assert_array_equal(display.l0, [0.0, 2.0])
 
 
+def test_a_line_goes_through_those_that_no_other_of_the_group_beats(plt):
+    l0 = [2.0, 4.0, 2.0, 4.0, 3.0, 8.0, 3.0]
+    variance = [0.3, 0.4, 0.5, 0.6, 0.55, 0.6, 0.1]
+    display = ParetoDisplay(l0, variance, ["a"] * 6 + ["b"]).plot()
+    assert_array_equal(display.lines_["a"].get_xydata(), [[2, 0.5], [3, 0.55], [4, 0.6]])
+    assert_array_equal(display.beaten_["a"].get_xydata(), [[2, 0.3], [4, 0.4], [8, 0.6]])
+    assert display.beaten_["a"].get_linestyle() == "None"
+    assert display.beaten_["a"].get_color() == display.lines_["a"].get_color()
+    assert list(display.beaten_) == ["a"]
+    assert len(display.ax_.get_legend().get_texts()) == 2
+
+
 def test_many_groups_stay_distinct(plt):
     n = 14
     display = ParetoDisplay(np.ones(n), np.ones(n), [f"group {i}" for i in range(n)]).plot()
