@@ -323,13 +323,7 @@ def interpret(test, features):
             for key in (name, f"{name}_shuffled", f"{name}_neuron")
         ]
         print(f"{name:12} {' '.join(medians)}")
-    return {
-        int(j): (explanation, score)
-        for j, explanation, score in zip(
-            table.feature, table.explanation, table.detection, strict=True
-        )
-        if explanation
-    }
+    return table
 
 
 def features_to_show(features, codes, n_shown):

@@ -16,6 +16,7 @@ from ._logits import logit_attribution
 from ._map import FeatureMapDisplay
 from ._matching import match_features
 from ._matching_display import FeatureMatchDisplay
+from ._probing import sparse_probing
 from ._report import feature_report
 from ._specificity import ActivationSpecificityDisplay, activation_specificity
 from ._splitting import feature_splitting
@@ -52,6 +53,7 @@ __all__ = [
     "match_features",
     "replace_activations",
     "select_feature_detectors",
+    "sparse_probing",
     "steer",
     "steering_effect",
     "top_activations",

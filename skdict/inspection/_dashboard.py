@@ -1,7 +1,6 @@
 """A page of features: a single file that opens from disk."""
 
 import os
-from collections.abc import Mapping
 from html import escape
 from numbers import Integral
 from pathlib import Path
@@ -19,9 +18,9 @@ from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._warnings import warn
 from ._blocks import CodedBlocks
 from ._display import FeatureDisplay
+from ._feature_names import feature_names
 from ._language import Language
-from ._named_labels import named_labels
-from ._panels import best_labels, density_histogram, gather, number, shown_texts
+from ._panels import density_histogram, gather, shown_texts
 from ._tokens import check_tokens, token_table, writable
 
 _OPTIONS = {
@@ -138,11 +137,14 @@ class FeatureDashboard:
         features : array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.
 
-        labels : mapping, default=None
+        labels : mapping, DataFrame or matrix, default=None
             Names of features: a dict from features to names, or to pairs of a name and its
-            score. Or labels of the tokens, "data" and "target_names" as `label_tokens` and
-            :func:`~skdict.datasets.python_token_labels` return them: each feature is then named
-            after the label that it detects best, with the F1 of "the feature is active" as score.
+            score; or what `AutoInterpreter.interpret` returned, whose explanations are the names
+            and whose first score (detection by default) is shown. Or labels of the tokens:
+            "data" and "target_names" as `label_tokens` and
+            :func:`~skdict.datasets.python_token_labels` return them, or a DataFrame or matrix
+            with a row per token and a column per label. Each feature is then named after the
+            label that it detects best, with the F1 of "the feature is active" as score.
 
         show_texts : list of str, default=()
             Further texts to show whole, with the active features of each token, at most the 256
@@ -250,8 +252,8 @@ class FeatureDashboard:
         features : array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.
 
-        labels : mapping, default=None
-            Names of features, as in `from_pipeline`.
+        labels : mapping, DataFrame or matrix, default=None
+            Names of features, or labels of the rows, as in `from_pipeline`.
 
         n_top : int, default=20
             Most active tokens per feature.
@@ -313,7 +315,7 @@ class FeatureDashboard:
                 "features must be at least one feature, and each only once, but is "
                 f"{columns.tolist()!r:.80}."
             )
-        names, scores, others = _names(blocks, columns, labels, len(tokens["token"]))
+        names, scores, others = feature_names(blocks, columns, labels, len(tokens["token"]))
         seed = check_random_state(random_state).randint(2**31)
         panels = gather(blocks, tokens, columns, seed=seed, language=language, **sizes)
         statistics = panels["statistics"]
@@ -493,54 +495,3 @@ def _only(tokens, features):
         for feature in features
     ]
     return table, features
-
-
-def _names(blocks, columns, labels, n_tokens):
-    """Names of features from `labels`.
-
-    Parameters
-    ----------
-    blocks : CodedBlocks
-    columns : ndarray of int64 of shape (n_selected,)
-        The features of the page.
-    labels : mapping or None
-    n_tokens : int
-
-    Returns
-    -------
-    names, scores : sequence, length n_selected
-        None for features without a name or score.
-    others : dict of int to str
-        Names of features that are not on the page.
-    """
-    if labels is None:
-        return [None] * len(columns), [None] * len(columns), {}
-    if not isinstance(labels, Mapping):
-        raise TypeError(
-            "labels must be a dict from features to names, or a dict of token labels with 'data' "
-            f"and 'target_names', but is a {type(labels).__name__}."
-        )
-    if "target_names" in labels:
-        target_names, data = named_labels(labels)
-        if len(data) != n_tokens:
-            raise ValueError(
-                f"labels has rows for {len(data)} tokens, but there are {n_tokens}. Label the "
-                "tokens of these texts."
-            )
-        names, scores = best_labels(blocks, columns, [*map(writable, target_names)], data)
-        return names, [None if score is None else number(score) for score in scores], {}
-    unknown = [j for j in labels if j not in range(blocks.n_components)]
-    if unknown:
-        raise ValueError(
-            f"labels has names for {unknown[:5]!r:.80}, but the features of the dictionary are "
-            f"the integers from 0 to {blocks.n_components - 1}."
-        )
-    pairs = {}
-    for j, given in labels.items():
-        name, score = given if isinstance(given, tuple | list) else (given, None)
-        pairs[int(j)] = (
-            None if name is None else writable(str(name)),
-            None if score is None else number(score),
-        )
-    names, scores = zip(*(pairs.pop(int(j), (None, None)) for j in columns), strict=True)
-    return names, scores, {j: name for j, (name, _) in pairs.items() if name is not None}

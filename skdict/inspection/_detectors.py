@@ -61,6 +61,9 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
             Harmonic mean of the two; 0 if nothing is detected, nan if no sample has the label.
         base_rate : ndarray of float64
             Fraction of the samples that have the label: the precision of guessing.
+        base_f1 : ndarray of float64
+            F1 of marking every sample, :math:`2 r / (1 + r)` at a base rate of :math:`r`: what
+            any detector has to exceed. nan if no sample has the label.
 
     Raises
     ------
@@ -71,6 +74,7 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
     See Also
     --------
     evaluate_feature_detectors : Scores of the detectors on other samples.
+    sparse_probing : Detectors of several features, where a label is spread over them.
 
     Examples
     --------
@@ -203,6 +207,7 @@ def _table(feature, threshold, n_true, n_detected, n_labelled, n_samples):
     with np.errstate(invalid="ignore"):  # 0 / 0 is nan: undefined
         precision, recall = n_true / n_detected, n_true / n_labelled
         f1 = np.where(n_labelled == 0, np.nan, 2 * n_true / (n_detected + n_labelled))
+        base_f1 = np.where(n_labelled == 0, np.nan, 2 * n_labelled / (n_samples + n_labelled))
     return Bunch(
         feature=feature,
         threshold=threshold,
@@ -210,4 +215,5 @@ def _table(feature, threshold, n_true, n_detected, n_labelled, n_samples):
         recall=recall,
         f1=f1,
         base_rate=n_labelled / n_samples,
+        base_f1=base_f1,
     )

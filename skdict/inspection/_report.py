@@ -12,6 +12,7 @@ from ..metrics._rows import as_matrix, float64_block
 from ..utils._sklearn_compat import Interval, validate_params
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels
+from ._parts import two_parts
 from ._specificity import activation_specificity
 
 
@@ -28,7 +29,8 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
 
     For each label, the feature and its threshold are selected on the first rows
     (`select_feature_detectors`), and the scores are measured on the last rows. If rows are tokens
-    in the order of their documents, at most one document is in both parts.
+    in the order of their documents, at most one document is in both parts. Rows that are sorted by
+    label have to be shuffled before; a warning says so.
 
     Parameters
     ----------
@@ -63,6 +65,8 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
             Name of the label.
         base_rate : ndarray of float64
             Fraction of the samples with the label: the precision of guessing.
+        base_f1 : ndarray of float64
+            F1 of marking every sample: what any detector has to exceed.
         feature : ndarray of int64
             The feature; -1 if no feature detects the label. If `neurons` are given, this and the
             following columns exist also with "neuron" in place of "feature".
@@ -86,8 +90,14 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         If an argument is not a matrix, if they differ in their number of rows, or `labels`
         contains anything but true and false (1 and 0).
 
+    Warns
+    -----
+    UserWarning
+        If in the first or in the last rows none has a label, or all have it, but not in both.
+
     See Also
     --------
+    sparse_probing : Several features together, where a label is spread over them.
     activation_specificity : Precision by level, with the counts.
     ActivationSpecificityDisplay : Draws it.
 
@@ -103,13 +113,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
     (array([0.5]), array([1.]))
     """
     names, labels = named_labels(labels)
-    n_selecting = round((1 - test_size) * labels.shape[0])
-    if not 0 < n_selecting < labels.shape[0]:
-        raise ValueError(
-            f"test_size={test_size} of {labels.shape[0]} rows leaves no row to select on, or no "
-            "row to report on. Give more rows, or another test_size."
-        )
-    selecting, reporting = slice(None, n_selecting), slice(n_selecting, None)
+    selecting, reporting = two_parts(names, labels, test_size)
     report = Bunch(label=names)
     for who, matrix in (("feature", codes), ("neuron", neurons)):
         if neurons is None and who == "neuron":
@@ -127,7 +131,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         )
         held_out, true = matrix[reporting], labels[reporting]
         table = evaluate_feature_detectors(detectors, held_out, true)
-        report["base_rate"] = table.base_rate
+        report["base_rate"], report["base_f1"] = table.base_rate, table.base_f1
         report[who] = table.feature
         for name in ("threshold", "precision", "recall", "f1"):
             report[f"{who}_{name}"] = table[name]

@@ -36,6 +36,7 @@ def feature_statistics(X, features=None, *, dictionary=None, n_bins=50):
     Returns
     -------
     statistics : :class:`~sklearn.utils.Bunch`
+        ``pandas.DataFrame(statistics)`` is a table.
 
         n_samples : int
             Number of rows.
@@ -49,7 +50,7 @@ def feature_statistics(X, features=None, *, dictionary=None, n_bins=50):
             Mean of its code where it is active; nan if it is never active.
         maximum : ndarray of shape (n_selected,), float64
             Its greatest code; 0 if it is never active.
-        histogram : ndarray of shape (n_selected, n_bins), int64
+        histogram : list of ndarray of shape (n_bins,), int64, length n_selected
             Number of active rows in each bin. The edges are
             ``maximum * numpy.arange(n_bins + 1) / n_bins``. A code on an edge belongs to the bin
             above it, the maximum to the last bin.
@@ -72,8 +73,7 @@ def feature_statistics(X, features=None, *, dictionary=None, n_bins=50):
     >>> statistics.n_active, statistics.maximum
     (array([1, 2]), array([0.5, 4. ]))
     >>> statistics.histogram
-    array([[0, 1],
-           [0, 2]])
+    [array([0, 1]), array([0, 2])]
     """
     blocks = CodedBlocks(X, dictionary)
     columns = blocks.columns(features)
@@ -93,5 +93,5 @@ def statistics_of(columns, found):
         density=moments.count / moments.n_rows,
         mean=mean,
         maximum=moments.maximum,
-        histogram=found["histogram"].result(),
+        histogram=list(found["histogram"].result()),
     )

@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from skdict.datasets import python_token_labels
 from skdict.inspection import (
+    AutoInterpreter,
     FeatureDashboard,
     FeatureDensityDisplay,
     FeatureDisplay,
@@ -208,6 +211,43 @@ def test_labels(pipeline, few_texts, few_tokens, codes, dashboard):
         f1 = 2 * together / np.maximum(active.sum() + labels.data.sum(axis=0), 1)
         assert panel(labelled, j)["label"] == labels.target_names[f1.argmax()]
         close(panel(labelled, j)["score"], f1.max())
+
+
+def test_labels_of_any_kind(dictionary, X, few_tokens, few_texts):
+    """A DataFrame, a matrix and a CSR matrix name as the mapping of the same labels does."""
+
+    def named(labels):
+        content = FeatureDashboard.from_activations(
+            dictionary, X, few_tokens, features=FEATURES, n_top=1, labels=labels
+        ).content
+        return [(feature["label"], feature["score"]) for feature in content["features"]]
+
+    labels = python_token_labels(few_texts, few_tokens)
+    want = named(labels)
+    assert any(name is not None for name, _ in want)
+    assert named(pd.DataFrame(labels.data, columns=labels.target_names)) == want
+    numbered = [
+        (f"label{labels.target_names.index(name)}" if name else None, score)
+        for name, score in want
+    ]
+    assert named(labels.data) == named(csr_array(labels.data)) == numbered
+
+
+def test_the_result_of_auto_interpreter_names_features(dictionary, X, few_tokens, codes):
+    interpreter = AutoInterpreter(window_length=8, scorers=("fuzzing", "detection"))
+    chosen = [int(j) for j in (codes > 0).sum(axis=0).argsort()[::-1][[0, 1, -1]]]
+    result = interpreter.interpret(codes, few_tokens, chosen)
+    assert result.explanation[0] and not result.explanation[2]  # the last is hardly ever active
+    for given in (result, pd.DataFrame(result)):
+        found = FeatureDashboard.from_activations(
+            dictionary, X, few_tokens, features=chosen[::-1], n_top=1, labels=given
+        ).content["features"][::-1]
+        for i, feature in enumerate(found):
+            assert feature["label"] == (result.explanation[i] or None)
+            if np.isnan(result.detection[i]):
+                assert feature["score"] is None
+            else:
+                close(feature["score"], result.detection[i])
 
 
 def test_names_of_features_that_are_not_on_the_page(dictionary, X, few_tokens, pipeline):

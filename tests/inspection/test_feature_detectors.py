@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from skdict.inspection import evaluate_feature_detectors, select_feature_detectors
 
@@ -131,6 +131,8 @@ def test_scores_elsewhere_are_scikit_learns():
         detected = codes[:, detectors.feature[k]] > detectors.threshold[k]
         scores = scores_of(detected, labels[:, k])
         assert_allclose([held_out[name][k] for name in SCORES], scores, rtol=1e-12)
+        marked = np.ones(len(labels))
+        assert_allclose(held_out.base_f1[k], f1_score(labels[:, k], marked), rtol=1e-12)
 
 
 def test_equals_are_the_lowest_feature_and_the_highest_threshold():
@@ -169,6 +171,7 @@ def test_labels_that_no_sample_has_and_features_that_are_never_active(convert):
     assert_array_equal(detectors.recall, [np.nan, 1, 0])
     assert_array_equal(detectors.f1, [np.nan, 1, 0])
     assert_allclose(detectors.base_rate, [0, 1 / 3, 1 / 3])
+    assert_allclose(detectors.base_f1, [np.nan, 1 / 2, 1 / 2])
     held_out = evaluate_feature_detectors(detectors, convert(codes), labels)
     for name in detectors:
         assert_array_equal(held_out[name], detectors[name])
@@ -195,7 +198,7 @@ def test_negative_activations_of_neurons_never_detect():
 def test_a_table():
     codes, labels = random_data(0)
     table = pd.DataFrame(select_feature_detectors(codes, labels), index=list("abcde"))
-    assert list(table) == ["feature", "threshold", *SCORES]
+    assert list(table) == ["feature", "threshold", *SCORES, "base_f1"]
     again = evaluate_feature_detectors(table, codes, labels)
     assert_array_equal(again.f1, table["f1"])
 

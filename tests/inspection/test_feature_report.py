@@ -1,6 +1,7 @@
 """Reports and specificity, against scikit-learn and counting by hand."""
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.metrics import average_precision_score, precision_score, recall_score
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
 from skdict.datasets import python_token_labels
 from skdict.inspection import (
@@ -35,10 +36,11 @@ def test_against_sklearn(planted, convert):
     codes, labels, neurons = planted
     report = feature_report(convert(codes), labels, neurons=neurons, n_levels=4)
     table = pd.DataFrame(report)
-    assert table.shape == (3, 18) and list(table["label"]) == ["label0", "label1", "label2"]
+    assert table.shape == (3, 19) and list(table["label"]) == ["label0", "label1", "label2"]
     assert report.feature[1] == 2 and report.feature[2] == -1
     held_out, true = codes[200:], labels[200:]
     assert_array_equal(report.base_rate, true.mean(axis=0))
+    assert_allclose(report.base_f1[:2], f1_score(true[:, :2], true[:, :2] | True, average=None))
     for who, matrix in (("feature", held_out), ("neuron", neurons[200:])):
         for k in (0, 1):
             code = matrix[:, report[who][k]].clip(0)
@@ -63,6 +65,26 @@ def test_selected_on_the_first_rows_only(planted):
     changed = codes.copy()
     changed[300:, 0] = 9.0 * labels[300:, 1]  # perfect, but not where it is selected
     assert_array_equal(feature_report(changed, labels, test_size=0.25).feature, report.feature)
+
+
+def test_rows_sorted_by_class_are_named_in_one_warning():
+    """A perfect detector is not found, as no row to select on has the label."""
+    y = np.repeat([False, True], 100)
+    labels = np.column_stack([y, ~y, np.arange(200) % 2 == 0, y & False])
+    codes = labels * np.random.default_rng(0).uniform(1, 2, size=labels.shape)
+    with pytest.warns(UserWarning, match="first 100 rows and scored on the last 100") as caught:
+        report = feature_report(codes, labels)
+    (warning,) = caught
+    assert "'label0' (0 of the first, 1 of the last)" in str(warning.message)
+    assert "'label1' (1 of the first, 0 of the last)" in str(warning.message)
+    assert "label2" not in str(warning.message) and "label3" not in str(warning.message)
+    assert report.feature[0] == -1 and report.feature[2] == 2
+    shuffled = np.random.default_rng(0).permutation(200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = feature_report(codes[shuffled], labels[shuffled])
+    assert_array_equal(report.feature[:3], [0, 1, 2])
+    assert_array_equal(report.feature_f1[:3], 1)
 
 
 def test_names_of_labels(texts, tokens, activations):

@@ -60,6 +60,18 @@ def test_planted_rules(tokens):
     assert_array_equal(result.prompt_tokens, 0)
 
 
+def test_a_text_that_several_tokens_have_is_named_once(tokens):
+    tokens["token"] = np.array(WORDS, dtype=object)[tokens["token_id"]]
+    tokens["token"][np.isin(tokens["token_id"], [7, 30])] = "co"
+    codes = np.isin(tokens["token_id"], [7, 30, 9])[:, None].astype(float)
+    codes = np.hstack([codes, (tokens["token_id"] == 4)[:, None]])
+    named = interpret(codes, tokens, window_length=4).explanation[0].removeprefix("the tokens ")
+    assert sorted(named.split(", ")) == ["' w09'", "'co'"]
+    labels = {"data": codes > 0, "target_names": ["a", "b"]}
+    labelled = interpret(codes, tokens, labels, window_length=4).explanation[0]
+    assert labelled.startswith("tokens labelled a, such as ") and labelled.count("'co'") == 1
+
+
 @pytest.mark.slow
 def test_rules_are_found_on_the_windows_shown_alone(tokens, monkeypatch):
     rng = np.random.default_rng(0)

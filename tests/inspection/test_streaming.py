@@ -66,11 +66,17 @@ def test_statistics(codes, convert, small_blocks):
             assert np.isnan(found.mean[i]) and found.histogram[i].sum() == 0
 
 
+def test_statistics_are_a_table(codes):
+    table = pd.DataFrame(feature_statistics(codes, n_bins=4))
+    assert len(table) == codes.shape[1] and (table.n_samples == 300).all()
+    assert [counts.sum() for counts in table.histogram] == table.n_active.tolist()
+
+
 def test_codes_on_an_edge_are_in_the_bin_above():
     codes = np.arange(1, 50.0)[:, None]
     histogram = feature_statistics(codes, n_bins=49).histogram
     assert_array_equal(histogram, [[0] + [1] * 47 + [2]])
-    assert feature_statistics([[0.29], [1.0]], n_bins=100).histogram[0, 29] == 1
+    assert feature_statistics([[0.29], [1.0]], n_bins=100).histogram[0][29] == 1
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
@@ -337,7 +343,7 @@ class TestWhatIsAsked:
             assert len(top.intervals) == 10
             assert_array_equal(top.rows, same.rows)
             assert_array_equal(top.random.rows, same.random.rows)
-        assert feature_statistics(wide, n_bins=np.uint8(200)).histogram.shape == (144, 200)
+        assert np.shape(feature_statistics(wide, n_bins=np.uint8(200)).histogram) == (144, 200)
 
     @pytest.mark.parametrize(
         ("features", "message"),

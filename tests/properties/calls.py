@@ -353,6 +353,18 @@ CALLS = dict(
             takes=("nothing",),
         ),
         call(
+            "sparse_probing",
+            "codes",
+            CODES,
+            lambda given: inspection.sparse_probing(given, LABELS),
+        ),
+        call(
+            "sparse_probing",
+            "labels",
+            LABELS,
+            lambda given: unnamed(inspection.sparse_probing(CODES, given)),
+        ),
+        call(
             "activation_specificity",
             "activations",
             COLUMN,

@@ -212,6 +212,11 @@ PARAMETERS = {
         {"n_levels": (3, (0, -1))},
         {"min_precision": (0.25, (-0.1, 1.1)), "test_size": (0.25, (0, 1, -1))},
     ),
+    "sparse_probing": Parameters(
+        lambda **given: inspection.sparse_probing(CODES, LABELS, **given),
+        {},
+        {"test_size": (0.25, (0, 1, -1))},
+    ),
     "feature_statistics": Parameters(
         lambda **given: inspection.feature_statistics(CODES, **given), {"n_bins": (5, (0, -1))}
     ),

@@ -216,10 +216,10 @@ class AutoInterpreter(BaseEstimator):
             Which columns of `codes` to interpret. With a single feature the "shuffled" baseline
             is undefined.
 
-        labels : mapping, default=None
+        labels : mapping, DataFrame or matrix, default=None
             Labels of the tokens, as :func:`~skdict.datasets.python_token_labels` returns them:
-            "data", bool of shape (n_tokens, n_labels), and "target_names". Rules use them; a
-            language model does not see them.
+            "data", bool of shape (n_tokens, n_labels), and "target_names". Or a DataFrame, or a
+            matrix, with a column per label. Rules use them; a language model does not see them.
 
         neurons : {array-like, sparse matrix, torch.Tensor} of shape (n_tokens, n_neurons), \
                 default=None

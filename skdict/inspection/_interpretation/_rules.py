@@ -133,9 +133,10 @@ class RuleJudge:
         return holds, Rule(None, ids, f"the tokens {self._quoted(rows, ids)}")
 
     def _quoted(self, rows, ids):
-        """The text of tokens, as they occur in the rows."""
+        """The text of tokens, as they occur in the rows; several tokens can have the same."""
         at = {int(token): row for token, row in zip(self._grid.token_id[rows], rows, strict=True)}
-        return ", ".join(repr(self._grid.pieces([at[int(token)]])[0]) for token in ids)
+        pieces = (repr(self._grid.pieces([at[int(token)]])[0]) for token in ids)
+        return ", ".join(dict.fromkeys(pieces))
 
     def _odd_one_out(self, examples):
         ids = np.unique(np.concatenate([self._grid.token_id[e.rows] for e in examples]))
