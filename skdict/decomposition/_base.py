@@ -9,7 +9,9 @@ from .._core.coding import Codebook, Encoder
 from .._core.data.source import Source
 from .._core.device import resolve_device
 from .._core.dictionary import Dictionary
+from .._core.models.architectures import make_architecture
 from .._core.parameters import python_number
+from .._core.solvers.base import default_n_nonzero
 from .._core.tensors import from_numpy
 from .._core.torch_state import plain_torch
 from ..utils._arrays import check_activations, check_codes, collect_dense, collect_sparse
@@ -71,7 +73,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If X has another number of features than in `fit`, or is not finite.
+            If X has another number of columns than in `fit`, or is not finite.
         """
         check_is_fitted(self)
         rows, coding = self._source(X), self._coding()
@@ -293,6 +295,15 @@ def _is_shared(part):
     return not isinstance(part, list)
 
 
+def _by_parameters(attributes):
+    """The architecture that the parameters name, for attributes that were set by hand."""
+    k = attributes.get("n_nonzero_coefs_", attributes["n_nonzero_coefs"])
+    architecture = make_architecture(attributes["architecture"], k)
+    n_components, n_features = np.shape(attributes["components_"])
+    architecture.complete(n_components, default_n_nonzero(n_features, n_components))
+    return architecture
+
+
 def _dictionary_of(attributes):
     """The dictionary that fitted attributes make up, on their memory."""
 
@@ -310,7 +321,7 @@ def _dictionary_of(attributes):
             tensor("encoder_coef_"),
             tensor("encoder_intercept_"),
             tensor("threshold_"),
-            None if architecture is None else architecture.n_largest,
+            (architecture or _by_parameters(attributes)).n_largest,
         )
     state = attributes.get("_extra", {})
     return Dictionary(

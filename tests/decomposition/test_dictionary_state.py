@@ -562,3 +562,31 @@ def test_attributes_may_be_replaced_by_those_of_another_dtype(planted, dtype, al
         np.testing.assert_array_equal(replaced.transform(X), witness.transform(X), err_msg=name)
         assert replaced.transform(X).dtype == np.float32
         assert replaced.score(X) == pytest.approx(witness.score(X), rel=1e-6)
+
+
+# -- attributes that are set by hand -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["relu", "topk", "batch_topk", "jumprelu"])
+def test_attributes_set_by_hand_code_as_their_formula_says(planted, algorithm):
+    """Weights from elsewhere, as scikit-learn's decompositions can be filled; codes by NumPy."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(32, 16))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    weight, bias, intercept = atoms + 0.1 * rng.normal(size=(32, 16)), np.full(32, -0.1), atoms[3]
+    sae = SparseAutoencoderDictionary(32, architecture=algorithm)
+    sae.components_, sae.intercept_ = atoms, intercept
+    sae.encoder_coef_, sae.encoder_intercept_ = weight, bias
+    sae.alpha_, sae.n_features_in_ = 1.0, 16
+    want = np.maximum((planted - intercept) @ weight.T + bias, 0)
+    if algorithm == "topk":
+        sae.n_nonzero_coefs = 4
+        want *= want >= np.sort(want, axis=1)[:, [-4]]
+    elif algorithm != "relu":  # both are thresholds when they code
+        sae.threshold_ = np.full(32, 0.3)
+        want *= want > 0.3
+    codes = sae.transform(planted)
+    np.testing.assert_allclose(codes, want, atol=1e-9)
+    np.testing.assert_allclose(sae.inverse_transform(codes), want @ atoms + intercept)
+    again = pickle.loads(pickle.dumps(sae)).set_params(sparse_output=True).transform(planted)
+    np.testing.assert_array_equal(again.toarray(), codes)
