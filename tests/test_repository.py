@@ -34,6 +34,11 @@ def test_the_version_is_that_of_the_package(name):
     assert found(r'^version(?: = |: )"?([\w.]+)"?$', name) == [skdict.__version__]
 
 
+def test_the_readme_cites_as_the_citation_file_does():
+    cited = {"title": found(r'^title: "(.*)"$', "CITATION.cff")[0], "version": skdict.__version__}
+    assert dict(found(r"^  (title|version) += \{(.*)\},?$", "README.md")) == cited
+
+
 def test_what_the_tests_import_is_pinned():
     """Everything that the extras name has a version in constraints.txt."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ import torch
 from .._core.kernels import add_at_
 from .._core.tensors import from_numpy
 
-# τ² as a fraction of the data's variance per feature. benchmarks/score_curve.py shows the score
+# τ² as a fraction of the data's variance per column. benchmarks/score_curve.py shows the score
 # for others: on the embedded transformer's neurons they choose the same alpha.
 RESOLUTION = 0.03
 
@@ -43,7 +43,7 @@ class CodeStatistics:
     magnitudes : ndarray of shape (n_components,)
         Sum of each feature's absolute values.
     squared_error : float
-        Sum of squared residuals over samples and features.
+        Sum of squared residuals over samples and columns.
     n_samples : float
     """
 

@@ -42,7 +42,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Number of atoms. "auto" takes four times the number of features, but no more than there
+        Number of atoms. "auto" takes four times the columns of X, but no more than there
         are samples where ``solver`` needs a sample for each atom.
     alpha : float or "auto", default="auto"
         L1 coefficient, in the units of the data. "auto" takes
@@ -78,7 +78,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         tenths with "jumprelu".
     n_nonzero_coefs : int, default=None
         Number of non-zero entries of a code: at most with ``architecture="topk"``, on average
-        with "batch_topk" and "matryoshka"; None takes a tenth of the features, as
+        with "batch_topk" and "matryoshka"; None takes a tenth of the columns, as
         ``transform_n_nonzero_coefs`` does. With "jumprelu" the average to aim at; None takes
         the penalty by ``alpha``. An architecture that is given as an instance may have it as its
         ``k`` instead. With ``solver="kmeans"`` the number of codebooks; None takes 1.
@@ -106,7 +106,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         L1 coefficient of ``transform_algorithm="lasso"`` and "threshold"; None takes ``alpha_``.
     transform_n_nonzero_coefs : int, default=None
         Number of non-zero entries with ``transform_algorithm="omp"``; None takes a tenth of
-        the features.
+        the columns.
     fit_intercept : bool, default=True
         Whether to learn ``intercept_``, starting from the data's mean. Otherwise it is zero.
     max_iter : int, default=20
@@ -116,7 +116,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         than 64: a pass over little data then still has enough steps.
     learning_rate_init : float or "auto", default="auto"
         Adam's learning rate between its warm-up and its decay to zero over the last part of
-        `fit`. "auto" takes :math:`0.1 / \sqrt{d}` for d features: the entries of an atom are of
+        `fit`. "auto" takes :math:`0.1 / \sqrt{d}` for d columns: the entries of an atom are of
         the order :math:`1 / \sqrt{d}`, and Adam moves them by up to the learning rate in a step.
         With more than four times as many components n as samples B in a batch it takes
         :math:`\sqrt{4 B / n}` of that, as long as the steps of the `fit` times the learning rate
@@ -144,12 +144,12 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         - "random": directions drawn evenly from the sphere.
         - "pca", "ica": principal directions, and those along which the sources of
           :class:`~sklearn.decomposition.FastICA` act, each with both signs, as codes are
-          non-negative: at most two for each feature (of "ica": for each dimension of the data),
+          non-negative: at most two for each column (of "ica": for each dimension of the data),
           which is what ``n_components="auto"`` takes. FastICA may warn that it did not converge:
           the noise among many sources never comes to rest.
-        - "identity": the features (neurons) themselves, likewise.
+        - "identity": the neurons (columns of X) themselves, likewise.
         - "nmf": atoms of :class:`~sklearn.decomposition.MiniBatchNMF`, for non-negative
-          activations and ``fit_intercept=False``; "auto" takes one for each feature.
+          activations and ``fit_intercept=False``; "auto" takes one for each column.
 
         "pca", "ica" and "nmf" need the data in memory.
     shuffle : bool, default=True
@@ -211,18 +211,18 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         Mean absolute code of each feature where it is active, shrunk towards the mean over all
         features by one pseudo-observation.
     noise_variance_ : float
-        Mean squared residual per feature of the data.
+        Mean squared residual per column of the data.
     resolution_variance_ : float
-        Three per cent of the variance per feature of the training data: differences below it
+        Three per cent of the variance per column of the training data: differences below it
         do not count for `score`. It does not depend on ``alpha``.
     n_samples_seen_ : int
         Number of samples behind densities, magnitudes and noise: all of the training, but at
         most 100,000, evenly spread (20,000 where codes come from sparse coding), or about the
         most recent 100,000 after `partial_fit`.
     n_features_in_ : int
-        Number of features seen during fit.
+        Number of columns of X seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features, if X had string column names.
+        Names of the columns, if they are strings.
 
     See Also
     --------

@@ -158,16 +158,16 @@ class SparseAutoencoderDictionaryCV(
     feature_magnitude_ : ndarray of shape (n_components,)
         Mean absolute code of each feature where it is active.
     noise_variance_ : float
-        Mean squared residual per feature of the data.
+        Mean squared residual per column of the data.
     resolution_variance_ : float
-        Three per cent of the variance per feature of the training data: differences below it
+        Three per cent of the variance per column of the training data: differences below it
         do not count for `score`.
     n_samples_seen_ : int
         Number of samples behind densities, magnitudes and noise.
     n_features_in_ : int
-        Number of features seen during fit.
+        Number of columns of X seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features, if X had string column names.
+        Names of the columns, if they are strings.
 
     See Also
     --------

@@ -68,7 +68,7 @@ def sparse_encode(
         L1 coefficient of "lasso" and "threshold"; None takes 1, as scikit-learn does. With "omp"
         the squared norm of the residual at which to end, where ``n_nonzero_coefs`` is None.
     n_nonzero_coefs : int, default=None
-        Non-zero entries of a code of "omp", at most; None takes a tenth of the features.
+        Non-zero entries of a code of "omp", at most; None takes a tenth of the columns.
     positive : bool, default=True
         Whether codes must not be negative.
     tol : float, default=1e-4
@@ -105,7 +105,7 @@ def sparse_encode(
     Raises
     ------
     ValueError
-        If a parameter is out of range, X and dictionary differ in their number of features, or
+        If a parameter is out of range, X and dictionary differ in their number of columns, or
         codes of "omp" or "threshold" are too large for their dtype.
 
     Warns

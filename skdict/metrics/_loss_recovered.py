@@ -50,9 +50,10 @@ def loss_recovered(
     .. math::
         \\frac{L_\\mathrm{ablated} - L}{L_\\mathrm{ablated} - L_\\mathrm{clean}}
 
-    which is 1 if nothing is lost, and 0 if the reconstruction is as bad as the ablation. Zero
-    ablation flatters: if it breaks the model, a large loss looks small beside it. Read the
-    differences in nats as well.
+    which is 1 if nothing is lost, and 0 if the reconstruction is as bad as the ablation. An
+    ablation that breaks the model flatters: a large loss looks small beside it. Often that is
+    zero ablation, but mean ablation can be the worse one, as in the model that ships with skdict.
+    Read the differences in nats as well.
 
     Parameters
     ----------

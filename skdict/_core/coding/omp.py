@@ -82,7 +82,7 @@ class OMPCoder(Coder):
     """Codes by orthogonal matching pursuit; its Gram matrix is made once.
 
     Without ``n_nonzero_coefs`` a code ends where the squared error is no more than ``alpha``, or
-    with a tenth of the features.
+    with a tenth of the columns.
     """
 
     signed = True

@@ -39,7 +39,7 @@ def alpha_in_training(alpha, scale):
 
 
 def default_n_nonzero(n_features, n_components):
-    """Number of non-zero entries of a code by default: a tenth of the features."""
+    """Number of non-zero entries of a code by default: a tenth of the columns."""
     return max(min(n_features // 10, n_components), 1)
 
 

@@ -22,7 +22,7 @@ class BatchTopK(Architecture):
     ----------
     k : int, default=None
         Mean number of non-zero entries of a code. None takes the estimator's
-        ``n_nonzero_coefs``, or else a tenth of the features.
+        ``n_nonzero_coefs``, or else a tenth of the columns of X.
     rate : float, default=0.1
         Weight of the newest batch in the running mean of the threshold: the mean is over about
         the last 1 / ``rate`` batches.

@@ -24,7 +24,7 @@ class Matryoshka(BatchTopK):
     ----------
     k : int, default=None
         Mean number of non-zero entries of a code. None takes the estimator's
-        ``n_nonzero_coefs``, or else a tenth of the features.
+        ``n_nonzero_coefs``, or else a tenth of the columns of X.
     prefixes : tuple of float, default=(0.0625, 0.25, 1.0)
         Sizes of the prefixes, as fractions of the number of atoms, in increasing order. The last
         is 1, the whole dictionary.

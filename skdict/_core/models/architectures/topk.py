@@ -20,7 +20,7 @@ class TopK(Architecture):
     ----------
     k : int, default=None
         Largest number of non-zero entries of a code. None takes the estimator's
-        ``n_nonzero_coefs``, or else a tenth of the features.
+        ``n_nonzero_coefs``, or else a tenth of the columns of X.
 
     Examples
     --------
