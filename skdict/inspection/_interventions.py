@@ -210,8 +210,11 @@ def steer(
         Which features.
 
     strength : float or array-like of shape (n_selected,), default=None
-        What is added, in the units of the feature's code. A feature's own greatest codes are
-        the scale to measure it by: 5 to 10 times those are usual.
+        What is added, in the units of the feature's code. The feature's greatest code is the
+        scale to measure it by: begin with half, once and twice that, and watch the cross-entropy
+        that `steering_effect` returns. In the model that ships with skdict once is as much as the
+        texts bear (3.8 nats instead of 3.1), and at three times (5.6) they fall apart. Of a large
+        model, Templeton et al. report 5 to 10 times.
 
     pin_to : float or array-like of shape (n_selected,), default=None
         What the feature's code is set to, at every token. Either this or `strength`.
