@@ -46,8 +46,7 @@ def sparse_probing(codes, labels, *, n_features=(1, 2, 5, 10), test_size=0.5):
         Codes of the activations; or several such matrices of the same samples, as a dict by name,
         to compare. Negative entries count as they are.
 
-    labels : {array-like, sparse matrix, DataFrame} of bool of shape (n_samples, n_labels), \
-            or mapping
+    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels), or mapping
         The labels of each sample, as in `feature_report`.
 
     n_features : sequence of int, default=(1, 2, 5, 10)
