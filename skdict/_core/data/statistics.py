@@ -112,6 +112,7 @@ class Moments:
         self.shift = torch.zeros_like(centre)  # mean - centre
         self.squares = 0.0  # sum of ‖x - mean‖²
         self.largest = 0.0  # ‖x - centre‖
+        self._offset = centre.new_empty(0, len(centre))
         n_bins = 1 << (11 + MANTISSA_BITS)
         self._counts = torch.zeros(n_bins, dtype=torch.int64, device="cpu")
         self._sums = torch.zeros(n_bins, dtype=torch.float64, device="cpu")
@@ -128,7 +129,9 @@ class Moments:
         """Add rows (B, n_features); waits for the device once or twice."""
         if len(x) == 0:
             return
-        offset = x - self.centre  # (B, n_features), float64
+        if len(x) > len(self._offset):  # kept: new memory of this size costs more than the sums
+            self._offset = self.centre.new_empty(x.shape)
+        offset = torch.sub(x, self.centre, out=self._offset[: len(x)])  # (B, n_features), float64
         norms = torch.linalg.vector_norm(offset, dim=1).cpu()
         self._count(norms.square())
         self.largest = max(self.largest, float(norms.max()))

@@ -22,6 +22,8 @@ ENCODER_INIT_SCALE = 0.5
 # Active features of a sample at the start, but no more than a twentieth of all.
 INITIAL_L0 = 200
 N_CALIBRATION_SAMPLES = 4096
+# Atoms whose biases are found at a time: their pre-activations take 16 MiB.
+N_CALIBRATED = 1024
 # Pre-activations that a threshold is taken from, where none has been learned.
 N_CALIBRATION_ENTRIES = 1 << 24
 # Codes of atoms that resemble each other would add up to many times the sample. The encoder is
@@ -109,7 +111,7 @@ class AutoencoderSolver(Solver):
         x = data.draw(N_CALIBRATION_SAMPLES, generator)
         density = min(0.05, INITIAL_L0 / len(atoms))
         n_active = max(1, round(density * len(x)))
-        for chunk in torch.arange(len(atoms), device="cpu").split(N_CALIBRATION_SAMPLES):
+        for chunk in torch.arange(len(atoms), device="cpu").split(N_CALIBRATED):
             pre_activations = autoencoder.encoder_weight[chunk] @ x.T
             # between two samples: on one of them rounding would decide whether it is active
             last, next_one = (

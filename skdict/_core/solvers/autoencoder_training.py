@@ -10,7 +10,7 @@ from .resampling import merge_duplicates, revive, split
 
 # Above this fraction of non-zeros a step uses dense products: about where they become as fast on
 # two cores with 512 features and 4,096 atoms (benchmarks/sparse_path.py).
-DENSE_ABOVE = 0.1
+DENSE_ABOVE = 0.2
 # But never for more pre-activations than these: a step holds several copies of them.
 DENSE_ELEMENTS = 1 << 24
 # A batch with more entries in its support is split into pieces, and their gradients are added:
