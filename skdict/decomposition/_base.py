@@ -80,7 +80,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         n_components = len(self.components_)
         collect = collect_sparse if self.sparse_output else collect_dense
         with coding.threads(rows), coding.coder(rows) as code:
-            blocks = ((block, code(x)) for block, x in rows.blocks(n_components))
+            blocks = ((block, code(x)) for block, x in rows.blocks(coding.width))
             return collect(blocks, len(rows), n_components, rows)
 
     @plain_torch()
@@ -157,7 +157,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         dictionary = self.dictionary_.to(rows.dtype, rows.device)
         scores = []
         with coding.threads(rows), coding.coder(rows) as code:
-            for _, x in rows.blocks(len(self.components_)):
+            for _, x in rows.blocks(coding.width):
                 codes = code(x)
                 residual = dictionary.residual(x, codes)
                 score = log_likelihood(codes, residual, signed=coding.signed, **model)

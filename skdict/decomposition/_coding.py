@@ -60,6 +60,13 @@ class Coding:
         """Whether codes may be negative."""
         return self.name != "encoder" and CODERS[self.name].signed
 
+    @property
+    def width(self):
+        """Most entries that are held for a row while it is coded; `Source.blocks` goes by it."""
+        if self.name == "encoder":
+            return self.dictionary.encoder.width
+        return len(self.dictionary.components)
+
     @contextmanager
     def coder(self, rows, *, warns=True):
         """Function from rows (B, n_features) of these to SparseCodes.
@@ -95,7 +102,7 @@ class Coding:
     def threads(self, rows, n_rows=None):
         """Context in which rows are coded block by block."""
         n_components, n_features = self.dictionary.shape
-        n_rows = min(len(rows), rows.block_size(n_components) if n_rows is None else n_rows)
+        n_rows = min(len(rows), rows.block_size(self.width) if n_rows is None else n_rows)
         width = max(n_features, WORK_OF_SELECTION)
         work = work_of_product(n_rows, width, n_components)
         return threads_for(work, math.ceil(len(rows) / n_rows))

@@ -195,6 +195,6 @@ def statistics_of_stream(coding, rows, before):
     statistics = before or CodeStatistics.empty(len(coding.dictionary.components))
     statistics.decay(STREAM_MEMORY)
     with coding.threads(rows):
-        blocks = (x for _, x in rows.blocks(len(coding.dictionary.components)))
+        blocks = (x for _, x in rows.blocks(coding.width))
         add_codes(statistics, coding, rows, blocks)
     return statistics

@@ -32,6 +32,11 @@ class Codebook:
         """The same in another dtype or on another device."""
         return Codebook(self.atoms.to(**to), self.norms.to(**to), self.sizes)
 
+    @property
+    def width(self):
+        """Most entries that are held for a row: its products with a codebook."""
+        return max(self.sizes)
+
     def __call__(self, centred):
         """Codes of centred rows (B, d): of each codebook the norm of the nearest codeword."""
         found, first, x = [], 0, centred

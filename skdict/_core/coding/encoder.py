@@ -34,6 +34,11 @@ class Encoder:
         threshold = None if self.threshold is None else self.threshold.to(**to)
         return Encoder(self.weight.to(**to), self.bias.to(**to), threshold, self.n_largest)
 
+    @property
+    def width(self):
+        """Most entries that are held for a row."""
+        return len(self.weight) if self.n_largest is None else self.n_largest
+
     @torch.no_grad()
     def __call__(self, centred):
         """Codes of rows (B, n_features) from which the intercept has been subtracted.

@@ -65,7 +65,8 @@ def _first_not_finite(values):
         bad = (~torch.isfinite(values)).flatten().nonzero()[:1]
     else:
         with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(values.sum(dtype=np.float64)):
+            wide_enough = np.promote_types(values.dtype, np.float32)
+            if np.isfinite(values.sum(dtype=wide_enough)):
                 return None
         bad = np.flatnonzero(~np.isfinite(values))[:1]
     return int(bad[0]) if len(bad) else None

@@ -157,6 +157,32 @@ def test_encode(n_largest, threshold, dtype, monkeypatch):
         close(values, expected[2], dtype)
 
 
+@pytest.mark.parametrize("many_listed", [0, 1000])
+@pytest.mark.parametrize("k", [1, 9, 150])
+def test_encode_in_pieces_and_steps(k, many_listed, monkeypatch):
+    """The scan itself finds the k largest, in one step or two, also more of them than lanes."""
+    on_cpu = import_module("skdict._core.kernels.cpu.encode")
+    plain = import_module("skdict._core.kernels.reference.encode")
+    for name, value in (
+        ("PIECE_ELEMENTS", 650 * 30),
+        ("BLOCK_ELEMENTS", 650 * 7),
+        ("MANY_LISTED", many_listed),
+        ("MAX_CANDIDATES", 1),
+        ("MAX_LISTED", 1),
+    ):
+        monkeypatch.setattr(on_cpu, name, value)
+    weight, bias = randn(650, 16, dtype=torch.float32), randn(650, seed=1, dtype=torch.float32)
+    x = randn(100, 16, seed=2, dtype=torch.float32)
+    expected = plain.encode(weight, bias, k, None)(x)
+    monkeypatch.setattr(plain, "BLOCK_ELEMENTS", 650 * 7)
+    for found in (
+        on_cpu.Scan(weight, bias, k, None)._scan(x),
+        plain.encode(weight, bias, k, None)(x),
+    ):
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+        close(found[2], expected[2], torch.float32)
+
+
 @pytest.mark.parametrize("power_of_weight", [-20, 0, 40])
 @pytest.mark.parametrize("power", [0, -90, 70])
 @pytest.mark.parametrize("n_largest", [None, 3])

@@ -105,26 +105,8 @@ def _round_rows(rows, bits, codes, scale, size, error, mean):
 
 
 @compiled()
-def estimate(products, scale, size, rounding, w_scale, w_size, w_rounding, bias, lower, upper):
-    """Bounds of a row's pre-activations (n,) from the product in 8 bits.
-
-    In loops of few arrays, which become vector instructions.
-    """
-    n = len(products)
-    for j in range(n):
-        lower[j] = np.float32(products[j]) * (scale * w_scale[j]) + bias[j]
-    for j in range(n):
-        upper[j] = rounding * w_size[j] + size * w_rounding[j]
-    for j in range(n):
-        middle = lower[j]
-        error = upper[j] + np.float32(2.0**-21) * abs(middle)
-        lower[j] = middle - error
-        upper[j] = middle + error
-
-
-@compiled()
 def upper_bounds(products, scale, size, rounding, w_scale, w_size, w_rounding, bias, upper):
-    """The upper ones of `estimate` alone."""
+    """Upper bounds of a row's pre-activations (n,), from the product in 8 bits."""
     for j in range(len(products)):
         middle = np.float32(products[j]) * (scale * w_scale[j]) + bias[j]
         error = rounding * w_size[j] + size * w_rounding[j] + np.float32(2.0**-21) * abs(middle)

@@ -5,12 +5,21 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+# Pre-activations are formed for so many entries at a time: 16 MiB in float32.
+BLOCK_ELEMENTS = 1 << 22
+
 
 def encode(weight, bias, n_largest, threshold):
     return partial(_code, weight, bias, n_largest, threshold)
 
 
 def _code(weight, bias, n_largest, threshold, centred):
+    blocks = centred.split(max(1, BLOCK_ELEMENTS // len(weight)))
+    parts = [_code_block(weight, bias, n_largest, threshold, block) for block in blocks]
+    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+
+
+def _code_block(weight, bias, n_largest, threshold, centred):
     codes = F.linear(centred, weight, bias)  # (B, n)
     codes = codes.relu_() if threshold is None else torch.where(codes > threshold, codes, 0)
     if n_largest is None:
