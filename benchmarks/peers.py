@@ -18,7 +18,7 @@ def skdict(x, architecture, n_components):
     atoms = initial_atoms(data, n_components, generator)
     return AutoencoderSolver.from_atoms(
         atoms, architecture, data, generator, fit_intercept=True
-    ).training
+    ).learner
 
 
 def saelens(

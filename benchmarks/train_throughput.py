@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from activations import collect, draw, load_extractor
 from peers import dictionary_learning, saelens, skdict, sparsify
 
+from skdict._core.coding import Encoder
 from skdict._core.kernels import differentiable
 from skdict._core.kernels.cpu.instructions import cpu_has_bfloat16
 from skdict._core.models import autoencoder as autoencoder_module
@@ -74,7 +75,9 @@ def alternate(steps, batches, n_in_a_row=1):
 
 
 def l0(training, x):
-    return float((training.autoencoder.infer(x[:1000]) > 0).sum(dim=1).float().mean())
+    autoencoder = training.autoencoder
+    encoder = Encoder(*autoencoder.folded(), autoencoder.architecture.n_largest)
+    return float(encoder(x[:1000] - autoencoder.intercept).counts.float().mean())
 
 
 def whole_runs(x, batches, arguments):

@@ -58,9 +58,6 @@ class PrincipalDirections(Solver):
 class Nearest(Coder):
     """Of each row the atom of greatest correlation, if that is positive."""
 
-    def __init__(self, atoms, **options):
-        self.atoms = atoms
-
     def __call__(self, centred, start=None):
         correlations = centred @ self.atoms.T
         best = correlations.max(dim=1, keepdim=True)

@@ -1,6 +1,6 @@
 """A fitted dictionary: what training leaves, and all that coding needs."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,22 +15,51 @@ N_KEPT_CODERS = 2
 
 @dataclass(eq=False)
 class Dictionary:
-    """Atoms, intercept and encoder, in the units of the data.
+    """What a fit has found, as torch tensors in the units of the data.
+
+    It is the ``dictionary_`` of a fitted
+    :class:`~skdict.decomposition.SparseAutoencoderDictionary`, on the memory of its fitted
+    attributes. Where arrays, checks and blocks of an estimator would be in the way, as inside of
+    a model, it codes a batch of rows on any device. It keeps what coders have prepared, and
+    prepares them again when its tensors have been changed.
 
     Parameters
     ----------
-    components : tensor of shape (n_components, n_features)
+    components : tensor of shape (n_components, n_features), float32 or float64
         The atoms, unit rows.
     intercept : tensor of shape (n_features,)
         Subtracted before coding, added after decoding.
-    encoder : Encoder, Codebook or None
-        A way to code that came with the atoms.
-    alpha : float or None
+    encoder : callable, default=None
+        A way to code that came with the atoms: of an autoencoder or of codebooks.
+    alpha : float, default=None
         The L1 coefficient of the fit.
-    architecture : Architecture or None
+    architecture : Architecture, default=None
         Of the autoencoder that it comes from.
-    state : dict of str to tensor of shape (n_components,)
-        What the architecture has learned beside the encoder, for training that goes on.
+    state : dict of str to tensor of shape (n_components,), default=None
+        What the architecture has learned beside the encoder, for training that goes on. None is
+        an empty dict.
+
+    Examples
+    --------
+    Codes and reconstructions of a batch of activations, as tensors:
+
+    >>> import torch
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> sae = SparseAutoencoderDictionary(16, random_state=0).fit(X)
+    >>> dictionary = sae.dictionary_.to(torch.float32, torch.device("cpu"))
+    >>> x = torch.from_numpy(X[:5]).float()
+    >>> codes = dictionary.coder("encoder")(x)
+    >>> codes.dense().shape
+    torch.Size([5, 16])
+    >>> reconstruction = x - dictionary.residual(x, codes)
+
+    Codes by another algorithm, with options of it:
+
+    >>> codes = dictionary.coder("lasso", alpha=0.1)(x)
+    >>> codes.counts.shape  # the L0 of each row
+    torch.Size([5])
     """
 
     components: torch.Tensor
@@ -38,9 +67,10 @@ class Dictionary:
     encoder: Encoder | Codebook | None = None
     alpha: float | None = None
     architecture: object = None
-    state: dict = field(default_factory=dict)
+    state: dict | None = None
 
     def __post_init__(self):
+        self.state = {} if self.state is None else self.state
         self._prepared = {}
 
     def __getstate__(self):
@@ -48,6 +78,7 @@ class Dictionary:
 
     @property
     def shape(self):
+        """(n_components, n_features)."""
         return tuple(self.components.shape)
 
     @property
@@ -57,7 +88,19 @@ class Dictionary:
         return is_finite and bool(self.components.any())
 
     def to(self, dtype, device):
-        """The same with all tensors in a dtype, on a device; itself where nothing changes."""
+        """The same with all tensors in a dtype, on a device; itself where nothing changes.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Float32 or float64.
+        device : torch.device
+
+        Returns
+        -------
+        dictionary : Dictionary
+            Kept for the next call, until the tensors have been changed.
+        """
         tensors = *self.tensors, *self.state.values()
         if all(tensor.dtype == dtype and tensor.device == device for tensor in tensors):
             return self
@@ -66,30 +109,46 @@ class Dictionary:
 
     @torch.no_grad()
     def _to(self, **to):
+        components = self.components.to(**to)
+
+        def move(tensor):  # a codebook's atoms are the components, and stay so
+            return components if tensor is self.components else tensor.to(**to)
+
         return replace(
             self,
-            components=self.components.to(**to),
-            intercept=self.intercept.to(**to),
-            encoder=None if self.encoder is None else self.encoder.to(**to),
-            state={name: tensor.to(**to) for name, tensor in self.state.items()},
+            components=components,
+            intercept=move(self.intercept),
+            encoder=None if self.encoder is None else self.encoder.mapped(move),
+            state={name: move(tensor) for name, tensor in self.state.items()},
         )
 
     def copy(self):
-        """The same with tensors of its own, without gradient: training may go on."""
+        """The same with tensors of its own, without gradient: training may go on.
+
+        Returns
+        -------
+        dictionary : Dictionary
+        """
         return self._to(copy=True)
 
     def coder(self, name, n_rows=None, **options):
-        """Function from rows (B, n_features) to their `SparseCodes`, prepared once.
+        """Function that codes rows, prepared once.
 
         Parameters
         ----------
         name : str
-            "encoder", or a name in `CODERS`.
-        n_rows : int or None
+            "encoder", if there is one, or "lasso", "omp" or "threshold".
+        n_rows : int, default=None
             How many rows are coming. For few of them an encoder has nothing to prepare, and
             nothing has to be looked at.
-        **options
+        **options : dict
             Of the coder: ``alpha``, ``n_nonzero_coefs``, ``positive``, ``tol``, ``max_iter``.
+
+        Returns
+        -------
+        code : callable
+            From rows (B, n_features), in the dtype and on the device of the dictionary, to their
+            :class:`~skdict.decomposition.SparseCodes`.
 
         Raises
         ------
@@ -113,7 +172,17 @@ class Dictionary:
         return lambda x, *start: code(x - self.intercept, *start)
 
     def residual(self, x, codes):
-        """What the codes of x (B, n_features) leave over: x - b - z D."""
+        """What codes leave over: x - b - z D.
+
+        Parameters
+        ----------
+        x : tensor of shape (B, n_features)
+        codes : SparseCodes of shape (B, n_components)
+
+        Returns
+        -------
+        residual : tensor of shape (B, n_features)
+        """
         return x - self.intercept - codes.decode(self.components)
 
     @property

@@ -1,5 +1,7 @@
 """Estimators that learn dictionaries."""
 
+from .._core.coding import SparseCodes
+from .._core.dictionary import Dictionary
 from . import architectures
 from ._alpha import alpha_grid
 from ._amortisation import AmortisationGapDisplay, amortisation_gap
@@ -10,11 +12,15 @@ from ._sparse_coding import sparse_encode
 
 __all__ = [
     "AmortisationGapDisplay",
+    "Dictionary",
     "SparseAutoencoderDictionary",
     "SparseAutoencoderDictionaryCV",
+    "SparseCodes",
     "alpha_grid",
     "amortisation_gap",
     "architectures",
     "compare_dictionaries",
     "sparse_encode",
 ]
+
+Dictionary.__module__ = SparseCodes.__module__ = __name__  # what pickles name

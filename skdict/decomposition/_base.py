@@ -9,7 +9,7 @@ from .._core.coding import Codebook, Encoder
 from .._core.data.source import Source
 from .._core.device import resolve_device
 from .._core.dictionary import Dictionary
-from .._core.models.architectures import make_architecture
+from .._core.models.architectures import ARCHITECTURES, Architecture, TopK, make_architecture
 from .._core.parameters import python_number
 from .._core.solvers.base import default_n_nonzero
 from .._core.tensors import from_numpy
@@ -36,7 +36,43 @@ STATISTICS = ("feature_density_", "feature_magnitude_", "noise_variance_", "n_sa
 OF_DICTIONARY = ("components_", "intercept_", "alpha_", *OF_SOME)
 
 
-class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ArchitectureParamsMixin:
+    """Estimators whose ``architecture`` is a name, or an instance with parameters of its own."""
+
+    def set_params(self, **params):
+        """Set parameters by name.
+
+        Parameters
+        ----------
+        **params : dict
+            New values. Those of an ``architecture`` that is an instance are named as in
+            ``architecture__k``.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of such a name.
+        """
+        architecture = params.get("architecture", self.architecture)
+        nested = [name for name in params if name.startswith("architecture__")]
+        if nested and not isinstance(architecture, Architecture):
+            known = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else None
+            example = TopK if known is None else known
+            raise ValueError(
+                f"{nested[0]} is a parameter of an instance, but architecture={architecture!r} is "
+                f"none. Give an instance, such as architecture={example.__name__}(), from "
+                f"{example.__module__}; then it has parameters that can be set and searched over."
+            )
+        return super().set_params(**params)
+
+
+class DictionaryTransformer(
+    ArchitectureParamsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Codes, reconstructions and likelihoods by the fitted attributes of a dictionary.
 
     The fitted attributes are ndarrays, which a pickle keeps; `dictionary_` is made of them.
@@ -192,8 +228,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return super().__getattribute__(name)  # the error of the first look-up once more
 
     def __dir__(self):
-        there = STATISTICS if "_statistics" in vars(self) else ()
-        return [*super().__dir__(), *there]
+        """Only what is at hand: displays and `inspect.getmembers` read all that is named here."""
+        statistics = vars(self).get("_statistics")
+        return [*super().__dir__(), *(() if statistics is None else statistics.at_hand)]
 
     # -- state -----------------------------------------------------------------------------
 
@@ -261,31 +298,33 @@ def check_has_encoder(algorithm, has_encoder, solver):
 
 
 def attributes_of(dictionary):
-    """The fitted attributes that make up a dictionary: ndarrays, whatever its device."""
+    """The fitted attributes that make up a dictionary: ndarrays, whatever its device.
 
-    def array(tensor):
-        return tensor.cpu().numpy()
-
+    `dictionary_` is the dictionary itself, or its copy on the CPU, with the coders that it has
+    prepared: the attributes are on its memory.
+    """
+    dictionary = dictionary.to(dictionary.components.dtype, torch.device("cpu"))
     attributes = {
-        "components_": array(dictionary.components),
-        "intercept_": array(dictionary.intercept),
+        "components_": dictionary.components.numpy(),
+        "intercept_": dictionary.intercept.numpy(),
         "alpha_": dictionary.alpha,
     }
     encoder, architecture = dictionary.encoder, dictionary.architecture
     if isinstance(encoder, Codebook):
-        attributes["codeword_norms_"] = array(encoder.norms)
+        attributes["codeword_norms_"] = encoder.norms.numpy()
         attributes["codebook_sizes_"] = np.array(encoder.sizes)
     elif encoder is not None:
-        attributes["encoder_coef_"] = array(encoder.weight)
-        attributes["encoder_intercept_"] = array(encoder.bias)
+        attributes["encoder_coef_"] = encoder.weight.numpy()
+        attributes["encoder_intercept_"] = encoder.bias.numpy()
         if encoder.threshold is not None:
-            attributes["threshold_"] = array(encoder.threshold)
+            attributes["threshold_"] = encoder.threshold.numpy()
     if architecture is not None:
         attributes["_architecture"] = architecture
-        attributes["_extra"] = {name: array(value) for name, value in dictionary.state.items()}
+        attributes["_extra"] = {name: value.numpy() for name, value in dictionary.state.items()}
         if "k" in architecture.get_params():
             attributes["n_nonzero_coefs_"] = architecture.k
-    return attributes
+    parts = [attributes.get(name) for name in OF_DICTIONARY]
+    return {**attributes, "_dictionary": (parts, dictionary)}
 
 
 def _is_shared(part):

@@ -66,6 +66,12 @@ class FitStatistics:
             self._attributes = self.found().attributes(self.n_features)
         return self._attributes[name]
 
+    @property
+    def at_hand(self):
+        """Names of the fitted attributes that cost no pass over the samples."""
+        found = self._found
+        return list(self._attributes if found is None else found.attributes(self.n_features))
+
     def found(self):
         """`CodeStatistics` of the samples.
 

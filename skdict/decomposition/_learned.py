@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
-import torch
 
 from .._core.dictionary import Dictionary
 from .._core.solvers import SOLVERS, Solver
@@ -52,10 +51,10 @@ def attributes_after_fit(found, params=None, *, coding_of):
         From a dictionary to the estimator's way to code with it.
     """
     stream = {} if params is None else {"_stream": Stream.after_fit(params, found.solver)}
-    # nothing stays on a GPU; on the CPU it is the same, and its memory that of the attributes
-    dictionary = found.dictionary.to(found.dictionary.components.dtype, torch.device("cpu"))
+    attributes = attributes_of(found.dictionary)
+    _, dictionary = attributes["_dictionary"]  # on the CPU: nothing stays on a GPU
     return {
-        **attributes_of(dictionary),
+        **attributes,
         **found.counters,
         "resolution_variance_": found.resolution_variance,
         "_statistics": FitStatistics(found.rows, coding_of(dictionary)),

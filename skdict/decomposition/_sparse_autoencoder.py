@@ -204,7 +204,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
     dictionary_ : Dictionary
-        All of the above in one object, from which coders are prepared.
+        All of the above in one object, which codes tensors: see :class:`Dictionary`.
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
@@ -405,7 +405,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         `fit`, fixes ``alpha_`` (if "auto") and the scale of the data, so let it be a few thousand
         samples that look like the rest. There is no planned end, so the learning rate does not
         decay and ``architecture="topk"`` does not begin as "relu"; parameters that plan a whole
-        run (``max_iter``, ``early_stopping``) are not used.
+        run (``max_iter``, ``early_stopping``) are not used. It warns as `fit` does.
 
         Between calls ``alpha``, ``batch_size``, ``learning_rate_init``, ``shuffle`` and what
         `transform` uses may change. Another ``solver``, ``architecture`` or ``n_nonzero_coefs``
@@ -434,6 +434,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         solver = before.solver_for(params)
         min_samples = 2 if solver is None else 1
         rows = self._source(X, reset=before.dictionary is None, min_samples=min_samples)
+        warn_of_unused(params, default_params(SparseAutoencoderDictionary))
         found = learn_portion(params, rows, before.dictionary, solver, before.resolution_variance)
         coding = self._coding(found.dictionary)
         self._publish(before.attributes_with(found, coding, params))

@@ -22,6 +22,7 @@ from .._core.torch_state import plain_torch
 from ..utils._arrays import as_vector, check_activations
 from ..utils._sklearn_compat import Interval, fit_context
 from ._alpha import alpha_grid
+from ._base import ArchitectureParamsMixin
 from ._fitting import default_params, params_of, warn_of_unused
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 
@@ -41,7 +42,11 @@ OF_TRANSFORM = (
 
 
 class SparseAutoencoderDictionaryCV(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    ArchitectureParamsMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     r"""`SparseAutoencoderDictionary` with its L1 coefficient chosen by cross-validation.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skdict._core import dictionary as module
-from skdict._core.coding import CODERS, Encoder
+from skdict._core.coding import CODERS, Codebook, Encoder
 from skdict._core.dictionary import Dictionary
 
 N, D = 12, 6
@@ -81,6 +81,15 @@ def test_conversions_follow_edits(dictionary):
     dictionary.intercept += 1
     second = dictionary.to(torch.float64, torch.device("cpu"))
     torch.testing.assert_close(second.intercept, dictionary.intercept.double())
+
+
+def test_the_atoms_of_a_codebook_are_there_once(dictionary):
+    atoms = dictionary.components
+    codebook = Codebook(atoms, torch.ones(N), [N])
+    dictionary = Dictionary(atoms, dictionary.intercept, codebook)
+    for other in (dictionary.copy(), dictionary.to(torch.float64, torch.device("cpu"))):
+        assert other.encoder.atoms is other.components
+        assert other.components is not atoms
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,13 @@
 
 import pytest
 import torch
+from training_testing import train
 
-from skdict._core.data.shuffle import permuted_batches
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, fitting_scale, learning_rate_factor, normalize_
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.schedule import Schedule
-
-
-def train(training, schedule, rows, n_rows, *, n_passes, batch_size, shuffle=True):
-    """Plain epochs; yields the mean objective of each."""
-    for _ in range(n_passes):
-        total = 0.0
-        for batch in permuted_batches(n_rows, batch_size, training.generator):
-            total += float(training.step(rows(batch), schedule))
-        yield total / n_rows
 
 
 def make_autoencoder(n=12, d=5, seed=0):
@@ -81,17 +72,7 @@ def test_sparse_and_dense_path_train_alike(monkeypatch):
         autoencoder = Autoencoder(*(p.double() for p in start.tensors), start.architecture)
         training = Training(autoencoder, torch.Generator().manual_seed(0))
         schedule = Schedule(alpha=0.1, learning_rate=1e-2, n_steps=5)
-        list(
-            train(
-                training,
-                schedule,
-                lambda i: x[i],
-                500,
-                n_passes=1,
-                batch_size=100,
-                shuffle=True,
-            )
-        )
+        train(training, schedule, x, n_passes=1, batch_size=100)
         results.append([p.detach() for p in autoencoder.tensors])
     for dense, sparse in zip(*results, strict=True):
         torch.testing.assert_close(sparse, dense, rtol=1e-10, atol=1e-12)
@@ -101,11 +82,11 @@ def test_training_resumes_exactly_from_its_state():
     x = torch.randn(300, 5, generator=torch.Generator().manual_seed(1))
     schedule = Schedule(alpha=0.1, learning_rate=1e-2)
     one = Training(make_autoencoder(), torch.Generator().manual_seed(0))
-    options = {"n_passes": 2, "batch_size": 100, "shuffle": True}
-    list(train(one, schedule, lambda i: x[i], 300, **options))
+    options = {"n_passes": 2, "batch_size": 100}
+    train(one, schedule, x, **options)
     other = Training.from_state_dict(one.state_dict(), torch.device("cpu"))
     for training in (one, other):
-        list(train(training, schedule, lambda i: x[i], 300, **options))
+        train(training, schedule, x, **options)
     for a, b in zip(one.autoencoder.tensors, other.autoencoder.tensors, strict=True):
         assert torch.equal(a, b)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
@@ -130,6 +131,26 @@ def test_search(X):
     architectures = [ReLU(), TopK(k=3), "gated"]
     search = GridSearchCV(make("relu"), {"architecture": architectures}, cv=2).fit(X)
     assert search.best_params_["architecture"] in architectures
+
+
+@pytest.mark.parametrize("cls", [SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV])
+def test_parameters_of_an_architecture_need_an_instance(X, cls):
+    estimator = cls(8, architecture="topk")
+    message = r"architecture='topk' is none.*TopK\(\), from skdict.decomposition.architectures"
+    with pytest.raises(ValueError, match=message):
+        estimator.set_params(architecture__k=2)
+    with pytest.raises(ValueError, match=message):
+        GridSearchCV(
+            make_pipeline(estimator), {f"{cls.__name__.lower()}__architecture__k": [2]}
+        ).fit(X)
+    with pytest.raises(ValueError, match=r"architecture=None is none.*TopK\(\)"):
+        estimator.set_params(architecture=None, architecture__k=2)
+    assert estimator.architecture == "topk"
+    estimator.set_params(architecture=TopK(), architecture__k=2)
+    assert estimator.architecture == TopK(2)
+    assert estimator.set_params(architecture__k=3).architecture == TopK(3)
+    with pytest.raises(ValueError, match="Invalid parameter 'rate'"):
+        estimator.set_params(architecture__rate=0.1)
 
 
 def test_alpha_by_cross_validation(X):

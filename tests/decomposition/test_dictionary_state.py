@@ -20,6 +20,7 @@ from dictionary_testing import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdict._core.coding import CODERS
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
 from skdict.decomposition import (
@@ -100,6 +101,38 @@ def test_the_steps_of_a_pipeline_are_looked_at_likewise(frame):
     state = pickle.dumps(pipeline)
     feature_statistics(frame, dictionary=pipeline)
     assert pickle.dumps(pipeline) == state
+
+
+@pytest.mark.parametrize("solver", ["alternating", "lasso"])
+def test_one_gram_matrix_serves_the_fit_its_statistics_and_transform(planted, solver, monkeypatch):
+    n_made, plain = [], CODERS["lasso"]
+
+    def lasso(*args, **kwargs):
+        n_made.append(1)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setitem(CODERS, "lasso", lasso)
+    monkeypatch.setattr(lasso, "signed", False, raising=False)
+    estimator = make_estimator(solver=solver).fit(planted)
+    estimator.transform(planted)
+    estimator.score(planted)
+    assert len(n_made) == 1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_fitted_dictionary_is_on_the_memory_of_the_attributes(planted, solver):
+    estimator = make_estimator(solver=solver).fit(planted)
+    dictionary = estimator.dictionary_
+    assert dictionary is estimator.dictionary_
+    copied = pickle.loads(pickle.dumps(estimator)).dictionary_
+    for mine, theirs in zip(dictionary.tensors, copied.tensors, strict=True):
+        assert torch.equal(mine, theirs)
+    codes = estimator.transform(planted[:200])
+    estimator.components_[:] = estimator.components_[::-1].copy()
+    estimator.intercept_ += 1
+    edited = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(estimator.transform(planted), edited.transform(planted))
+    assert not np.array_equal(estimator.transform(planted[:200]), codes)
 
 
 # -- going on from what has been learned -------------------------------------------------------

@@ -140,6 +140,20 @@ def test_html_repr(fitted):
     assert repr(make_estimator()).startswith("SparseAutoencoderDictionary(batch_size=100")
 
 
+def test_a_display_does_not_code_the_samples(planted):
+    """Statistics of the codes are shown once something else has asked for them."""
+    estimator = make_estimator().fit(planted)
+    pipeline = make_pipeline(StandardScaler(), estimator)
+    for shown in (estimator, pipeline):
+        text = shown._repr_html_()
+        assert "components_" in text and "n_samples_seen_" in text
+        assert "noise_variance_" not in text
+    assert estimator._statistics.at_hand == ["n_samples_seen_"]
+    assert estimator.noise_variance_ > 0
+    assert "noise_variance_" in estimator._repr_html_()
+    assert "noise_variance_" in pickle.loads(pickle.dumps(estimator))._repr_html_()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", SOLVERS)
 @pytest.mark.parametrize("then", SOLVERS)
@@ -282,12 +296,15 @@ def unused_in(recorded):
     return [str(w.message) for w in recorded if "Leave out what has no effect" in str(w.message)]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_parameters_without_effect_are_named_once(planted, solver):
+@pytest.mark.parametrize(
+    "solver, method",
+    [(s, "fit") for s in SOLVERS] + [(s, "partial_fit") for s in LEARN_FROM_STREAMS],
+)
+def test_parameters_without_effect_are_named_once(planted, solver, method):
     estimator = SparseAutoencoderDictionary(32, solver=solver, random_state=0)
     estimator.set_params(**UNUSED[solver])
     with pytest.warns(UserWarning, match="does not use") as recorded:
-        estimator.fit(planted)
+        getattr(estimator, method)(planted)
     (message,) = unused_in(recorded)
     subject, named = message.split(" does not use ")
     assert subject == ("architecture='relu'" if solver == "autoencoder" else f"solver={solver!r}")

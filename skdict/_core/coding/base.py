@@ -11,6 +11,8 @@ register = CODERS.register
 class Coder:
     """Finds codes of rows in given atoms. What depends on the atoms alone is prepared once.
 
+    A subclass has `__call__`, and an ``__init__`` with these parameters if it prepares anything.
+
     Parameters
     ----------
     atoms : tensor of shape (n_components, n_features), float32 or float64
@@ -31,7 +33,12 @@ class Coder:
     def __init__(
         self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000
     ):
-        raise NotImplementedError
+        self.atoms = atoms
+        self.alpha = alpha
+        self.n_nonzero_coefs = n_nonzero_coefs
+        self.positive = positive
+        self.tol = tol
+        self.max_iter = max_iter
 
     def at(self, alpha):
         """The same with another L1 coefficient; what depends on the atoms alone is shared."""

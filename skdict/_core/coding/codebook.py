@@ -28,9 +28,9 @@ class Codebook:
     norms: torch.Tensor
     sizes: list
 
-    def to(self, **to):
-        """The same in another dtype or on another device."""
-        return Codebook(self.atoms.to(**to), self.norms.to(**to), self.sizes)
+    def mapped(self, move):
+        """The same with ``move(tensor)`` for each of its tensors."""
+        return Codebook(move(self.atoms), move(self.norms), self.sizes)
 
     @property
     def width(self):

@@ -29,10 +29,10 @@ class Encoder:
     threshold: torch.Tensor | None = None
     n_largest: int | None = None
 
-    def to(self, **to):
-        """The same in another dtype or on another device."""
-        threshold = None if self.threshold is None else self.threshold.to(**to)
-        return Encoder(self.weight.to(**to), self.bias.to(**to), threshold, self.n_largest)
+    def mapped(self, move):
+        """The same with ``move(tensor)`` for each of its tensors."""
+        threshold = None if self.threshold is None else move(self.threshold)
+        return Encoder(move(self.weight), move(self.bias), threshold, self.n_largest)
 
     @property
     def width(self):

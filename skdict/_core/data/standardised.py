@@ -35,22 +35,9 @@ class Standardised:
     def dtype(self):
         return self.source.dtype
 
-    @property
-    def device(self):
-        return self.source.device
-
     def __getitem__(self, index):
         """Standardised rows given as `Source.__getitem__` wants them."""
         return self.standardise(self.source[index])
-
-    def take(self, index):
-        """The same of those rows that an int64 tensor names."""
-        return Standardised(self.source.take(index), self.mean, self.scale)
-
-    def blocks(self, n_columns=0):
-        """Yield (slice, standardised rows), as `Source.blocks`."""
-        for block, x in self.source.blocks(n_columns):
-            yield block, self.standardise(x)
 
     def batches(self, batch_size, generator=None):
         """Yield the standardised rows of one epoch in batches, as `Source.batches`."""

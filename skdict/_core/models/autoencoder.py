@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 
 from ..kernels import encode_at, select
 from .architectures import Architecture
-from .architectures.base import Target, keep_largest
+from .architectures.base import Target
 
 
 @dataclass
@@ -120,25 +119,6 @@ class Autoencoder:
         return objective, values.detach(), residual
 
     def folded(self):
-        """Encoder weight, bias and threshold (or None) for `infer`, without gradient."""
+        """Weight, bias and threshold (or None) of an `Encoder`, without gradient."""
         with torch.no_grad():
             return self.architecture.fold(self.encoder_weight, self.encoder_bias, self.state)
-
-    def infer(self, x):
-        """Dense code of x (B, n_features), without gradient."""
-        return infer(x, *self.folded(), self.intercept, self.architecture.n_largest)
-
-
-@torch.no_grad()
-def infer(x, weight, bias, threshold, intercept, n_largest):
-    """Dense code of x (B, n_features) by a folded encoder.
-
-    The intercept is subtracted from the data rather than folded into the bias: x may lie far
-    from the origin, where float32 would lose the last digits of the product.
-    """
-    pre_activations = F.linear(x - intercept, weight, bias)
-    if n_largest is not None:
-        pre_activations = keep_largest(pre_activations, n_largest)
-    if threshold is None:
-        return torch.relu(pre_activations)
-    return torch.where(pre_activations > threshold, pre_activations, 0)

@@ -6,34 +6,19 @@ from ..coding.lasso import Lasso
 from ..device import available_memory
 from ..dictionary import Dictionary
 from ..kernels import decode
-from ..tensors import as_arrays, as_tensors
 from .autoencoder import initial_atoms
-from .base import USED_IN_EPOCHS, Solver, alpha_in_training, register
+from .base import EpochSolver, Solver, alpha_in_training, register
 from .online import OnlineDictionaryLearning
 
 
 @register("alternating")
-class AlternatingSolver(Solver):
-    """`OnlineDictionaryLearning` on (x - mean) / scale.
+class AlternatingSolver(EpochSolver):
+    """`OnlineDictionaryLearning` on (x - mean) / scale."""
 
-    Parameters
-    ----------
-    learner : OnlineDictionaryLearning
-    mean : tensor of shape (n_features,)
-    scale : float
-        Brings the data to E‖x‖² = n_features.
-    """
-
-    in_epochs = True
-    streams = True
     keeps_state = True
-    uses = USED_IN_EPOCHS
+    Learner = OnlineDictionaryLearning
 
-    def __init__(self, learner, mean, scale):
-        self.learner = learner
-        self.mean = mean
-        self.scale = scale
-        self.alpha = None
+    alpha = None  # of `plan`, in the units of training
 
     @staticmethod
     def work(n_rows, n_features, n_components):
@@ -60,14 +45,6 @@ class AlternatingSolver(Solver):
     def n_components(self):
         return len(self.learner.dictionary)
 
-    @property
-    def generator(self):
-        return self.learner.generator
-
-    @property
-    def n_steps(self):
-        return self.learner.n_steps
-
     def plan(self, alpha, learning_rate, batch_size, n_steps=None):
         self.alpha = alpha_in_training(alpha, self.scale)
 
@@ -89,20 +66,6 @@ class AlternatingSolver(Solver):
     def finish(self, rows):
         intercept = self.standardised(rows).to_data_units(self.learner.intercept)
         return Dictionary(self.learner.dictionary, intercept).copy()
-
-    def copy_to(self, device):
-        learner = OnlineDictionaryLearning.from_state_dict(self.learner.state_dict(), device)
-        copied = AlternatingSolver(learner, self.mean.to(device), self.scale)
-        copied.alpha = self.alpha
-        return copied
-
-    def __getstate__(self):
-        """Plain containers of ndarrays: what was learned on a GPU loads without one."""
-        return as_arrays(vars(self) | {"learner": self.learner.state_dict()})
-
-    def __setstate__(self, state):
-        vars(self).update(as_tensors(state))
-        self.learner = OnlineDictionaryLearning.from_state_dict(self.learner, torch.device("cpu"))
 
 
 def check_memory(n_components, like):

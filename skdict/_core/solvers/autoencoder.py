@@ -11,9 +11,9 @@ from ..kernels import decode
 from ..models.architectures import make_architecture
 from ..models.autoencoder import Autoencoder
 from ..optim import fitting_scale, normalize_
-from ..tensors import as_arrays, as_tensors, away_from
+from ..tensors import away_from
 from .autoencoder_training import Training
-from .base import USED_IN_EPOCHS, Solver, alpha_in_training, default_n_nonzero, register
+from .base import EpochSolver, alpha_in_training, default_n_nonzero, register
 from .schedule import Schedule
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
@@ -39,33 +39,25 @@ LEAST_TRAVEL = 10
 
 
 @register("autoencoder")
-class AutoencoderSolver(Solver):
-    """An autoencoder in training on (x - mean) / scale.
-
-    ``scale`` brings the data to E‖x‖² = n_features, so that one learning rate serves every
-    layer of every model. Codes, alpha and the encoder's biases scale with it, the objective
-    with its square.
+class AutoencoderSolver(EpochSolver):
+    """An autoencoder in `Training` on (x - mean) / scale.
 
     Parameters
     ----------
-    training : Training
-    mean : tensor of shape (n_features,)
-    scale : float
+    learner, mean, scale
+        As of `EpochSolver`.
     from_scratch : bool
         Whether the atoms are untrained.
     """
 
-    in_epochs = True
-    streams = True
     has_encoder = True
     needs_samples = False
     n_rows_at_a_time = 1024
-    uses = USED_IN_EPOCHS | {"architecture", "learning_rate_init"}
+    uses = EpochSolver.uses | {"architecture", "learning_rate_init"}
+    Learner = Training
 
-    def __init__(self, training, mean, scale, *, from_scratch):
-        self.training = training
-        self.mean = mean
-        self.scale = scale
+    def __init__(self, learner, mean, scale, *, from_scratch):
+        super().__init__(learner, mean, scale)
         self.from_scratch = from_scratch
         self.schedule = None
 
@@ -171,7 +163,7 @@ class AutoencoderSolver(Solver):
         )
 
     def _learning_rate(self, batch_size, n_steps):
-        n_components, n_features = self.training.autoencoder.dictionary.shape
+        n_components, n_features = self.learner.autoencoder.dictionary.shape
         factor = math.sqrt(WIDE * batch_size / n_components)
         if self.from_scratch and n_steps is not None:  # trained atoms need not travel
             factor = max(factor, LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps))
@@ -179,26 +171,18 @@ class AutoencoderSolver(Solver):
 
     @property
     def n_components(self):
-        return len(self.training.autoencoder.dictionary)
-
-    @property
-    def generator(self):
-        return self.training.generator
-
-    @property
-    def n_steps(self):
-        return self.training.n_steps
+        return len(self.learner.autoencoder.dictionary)
 
     @property
     def is_settled(self):
-        architecture = self.training.autoencoder.architecture
+        architecture = self.learner.autoencoder.architecture
         return self.schedule.settled_at(self.n_steps - 1, architecture)
 
     def step(self, x):
-        return self.training.step(x, self.schedule)
+        return self.learner.step(x, self.schedule)
 
     def objective(self, alpha):
-        autoencoder = self.training.autoencoder
+        autoencoder = self.learner.autoencoder
         alpha = alpha_in_training(alpha, self.scale)
 
         @torch.no_grad()
@@ -213,7 +197,7 @@ class AutoencoderSolver(Solver):
         Where training has not come to the architecture itself, but is still at its first variant,
         thresholds are taken from the rows.
         """
-        autoencoder = self.training.autoencoder
+        autoencoder = self.learner.autoencoder
         architecture = autoencoder.architecture
         if not self.schedule.is_itself_at(self.n_steps - 1, architecture):
             autoencoder = self._calibrated(rows)
@@ -230,7 +214,7 @@ class AutoencoderSolver(Solver):
 
     @torch.no_grad()
     def _calibrated(self, rows):
-        autoencoder = self.training.autoencoder
+        autoencoder = self.learner.autoencoder
         most = min(N_CALIBRATION_SAMPLES, N_CALIBRATION_ENTRIES // len(autoencoder.dictionary))
         every = math.ceil(len(rows) / max(most, 1))
         x = self.standardised(rows)[torch.arange(0, len(rows), every, device="cpu")]
@@ -238,22 +222,6 @@ class AutoencoderSolver(Solver):
         pre_activations = autoencoder.pre_activations(centred, None)
         state = autoencoder.architecture.calibrated(autoencoder.state, pre_activations)
         return replace(autoencoder, state=state)
-
-    def copy_to(self, device):
-        training = Training.from_state_dict(self.training.state_dict(), device)
-        copied = AutoencoderSolver(
-            training, self.mean.to(device), self.scale, from_scratch=self.from_scratch
-        )
-        copied.schedule = self.schedule
-        return copied
-
-    def __getstate__(self):
-        """Plain containers of ndarrays: what was trained on a GPU loads without one."""
-        return as_arrays(vars(self) | {"training": self.training.state_dict()})
-
-    def __setstate__(self, state):
-        vars(self).update(as_tensors(state))
-        self.training = Training.from_state_dict(self.training, torch.device("cpu"))
 
 
 def initial_atoms(data, n_components, generator):

@@ -9,25 +9,11 @@ from ..data.standardised import Standardised
 from ..dictionary import Dictionary
 from ..kernels.cpu.threads import work_of_product
 from ..registry import Registry
+from ..tensors import as_arrays, as_tensors
 
 # The largest alpha that is trained with, where samples have a norm of about sqrt(n_features): the
 # best code of all of them is zero then, and with more it would overflow.
 MAX_ALPHA = 1e6
-
-# The estimator's parameters that solvers trained in epochs use.
-USED_IN_EPOCHS = frozenset(
-    {
-        "max_iter",
-        "batch_size",
-        "early_stopping",
-        "validation_fraction",
-        "tol",
-        "n_iter_no_change",
-        "warm_start",
-        "dict_init",
-        "shuffle",
-    }
-)
 
 SOLVERS = Registry("solver")
 register = SOLVERS.register
@@ -82,12 +68,13 @@ class Problem:
 class Solver:
     """Finds a dictionary. An instance is the state of one fit.
 
-    It has ``mean``: of the data, or zeros without an intercept.
+    Every solver has `start` and `finish`, and ``mean``: of the data, or zeros without an
+    intercept. One that does all at once has `fit` besides; if it learns from streams, also
+    ``learn_portion``, ``n_steps`` and ``copy_to``.
 
     A solver that is trained in epochs has ``plan``, ``step``, ``objective`` and ``copy_to``, and
     the training loop runs it; ``scale``, by which its data are standardised, ``n_components``,
-    ``n_steps`` and ``generator``. Any other has ``fit``, which does all at once. If it learns from
-    streams, it has ``learn_portion``, ``n_steps`` and ``copy_to`` as well.
+    ``n_steps`` and ``generator``. `EpochSolver` has most of it.
     """
 
     # What it can do.
@@ -121,7 +108,12 @@ class Solver:
 
     @classmethod
     def start(cls, problem):
-        """The state before the first step."""
+        """The solver before its first step.
+
+        Parameters
+        ----------
+        problem : Problem
+        """
         raise NotImplementedError
 
     def standardised(self, rows):
@@ -129,7 +121,7 @@ class Solver:
         return Standardised(rows, self.mean, self.scale)
 
     def fit(self, rows):
-        """Learn all at once; returns how much was done: ``n_iter_``, ``n_steps_``."""
+        """Learn all at once from a `Source`; how much was done: {"n_iter_": 1, "n_steps_": 1}."""
         raise NotImplementedError
 
     def plan(self, alpha, learning_rate, batch_size, n_steps=None):
@@ -157,9 +149,74 @@ class Solver:
         ----------
         rows : Source
             Samples that what is still missing, a threshold, can be estimated on.
+
+        Returns
+        -------
+        dictionary : Dictionary
+            With tensors of its own.
         """
         raise NotImplementedError
 
     def copy_to(self, device):
         """The same state with tensors of its own, on a device."""
         raise NotImplementedError
+
+
+class EpochSolver(Solver):
+    """A solver whose learner is trained on (x - mean) / scale, batch by batch.
+
+    Parameters
+    ----------
+    learner : object
+        The state in training: ``n_steps``, ``generator``, ``state_dict()`` and a classmethod
+        ``from_state_dict(state, device)`` that makes another one of it, with tensors of its own.
+    mean : tensor of shape (n_features,)
+    scale : float
+        Brings the data to E‖x‖² = n_features, so that one learning rate serves every layer of
+        every model. Codes, alpha and an encoder's biases scale with it, the objective with its
+        square.
+    """
+
+    in_epochs = True
+    streams = True
+    uses = frozenset(
+        {
+            "max_iter",
+            "batch_size",
+            "early_stopping",
+            "validation_fraction",
+            "tol",
+            "n_iter_no_change",
+            "warm_start",
+            "dict_init",
+            "shuffle",
+        }
+    )
+    Learner = None  # the class of ``learner``
+
+    def __init__(self, learner, mean, scale):
+        self.learner = learner
+        self.mean = mean
+        self.scale = scale
+
+    @property
+    def generator(self):
+        return self.learner.generator
+
+    @property
+    def n_steps(self):
+        return self.learner.n_steps
+
+    def copy_to(self, device):
+        copied = type(self).__new__(type(self))
+        learner = self.Learner.from_state_dict(self.learner.state_dict(), device)
+        vars(copied).update(vars(self), learner=learner, mean=self.mean.to(device))
+        return copied
+
+    def __getstate__(self):
+        """Plain containers of ndarrays: what was trained on a GPU loads without one."""
+        return as_arrays(vars(self) | {"learner": self.learner.state_dict()})
+
+    def __setstate__(self, state):
+        vars(self).update(as_tensors(state))
+        self.learner = self.Learner.from_state_dict(self.learner, torch.device("cpu"))

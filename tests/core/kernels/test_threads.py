@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from interrupt_testing import interrupted_at
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -87,6 +88,27 @@ class TestMapOnCores:
         ours = [thread for thread in threading.enumerate() if thread.name.startswith("skdict")]
         assert len(ours) <= os.cpu_count()
 
+    def test_threads_that_need_the_pool_at_a_time_share_it(self, monkeypatch):
+        """However long it takes to make one: each makes one, and all take the same."""
+        both, made, plain = threading.Barrier(2), [], threads_cpu.ThreadPoolExecutor
+
+        def slow(*args):
+            both.wait(30)
+            made.append(plain(*args))
+            return made[-1]
+
+        monkeypatch.setattr(threads_cpu, "ThreadPoolExecutor", slow)
+        monkeypatch.setattr(threads_cpu, "_POOLS", {})
+        taken = []
+        threads = [
+            threading.Thread(target=lambda: taken.append(threads_cpu._pool(0))) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 2 and taken[0] is taken[1]
+
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
     def test_the_first_error_ends_all(self, four_cores, error):
         begun = []
@@ -152,6 +174,20 @@ class TestThreadsFor:
         with threads_for(SMALL_WORK):
             assert torch.get_num_threads() == 3
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_an_interrupt_at_any_point_leaves_nothing_behind(self, four_cores):
+        def work():
+            with threads_for(1), threads_for(SMALL_WORK):
+                pass
+
+        n, mkl = 1, threads_of_mkl()
+        while interrupted_at(n, work):
+            assert torch.get_num_threads() == 4, n
+            assert threads_of_mkl() == mkl, n
+            assert not hasattr(threads_cpu._of_caller, "n_threads"), n
+            n += 1
+        assert n > 30
+
     def test_other_threads_are_left_alone(self, four_cores):
         """`torch.set_num_threads` decides for threads that begin while it holds."""
         seen = []
@@ -211,6 +247,11 @@ class TestSpinning:
         with threads_for(SMALL_WORK, LONG_WORK // SMALL_WORK):
             assert len(teams()) == 1
         assert not teams()
+        with pytest.raises(KeyboardInterrupt), threads_for(SMALL_WORK, LONG_WORK // SMALL_WORK):
+            (team,) = teams()
+            raise KeyboardInterrupt
+        team.join(30)
+        assert not team.is_alive()
 
 
 def threads_of_large_work():

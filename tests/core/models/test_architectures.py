@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from training_testing import codes_of
 
 from skdict._core.models.architectures import ARCHITECTURES, JumpReLU, Matryoshka
 from skdict._core.models.autoencoder import Autoencoder
@@ -109,7 +110,7 @@ def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path)
     actual.backward()
 
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
-    codes = actual_in.infer(x)
+    codes = codes_of(actual_in, x)
     if name not in ("batch_topk", "matryoshka"):  # whose threshold is not yet known
         rebuilt = codes @ actual_in.dictionary + actual_in.intercept
         torch.testing.assert_close(residual, (x - rebuilt).detach())
@@ -130,11 +131,11 @@ def test_objective_and_all_gradients_equal_the_dense_reference(name, bias, path)
 
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "gated"])
 def test_codes_of_use_are_those_of_training(name):
-    """`fold` and `infer` give the values that the objective was computed with."""
+    """`fold` and the encoder give the values that the objective was computed with."""
     autoencoder = make(name, -0.5)
     x = draw(B, D, seed=4)
     _, values, _ = autoencoder.objective(x - autoencoder.intercept.detach(), ALPHA, None)
-    codes = autoencoder.infer(x)
+    codes = codes_of(autoencoder, x)
     assert 0 < torch.count_nonzero(codes) < codes.numel() / 2
     torch.testing.assert_close(codes, values)
 
@@ -157,7 +158,7 @@ def test_training_goes_on_from_a_folded_encoder(name):
         state,
     )
     x = draw(B, D, seed=4)
-    torch.testing.assert_close(again.infer(x), autoencoder.infer(x))
+    torch.testing.assert_close(codes_of(again, x), codes_of(autoencoder, x))
 
 
 def test_batch_topk_threshold_follows_the_smallest_code():
@@ -175,7 +176,7 @@ def test_batch_topk_threshold_follows_the_smallest_code():
     # a few too many, but for the batches in which there were too few above the threshold
     assert sorted(looked_at)[len(looked_at) // 2] < 1.5 * K * B
     autoencoder.intercept.data.zero_()
-    codes = autoencoder.infer(draw(2000, D, seed=5))
+    codes = codes_of(autoencoder, draw(2000, D, seed=5))
     assert torch.count_nonzero(codes) / len(codes) == pytest.approx(K, rel=0.1)
 
 

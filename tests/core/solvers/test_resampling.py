@@ -4,23 +4,14 @@ import itertools
 
 import pytest
 import torch
+from training_testing import codes_of, train
 
-from skdict._core.data.shuffle import permuted_batches
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, normalize_
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.resampling import merge_duplicates, revive, split
 from skdict._core.solvers.schedule import RESAMPLE_AT, Schedule
-
-
-def train(training, schedule, rows, n_rows, *, n_passes, batch_size, shuffle=True):
-    """Plain epochs; yields the mean objective of each."""
-    for _ in range(n_passes):
-        total = 0.0
-        for batch in permuted_batches(n_rows, batch_size, training.generator):
-            total += float(training.step(rows(batch), schedule))
-        yield total / n_rows
 
 
 def make_autoencoder(n=12, d=5, seed=0):
@@ -72,10 +63,10 @@ def test_revived_features_do_not_add_more_than_is_missing():
     x = torch.randn(4, 6, generator=generator).repeat(10, 1)
     dead = torch.arange(300) >= 100
     autoencoder.encoder_bias[dead] = -100.0
-    before = x - autoencoder.infer(x) @ autoencoder.dictionary
+    before = x - codes_of(autoencoder, x) @ autoencoder.dictionary
     revive(autoencoder, UnitNormAdam(autoencoder), dead, x, before, generator)
     assert int((autoencoder.encoder_bias == 0).sum() - 100) == 100
-    after = x - autoencoder.infer(x) @ autoencoder.dictionary
+    after = x - codes_of(autoencoder, x) @ autoencoder.dictionary
     assert after.square().sum() <= before.square().sum()
 
 
@@ -89,18 +80,8 @@ def test_revival_brings_silenced_features_back():
         autoencoder.encoder_bias[:8] = -100.0
         training = Training(autoencoder, torch.Generator().manual_seed(0))
         schedule = Schedule(alpha=0.05, learning_rate=3e-3, n_steps=200, resample_at=resample_at)
-        list(
-            train(
-                training,
-                schedule,
-                lambda i: x[i],
-                len(x),
-                n_passes=20,
-                batch_size=200,
-                shuffle=True,
-            )
-        )
-        alive[bool(resample_at)] = int((autoencoder.infer(x) > 0).any(dim=0).sum())
+        train(training, schedule, x, n_passes=20, batch_size=200)
+        alive[bool(resample_at)] = int((codes_of(autoencoder, x) > 0).any(dim=0).sum())
     assert alive == {True: 16, False: 8}
 
 
@@ -110,11 +91,11 @@ def test_duplicates_are_merged_without_changing_the_reconstruction():
     autoencoder.encoder_weight[[1, 2, 4]] *= torch.tensor([[0.5], [0.2], [0.3]]).double()
     x = torch.randn(200, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
     x = x[(x[:, 1] < 0) | (x[:, 1] > 1)]  # all three are on, or none
-    before = autoencoder.infer(x) @ autoencoder.dictionary
+    before = codes_of(autoencoder, x) @ autoencoder.dictionary
     alive = torch.ones(6, dtype=torch.bool)
     free = merge_duplicates(autoencoder, alive)
     assert free.tolist() == [False, False, True, False, True, False]
-    codes = autoencoder.infer(x)
+    codes = codes_of(autoencoder, x)
     assert not codes[:, free].any()
     torch.testing.assert_close(codes @ autoencoder.dictionary, before)
 
@@ -278,10 +259,7 @@ def test_resampling_finds_planted_atoms_that_had_merged():
         )
         training = Training(autoencoder, torch.Generator().manual_seed(0))
         schedule = Schedule(alpha=0.1, learning_rate=1e-2, n_steps=400, resample_at=resample_at)
-        passes = train(
-            training, schedule, lambda i: x[i], 4000, n_passes=20, batch_size=200, shuffle=True
-        )
-        list(passes)
+        train(training, schedule, x, n_passes=20, batch_size=200)
         cosines = (truth @ autoencoder.dictionary.detach().T).max(dim=1).values
         found[bool(resample_at)] = int((cosines > 0.95).sum())
     assert found[True] == 10

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +30,8 @@ LONG_WORK = 1 << 31
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 _of_caller = threading.local()  # torch's number of threads outside of `threads_for`
+_in_progress = threading.local()  # `blocks` of `_torch_threads`, from the outermost in
+_POOLS = {}
 
 
 def work_of_product(n_rows, n_summed, n_columns):
@@ -53,14 +55,12 @@ def threads_for(work, n_times=1):
         Number of steps or blocks.
     """
     outermost = not hasattr(_of_caller, "n_threads")
-    if outermost:
-        _of_caller.n_threads = torch.get_num_threads()
-    n_threads = 1 if work < SMALL_WORK else min(_of_caller.n_threads, n_cores())
+    of_caller = torch.get_num_threads() if outermost else _of_caller.n_threads
+    n_threads = 1 if work < SMALL_WORK else min(of_caller, n_cores())
+    is_long = n_threads > 1 and work * n_times >= LONG_WORK
     try:
-        with ExitStack() as stack:
-            stack.enter_context(_torch_threads(n_threads))
-            if n_threads > 1 and work * n_times >= LONG_WORK:
-                stack.enter_context(_short_spins())
+        _of_caller.n_threads = of_caller
+        with _torch_threads(n_threads), _short_spins() if is_long else nullcontext():
             yield
     finally:
         if outermost:
@@ -108,10 +108,11 @@ def _next(pieces):
         return None
 
 
-@cache
 def _pool(process):
     """Pool of threads with one core each, for a process: a fork has no threads of its parent."""
-    return ThreadPoolExecutor(os.cpu_count(), "skdict", _use_one_core)
+    if process not in _POOLS:  # of several that are made at a time one is taken, by all
+        _POOLS.setdefault(process, ThreadPoolExecutor(os.cpu_count(), "skdict", _use_one_core))
+    return _POOLS[process]
 
 
 def _use_one_core():
@@ -129,12 +130,36 @@ def _torch_threads(n_threads):
     if n_threads == torch.get_num_threads():
         yield
         return
-    with _openmp().limit(limits=n_threads):
-        before = _set_threads_of_mkl(n_threads)
-        try:
-            yield
-        finally:
-            _set_threads_of_mkl(before)
+    of_openmp = [(library, library.num_threads) for library in _openmp().lib_controllers]
+    of_mkl, block, blocks = [], object(), vars(_in_progress).setdefault("blocks", [])
+    try:
+        blocks.append(block)
+        if _mkl() is not None:
+            # one call into C: no interrupt between the change and the note of what was before
+            of_mkl.extend(map(_mkl(), [n_threads]))
+        _set_threads_of_openmp([(library, n_threads) for library, _ in of_openmp])
+        yield
+    finally:
+        # not if an outer block has: an interrupt can keep a block open until it is collected
+        if block in blocks:
+            try:
+                _restore_threads(of_openmp, of_mkl)
+            except BaseException:  # an interrupt: start again
+                _restore_threads(of_openmp, of_mkl)
+                raise
+            finally:
+                del blocks[blocks.index(block) :]
+
+
+def _restore_threads(of_openmp, of_mkl):
+    for n_threads in of_mkl:
+        _set_threads_of_mkl(n_threads)
+    _set_threads_of_openmp(of_openmp)
+
+
+def _set_threads_of_openmp(numbers):
+    for library, n_threads in numbers:
+        library.set_num_threads(n_threads)
 
 
 @cache
@@ -189,19 +214,19 @@ def _short_spins():
     if sys.platform != "linux" or any(name in os.environ for name in SPIN_VARIABLES):
         yield
         return
-    ready, done = threading.Event(), threading.Event()
+    # plain locks: releasing one is one call into C, which no interrupt leaves half done
+    ready, in_use = threading.Lock(), threading.Lock()
+    ready.acquire()
 
     def hold_a_team():
         with _openmp().limit(limits=os.cpu_count()):
             torch.ones(os.cpu_count() << 15, dtype=torch.float32, device="cpu").add_(1)
-        ready.set()
-        done.wait()
+        ready.release()
+        in_use.acquire()
 
     holder = threading.Thread(target=hold_a_team, name="skdict-spins", daemon=True)
-    holder.start()
-    try:
-        ready.wait()
+    with in_use:
+        holder.start()
+        ready.acquire()
         yield
-    finally:
-        done.set()
-        holder.join()
+    holder.join()
