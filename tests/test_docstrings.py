@@ -113,8 +113,9 @@ def fit_dictionaries():
     X = np.random.default_rng(0).normal(size=(100, 4))
     X = pd.DataFrame(X, columns=[f"neuron{i}" for i in range(4)])
     dictionary = OBJECTS["skdict.decomposition.SparseAutoencoderDictionary"]
-    for solver in ("autoencoder", "dictionary_learning", "lasso"):
+    for solver in ("autoencoder", "dictionary_learning"):
         yield dictionary(5, solver=solver, early_stopping=True, max_iter=2).fit(X)
+    yield dictionary(5, solver="lasso").fit(X)
     for architecture in ("topk", "jumprelu"):
         yield dictionary(5, architecture=architecture, max_iter=2).fit(X)
     yield dictionary(5, solver="kmeans").fit(X)
@@ -123,9 +124,9 @@ def fit_dictionaries():
 def fit_selected_dictionaries():
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 4)), columns=list("abcd"))
     selected = OBJECTS["skdict.decomposition.SparseAutoencoderDictionaryCV"]
-    options = {"early_stopping": True, "max_iter": 2, "alphas": 2, "cv": 2}
+    options = {"max_iter": 2, "alphas": 2, "cv": 2}
     for params in (
-        {"architecture": "jumprelu"},
+        {"architecture": "jumprelu", "early_stopping": True},
         {"solver": "kmeans", "transform_algorithm": "lasso"},
     ):
         yield selected(5, **params, **options).fit(X)

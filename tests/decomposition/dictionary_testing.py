@@ -13,13 +13,16 @@ LEARN_FROM_STREAMS = SOLVERS[:3]
 NOT_USED_BY = {
     "alternating": ("learning_rate_init",),
     "dictionary_learning": ("learning_rate_init",),
-    "kmeans": ("batch_size", "learning_rate_init"),
-    "lasso": ("max_iter", "batch_size", "learning_rate_init"),
+    "kmeans": ("batch_size", "learning_rate_init", "dict_init", "early_stopping"),
+    "lasso": ("max_iter", "batch_size", "learning_rate_init", "early_stopping"),
 }
 
 
-def make_estimator(**params):
-    """A small, quick estimator that does not depend on the defaults of the training loop."""
+def make_estimator(defaults=(), **params):
+    """A small, quick estimator that does not depend on the defaults of the training loop.
+
+    It has those of its defaults, and of others that are given, that its solver uses.
+    """
     defaults = {
         "n_components": 32,
         "max_iter": 4,
@@ -27,9 +30,9 @@ def make_estimator(**params):
         "learning_rate_init": 3e-3,
         "device": "cpu",
         "random_state": 0,
-    }
+    } | dict(defaults)
     for name in NOT_USED_BY.get(params.get("solver"), ()):
-        del defaults[name]
+        defaults.pop(name, None)
     return SparseAutoencoderDictionary(**(defaults | params))
 
 

@@ -54,16 +54,17 @@ def assert_same_fit(one, other):
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_an_instance_fits_as_its_name(X, name):
-    instance = BY_NAME[name]()
+    instance, k = BY_NAME[name](), {}
     if "k" in instance.get_params():
         instance.set_params(k=3)
-    by_name = make(name, n_nonzero_coefs=3).fit(X)
+        k = {"n_nonzero_coefs": 3}
+    by_name = make(name, **k).fit(X)
     by_instance = make(instance).fit(X)
     assert_same_fit(by_instance, by_name)
     np.testing.assert_array_equal(by_instance.transform(X), by_name.transform(X))
     # k of the architecture left open is the estimator's, and the same number twice is no conflict
     for given in (BY_NAME[name](), instance):
-        assert_same_fit(make(given, n_nonzero_coefs=3).fit(X), by_name)
+        assert_same_fit(make(given, **k).fit(X), by_name)
 
 
 def test_without_any_k_a_tenth_of_the_features(X):

@@ -37,7 +37,7 @@ def X(planted):
 
 
 def make(**params):
-    return make_estimator(n_components=12, batch_size=50, max_iter=3, **params)
+    return make_estimator({"n_components": 12, "batch_size": 50, "max_iter": 3}, **params)
 
 
 @pytest.fixture(scope="module")

@@ -555,7 +555,7 @@ def test_verbose_says_how_far_a_fit_is(planted, capsys):
         make_estimator(solver=solver, verbose=1, max_iter=1).fit(planted)
         assert capsys.readouterr().out
     for solver in SOLVERS:
-        make_estimator(solver=solver, max_iter=1).fit(planted)
+        make_estimator({"max_iter": 1}, solver=solver).fit(planted)
         assert not capsys.readouterr().out
 
 

@@ -52,15 +52,15 @@ def test_parameters_are_stored_untouched():
 
 
 def test_fit_leaves_parameters_and_data_alone(planted):
-    X = planted.copy()
+    X, atoms = planted.copy(), np.eye(16)
     for solver in SOLVERS:
-        estimator = make_estimator(solver=solver, dict_init=np.eye(16), n_components=16)
+        estimator = make_estimator({"dict_init": atoms}, solver=solver, n_components=16)
         before = estimator.get_params()
         estimator.fit(X).transform(X)
         after = estimator.get_params()
         assert all(after[name] is value for name, value in before.items())
         np.testing.assert_array_equal(X, planted)
-        np.testing.assert_array_equal(estimator.dict_init, np.eye(16))
+        np.testing.assert_array_equal(atoms, np.eye(16))
 
 
 def test_transform_changes_nothing(planted):
@@ -159,7 +159,8 @@ def test_a_display_does_not_code_the_samples(planted):
 @pytest.mark.parametrize("then", SOLVERS)
 @pytest.mark.parametrize("stream", [False, True])
 def test_nothing_of_a_former_fit_remains(planted, first, then, stream):
-    estimator = make_estimator(solver=first, early_stopping=True).fit(pd.DataFrame(planted))
+    estimator = make_estimator({"early_stopping": True}, solver=first)
+    estimator.fit(pd.DataFrame(planted))
     if stream and first in LEARN_FROM_STREAMS:
         estimator.partial_fit(pd.DataFrame(planted))
     fresh = make_estimator(solver=then, n_components=20).fit(planted)
