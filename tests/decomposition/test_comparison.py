@@ -343,6 +343,7 @@ def test_without_pandas(candidates, table, train, test, monkeypatch):
     assert columns["l0"].tolist() == [table.l0[0]]
 
 
+@pytest.mark.slow
 def test_loss_recovered_of_every_row():
     language = load_one_layer_transformer()
     texts = [

@@ -95,6 +95,7 @@ def test_a_fit_does_not_change_the_instance(X, stream):
     np.testing.assert_array_equal(estimator.transform(X), codes)
 
 
+@pytest.mark.slow
 def test_hyper_parameters_matter(X):
     """Each at another value gives another fit, and alone decides about it."""
     pairs = [

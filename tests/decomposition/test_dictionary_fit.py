@@ -343,7 +343,7 @@ def test_callbacks_change_nothing(planted):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_progress_bar(planted, solver, capsys):
     pytest.importorskip("rich")
-    make_estimator(solver=solver, max_iter=2).set_callbacks(ProgressBar()).fit(planted)
+    make_estimator({"max_iter": 2}, solver=solver).set_callbacks(ProgressBar()).fit(planted)
     out = capsys.readouterr().out
     assert "SparseAutoencoderDictionary - fit" in out
     assert "100%" in out
@@ -352,7 +352,7 @@ def test_progress_bar(planted, solver, capsys):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_scoring_monitor(planted, solver):
     monitor = ScoringMonitor(scoring=DictionaryScorer(("score", "l0")))
-    estimator = make_estimator(solver=solver, max_iter=3).set_callbacks(monitor).fit(planted)
+    estimator = make_estimator({"max_iter": 3}, solver=solver).set_callbacks(monitor).fit(planted)
     logs = monitor.get_logs().data
     n_passes = 3 if solver in ("autoencoder", "alternating") else 0
     assert [log["task_name"] for log in logs] == ["fit"] + ["pass"] * n_passes

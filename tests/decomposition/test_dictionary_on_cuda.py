@@ -66,12 +66,14 @@ def test_fit(gpu, X, on_cpu, params):
     assert_same_fit(found, on_cpu[name_of(params)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", KINDS, ids=name_of)
 def test_fit_of_a_tensor_on_the_device(gpu, X, on_cpu, params):
     on_cuda = torch.from_numpy(X.copy()).to("cuda")
     assert_same_fit(make(**params, device="cuda:0").fit(on_cuda), on_cpu[name_of(params)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("params", KINDS, ids=name_of)
 def test_codes(gpu, X, on_cpu, params, algorithm):
@@ -104,6 +106,7 @@ def test_codes(gpu, X, on_cpu, params, algorithm):
         estimator.set_params(transform_algorithm="auto", device="cpu", sparse_output=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [p for p in KINDS if p.get("solver", "autoencoder") in LEARN_FROM_STREAMS],
@@ -131,6 +134,7 @@ def test_early_stopping_and_warm_start(gpu, X, params):
     assert_same_fit(found.fit(X), expected.fit(X))
 
 
+@pytest.mark.slow
 def test_choice_of_alpha(gpu, X):
     def choose(device):
         options = {"alphas": 3, "cv": 2, "max_iter": 3, "batch_size": 50, "random_state": 0}
@@ -152,6 +156,7 @@ def test_sparse_encode(gpu, X, on_cpu, algorithm):
     np.testing.assert_allclose(found.cpu(), expected, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "relu, dense codes"])
 def test_a_training_step_waits_for_the_device_once_at_most(gpu, planted, architecture, dtype):

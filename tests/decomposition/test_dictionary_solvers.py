@@ -7,7 +7,6 @@ from dictionary_testing import SOLVERS, fit_sklearns, make_estimator, objective
 from sklearn.linear_model import Lasso, OrthogonalMatchingPursuit
 
 from skdict._core.data.source import Source
-from skdict.decomposition import SparseAutoencoderDictionary
 
 # Lasso on a handful of coherent atoms.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -150,7 +149,7 @@ def test_statistics_come_from_a_part_of_many_samples(planted, solver, monkeypatc
     by_encoder = solver in ("autoencoder", "kmeans")
     limit = "N_ENCODED_SAMPLES" if by_encoder else "N_SPARSE_CODED_SAMPLES"
     monkeypatch.setattr(f"skdict.decomposition._code_statistics.{limit}", 150)
-    estimator = make_estimator(solver=solver, max_iter=1).fit(planted)
+    estimator = make_estimator({"max_iter": 1}, solver=solver).fit(planted)
     assert estimator.n_samples_seen_ == 150
     density = (estimator.transform(planted[::4]) > 0).mean(axis=0)
     np.testing.assert_allclose(estimator.feature_density_, density)
@@ -318,7 +317,7 @@ def test_shuffling_off_takes_the_rows_in_their_order(planted, monkeypatch):
     ],
 )
 def test_number_of_components(planted, solver, n_samples, n_components):
-    estimator = SparseAutoencoderDictionary(solver=solver, max_iter=1, random_state=0)
+    estimator = make_estimator({"n_components": "auto", "max_iter": 1}, solver=solver)
     estimator.fit(planted[:n_samples])
     assert estimator.components_.shape == (n_components, 16)
     assert estimator.transform(planted[:3]).shape == (3, n_components)

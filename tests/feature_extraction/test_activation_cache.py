@@ -78,6 +78,7 @@ def many_texts(texts):
     return [f"{text}\nversion = {i}" for i in range(3) for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize(
     "grid",

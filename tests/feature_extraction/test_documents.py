@@ -76,7 +76,7 @@ def sae(**params):
 DICTIONARIES = {
     "dense": sae(random_state=0),
     "sparse": sae(random_state=0, sparse_output=True),
-    "lasso": sae(random_state=0, solver="lasso", alpha=0.1),
+    "lasso": SparseAutoencoderDictionary(24, random_state=0, solver="lasso", alpha=0.1),
     "pca": PCA(5),
     "pipeline": make_pipeline(StandardScaler(), PCA(4)),
 }

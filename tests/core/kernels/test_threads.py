@@ -259,6 +259,7 @@ def threads_of_large_work():
         return torch.get_num_threads()
 
 
+@pytest.mark.slow
 def test_workers_of_a_grid_have_no_more_threads_than_there_are_cores():
     with parallel_config("loky", n_jobs=2):
         numbers = Parallel()(delayed(threads_of_large_work)() for _ in range(2))

@@ -339,6 +339,7 @@ def test_weights_that_accelerate_keeps_elsewhere(where, tmp_path):
     assert fingerprint(offloaded(net, tmp_path / "b")) != expected
 
 
+@pytest.mark.slow
 def test_adapters_of_peft():
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
