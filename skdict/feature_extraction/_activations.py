@@ -6,22 +6,14 @@ from numbers import Integral
 
 import joblib
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Bunch
 
-from .._core.device import resolve_device
 from .._core.language.extraction import pool_rows, stack_rows
 from .._core.language.layers import Layer
-from .._core.language.loading import (
-    check_tokenizer,
-    load_network,
-    ready_network,
-    tokenizer_of,
-)
 from .._core.language.texts import check_texts
-from .._core.language.windows import TokenWindows, tokenize
+from .._core.language.windows import TokenWindows
 from ..utils._extractors import ExtractorMixin
 from ..utils._sklearn_compat import (
     Interval,
@@ -31,7 +23,7 @@ from ..utils._sklearn_compat import (
     validate_parameter_constraints,
 )
 from ._cache import open_cache
-from ._samples import check_samples
+from ._inputs import check_inputs, network_of, ready_tokenizer, tokenized
 
 
 class ActivationExtractor(
@@ -46,7 +38,8 @@ class ActivationExtractor(
     The texts are tokenized and run through the model in batches of similar length, up to the
     layer and no further. Rows are in the order of the texts, and within a text in the order of
     its tokens; :meth:`tokens` tells which token each row belongs to. With ``tokenizer=None``
-    arrays are run through any `torch.nn.Module` instead.
+    arrays are run through any `torch.nn.Module` instead: pictures, series, grids, tables. Then
+    :meth:`positions` tells where each row is: sample, and time, or y and x.
 
     Parameters
     ----------
@@ -65,8 +58,8 @@ class ActivationExtractor(
 
     layer : str
         Dotted path of the layer, as in ``model.named_modules()``, such as
-        "transformer.h.0.mlp.act". A forward pass must call it exactly once. If it returns a
-        tuple, the first tensor in it is taken.
+        "transformer.h.0.mlp.act". If a forward pass calls it several times, `call` says which
+        call is meant. If it returns a tuple, the first tensor in it is taken.
 
     side : {"output", "input"}, default="output"
         Whether to take what the layer returns or what it is given.
@@ -76,6 +69,12 @@ class ActivationExtractor(
         is that of the texts or samples. "auto" looks at the layer and at those before it: a
         convolution has its channels on axis 1, a linear layer or a norm on the last. If nothing
         tells, an error asks for this parameter.
+
+    call : int, default=None
+        Of a layer that a forward pass calls several times, as ALBERT does its only block, the
+        call whose activation is taken: 0, 1, ... from the first, or -1, -2, ... from the last.
+        With a negative one the forward pass cannot stop at the layer. None for a layer that is
+        called once; any other is refused.
 
     tokenizer : "auto", None or a fast tokenizer of transformers, default="auto"
         "auto" loads the tokenizer that belongs to `model`. None is for a model that takes
@@ -187,11 +186,12 @@ class ActivationExtractor(
     """
 
     _parameter_constraints = {
-        "model": [str, os.PathLike, torch.nn.Module],
+        "model": "no_validation",  # `network_of` and `ready_tokenizer` check
         "layer": [str],
         "side": [StrOptions({"output", "input"})],
         "feature_axis": [StrOptions({"auto"}), Integral],
-        "tokenizer": [StrOptions({"auto"}), callable, None],
+        "call": [Interval(Integral, None, None, closed="neither"), None],
+        "tokenizer": "no_validation",
         "pooling": [StrOptions({"mean", "max", "last"}), None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "long_documents": [StrOptions({"truncate", "window"})],
@@ -210,6 +210,7 @@ class ActivationExtractor(
         *,
         side="output",
         feature_axis="auto",
+        call=None,
         tokenizer="auto",
         pooling=None,
         max_length=None,
@@ -225,6 +226,7 @@ class ActivationExtractor(
         self.layer = layer
         self.side = side
         self.feature_axis = feature_axis
+        self.call = call
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_length = max_length
@@ -308,7 +310,8 @@ class ActivationExtractor(
             One row per token, or with `pooling` per text. With ``tokenizer=None``, a layer of
             shape (n_samples, n_features) gives one row per sample. A layer of more axes, such as
             (n_samples, n_positions, n_features) or (n_samples, n_channels, height, width), gives
-            one row per position, in the order of the axes that are not `feature_axis`.
+            one row per position, in the order of the axes that are not `feature_axis`;
+            :meth:`positions` tells which.
 
         Raises
         ------
@@ -316,8 +319,8 @@ class ActivationExtractor(
             If a parameter, the layer or a text is not valid.
         """
         self._validate()
-        network = self._network()
-        inputs = self._inputs(X, network, reset=False)
+        network = network_of(self)
+        inputs = check_inputs(self, X, network)
         layer = self._layer(network, inputs)
         if layer.n_features != getattr(self, "_n_features_out", layer.n_features):
             raise ValueError(
@@ -343,28 +346,86 @@ class ActivationExtractor(
         """
         fitted = copy.copy(self)
         if self.tokenizer is not None:
-            fitted._n_features_out = self._layer(self._network(), TokenWindows.first()).n_features
+            fitted._n_features_out = self._layer(network_of(self), TokenWindows.first()).n_features
         return super(ActivationExtractor, fitted).get_feature_names_out(input_features)
+
+    def positions(self, X):
+        """Return the place that each row of ``transform(X)`` belongs to.
+
+        Parameters
+        ----------
+        X : list, ndarray or Series of str of length n_texts; or array-like of shape \
+                (n_samples, ...) with ``tokenizer=None``
+            Non-empty texts.
+
+        Returns
+        -------
+        positions : :class:`~sklearn.utils.Bunch`
+            Arrays of length n_rows, dtype int64:
+
+            document : ndarray
+                Index of the text or sample in `X`. With `pooling` there is nothing else.
+            position : ndarray
+                For texts and arrays of token ids, the place of the token in what the model was
+                given. Special tokens count, so the first token after a "<s>" is at 1. In each
+                window of a long text the count starts again. Also the place in a sequence that
+                a model makes of larger samples, such as the patches of a picture.
+            time : ndarray
+                For series, numbers of shape (n_samples, n_steps) or of three axes: the place on
+                the activation's axis that does not hold features.
+            y, x : ndarray
+                For pictures, where the activation has two more axes: row and column, from the
+                top and from the left. With three axes there is `z` before them, with more there
+                are `axis_1`, `axis_2` and so on.
+
+        See Also
+        --------
+        skdict.inspection.FeatureHeatmapDisplay : Draws features where they are active.
+
+        Notes
+        -----
+        Places are those of the layer's activation, whose grid is coarser than the input where
+        the model strides, pools or cuts patches. Arrays need the shape of the activation, so
+        the first use of a layer runs the model on a sample. Texts are only tokenized.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skdict.feature_extraction import ActivationExtractor
+        >>> extractor = ActivationExtractor(torch.nn.Conv2d(1, 4, 3), "", tokenizer=None)
+        >>> images = torch.zeros(2, 1, 4, 5)
+        >>> extractor.transform(images).shape
+        (12, 4)
+        >>> positions = extractor.positions(images)
+        >>> positions.document
+        array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
+        >>> positions.y, positions.x
+        (array([0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]), array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]))
+        """
+        self._validate()
+        network = network_of(self)
+        inputs = check_inputs(self, X, network)
+        if self.pooling is not None:
+            return Bunch(document=np.unique(inputs.document))
+        if self.tokenizer is not None:
+            return Bunch(**inputs.positions())
+        return Bunch(**inputs.positions(self._layer(network, inputs).grid))
 
     def tokens(self, X):
         """Return the token that each row of ``transform(X)`` belongs to.
 
         Parameters
         ----------
-        X : list, ndarray or Series of str of length n_texts
+        X : list, ndarray or Series of str of length n_texts; or array-like of shape \
+                (n_samples, ...) with ``tokenizer=None``
             Non-empty texts.
 
         Returns
         -------
         tokens : :class:`~sklearn.utils.Bunch`
-            Arrays of length n_rows:
+            What :meth:`positions` returns, "document" and "position", and for texts further
+            arrays of length n_rows:
 
-            document : ndarray of int
-                Index of the text in `X`.
-            position : ndarray of int
-                Place of the token in what the model was given. Special tokens count, so the
-                first token after a "<s>" is at 1. In each window of a long text the count
-                starts again.
             token_id : ndarray of int
                 Index in the vocabulary.
             token : ndarray of object
@@ -377,17 +438,19 @@ class ActivationExtractor(
         Raises
         ------
         ValueError
-            If rows do not belong to tokens, because of `pooling` or ``tokenizer=None``.
+            If rows do not belong to the tokens of texts, because of `pooling`.
         """
         self._validate()
-        if self.tokenizer is None or self.pooling is not None:
+        if self.tokenizer is None:
+            return self.positions(X)
+        if self.pooling is not None:
             raise ValueError(
                 "tokens() tells the token of each row, but rows do not belong to tokens with "
-                f"tokenizer={self.tokenizer!r:.50} and pooling={self.pooling!r}."
+                f"pooling={self.pooling!r}: there is one for each text. positions() numbers them."
             )
-        network = self._network()
-        texts, tokenizer = check_texts(X), self._tokenizer()
-        windows = self._tokenize(texts, tokenizer, network, with_spans=True)
+        network = network_of(self)
+        texts, tokenizer = check_texts(X, may_be_empty=True), ready_tokenizer(self)
+        windows = tokenized(self, texts, tokenizer, network, with_spans=True)
         return Bunch(**windows.tokens(texts, tokenizer))
 
     def load(self):
@@ -421,8 +484,8 @@ class ActivationExtractor(
         (1, 4096)
         """
         self._validate()
-        tokenizer = None if self.tokenizer is None else self._tokenizer()
-        return Bunch(model=self._network().module, tokenizer=tokenizer)
+        tokenizer = None if self.tokenizer is None else ready_tokenizer(self)
+        return Bunch(model=network_of(self).module, tokenizer=tokenizer)
 
     def _validate(self):
         """Check the parameters, outside of `fit`."""
@@ -433,59 +496,12 @@ class ActivationExtractor(
         )
 
     def _fit(self, X):
-        network = self._network()
-        inputs = self._inputs(X, network, reset=True)
+        network = network_of(self)
+        inputs = check_inputs(self, X, network, reset=True)
         layer = self._layer(network, inputs)
         if self.tokenizer is None:
             self._n_features_out = layer.n_features
         return layer
-
-    def _network(self):
-        """Return the model, loaded if it is given by name."""
-        is_ready = isinstance(self.model, torch.nn.Module)
-        anywhere = is_ready and self.device == "auto"
-        device = None if anywhere else resolve_device(self.device, torch.float32)
-        if is_ready:
-            return ready_network(self.model, device=device, dtype=self.dtype)
-        return load_network(
-            os.fspath(self.model),
-            dtype=self.dtype,
-            device=device,
-            trust_remote_code=self.trust_remote_code,
-        )
-
-    def _tokenizer(self):
-        """Return the tokenizer, loaded if it is "auto"."""
-        tokenizer = self.tokenizer
-        if isinstance(tokenizer, str):
-            tokenizer = tokenizer_of(self.model, trust_remote_code=self.trust_remote_code)
-        check_tokenizer(tokenizer)
-        return tokenizer
-
-    def _inputs(self, X, network, *, reset):
-        """Validate `X` and return what the model is to be run on."""
-        if self.tokenizer is None:
-            return check_samples(self, X, network, reset=reset)
-        return self._tokenize(check_texts(X), self._tokenizer(), network)
-
-    def _tokenize(self, texts, tokenizer, network, *, with_spans=False):
-        windows = tokenize(
-            texts,
-            tokenizer,
-            network,
-            max_length=self.max_length,
-            long_documents=self.long_documents,
-            include_special_tokens=self.include_special_tokens,
-            with_spans=with_spans,
-        )
-        n_rows = np.bincount(windows.document, weights=windows.n_rows(None))
-        if not n_rows.all():
-            document = n_rows.argmin()
-            raise ValueError(
-                f"X[{document}] has no tokens besides special ones: {texts[document]!r:.50}. "
-                "Leave it out."
-            )
-        return windows
 
     def _layer(self, network, inputs):
         """Return the layer, which is examined at its first use."""
@@ -496,6 +512,7 @@ class ActivationExtractor(
             inputs,
             batch_size=self.batch_size,
             feature_axis=self.feature_axis,
+            call=self.call,
         )
 
     def _activations(self, layer, follow):

@@ -47,6 +47,8 @@ def open_cache(location, layer):
             )
             return None
     where = f"{layer.path} {layer.side} {layer.feature_axis}"
+    if layer.call is not None:
+        where += f" {layer.call}"
     return ActivationCache(location, fingerprint, where)
 
 
@@ -65,7 +67,7 @@ class ActivationCache(FileCache):
         Digest of the model.
 
     where : str
-        Layer, side and feature axis of the activations.
+        Layer, side, feature axis and call of the activations.
     """
 
     suffix = ".npy"

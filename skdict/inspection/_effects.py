@@ -224,7 +224,9 @@ def _codes(language, windows, bounds, wanted, features):
     is_followed = np.zeros(bounds[-1], dtype=bool)
     entries = [(np.empty(0, np.int64),) * 2 + (np.empty(0),)]  # row, feature, code
     for batch, forward, _, kept in language.batches(windows, np.unique(wanted % len(windows))):
-        activations = read_activation(language.model, language.layer, forward, side=language.side)
+        activations = read_activation(
+            language.model, language.layer, forward, side=language.side, call=language.call or 0
+        )
         rows = np.concatenate([np.arange(bounds[w], bounds[w + 1]) for w in batch])
         window = np.repeat(batch, bounds[np.add(batch, 1)] - bounds[batch])
         is_followed[rows] = counted_predictions(kept)[kept].cpu().numpy()
@@ -328,7 +330,14 @@ class _Part:
 
 def _run(language, forward, ids, counted, function):
     """Log-probabilities of the next tokens with `function` of the activations, (n_counted,)."""
-    output = run_replaced(language.model, language.layer, function, forward, side=language.side)
+    output = run_replaced(
+        language.model,
+        language.layer,
+        function,
+        forward,
+        side=language.side,
+        call=language.call,
+    )
     logits = next_token_logits(output, ids)
     return log_probabilities(logits, ids, counted).to("cpu", torch.float64)
 

@@ -17,7 +17,7 @@ from ..metrics._coding import (
 )
 from ..metrics._rows import as_matrix, check_finite, to_numpy
 from ..utils._arrays import as_numbers, read_only, to_ndarray
-from ..utils._sklearn_compat import HasMethods, StrOptions, validate_params
+from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ._active import check_indices
 from ._directions import feature_directions, n_components_of
 
@@ -27,6 +27,7 @@ _SETTING = {
     "side": [StrOptions({"input", "output"})],
     "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"]), None],
     "feature_axis": [StrOptions({"auto"}), Integral],
+    "call": [Interval(Integral, 0, None, closed="left"), None],
 }
 
 
@@ -45,6 +46,7 @@ def replace_activations(
     where=None,
     tokenizer=None,
     feature_axis="auto",
+    call=None,
 ):
     """Run a model on the reconstructions of a layer's activations, in a ``with`` block.
 
@@ -103,6 +105,10 @@ def replace_activations(
         :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
         model is given tokens; otherwise it is inferred from the layer and those before it.
 
+    call : int, default=None
+        Of a layer that a forward pass calls several times, the only call to change, counted from
+        0 in each forward pass of `model`. None for all calls.
+
     Returns
     -------
     context : context manager
@@ -122,7 +128,7 @@ def replace_activations(
     Warns
     -----
     UserWarning
-        On exit, if the layer was never called in the block.
+        On exit, if the layer was never called in the block, or there was no such `call`.
 
     See Also
     --------
@@ -163,6 +169,7 @@ def replace_activations(
         where=where,
         tokenizer=tokenizer,
         feature_axis=feature_axis,
+        call=call,
     )
 
 
@@ -179,6 +186,7 @@ def steer(
     where=None,
     tokenizer=None,
     feature_axis="auto",
+    call=None,
 ):
     """Run a model steered by features, in a ``with`` block.
 
@@ -235,6 +243,10 @@ def steer(
         :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
         model is given tokens; otherwise it is inferred from the layer and those before it.
 
+    call : int, default=None
+        Of a layer that a forward pass calls several times, the only call to change, counted from
+        0 in each forward pass of `model`. None for all calls.
+
     Returns
     -------
     context : context manager
@@ -255,7 +267,7 @@ def steer(
     Warns
     -----
     UserWarning
-        On exit, if the layer was never called in the block.
+        On exit, if the layer was never called in the block, or there was no such `call`.
 
     See Also
     --------
@@ -314,6 +326,7 @@ def steer(
         where=where,
         tokenizer=tokenizer,
         feature_axis=feature_axis,
+        call=call,
     )
 
 

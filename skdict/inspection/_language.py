@@ -1,12 +1,14 @@
 """The parts of a Pipeline from texts to codes: language model, windows, dictionary."""
 
+from functools import cached_property
+
 import numpy as np
 
 from .._core.language.layers import Layer
 from .._core.language.network import Network
 from .._core.language.next_token import sees_later_tokens
 from .._core.language.texts import check_texts
-from .._core.language.windows import tokenize
+from .._core.language.windows import TokenWindows, tokenize
 from ..metrics._coding import check_dictionary, with_sparse_codes
 from ..utils._extractors import extractor_of
 from ._directions import n_components_of
@@ -41,7 +43,9 @@ class Language:
             raise ValueError(
                 "pipeline must start with an ActivationExtractor on a language model with one "
                 f"row per token, but it has tokenizer={extractor.tokenizer!r:.50} and "
-                f"pooling={extractor.pooling!r}."
+                f"pooling={extractor.pooling!r}. FeatureDashboard.from_activations shows features "
+                "of other rows, with a text of yours for each; FeatureHeatmapDisplay and "
+                "FeatureSeriesDisplay show them in pictures and series."
             )
         check_dictionary(pipeline[1:], "After the extractor, ")
         self.extractor, self.dictionary = extractor, with_sparse_codes(pipeline[1:])
@@ -78,16 +82,27 @@ class Language:
             include_special_tokens=self.extractor.include_special_tokens,
         )
 
-    def batches(self, windows, indices=None):
-        """Iterate over batches of windows of similar length, see `TokenWindows.passes`."""
-        layer = Layer(
+    @cached_property
+    def call(self):
+        """Which of the layer's calls in a forward pass, counted from 0; None for the only one."""
+        if self.extractor.call is None:
+            return None
+        return self._layer(TokenWindows.first()).call_from_first
+
+    def _layer(self, windows):
+        return Layer(
             self.network,
             self.layer,
             self.side,
             windows,
             batch_size=self.extractor.batch_size,
             feature_axis=self.extractor.feature_axis,
+            call=self.extractor.call,
         )
+
+    def batches(self, windows, indices=None):
+        """Iterate over batches of windows of similar length, see `TokenWindows.passes`."""
+        layer = self._layer(windows)
         if not layer.has_vectors_at_tokens:
             raise ValueError(
                 f"layer={self.layer!r} gives no activation of shape (n_texts, n_tokens, "

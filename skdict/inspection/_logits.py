@@ -177,7 +177,14 @@ def _derivative(language, forward, ids, kept, direction):
         return forward_ad.make_dual(activations, tangent)
 
     with forward_ad.dual_level():
-        output = run_replaced(language.model, language.layer, perturb, forward, side=language.side)
+        output = run_replaced(
+            language.model,
+            language.layer,
+            perturb,
+            forward,
+            side=language.side,
+            call=language.call,
+        )
         logits = next_token_logits(output, ids)
         tangent = forward_ad.unpack_dual(logits).tangent
         if tangent is None:

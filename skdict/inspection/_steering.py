@@ -235,6 +235,7 @@ class _Writer:
                     strength=strength,
                     side=self.language.side,
                     tokenizer=self.language.tokenizer,
+                    call=self.language.call,
                 ):
                     written = self._sample(ids, generator)
                 losses.append(_losses(self.language, ids, written))

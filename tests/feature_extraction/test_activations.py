@@ -365,7 +365,7 @@ def test_low_precision(dtype, bert_folder, texts):
     extractor = ActivationExtractor(bert_folder, BERT_LAYER, dtype=dtype)
     activations = extractor.transform(texts)
     assert activations.dtype == np.float32
-    assert extractor._network().dtype == getattr(torch, dtype)
+    assert extractor.load().model.dtype == getattr(torch, dtype)
     np.testing.assert_allclose(activations, exact, atol=0.2)
     assert np.abs(activations - exact).max() > 1e-4
 
@@ -374,7 +374,7 @@ def test_low_precision(dtype, bert_folder, texts):
 def test_cuda(bert_folder, texts):
     exact = ActivationExtractor(bert_folder, BERT_LAYER, device="cpu").transform(texts)
     extractor = ActivationExtractor(bert_folder, BERT_LAYER)
-    network = extractor._network()
+    network = extractor.load().model
     assert network.device.type == "cuda"
     assert network.dtype in (torch.bfloat16, torch.float16)
     np.testing.assert_allclose(extractor.transform(texts), exact, atol=0.2)

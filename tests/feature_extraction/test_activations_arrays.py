@@ -272,11 +272,6 @@ def test_samples_of_many_shapes_are_not_remembered_at_length():
     assert n_bytes < 30 * 10_000  # to keep what is known of 200 modules takes five times as much
 
 
-def test_tokens_need_texts(mlp, X):
-    with pytest.raises(ValueError, match="tokenizer=None"):
-        ActivationExtractor(mlp, "1", tokenizer=None).tokens(X)
-
-
 @pytest.mark.parametrize(
     ("X", "message"),
     [

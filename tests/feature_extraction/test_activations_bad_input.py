@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 import transformers
+from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from skdict.feature_extraction import ActivationExtractor
@@ -30,9 +31,15 @@ def extractor(bert_folder):
         (np.array([], dtype=str), ValueError, "X is empty"),
         ("import numpy", ValueError, r"single str of length 12. Wrap it in a list"),
         (b"import numpy", ValueError, "single bytes of length 12"),
-        (["a", ""], ValueError, r"X\[1\] is an empty text"),
-        (["a", " \n"], ValueError, r"X\[1\] has no tokens besides special ones: ' \\n'"),
-        (["[CLS][SEP]"], ValueError, r"X\[0\] has no tokens besides special ones"),
+        (["a", ""], ValueError, r"has 1 text that has no tokens .*: X\[1\] \(''\). Leave it out"),
+        (["a", " \n"], ValueError, r"has no tokens besides special ones: X\[1\] \(' \\n'\)"),
+        (
+            ["", "a", " ", ""],
+            ValueError,
+            r"3 texts.* X\[0\] \(''\), X\[2\] \(' '\), X\[3\] \(''\)",
+        ),
+        (["a"] + [""] * 102, ValueError, r"X\[100\] \(''\), and 2 more. Leave them out"),
+        (["[CLS][SEP]"], ValueError, r"no tokens besides special ones: X\[0\]"),
         (["a", b"b"], TypeError, r"X\[1\] must be a str, but it is b'b' of type bytes. Decode"),
         (["a", None], TypeError, r"X\[1\] must be a str, but it is None of type NoneType"),
         (["a", float("nan")], TypeError, r"X\[1\] must be a str, but it is nan of type float"),
@@ -69,8 +76,18 @@ def test_special_tokens_alone_are_fine_when_asked_for(extractor):
         ({"model": "/nowhere/at/all"}, "model='/nowhere/at/all' could not be loaded"),
         ({"layer": 3}, "'layer' parameter"),
         ({"side": "left"}, "'side' parameter"),
-        ({"tokenizer": "bert"}, "'tokenizer' parameter"),
-        ({"tokenizer": str.split}, "tokenizer is a method_descriptor, which does not know"),
+        (
+            {"model": MLPClassifier()},
+            "it is a MLPClassifier.* user guide shows it for scikit-learn's",
+        ),
+        (
+            {"tokenizer": "bert"},
+            "'tokenizer' parameter must be.* a fast tokenizer.*'bert' of type str",
+        ),
+        (
+            {"tokenizer": str.split},
+            "'tokenizer' parameter must be.* a fast tokenizer.* type method_",
+        ),
         ({"pooling": "first"}, "'pooling' parameter"),
         ({"max_length": 0}, "'max_length' parameter"),
         ({"max_length": 2}, "max_length=2 leaves no room for text.*2 special tokens"),

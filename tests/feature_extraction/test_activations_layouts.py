@@ -536,3 +536,89 @@ class TestModelsThatChange:
             model[0] = nn.Linear(4, 4)
             expected = channels_last(model(torch.from_numpy(X)).numpy())
             np.testing.assert_allclose(extractor.transform(X), expected, rtol=1e-5, atol=1e-6)
+
+
+class Tied(nn.Module):
+    """Runs one block three times; its axes are moved before the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x):
+        for _ in range(2):
+            x = self.block(x)
+        return self.block(x.transpose(1, 2)).relu()
+
+
+class TestCall:
+    @pytest.mark.parametrize("call", range(-3, 3))
+    def test_rows_and_batches(self, call, tmp_path):
+        model, X = Tied(), np.random.default_rng(0).normal(size=(7, 4, 4)).astype(np.float32)
+        with torch.no_grad():
+            found = [model.block(torch.from_numpy(X))]
+            found.append(model.block(found[0]))
+            found.append(model.block(found[1].transpose(1, 2)))
+        expected = found[call].numpy().reshape(-1, 4)
+        for batch_size in (1, 3, 7):
+            extractor = ActivationExtractor(
+                model, "block", call=call, tokenizer=None, batch_size=batch_size, cache=tmp_path
+            )
+            for _ in range(2):
+                rows = extractor.fit_transform(X)
+                np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
+
+    def test_the_error_names_call(self):
+        model, X = Tied(), np.zeros((2, 4, 4))
+        extractor = ActivationExtractor(model, "block", tokenizer=None)
+        with pytest.raises(ValueError, match=r"called 3 times.*call=0 is the first, call=2 or -1"):
+            extractor.fit(X)
+        for call in (3, -4):
+            with pytest.raises(ValueError, match=rf"call={call}, but .* called 3 times.*to -3"):
+                extractor.set_params(call=call).fit(X)
+        with pytest.raises(ValueError, match=r"call=1, but layer='1' is called once"):
+            ActivationExtractor(
+                nn.Sequential(nn.ReLU(), nn.Tanh()), "1", call=1, tokenizer=None
+            ).fit(X)
+
+    def test_axes_of_each_call(self):
+        """A block of other axes at each call; the convolution tells those of the second."""
+
+        class Both(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear, self.conv, self.act = nn.Linear(6, 5), nn.Conv1d(3, 2, 1), nn.Tanh()
+
+            def forward(self, x):
+                return self.act(self.conv(self.act(self.linear(x)))).mean()
+
+        X = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+        for side in ("input", "output"):
+            extractor = ActivationExtractor(Both(), "act", side=side, tokenizer=None)
+            shapes = [extractor.set_params(call=k).fit_transform(X).shape for k in (0, 1, -1, -2)]
+            assert shapes == [(6, 5), (10, 2), (10, 2), (6, 5)]
+
+    def test_albert(self, tokenizer, texts):
+        config = transformers.AlbertConfig(
+            vocab_size=120,
+            embedding_size=8,
+            hidden_size=8,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=8,
+            max_position_embeddings=64,
+        )
+        model = transformers.AlbertModel(config).eval()
+        layer = "encoder.albert_layer_groups.0"
+        extractor = ActivationExtractor(model, layer, tokenizer=tokenizer, call=1)
+        rows, tokens = extractor.fit_transform(texts), extractor.tokens(texts)
+        last = ActivationExtractor(model, layer, tokenizer=tokenizer, call=-1).transform(texts)
+        for document, text in enumerate(texts):
+            with torch.no_grad():
+                states = model(
+                    **tokenizer(text, return_tensors="pt"), output_hidden_states=True
+                ).hidden_states
+            here = tokens.document == document
+            place = tokens.position[here]
+            np.testing.assert_allclose(rows[here], states[2][0, place], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(last[here], states[3][0, place], rtol=1e-4, atol=1e-5)

@@ -398,10 +398,10 @@ def test_bad_parameters(method, params, match, extractor):
     [
         ("import numpy", r"Wrap it in a list"),
         ([], "X is empty"),
-        (["a", ""], r"X\[1\] is an empty text"),
+        (["a", ""], r"X has 1 text that is empty: X\[1\]"),
         (["a", None], r"X\[1\] must be a str"),
         (np.zeros((3, 2)), r"X must be a one-dimensional list of texts"),
-        (["import numpy"] * 5 + [" \n"], r"X\[5\] has no tokens besides special ones"),
+        (["import numpy"] * 5 + [" \n"], r"no tokens besides special ones: X\[5\]"),
     ],
     ids=["string", "nothing", "empty", "None", "array", "spaces"],
 )
@@ -418,7 +418,7 @@ def test_bad_texts_are_found_before_the_model_runs(counted, texts, monkeypatch):
     features = DocumentFeatures(extractor, PCA(2)).fit(texts)
     seen.clear()
     small_portions(monkeypatch, characters=20)
-    with pytest.raises(ValueError, match=r"X\[7\] has no tokens"):
+    with pytest.raises(ValueError, match=r"has no tokens besides special ones: X\[7\]"):
         features.transform([*texts, " "])
     assert seen == []
 

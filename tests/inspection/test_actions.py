@@ -264,7 +264,10 @@ class TestLogitAttribution:
         with pytest.raises(TypeError, match=r"pipeline must be a fitted Pipeline whose first"):
             logit_attribution(dictionary, short)
         pooled = make_pipeline(copy.copy(extractor).set_params(pooling="max"), dictionary)
-        with pytest.raises(ValueError, match=r"one row per token, but .* pooling='max'"):
+        with pytest.raises(
+            ValueError,
+            match=r"one row per token, but .* pooling='max'.* FeatureDashboard.from_act",
+        ):
             logit_attribution(pooled, short)
         with pytest.raises(
             ValueError, match=r"not causal|causal language model, but with a GPT2Model: TypeError"

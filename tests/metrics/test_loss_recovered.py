@@ -430,7 +430,7 @@ def test_an_ablation_without_effect_is_undefined(bigram, language_model):
         ({"max_length": 13}, ValueError, "max_length=13 is more than .* context of 12 tokens"),
         ({"texts": "a b c"}, ValueError, r"single str of length 5. Wrap it in a list: \[texts\]"),
         ({"texts": ["a b", b"c"]}, TypeError, r"texts\[1\] must be a str.*type bytes"),
-        ({"texts": ["a b", ""]}, ValueError, r"texts\[1\] is an empty text"),
+        ({"texts": ["a b", ""]}, ValueError, r"texts has 1 text that is empty: texts\[1\]"),
         ({"texts": []}, ValueError, "texts is empty"),
         ({"texts": ["x", "<s> y <s> z", "<s>"]}, ValueError, "texts has no prediction to count"),
         ({"dictionary": {"a": np.copy, "b": 3}}, TypeError, "dictionary must be .* is a int"),

@@ -192,8 +192,8 @@ PARAMETERS = {
     ),
     "ActivationExtractor.transform": Parameters(
         extract,
-        {"batch_size": (7, (0, -1)), "max_length": (5, (0, -1))},
-        optional=("max_length",),
+        {"batch_size": (7, (0, -1)), "max_length": (5, (0, -1)), "call": (0, (1, -2))},
+        optional=("max_length", "call"),
     ),
     "dense_fraction": Parameters(
         lambda **given: metrics.dense_fraction(CODES, **given), {}, {"threshold": (0.5, (-0.1, 1))}
@@ -285,9 +285,10 @@ PARAMETERS = {
     ),
     "steer": Parameters(
         lambda **given: steer(**({"features": 1, "strength": 2.0} | given)),
-        {"features": (1, (4, -1))},
+        {"features": (1, (4, -1)), "call": (0, (-1,))},
         {"strength": (0.5, ())},
         lists=("features", "strength"),
+        optional=("call",),
     ),
     "AutoInterpreter.interpret": Parameters(
         explain,

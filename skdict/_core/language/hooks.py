@@ -5,6 +5,7 @@ import difflib
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -286,10 +287,11 @@ class _ForwardStopped(BaseException):
     """Stops a forward pass. Not an `Exception`, so that handlers in the model do not catch it."""
 
 
-def read_activation(model, layer, forward, *, side="output"):
+def read_activation(model, layer, forward, *, side="output", call=0):
     """Run a forward pass up to a layer and return the layer's activation.
 
-    The pass stops there: nothing after the layer is computed.
+    The pass stops there: nothing after the layer is computed. With a negative `call` it goes on
+    to the end, as only then it is known which call was the last.
 
     Parameters
     ----------
@@ -307,23 +309,29 @@ def read_activation(model, layer, forward, *, side="output"):
         Whether to read what the layer returns or what it is given. Of a tuple, list or
         mapping, the first tensor is read.
 
+    call : int, default=0
+        Which of the layer's calls: 0, 1, ... from the first, or -1, -2, ... from the last.
+
     Returns
     -------
     activation : torch.Tensor
-        The activation at the layer's first call.
+        The activation at that call.
 
     Raises
     ------
     ValueError
-        If there is no such layer, or if the forward pass does not call it.
+        If there is no such layer, or if the forward pass does not call it so often.
     """
-    found = []
+    found = deque(maxlen=max(1, -call))
 
     def take(activation):
         found.append(activation)
-        raise _ForwardStopped
+        if state.n_calls == call + 1:
+            raise _ForwardStopped
 
-    with _Tap(model, layer, side, take):
+    tap = _Tap(model, layer, side, take)
+    state = tap.state
+    with tap:
         try:
             forward()
         except _ForwardStopped:
@@ -331,10 +339,11 @@ def read_activation(model, layer, forward, *, side="output"):
                 if hasattr(module, "_hf_hook"):  # accelerate offloads weights after a call
                     module._hf_hook.post_forward(module, None)
             return found[0]
-    raise ValueError(_never_called(model, layer))
+    check_called(model, layer, state.n_calls, call)
+    return found[0]
 
 
-def record_activations(model, layer, forward, *, side="output"):
+def record_activations(model, layer, forward, *, side="output", note=None):
     """Run a whole forward pass and return the layer's activation at each of its calls.
 
     If the pass fails after the layer's first call, what was recorded so far is returned. So an
@@ -344,6 +353,10 @@ def record_activations(model, layer, forward, *, side="output"):
     ----------
     model, layer, forward, side
         As in `read_activation`.
+
+    note : callable, default=None
+        Called with the activation during the call. What it returns is kept in the activation's
+        place.
 
     Returns
     -------
@@ -356,15 +369,45 @@ def record_activations(model, layer, forward, *, side="output"):
         If there is no such layer, or if the forward pass does not call it.
     """
     found = []
-    with _Tap(model, layer, side, found.append):
+
+    def take(activation):
+        found.append(activation if note is None else note(activation))
+
+    with _Tap(model, layer, side, take):
         try:
             forward()
         except Exception:
             if not found:
                 raise
-    if not found:
-        raise ValueError(_never_called(model, layer))
+    check_called(model, layer, len(found))
     return found
+
+
+def check_called(model, layer, n_calls, call=0):
+    """Raise a ValueError if a forward pass that is over did not make a call of the layer.
+
+    Parameters
+    ----------
+    model, layer
+        As in `read_activation`.
+
+    n_calls : int
+        How often the layer was called.
+
+    call : int, default=0
+        Which call is asked for; negative ones count from the last.
+    """
+    if n_calls == 0:
+        raise ValueError(_never_called(model, layer))
+    if not -n_calls <= call < n_calls:
+        raise ValueError(
+            f"call={call}, but layer={layer!r} is called {_times(n_calls)} in a forward pass. "
+            f"Give a call from 0 to {n_calls - 1}, or from -1, the last, to {-n_calls}."
+        )
+
+
+def _times(n):
+    return "once" if n == 1 else f"{n} times"
 
 
 def _never_called(model, layer):
@@ -381,7 +424,7 @@ def _children(module, layer):
 
 
 @contextmanager
-def replace_activation(model, layer, function, *, side="output", on_call=None):
+def replace_activation(model, layer, function, *, side="output", on_call=None, call=None):
     """Replace a layer's activation during the forward passes in a ``with`` block.
 
     The model is restored on exit, whatever happens inside.
@@ -406,6 +449,10 @@ def replace_activation(model, layer, function, *, side="output", on_call=None):
         Called as ``on_call(module, args, kwargs)`` whenever the model is called, or a module
         between it and the layer.
 
+    call : int, default=None
+        Index of the only call in each forward pass of the model to replace the activation at,
+        counted from 0. None for all calls.
+
     Raises
     ------
     ValueError
@@ -414,7 +461,7 @@ def replace_activation(model, layer, function, *, side="output", on_call=None):
     Warns
     -----
     UserWarning
-        On exit, if the layer was never called.
+        On exit, if nothing was replaced, as the layer was not called, or not so often.
 
     Examples
     --------
@@ -427,9 +474,42 @@ def replace_activation(model, layer, function, *, side="output", on_call=None):
     >>> model(torch.ones(2))
     tensor([1., 1.])
     """
-    tap = _Tap(model, layer, side, _checked(function, layer), replaces=True, on_call=on_call)
+    checked, of_pass = _checked(function, layer), SimpleNamespace(n_calls=None, n_replaced=0)
+
+    def note(module, args, kwargs):
+        if module is model:
+            of_pass.n_calls = 0
+        if on_call is not None:
+            on_call(module, args, kwargs)
+
+    def at_call(activation):
+        if of_pass.n_calls is None:
+            raise ValueError(
+                f"call={call} counts the calls of layer={layer!r} in a forward pass of the "
+                f"{type(model).__name__}, but only a part of it is run. Run the model."
+            )
+        of_pass.n_calls += 1
+        if of_pass.n_calls != call + 1:
+            return None
+        of_pass.n_replaced += 1
+        return checked(activation)
+
+    tap = _Tap(
+        model,
+        layer,
+        side,
+        checked if call is None else at_call,
+        replaces=True,
+        on_call=on_call if call is None else note,
+    )
     with tap:
         yield
+    if of_pass.n_calls and of_pass.n_replaced == 0:
+        warnings.warn(
+            f"layer={layer!r} is called {_times(of_pass.n_calls)} in a forward pass, so that "
+            f"there is no call={call} and nothing was changed. Calls count from 0.",
+            stacklevel=5,  # through two context managers
+        )
     if tap.state.n_calls == 0:
         module = find_module(model, layer)
         warnings.warn(
@@ -440,7 +520,7 @@ def replace_activation(model, layer, function, *, side="output", on_call=None):
         )
 
 
-def run_replaced(model, layer, function, forward, *, side="output"):
+def run_replaced(model, layer, function, forward, *, side="output", call=None):
     """Run a forward pass in which a layer's activation is replaced.
 
     Parameters
@@ -451,6 +531,9 @@ def run_replaced(model, layer, function, forward, *, side="output"):
     forward : callable
         Runs the forward pass when called without arguments.
 
+    call : int, default=None
+        Index of the call to replace the activation at, counted from 0. None for the only one.
+
     Returns
     -------
     output : object
@@ -459,11 +542,14 @@ def run_replaced(model, layer, function, forward, *, side="output"):
     Raises
     ------
     ValueError
-        As `replace_activation`, and unless the forward pass calls the layer exactly once.
+        As `replace_activation`, if there is no such call, or unless the forward pass calls the
+        layer exactly once with ``call=None``.
     """
 
     def once(activation):
-        if state.n_calls > 1:
+        if call is not None and state.n_calls != call + 1:
+            return None
+        if call is None and state.n_calls > 1:
             raise ValueError(
                 f"layer={layer!r} is called more than once in a forward pass, so it has no "
                 "single activation. Name a module that is called once."
@@ -475,8 +561,7 @@ def run_replaced(model, layer, function, forward, *, side="output"):
     state = tap.state
     with tap:
         output = forward()
-    if state.n_calls == 0:
-        raise ValueError(_never_called(model, layer))
+    check_called(model, layer, state.n_calls, call or 0)
     return output
 
 

@@ -30,7 +30,15 @@ def edit_rows(activations, mask, edit):
 
 @contextmanager
 def intervene(
-    model, layer, edit, *, side="output", where=None, tokenizer=None, feature_axis="auto"
+    model,
+    layer,
+    edit,
+    *,
+    side="output",
+    where=None,
+    tokenizer=None,
+    feature_axis="auto",
+    call=None,
 ):
     """Replace a layer's activations at content tokens by `edit` of them, in a ``with`` block.
 
@@ -39,7 +47,7 @@ def intervene(
     edit : callable
         From the selected activations, a tensor (n_selected, n_features), to their replacement.
 
-    model, layer, side, where, tokenizer, feature_axis
+    model, layer, side, where, tokenizer, feature_axis, call
         As in `replace_activations`.
 
     Yields
@@ -69,6 +77,6 @@ def intervene(
 
     with (
         channels.watching() if asks_channels else nullcontext(),
-        replace_activation(model, layer, replace, side=side, on_call=selection.note),
+        replace_activation(model, layer, replace, side=side, on_call=selection.note, call=call),
     ):
         yield model

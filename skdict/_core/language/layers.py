@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from .evaluation import evaluation_mode
-from .hooks import Hooks, find_module, read_activation, record_activations
+from .hooks import Hooks, check_called, find_module, read_activation, record_activations
 from .windows import batches_by_length
 
-# {layer's module: {id of the model: (its `_state`, {(side, kind of input, feature_axis): _Seen})}}
+# {layer's module: {id of the model: (its `_state`, {key: _Seen})}}; a key is of the side, the kind
+# of input, the feature axis and the call
 _SEEN = weakref.WeakKeyDictionary()
 
 # (classes, axis of the channels, attributes with the number of channels of input and output)
@@ -53,7 +54,8 @@ class _Seen:
 
     n_features: int
     feature_axis: int
-    ndim: int  # of the activation
+    shape: tuple[int, ...]  # of the activation of one short input
+    n_calls: int  # of the layer, for one short input
     dtype: torch.dtype | None  # of floating-point input
     eps: float  # relative rounding error
     in_8_bits: bool  # see `_DYNAMIC`
@@ -85,6 +87,10 @@ class Layer:
     feature_axis : int or "auto", default="auto"
         Axis of the activation that holds the features.
 
+    call : int or None, default=None
+        Which of the layer's calls in a forward pass to read, see `read_activation`. None for
+        the only one.
+
     Attributes
     ----------
     n_features : int
@@ -93,19 +99,26 @@ class Layer:
     feature_axis : int
         Axis of the activations that holds the features.
 
+    call_from_first : int or None
+        `call`, counted from the first call in a forward pass of a short input.
+
+    grid : tuple of int
+        Shape of the activation of one short input, without its features.
+
     has_vectors_at_tokens : bool
         Whether the activation has shape (n_inputs, n_positions, n_features).
 
     Raises
     ------
     ValueError
-        If the layer is not called exactly once, if nothing tells which axis holds the features,
-        if the layer gets other tokens than the model, or if the rows of an input depend on the
-        inputs beside it.
+        If the layer is not called exactly once or there is no such `call`, if nothing tells
+        which axis holds the features, if the layer gets other tokens than the model, or if the
+        rows of an input depend on the inputs beside it.
     """
 
-    def __init__(self, network, path, side, inputs, *, batch_size, feature_axis="auto"):
+    def __init__(self, network, path, side, inputs, *, batch_size, feature_axis="auto", call=None):
         self.network, self.path, self.side, self.inputs = network, path, side, inputs
+        self.call = call
         self._batch_size = batch_size
         of_layer = _SEEN.setdefault(find_module(network.module, path), {})
         state = _state(network.module, path)
@@ -113,12 +126,16 @@ class Layer:
         if state != former:
             seen = {}
             of_layer[id(network.module)] = state, seen
-        key = (side, inputs.kind, feature_axis)
+        key = (side, inputs.kind, feature_axis, call)
         if key not in seen:
             seen[key] = self._look(feature_axis)
         self._seen = seen[key]
         self.n_features, self.feature_axis = self._seen.n_features, self._seen.feature_axis
-        self.has_vectors_at_tokens = self._seen.ndim == 3 and self.feature_axis in (2, -1)
+        self.call_from_first = self._seen.n_calls + call if (call or 0) < 0 else call
+        grid = list(self._seen.shape)
+        del grid[self.feature_axis], grid[0]
+        self.grid = tuple(grid)
+        self.has_vectors_at_tokens = len(self._seen.shape) == 3 and self.feature_axis in (2, -1)
         self._check_alignment()
         self._padding = batch_size > 1 and self._may_be_padded()
 
@@ -181,7 +198,8 @@ class Layer:
                 return False
         return True
 
-    def _read(self, inputs, batch):
+    def _read(self, inputs, batch, call=None):
+        call = self.call if call is None else call
         args, kwargs = inputs.arguments(self.network, batch, self._seen.dtype)
 
         def forward():
@@ -194,7 +212,9 @@ class Layer:
                 raise
 
         with evaluation_mode(self.network.module), torch.no_grad():
-            activation = read_activation(self.network.module, self.path, forward, side=self.side)
+            activation = read_activation(
+                self.network.module, self.path, forward, side=self.side, call=call or 0
+            )
         return inputs.split(activation, batch, self._seen.feature_axis)
 
     def _look(self, feature_axis):
@@ -214,7 +234,16 @@ class Layer:
 
             try:
                 with evaluation_mode(model), torch.no_grad(), channels.watching():
-                    calls = record_activations(model, self.path, forward, side=self.side)
+                    calls = record_activations(
+                        model,
+                        self.path,
+                        forward,
+                        side=self.side,
+                        note=lambda activation, channels=channels: (
+                            activation,
+                            channels.axis(activation),
+                        ),
+                    )
                 break
             except Exception as error:
                 if not failed or isinstance(error, torch.OutOfMemoryError):
@@ -222,14 +251,16 @@ class Layer:
                 if dtype == dtypes[-1]:
                     first.explain(error, self.network, self.path)
                     raise
-        if len(calls) > 1:
+        if self.call is None and len(calls) > 1:
             raise ValueError(
                 f"layer={self.path!r} is called {len(calls)} times in a forward pass, so it "
-                "has no single activation. Name a module that is called once."
+                "has no single activation. Choose one of the calls: call=0 is the first, "
+                f"call={len(calls) - 1} or -1 the last. Or name a module that is called once."
             )
-        (activation,) = calls
+        check_called(model, self.path, len(calls), self.call or 0)
+        activation, axis = calls[self.call or 0]
         if feature_axis == "auto":
-            feature_axis = channels.axis(activation)
+            feature_axis = axis
             if feature_axis is None:
                 feature_axis = first.usual_axis
             if feature_axis is None:
@@ -241,7 +272,8 @@ class Layer:
         eps = max(torch.finfo(each).eps for each in dtypes if each.is_floating_point)
         in_8_bits = any(type(each).__module__.startswith(_DYNAMIC) for each in model.modules())
         eps = max(eps, 2**-7 if in_8_bits else 0)
-        return _Seen(rows[0].shape[1], feature_axis, activation.ndim, dtype, eps, in_8_bits)
+        shape = tuple(activation.shape)
+        return _Seen(rows[0].shape[1], feature_axis, shape, len(calls), dtype, eps, in_8_bits)
 
     def _check_alignment(self):
         """Raise a ValueError if the layer gets other tokens than the model, such as the next ones.
@@ -265,8 +297,8 @@ class Layer:
             for module in self.network.module.modules()
             if isinstance(module, nn.Embedding)
         ]
-        with Hooks(registrations):
-            self._read(pair, [0])
+        with Hooks(registrations):  # the pass must stop at the call
+            self._read(pair, [0], self.call_from_first)
         for found in reversed(looked_up):
             if torch.equal(found, ids):
                 break
@@ -341,12 +373,11 @@ class Channels:
         self._forget()
 
     def _forget(self, *call):
-        self._is_over = False
         self._last = None  # (usual axis, number of channels) of the last module that has them
         self._known = {}  # {id of a tensor: (axis, the tensor)} for the last few tensors
 
     def watching(self):
-        """Track each forward pass in a ``with`` block up to the layer's first call."""
+        """Track each forward pass in a ``with`` block."""
         registrations = [partial(self._model.register_forward_pre_hook, self._forget)]
         if self._side == "input":
             register = self._layer.register_forward_pre_hook
@@ -356,12 +387,13 @@ class Channels:
             for module in self._model.modules()
             if _channels_of(module) or type(module).__module__ in _CHANNELS_STAY
         ]
-        if self._side == "output":
-            registrations.append(partial(self._layer.register_forward_hook, self._after_layer))
         return Hooks(registrations)
 
     def axis(self, activation):
-        """Axis of the layer's activation that holds the channels, or None if nothing tells."""
+        """Axis of the layer's activation that holds the channels, or None if nothing tells.
+
+        To be asked during the layer's call, by a hook that is registered in the block.
+        """
         if activation.ndim < 3:
             return -1
         if id(activation) in self._known:
@@ -375,7 +407,7 @@ class Channels:
 
     def _after(self, module, args, output):
         output = output[0] if isinstance(output, tuple) else output
-        if self._is_over or not isinstance(output, torch.Tensor):
+        if not isinstance(output, torch.Tensor):
             return
         found = _channels_of(module)
         if found:
@@ -396,15 +428,11 @@ class Channels:
     def _before_layer(self, module, args, kwargs):
         given = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)), None)
         found = _channels_of(module)
-        if not self._is_over and given is not None and found and found[1]:
+        if given is not None and found and found[1]:
             axis, n_channels, _ = found
             self._last = axis, n_channels
             if type(module).forward.__module__.startswith("torch.nn.modules"):
                 self._note(given, axis)
-        self._is_over = True
-
-    def _after_layer(self, module, args, output):
-        self._is_over = True
 
 
 def _channels_of(module):

@@ -252,7 +252,8 @@ def check_tokenizer(tokenizer):
     """Raise a ValueError unless the tokenizer knows the characters of each token."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"tokenizer is a {type(tokenizer).__name__}, which does not know the characters "
-            "behind each token. Use a fast tokenizer of transformers (is_fast is True), for "
-            "instance PreTrainedTokenizerFast."
+            "The 'tokenizer' parameter must be 'auto', None or a fast tokenizer of transformers, "
+            "whose is_fast is True and which knows the characters behind each token, but it is "
+            f"{tokenizer!r:.60} of type {type(tokenizer).__name__}. PreTrainedTokenizerFast makes "
+            'one of your own rules, see "Your own model and tokenizer" in the user guide.'
         )

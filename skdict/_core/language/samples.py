@@ -1,5 +1,7 @@
 """Arrays as the input of a model that does not take texts."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -72,6 +74,30 @@ class Samples:
     def n_rows(self, n_positions):
         """Number of rows of each sample, the same for all."""
         return np.full(len(self), n_positions)
+
+    def positions(self, grid):
+        """Return the place of each row, a dict of arrays; see `ActivationExtractor.positions`.
+
+        Parameters
+        ----------
+        grid : tuple of int
+            Shape of the activation of one sample, without its features.
+        """
+        n_rows = math.prod(grid)
+        axes = np.indices(grid).reshape(len(grid), n_rows)
+        named = zip(self._axis_names(len(grid)), axes, strict=True)
+        return {
+            "document": np.repeat(self.document, n_rows),
+            **{name: np.tile(axis, len(self)) for name, axis in named},
+        }
+
+    def _axis_names(self, n_axes):
+        if n_axes == 1:  # integers are token ids, and what comes from larger samples are patches
+            is_series = self.X.dtype.kind == "f" and self.X.ndim < 4
+            return ["time" if is_series else "position"]
+        if n_axes > 3:
+            return [f"axis_{axis}" for axis in range(1, n_axes + 1)]
+        return ["z", "y", "x"][3 - n_axes :]
 
     def select(self, sample, activations):
         """Select the rows of a sample from its activations: all of them."""

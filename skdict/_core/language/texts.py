@@ -6,8 +6,10 @@ import numpy as np
 # portion are in memory at a time.
 CHARACTERS_AT_ONCE = 1 << 17
 
+_MOST_NAMED = 100  # entries that an error names
 
-def check_texts(X, name="X"):
+
+def check_texts(X, name="X", *, may_be_empty=False):
     """Return the texts as a list of non-empty strings.
 
     Parameters
@@ -16,6 +18,10 @@ def check_texts(X, name="X"):
 
     name : str, default="X"
         Its name in messages.
+
+    may_be_empty : bool, default=False
+        Whether empty strings are left to `refuse_texts`, which the caller calls for all texts
+        without tokens.
 
     Returns
     -------
@@ -57,15 +63,43 @@ def check_texts(X, name="X"):
                 f"{name}[{index}] must be a str, but it is {text!r:.50} of type "
                 f"{type(text).__name__}.{hint}"
             )
-        if not text:
-            raise ValueError(f"{name}[{index}] is an empty text. Leave it out.")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"{name}[{index}] is not valid Unicode: {error}. Read it with errors='replace'."
             ) from None
+    if not may_be_empty:
+        refuse_texts([i for i, text in enumerate(texts) if not text], texts, "is empty", name)
     return texts
+
+
+def refuse_texts(indices, texts, reason, name="X"):
+    """Raise a ValueError that names all texts that cannot be used, if there are any.
+
+    Parameters
+    ----------
+    indices : sequence of int
+        Those that cannot be used.
+
+    texts : list of str
+
+    reason : str
+        What is wrong with each of them, as in "is empty".
+
+    name : str, default="X"
+        Name of the texts in the message.
+    """
+    if len(indices) == 0:
+        return
+    named = [f"{name}[{i}] ({texts[i]!r:.30})" for i in indices[:_MOST_NAMED]]
+    if len(indices) > _MOST_NAMED:
+        named.append(f"and {len(indices) - _MOST_NAMED} more")
+    one = len(indices) == 1
+    raise ValueError(
+        f"{name} has {len(indices)} {'text that' if one else 'texts of which each'} {reason}: "
+        f"{', '.join(named)}. Leave {'it' if one else 'them'} out."
+    )
 
 
 def text_portions(texts):

@@ -169,27 +169,28 @@ class TokenWindows:
         block = activation.float().cpu().numpy()
         return [rows[:length] for rows, length in zip(block, self.lengths[batch], strict=True)]
 
+    def positions(self):
+        """Return the place of each row, a dict of arrays; see `ActivationExtractor.positions`."""
+        return {
+            "document": np.repeat(self.document, self.n_rows(None)),
+            "position": np.concatenate([np.flatnonzero(kept) for kept in self.kept]),
+        }
+
     def tokens(self, texts, tokenizer):
         """Return the token of each row, a dict of arrays; see `ActivationExtractor.tokens`."""
+        positions = self.positions()
         token_id = np.concatenate([i[k] for i, k in zip(self.token_ids, self.kept, strict=True)])
         start, end = np.concatenate(
             [spans[kept] for spans, kept in zip(self.spans, self.kept, strict=True)]
         ).T
-        document = np.repeat(self.document, self.n_rows(None))
-        position = np.concatenate([np.flatnonzero(kept) for kept in self.kept])
         shared = {}  # one string object per distinct token
         token = np.empty(len(token_id), dtype=object)
-        for row, (index, left, right) in enumerate(zip(document, start, end, strict=True)):
+        for row, (index, left, right) in enumerate(
+            zip(positions["document"], start, end, strict=True)
+        ):
             text = texts[index][left:right] or tokenizer.convert_ids_to_tokens(int(token_id[row]))
             token[row] = shared.setdefault(text, text)
-        return {
-            "document": document,
-            "position": position,
-            "token_id": token_id,
-            "token": token,
-            "start": start,
-            "end": end,
-        }
+        return positions | {"token_id": token_id, "token": token, "start": start, "end": end}
 
 
 def tokenize(

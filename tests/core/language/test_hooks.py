@@ -151,6 +151,70 @@ def test_record_counts_calls():
     assert hooks_of(net) == []
 
 
+class TestCalls:
+    """A layer that a forward pass calls three times."""
+
+    @pytest.fixture
+    def block(self):
+        return nn.Linear(3, 3)
+
+    @pytest.fixture
+    def net(self, block):
+        return nn.Sequential(OrderedDict(a=block, b=nn.ReLU(), c=block, d=nn.Tanh(), e=block))
+
+    @pytest.mark.parametrize("call", range(-3, 3))
+    @pytest.mark.parametrize("side", ["input", "output"])
+    def test_read(self, call, side, net, block):
+        given = [X]
+        given.append(block(X).relu())
+        given.append(block(given[1]).tanh())
+        expected = given[call] if side == "input" else block(given[call])
+        n_calls = []
+        block.register_forward_pre_hook(lambda *args: n_calls.append(args))
+        found = read_activation(net, "a", lambda: net(X), side=side, call=call)
+        torch.testing.assert_close(found, expected)
+        assert len(n_calls) == (3 if call < 0 else call + 1)
+
+    @pytest.mark.parametrize("call", [3, -4, 10**30, -(10**12)])
+    def test_calls_that_there_are_not(self, call, net):
+        with pytest.raises(
+            ValueError, match=rf"call={call}, but layer='a' is called 3 times.* -3"
+        ):
+            read_activation(net, "a", lambda: net(X), call=call)
+
+    @pytest.mark.parametrize("call", range(3))
+    def test_replace(self, call, net, block):
+        def by_hand(x):
+            for k, between in enumerate((torch.relu, torch.tanh, lambda x: x)):
+                x = block(x) + (k == call)
+                x = between(x)
+            return x
+
+        expected = by_hand(X)
+        with replace_activation(net, "a", lambda x: x + 1, call=call):
+            for _ in range(2):  # calls count from 0 in each pass
+                torch.testing.assert_close(net(X), expected)
+        found = run_replaced(net, "a", lambda x: x + 1, lambda: net(X), call=call)
+        torch.testing.assert_close(found, expected)
+
+    def test_nothing_to_replace(self, net):
+        with (
+            pytest.warns(UserWarning, match=r"is called 3 times .* no call=3 and nothing was"),
+            replace_activation(net, "a", lambda x: x + 1, call=3),
+        ):
+            net(X)
+        with pytest.raises(ValueError, match=r"call=3, but layer='a' is called 3 times"):
+            run_replaced(net, "a", lambda x: x, lambda: net(X), call=3)
+
+    def test_a_part_of_the_model(self, net):
+        model = nn.Sequential(net)
+        with (
+            replace_activation(model, "0.a", lambda x: x + 1, call=1),
+            pytest.raises(ValueError, match=r"only a part of it is run. Run the model"),
+        ):
+            net(X)
+
+
 def test_record_keeps_what_came_before_a_failure():
     net = Net()
     net.behind = nn.Linear(7, 2)  # does not fit
