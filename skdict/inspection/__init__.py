@@ -6,6 +6,7 @@ from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._display import FeatureDensityDisplay, FeatureDisplay
 from ._effects import feature_effects
 from ._examples import Snippet, context_snippets, top_activations
+from ._heatmap_display import FeatureHeatmapDisplay
 from ._interpretation._asking import Completion
 from ._interpretation._display import InterpretationDisplay
 from ._interpretation._interpreter import AutoInterpreter
@@ -18,6 +19,7 @@ from ._matching import match_features
 from ._matching_display import FeatureMatchDisplay
 from ._probing import sparse_probing
 from ._report import feature_report
+from ._series_display import FeatureSeriesDisplay
 from ._specificity import ActivationSpecificityDisplay, activation_specificity
 from ._splitting import feature_splitting
 from ._splitting_display import FeatureSplittingDisplay
@@ -32,8 +34,10 @@ __all__ = [
     "FeatureDashboard",
     "FeatureDensityDisplay",
     "FeatureDisplay",
+    "FeatureHeatmapDisplay",
     "FeatureMapDisplay",
     "FeatureMatchDisplay",
+    "FeatureSeriesDisplay",
     "FeatureSplittingDisplay",
     "InterpretationDisplay",
     "OpenAIChat",

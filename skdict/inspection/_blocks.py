@@ -8,6 +8,7 @@ from sklearn import config_context
 from .._core.language.texts import check_texts, text_portions
 from ..metrics._coding import with_sparse_codes
 from ..metrics._rows import as_matrix, check_finite, to_numpy
+from ..utils import _arrays
 from ..utils._arrays import read_only
 from ..utils._extractors import extractor_of
 from ._active import check_indices
@@ -46,9 +47,11 @@ class CodedBlocks:
                     f"{type(dictionary).__name__}. Leave it out to give codes as X."
                 )
             self.extractor = extractor_of(dictionary)
-            is_text = self.extractor is not None and self.extractor.tokenizer is not None
-            self.X = check_texts(X) if is_text else as_matrix(X, "X")
-            if self.extractor is not None:
+            if self.extractor is None:
+                self.X = as_matrix(X, "X")
+            else:
+                is_text = self.extractor.tokenizer is not None
+                self.X = check_texts(X) if is_text else _arrays.as_matrix(X, "X", allow_nd=True)
                 dictionary = dictionary[1:]
             self.n_components = n_components_of(dictionary)
         self.dictionary = None if dictionary is None else with_sparse_codes(dictionary)

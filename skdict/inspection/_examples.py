@@ -48,8 +48,8 @@ def top_activations(
     X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components), or texts
         Codes of the activations; or the activations themselves, for single neurons. With a
         `dictionary`, activations of shape (n_samples, n_features), for instance a memory map; or
-        texts, if it is a Pipeline that starts with an
-        :class:`~skdict.feature_extraction.ActivationExtractor`.
+        texts (or pictures, or series), if it is a Pipeline that starts with an
+        :class:`~skdict.feature_extraction.ActivationExtractor` of these.
 
     features : array-like of int of shape (n_selected,), default=None
         Which columns of the codes to look at; all of them by default.
@@ -86,9 +86,9 @@ def top_activations(
         For each of `features`, in their order:
 
         rows : ndarray of shape (n_found,), int64
-            Rows of `X` (for texts, of their tokens) in descending order of the code; ties in
-            ascending order of the row. ``n_found`` is less than `n_top` if the feature is active
-            on fewer rows.
+            Rows of `X` (for texts, of their tokens; for pictures and series, of their places) in
+            descending order of the code; ties in ascending order of the row. ``n_found`` is less
+            than `n_top` if the feature is active on fewer rows.
         activations : ndarray of shape (n_found,), float64
             The feature's code on these rows.
         intervals : list of :class:`~sklearn.utils.Bunch`, length `n_intervals`

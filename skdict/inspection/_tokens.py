@@ -3,18 +3,20 @@
 import numpy as np
 
 
-def token_columns(tokens, keys, *, n_rows=None, integers=()):
-    """Columns of a table of tokens as arrays, in the order of `keys`.
+def token_columns(tokens, keys, *, n_rows=None, integers=(), name="tokens"):
+    """Columns of a table of tokens or positions as arrays, in the order of `keys`.
 
     Parameters
     ----------
     tokens : mapping of str to array-like of shape (n_tokens,)
-        As `ActivationExtractor.tokens` returns it.
+        As `ActivationExtractor.tokens` or `positions` returns it.
     keys : sequence of str
     n_rows : int, default=None
         The number of rows that each column must have.
     integers : collection of str
         Columns that must be integers; they are returned as int64.
+    name : {"tokens", "positions"}, default="tokens"
+        Which table it is.
 
     Returns
     -------
@@ -28,19 +30,19 @@ def token_columns(tokens, keys, *, n_rows=None, integers=()):
     missing = [key for key in keys if key not in tokens]
     if missing:
         raise ValueError(
-            f"tokens has no {missing}. Pass what ActivationExtractor.tokens(texts) returns."
+            f"{name} has no {missing}. Pass what ActivationExtractor.{name}(X) returns."
         )
     columns = {key: np.asarray(tokens[key]) for key in keys}
     shapes = {key: column.shape for key, column in columns.items()}
     if n_rows is not None and set(shapes.values()) != {(n_rows,)}:
         raise ValueError(
-            f"There are rows of {n_rows} tokens, but tokens has columns of shapes {shapes}. Pass "
-            "the tokens of the same texts, one per row."
+            f"There are {n_rows} rows, but {name} has columns of shapes {shapes}. Pass the {name} "
+            "of the same X, one per row."
         )
     for key in integers:
         if columns[key].dtype.kind not in "iu":
             raise ValueError(
-                f"tokens[{key!r}] must be integers, but has dtype {columns[key].dtype}. To number "
+                f"{name}[{key!r}] must be integers, but has dtype {columns[key].dtype}. To number "
                 "documents, use numpy.unique(..., return_inverse=True)."
             )
         columns[key] = columns[key].astype(np.int64)  # small dtypes would overflow in sums

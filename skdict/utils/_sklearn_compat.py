@@ -11,6 +11,7 @@ from sklearn.base import _fit_context
 from sklearn.utils import _align_api_if_sparse as align_sparse_interface
 from sklearn.utils._param_validation import (
     HasMethods,
+    Options,
     StrOptions,
     validate_parameter_constraints,
 )
@@ -22,6 +23,7 @@ from .._core.parameters import python_number
 __all__ = [
     "HasMethods",
     "Interval",
+    "Options",
     "StrOptions",
     "align_sparse_interface",
     "clone_parametrized",

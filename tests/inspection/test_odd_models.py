@@ -555,10 +555,13 @@ class TestOtherDictionaries:
         images = np.random.default_rng(0).random((5, 1, 3, 3)).astype(np.float32)
         extractor = ActivationExtractor(image_model, "1", tokenizer=None)
         pipeline = make_pipeline(extractor, PCA(2)).fit(images)
-        with pytest.raises(ValueError, match=r"X must be a matrix"):
-            top_activations(images, dictionary=pipeline)  # rows of images are pixels
         X = extractor.transform(images)
-        assert len(top_activations(X, dictionary=pipeline[1:])) == 2
+        of_pixels = top_activations(X, dictionary=pipeline[1:])
+        for top, expected in zip(
+            top_activations(images, dictionary=pipeline), of_pixels, strict=True
+        ):
+            np.testing.assert_array_equal(top.rows, expected.rows)
+            np.testing.assert_allclose(top.activations, expected.activations, rtol=1e-5)
 
     def test_nothing_asked(self, extractor, dictionary, texts, activations):
         pipeline = make_pipeline(extractor, dictionary)
