@@ -6,6 +6,7 @@ from . import architectures
 from ._alpha import alpha_grid
 from ._amortisation import AmortisationGapDisplay, amortisation_gap
 from ._comparison import compare_dictionaries
+from ._cost import estimate_fit
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
 from ._sparse_coding import sparse_encode
@@ -20,6 +21,7 @@ __all__ = [
     "amortisation_gap",
     "architectures",
     "compare_dictionaries",
+    "estimate_fit",
     "sparse_encode",
 ]
 

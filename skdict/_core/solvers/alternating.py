@@ -25,6 +25,11 @@ class AlternatingSolver(EpochSolver):
         # the Gram matrix of the atoms, at each step, or the batch
         return max(Solver.work(n_rows, n_features, n_components), n_components**2 * n_features)
 
+    @staticmethod
+    def n_numbers(batch_size, n_features, n_components):
+        # two matrices of pairs of atoms: products of atoms, and of codes
+        return 2 * n_components**2 + (3 * n_features + batch_size) * n_components
+
     @classmethod
     def start(cls, problem):
         atoms, params = problem.atoms, problem.params

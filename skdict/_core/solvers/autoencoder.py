@@ -66,6 +66,12 @@ class AutoencoderSolver(EpochSolver):
         architecture = make_architecture(params.architecture)
         return cls.uses | ({"n_nonzero_coefs"} if "k" in architecture.get_params() else set())
 
+    @staticmethod
+    def n_numbers(batch_size, n_features, n_components):
+        # atoms and encoder, each with gradient and two moments, and three copies when they are
+        # published; the pre-activations of a batch
+        return 11 * n_components * n_features + batch_size * n_components
+
     @classmethod
     def kind_of_state(cls, params):
         return cls.name, make_architecture(params.architecture, params.n_nonzero_coefs)

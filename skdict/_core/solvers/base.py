@@ -106,6 +106,11 @@ class Solver:
         """Multiplications between two points at which threads wait for each other."""
         return work_of_product(n_rows, n_features, n_components)
 
+    @staticmethod
+    def n_numbers(batch_size, n_features, n_components):
+        """Numbers in memory at the peak of a fit, beside the data."""
+        raise NotImplementedError
+
     @classmethod
     def start(cls, problem):
         """The solver before its first step.
