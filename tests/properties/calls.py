@@ -150,6 +150,7 @@ CALLS = dict(
         ),
         call("alpha_grid", "X", X, D.alpha_grid),
         call("amortisation_gap", "X", X, lambda given: D.amortisation_gap(FITTED, given)),
+        call("estimate_fit", "X", X, lambda given: D.estimate_fit(make(), given).memory),
         call(
             "compare_dictionaries",
             "X_train",

@@ -146,6 +146,15 @@ PARAMETERS = {
         {"alpha": (0.5, (-1,))},
         optional=("alpha",),
     ),
+    "estimate_fit": Parameters(
+        lambda **given: (
+            decomposition.estimate_fit(
+                decomposition.SparseAutoencoderDictionary(8, max_iter=1, device="cpu"), X, **given
+            ).memory
+        ),
+        {"n_samples": (50, (1, 0, -1))},
+        optional=("n_samples",),
+    ),
     "compare_dictionaries": Parameters(
         lambda **given: untimed(decomposition.compare_dictionaries({"a": FITTED}, X, X, **given)),
         {},
