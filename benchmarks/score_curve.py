@@ -1,12 +1,12 @@
 """Which alpha does `score` choose on real activations, and how does the resolution matter?
 
-    python benchmarks/score_curve.py --picture docs/_static/score_curve.png
+    python benchmarks/score_curve.py --picture score_curve.png
 
 Fits the embedded model's 512 neurons over a grid of alpha from a sixteenth to sixteen times
 "auto"; prints the held-out score beside explained variance and L0, and the score that other
-resolutions than the estimator's would give (a fraction of the variance; 0 is the plain density of
-the model). PCA's score on the same data, with noise of the same resolution added, is the
-yardstick: a Gaussian with full covariance, and one with k components.
+resolutions than the estimator's would give (a share of the variance; the smallest is almost the
+plain density of the model). PCA's score on the same data, with noise of the same resolution added,
+is the yardstick: a Gaussian with full covariance, and one with k components.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.metrics import DictionaryScorer
 
-RESOLUTIONS = 0.0, 0.01, 0.03, 0.1
+RESOLUTIONS = 1e-6, 0.03, 0.1, 0.2
 
 
 def plot(path, fractions, rows, gaussian):
@@ -71,8 +71,7 @@ def main():
         row = DictionaryScorer()(sae, X_test)
         others = []
         for resolution in RESOLUTIONS:
-            sae.resolution_variance_ = resolution * rms**2 / X.shape[1]
-            others.append(sae.score(X_test))
+            others.append(sae.set_params(resolution=resolution).score(X_test))
         rows.append(row)
         print(
             f"{fraction:10.4f} {seconds:8.0f} {row['explained_variance']:7.3f} "
@@ -91,7 +90,7 @@ def main():
             scores.append(PCA(k, svd_solver="covariance_eigh").fit(noisy[0]).score(noisy[1]))
         print(f"  PCA({k}): " + " ".join(f"{score:.1f}" for score in scores), flush=True)
     if arguments.picture:
-        plot(arguments.picture, fractions, rows, scores[RESOLUTIONS.index(0.03)])
+        plot(arguments.picture, fractions, rows, scores[RESOLUTIONS.index(0.2)])
         print(f"Wrote {arguments.picture}.")
 
 

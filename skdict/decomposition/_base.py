@@ -154,21 +154,25 @@ class DictionaryTransformer(
         r"""Log-likelihood of each sample under the sparse-coding model of the fit.
 
         With :math:`p_j` = ``feature_density_``, :math:`m_j` = ``feature_magnitude_``,
-        :math:`\tau^2` = ``resolution_variance_`` and :math:`s^2` = ``noise_variance_`` +
-        :math:`\tau^2`,
+        :math:`\tau^2` = ``resolution`` · ``variance_``, :math:`s_0^2` = ``noise_variance_`` +
+        :math:`\tau^2` and :math:`e = \lVert x - b - zD \rVert^2 + d\tau^2`,
 
         .. math::
 
-            \log p(x) \approx -\tfrac d2 \log 2\pi s^2
-            - \frac{\lVert x - b - zD \rVert^2 + d\tau^2}{2 s^2}
+            \log p(x) \approx \log \frac{\Gamma(\frac{1 + d}2)}{\sqrt\pi}
+            - \tfrac d2 \log \pi s_0^2 - \tfrac{1 + d}2 \log \Big( 1 + \frac{e}{s_0^2} \Big)
             + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{|z_j|}{m_j}
-            + \tfrac12 \log 2\pi s^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
+            + \tfrac12 \log 2\pi \frac{s_0^2 + e}{1 + d} \right] + \sum_{z_j = 0} \log (1 - p_j)
 
-        the code integrated out by Laplace's method around the one that `transform` finds. Its
-        negative is a description length: nats for the residual plus nats for the code, where
-        the residual is described up to a resolution of :math:`\tau`, as if noise of that
-        variance were added to the data. Without it activations behind a ReLU, which are sparse
-        in the basis of the neurons, would always be best described by copies of the neurons.
+        The noise is Gaussian with a variance of the sample's own, which a priori is about that of
+        the fit with the weight of one observation: Student's t with one degree of freedom. So a
+        sample has one score, whichever others are given, and the training samples do not say how
+        well others should be reconstructed. The code is integrated out by Laplace's method around
+        the one that `transform` finds. The negative is a description length: nats for the
+        residual plus nats for the code, where the residual is described up to a resolution, as if
+        noise of variance :math:`\tau^2` were added to the data. Without it activations behind a
+        ReLU, which are sparse in the basis of the neurons, would always be best described by
+        copies of the neurons. ``resolution`` may be changed after `fit`.
         The statistics are those of the codes found at the end of `fit`, so a changed
         ``transform_algorithm`` calls for another `fit`. They are taken when they are first asked
         for, from the X of `fit`, which therefore must not be changed in place before.
@@ -189,7 +193,7 @@ class DictionaryTransformer(
         """
         check_is_fitted(self)
         rows, coding = self._source(X), self._coding()
-        model = model_of(self, rows.device)
+        model = model_of(self, self._checked("resolution"), rows.device)
         dictionary = self.dictionary_.to(rows.dtype, rows.device)
         scores = []
         with coding.threads(rows), coding.coder(rows) as code:
@@ -279,12 +283,18 @@ class DictionaryTransformer(
     def _coding(self, dictionary=None):
         """How `transform` finds codes, by the parameters as they are now."""
         dictionary = self.dictionary_ if dictionary is None else dictionary
-        names = ("transform_algorithm", "transform_alpha", "transform_n_nonzero_coefs")
-        given = {name: python_number(getattr(self, name)) for name in names}
-        validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
-        algorithm, alpha, n_nonzero_coefs = given.values()
+        algorithm = self._checked("transform_algorithm")
+        alpha = self._checked("transform_alpha")
+        n_nonzero_coefs = self._checked("transform_n_nonzero_coefs")
         check_has_encoder(algorithm, dictionary.encoder is not None, self.solver)
         return Coding.of(dictionary, algorithm, alpha=alpha, n_nonzero_coefs=n_nonzero_coefs)
+
+    def _checked(self, name):
+        """A parameter that may have changed after `fit`."""
+        given = python_number(getattr(self, name))
+        constraints = self._parameter_constraints
+        validate_parameter_constraints(constraints, {name: given}, type(self).__name__)
+        return given
 
 
 def check_has_encoder(algorithm, has_encoder, solver):

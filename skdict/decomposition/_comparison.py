@@ -465,8 +465,8 @@ class _Own:
         self.n_components = coding.dictionary.shape[0]
         self.device = train.device
         found = FitStatistics(train, coding).found().attributes(train.n_features)
-        found["resolution_variance_"] = fitted.resolution_variance_
-        self.model = model_of(SimpleNamespace(**found), train.device)
+        found["variance_"] = fitted.variance_
+        self.model = model_of(SimpleNamespace(**found), fitted.resolution, train.device)
 
     @contextmanager
     def coder(self, source):

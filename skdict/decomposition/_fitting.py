@@ -24,7 +24,6 @@ from ..utils._random import check_random_state
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import default_n_components, make_atoms
-from ._likelihood import RESOLUTION
 
 # Rows, evenly spread, on which a fit is looked at when it is over.
 N_JUDGED_ROWS = 2048
@@ -45,6 +44,7 @@ USED_BY_ALL = frozenset(
         "transform_alpha",
         "transform_n_nonzero_coefs",
         "fit_intercept",
+        "resolution",
         "sparse_output",
         "device",
         "random_state",
@@ -66,8 +66,8 @@ class Found:
         Fitted attributes that say how much was done.
     alpha : float
         L1 coefficient in the units of the data.
-    resolution_variance : float
-        τ² of the likelihood.
+    variance : float
+        Of the data, per column.
     rows : Source
         What it was fitted to.
     """
@@ -76,7 +76,7 @@ class Found:
     solver: Solver
     counters: dict
     alpha: float
-    resolution_variance: float
+    variance: float
     rows: Source
 
     def __post_init__(self):
@@ -155,7 +155,7 @@ def fit(params, rows, previous, reports, attributes_of):
     reports.begin()
     with threads(params, rows):
         solver = start(params, seen, mean, rms, alpha, previous, random_state)
-    settled = {"alpha": alpha, "resolution_variance": resolution_of(rms, rows), "rows": rows}
+    settled = {"alpha": alpha, "variance": variance_of(rms, rows), "rows": rows}
     if kind.in_epochs:
         loop = TrainingLoop(
             solver,
@@ -212,9 +212,9 @@ def alpha_of(params, rms):
     return ALPHA_FRACTION * rms if params.alpha == "auto" else float(params.alpha)
 
 
-def resolution_of(rms, rows):
-    """τ² of the likelihood: below it differences of data do not count."""
-    return RESOLUTION * rms**2 / rows.shape[1]
+def variance_of(rms, rows):
+    """Variance per column of data with this centred RMS norm."""
+    return rms**2 / rows.shape[1]
 
 
 def batch_size_for(params, n_samples):
@@ -324,8 +324,7 @@ def judge(found, coding, *, is_over=True):
             _warn_of_nothing(found, coding, code)
     if coding.name != "encoder":  # codes that were not trained tell nothing of the training
         return
-    variance = found.resolution_variance / RESOLUTION
-    ratio = error / max(without, len(index) * rows.n_features * variance)
+    ratio = error / max(without, len(index) * rows.n_features * found.variance)
     if ratio <= WORSE_THAN_NOTHING:
         return
     symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"

@@ -56,7 +56,7 @@ def attributes_after_fit(found, params=None, *, coding_of):
     return {
         **attributes,
         **found.counters,
-        "resolution_variance_": found.resolution_variance,
+        "variance_": found.variance,
         "_statistics": FitStatistics(found.rows, coding_of(dictionary)),
         **stream,
     }
@@ -74,14 +74,14 @@ class Learned:
     counters : dict
         Fitted attributes that say how much has been done.
     statistics : CodeStatistics or None
-    resolution_variance : float or None
+    variance : float or None
     """
 
     dictionary: Dictionary | None
     stream: "Stream | None"
     counters: dict
     statistics: CodeStatistics | None
-    resolution_variance: float | None
+    variance: float | None
 
     @classmethod
     def by(cls, estimator):
@@ -94,7 +94,7 @@ class Learned:
             attributes.get("_stream"),
             attributes,
             _known_statistics(attributes["_statistics"]),
-            attributes["resolution_variance_"],
+            attributes["variance_"],
         )
 
     def solver_for(self, params):
@@ -111,7 +111,7 @@ class Learned:
         return {
             **attributes_of(found.dictionary),
             **counters,
-            "resolution_variance_": found.resolution_variance,
+            "variance_": found.variance,
             "_statistics": FitStatistics.known(statistics, found.rows.n_features),
             "_stream": Stream.after_portion(params, found.solver, self.stream),
         }

@@ -1,21 +1,34 @@
 """The sparse-coding model that a fitted dictionary implies, and its log-likelihood.
 
     x + η = b + z D + ε + η;   z_j = 0 with probability 1 - p_j, else ~ Exp(mean m_j)
-    ε ~ N(0, σ² I), the residual;   η ~ N(0, τ² I), a dither that sets the resolution
+    ε + η ~ t_ν(0, s₀² I);   s₀² = σ² + τ²:  σ² the noise of the fit,  η ~ N(0, τ² I) a dither
+
+Student's t is a Gaussian whose variance is unknown and each sample's own, a priori about s₀² with
+the weight of ν observations. So a sample is not held to the noise of others: the residual is
+described at the scale that it has,
+
+    s² = (ν s₀² + ‖x - b - z D‖² + dτ²) / (ν + d)
 
 The code is integrated out by Laplace's method around the code found for x, with atoms taken as
-orthogonal, so that each active feature contributes a factor (2πs²)^½, where s² = σ² + τ²:
+orthogonal, so that each active feature contributes a factor (2πs²)^½:
 
-    E_η log p(x + η) ≈ -d/2 log(2πs²) - (‖x - b - z D‖² + dτ²) / 2s²
+    E_η log p(x + η) ≈ log Γ((ν + d)/2) - log Γ(ν/2) - d/2 log(πνs₀²)
+                       - (ν + d)/2 log(1 + (‖x - b - z D‖² + dτ²) / νs₀²)
                        + Σ_{z_j ≠ 0} [log p_j - log m_j - |z_j| / m_j + ½ log(2πs²)]
                        + Σ_{z_j = 0} log(1 - p_j)
 
 This is a two-part description length with its sign turned: nats for the residual plus nats for
 the code, of a description that is exact up to the resolution τ.
 
+Why not one variance for all, that of the fit: where data differ from those of the fit (a fold of
+other files, an autoencoder that knows its samples by heart) their residuals are larger, a Gaussian
+punishes that by the square, and the sparsest code, whose noise is largest, wins. Why not one
+variance for all samples that are scored: the score of a sample would depend on others, and a few
+with large residuals would decide it.
+
 Without the dither the density of real activations has no maximum worth choosing by. Those behind
 a ReLU are sparse in the basis of the neurons themselves: as alpha falls the dictionary turns into
-that basis, the residual vanishes, and log σ² rewards each further digit of it without end.
+that basis, the residual vanishes, and log s² rewards each further digit of it without end.
 """
 
 import math
@@ -27,9 +40,8 @@ import torch
 from .._core.kernels import add_at_
 from .._core.tensors import from_numpy
 
-# τ² as a fraction of the data's variance per column. benchmarks/score_curve.py shows the score
-# for others: on the embedded transformer's neurons they choose the same alpha.
-RESOLUTION = 0.03
+# ν: what is known of a sample's noise before it is seen counts as one of its d coordinates.
+DEGREES_OF_FREEDOM = 1
 
 
 @dataclass
@@ -89,13 +101,13 @@ class CodeStatistics:
         }
 
 
-def model_of(fitted, device):
+def model_of(fitted, resolution, device):
     """What `log_likelihood` takes from the fitted attributes of an estimator."""
     return {
         "density": from_numpy(fitted.feature_density_).to(device),
         "magnitude": from_numpy(fitted.feature_magnitude_).to(device),
         "noise_variance": fitted.noise_variance_,
-        "resolution_variance": fitted.resolution_variance_,
+        "resolution_variance": resolution * fitted.variance_,
         "n_samples": fitted.n_samples_seen_,
     }
 
@@ -120,7 +132,7 @@ def log_likelihood(
     density, magnitude : tensor of shape (n_components,)
         p_j and m_j.
     noise_variance : float
-        σ².
+        σ², about which a sample's own is expected.
     resolution_variance : float
         τ².
     n_samples : int
@@ -135,14 +147,21 @@ def log_likelihood(
     log_likelihood : tensor of shape (B,)
     """
     p = (density * n_samples + 0.5) / (n_samples + 1)
-    n_features = residual.shape[1]
-    total_variance = noise_variance + resolution_variance
-    log_volume = math.log(2 * math.pi * total_variance)
     off = torch.log1p(-p)
-    on = torch.log(p) - torch.log(magnitude) + 0.5 * log_volume - off - signed * math.log(2)
+    on = torch.log(p) - torch.log(magnitude) - off - signed * math.log(2)
+    of_noise, log_volume = _of_noise(residual.to(on.dtype), noise_variance, resolution_variance)
     # of each entry of a code, what it costs instead of the zero that it might be
-    index, values = codes.support.indices, codes.values.abs().to(on.dtype)
-    of_entries = on[index] * (values != 0) - values * magnitude.reciprocal()[index]
-    of_codes = add_at_(of_entries.new_zeros(len(codes)), codes.support.rows, of_entries)
-    squares = residual.to(on.dtype).square().sum(dim=1) + n_features * resolution_variance
-    return -0.5 * n_features * log_volume - squares / (2 * total_variance) + off.sum() + of_codes
+    rows, index = codes.support.rows, codes.support.indices
+    values, rate = codes.values.abs().to(on.dtype), magnitude.reciprocal()
+    of_entries = (on[index] + 0.5 * log_volume[rows]) * (values != 0) - values * rate[index]
+    return add_at_(of_noise + off.sum(), rows, of_entries)
+
+
+def _of_noise(residual, noise_variance, resolution_variance):
+    """Log-density of residuals (B, d), and log 2πs² of each; both of shape (B,)."""
+    nu, d = DEGREES_OF_FREEDOM, residual.shape[1]
+    prior = nu * (noise_variance + resolution_variance)
+    squares = residual.square().sum(dim=1) + d * resolution_variance
+    constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - d / 2 * math.log(math.pi * prior)
+    density = constant - (nu + d) / 2 * torch.log1p(squares / prior)
+    return density, torch.log(2 * math.pi * (prior + squares) / (nu + d))

@@ -109,6 +109,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         the columns.
     fit_intercept : bool, default=True
         Whether to learn ``intercept_``, starting from the data's mean. Otherwise it is zero.
+    resolution : float, default=0.2
+        Differences of this share of the data's variance do not count for `score`, which says more.
+        It has no effect on the fit; scores can be compared at one resolution only.
     max_iter : int, default=20
         Passes over the data.
     batch_size : int or "auto", default="auto"
@@ -197,10 +200,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     n_steps_ : int
         Mini-batches seen.
     loss_curve_ : list of float
-        Mean training objective of each pass, each sample at the parameters of its step and with
-        the alpha of its step, which rises during the first three tenths of training; with the
-        ``architecture`` of its step, where that begins as "relu". Empty for the solvers that do
-        not report it.
+        Mean training objective of each pass, each sample at the parameters, alpha (which rises
+        during the first three tenths) and ``architecture`` (which may begin as "relu") of its
+        step. Empty for the solvers that do not report it.
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
     dictionary_ : Dictionary
@@ -210,15 +212,11 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     feature_magnitude_ : ndarray of shape (n_components,)
         Mean absolute code of each feature where it is active, shrunk towards the mean over all
         features by one pseudo-observation.
-    noise_variance_ : float
-        Mean squared residual per column of the data.
-    resolution_variance_ : float
-        Three per cent of the variance per column of the training data: differences below it
-        do not count for `score`. It does not depend on ``alpha``.
+    noise_variance_, variance_ : float
+        Mean squared residual, and variance (of a stream: of its first portion), per column.
     n_samples_seen_ : int
-        Number of samples behind densities, magnitudes and noise: all of the training, but at
-        most 100,000, evenly spread (20,000 where codes come from sparse coding), or about the
-        most recent 100,000 after `partial_fit`.
+        Number of samples behind densities, magnitudes and noise: all, but at most 100,000, evenly
+        spread (20,000 where codes come from sparse coding; of a stream about the last 100,000).
     n_features_in_ : int
         Number of columns of X seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -237,8 +235,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     1e-4 of each sample's objective. Training of an autoencoder removes from the dictionary's
     gradient its component along each atom and renormalises atoms after each step, clips the
     gradient norm, and resamples features that were silent between two checks, as in [1]_, and
-    duplicates. What `score` needs (densities, magnitudes, noise) is computed when it is first
-    asked for, at the latest when the estimator is pickled; until then a fitted estimator keeps X.
+    duplicates. What `score` needs (densities, magnitudes, noise) is computed when first asked
+    for, at the latest when the estimator is pickled; until then a fitted estimator keeps X.
 
     References
     ----------
@@ -282,6 +280,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         "transform_alpha": [None, Interval(Real, 0, None, closed="left")],
         "transform_n_nonzero_coefs": [None, Interval(Integral, 1, None, closed="left")],
         "fit_intercept": ["boolean"],
+        "resolution": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
@@ -310,6 +309,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         transform_alpha=None,
         transform_n_nonzero_coefs=None,
         fit_intercept=True,
+        resolution=0.2,
         max_iter=20,
         batch_size="auto",
         learning_rate_init="auto",
@@ -334,6 +334,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         self.transform_alpha = transform_alpha
         self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
         self.fit_intercept = fit_intercept
+        self.resolution = resolution
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
@@ -435,7 +436,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         min_samples = 2 if solver is None else 1
         rows = self._source(X, reset=before.dictionary is None, min_samples=min_samples)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
-        found = learn_portion(params, rows, before.dictionary, solver, before.resolution_variance)
+        found = learn_portion(params, rows, before.dictionary, solver, before.variance)
         coding = self._coding(found.dictionary)
         self._publish(before.attributes_with(found, coding, params))
         judge(found, coding, is_over=False)

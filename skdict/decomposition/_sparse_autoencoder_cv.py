@@ -36,6 +36,7 @@ OF_TRANSFORM = (
     "transform_algorithm",
     "transform_alpha",
     "transform_n_nonzero_coefs",
+    "resolution",
     "sparse_output",
     "device",
 )
@@ -90,6 +91,8 @@ class SparseAutoencoderDictionaryCV(
         Number of non-zero entries with ``transform_algorithm="omp"``.
     fit_intercept : bool, default=True
         Whether to learn ``intercept_``.
+    resolution : float, default=0.2
+        Differences of this share of the data's variance do not count for `score`.
     max_iter : int, default=20
         Epochs: passes over the data. About a seventh of them for each but the smallest of
         ``alphas``.
@@ -163,10 +166,9 @@ class SparseAutoencoderDictionaryCV(
     feature_magnitude_ : ndarray of shape (n_components,)
         Mean absolute code of each feature where it is active.
     noise_variance_ : float
-        Mean squared residual per column of the data.
-    resolution_variance_ : float
-        Three per cent of the variance per column of the training data: differences below it
-        do not count for `score`.
+        Mean squared residual, per column.
+    variance_ : float
+        Variance of the training data, per column.
     n_samples_seen_ : int
         Number of samples behind densities, magnitudes and noise.
     n_features_in_ : int
@@ -234,6 +236,7 @@ class SparseAutoencoderDictionaryCV(
         transform_alpha=None,
         transform_n_nonzero_coefs=None,
         fit_intercept=True,
+        resolution=0.2,
         max_iter=20,
         batch_size="auto",
         learning_rate_init="auto",
@@ -260,6 +263,7 @@ class SparseAutoencoderDictionaryCV(
         self.transform_alpha = transform_alpha
         self.transform_n_nonzero_coefs = transform_n_nonzero_coefs
         self.fit_intercept = fit_intercept
+        self.resolution = resolution
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init

@@ -3,10 +3,10 @@
 from .._core.training.loop import check_finite, train_epoch
 from ..utils._random import check_random_state
 from ._alpha import location_and_scale
-from ._fitting import Found, alpha_of, batch_size_for, resolution_of, start, threads
+from ._fitting import Found, alpha_of, batch_size_for, start, threads, variance_of
 
 
-def learn_portion(params, rows, previous, solver, resolution_variance):
+def learn_portion(params, rows, previous, solver, variance):
     """One pass over a portion.
 
     Parameters
@@ -17,8 +17,8 @@ def learn_portion(params, rows, previous, solver, resolution_variance):
         What has been learned so far.
     solver : Solver or None
         The state that it has been learned with, which stays what it is.
-    resolution_variance : float or None
-        That of the first portion.
+    variance : float or None
+        Of the first portion, per column.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def learn_portion(params, rows, previous, solver, resolution_variance):
         with threads(params, rows):
             mean, rms = location_and_scale(rows)
         if previous is None:
-            alpha, resolution_variance = alpha_of(params, rms), resolution_of(rms, rows)
+            alpha, variance = alpha_of(params, rms), variance_of(rms, rows)
         elif params.fit_intercept:
             mean = previous.intercept.to(mean)
         with threads(params, rows):
@@ -56,4 +56,4 @@ def learn_portion(params, rows, previous, solver, resolution_variance):
         "n_steps_": solver.n_steps - n_steps,
         "loss_curve_": loss_curve,
     }
-    return Found(solver.finish(rows), solver, counters, alpha, resolution_variance, rows)
+    return Found(solver.finish(rows), solver, counters, alpha, variance, rows)

@@ -21,7 +21,6 @@ from skdict.decomposition import (
 )
 from skdict.decomposition._alpha import location_and_scale
 from skdict.decomposition._code_statistics import N_ROWS_AT_A_TIME
-from skdict.decomposition._likelihood import RESOLUTION
 from skdict.metrics import explained_variance
 
 CPU = torch.device("cpu")
@@ -113,7 +112,7 @@ def test_a_fit_codes_no_more_samples_at_once_than_a_block(X, monkeypatch):
         Encoder, "__call__", lambda self, x: seen.append(len(x)) or encode(self, x)
     )
     estimator = SparseAutoencoderDictionary(20, random_state=0, max_iter=2).fit(data)
-    assert estimator.noise_variance_ > estimator.resolution_variance_ / RESOLUTION  # looked at
+    assert estimator.noise_variance_ > estimator.variance_  # looked at
     assert max(seen) <= N_ROWS_AT_A_TIME < len(data) < sum(seen)
 
 

@@ -46,6 +46,7 @@ ESTIMATORS = [
     ({"transform_algorithm": "omp"}, "transform_n_nonzero_coefs", 3),
     *(({"solver": name}, "fit_intercept", False) for name in ("autoencoder", "alternating")),
     ({}, "fit_intercept", True),
+    ({}, "resolution", 0.3),
     ({}, "max_iter", 3),
     ({"solver": "alternating"}, "max_iter", 3),
     ({"dict_init": "nmf", "fit_intercept": False, "n_components": 9}, "max_iter", 3),

