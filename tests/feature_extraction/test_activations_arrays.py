@@ -211,7 +211,7 @@ def test_bad_arrays(X, match, mlp):
 def test_layer_of_a_wrong_shape(module, match, X):
     extractor = ActivationExtractor(nn.Sequential(module), "0", tokenizer=None, batch_size=1)
     if match is None:
-        assert extractor.fit_transform(X).shape == (70, 3)
+        assert extractor.set_params(feature_axis=-1).fit_transform(X).shape == (70, 3)
     else:
         with pytest.raises(ValueError, match=match):
             extractor.fit(X)

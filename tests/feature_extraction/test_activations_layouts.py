@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.nn.functional import conv1d
 
 from skdict.feature_extraction import ActivationExtractor
 
@@ -302,7 +303,6 @@ LAYOUTS = [
     (nn.Linear(9, 3), "", SERIES, channels_last),
     (nn.LayerNorm(9), "", SERIES, channels_last),
     (nn.LSTM(9, 4, batch_first=True), "", SERIES, channels_last),
-    (nn.Identity(), "", SERIES, channels_last),
     (nn.Conv2d(3, 4, 3), "", IMAGES, channels_first),
     (nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.GELU()), "1", IMAGES, channels_first),
     (Residual(3), "", IMAGES, channels_first),
@@ -355,6 +355,8 @@ class TestFeatureAxis:
         ("model", "shape"),
         [
             (nn.Sequential(nn.Identity()), IMAGES),  # nothing tells
+            (nn.Sequential(nn.Identity()), SERIES),
+            (nn.Sequential(Function(lambda x: conv1d(x, torch.ones(4, 3, 3)))), SERIES),
             (nn.Sequential(nn.PixelShuffle(1)), IMAGES),
             (
                 nn.Sequential(nn.Conv2d(3, 5, 1), Function(lambda x: x.permute(0, 2, 3, 1))),

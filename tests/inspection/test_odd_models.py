@@ -58,6 +58,63 @@ MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 CONTENT = [[0, 1, 1, 1], [0, 1, 1, 0]]
 
 
+class Tied(nn.Module):
+    """A causal language model that calls its only block three times."""
+
+    def __init__(self, n_tokens):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(n_tokens, 4), nn.Linear(4, n_tokens)
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids)
+        for _ in range(3):
+            x = self.block(x)
+        return self.head(x)
+
+
+class TestSharedLayers:
+    @pytest.fixture
+    def tied(self, language):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Tied(len(language.tokenizer))
+
+    @pytest.mark.parametrize("call", range(3))
+    def test_steering_one_call(self, call, tied):
+        x = tied.embed(IDS)
+        for k in range(3):
+            x = tied.block(x)
+            if k == call:
+                x = x + 2 * torch.eye(4)[1]
+        with steer(tied, "block", np.eye(4), 1, strength=2.0, call=call):
+            for _ in range(2):
+                torch.testing.assert_close(tied(IDS), tied.head(x))
+        with steer(tied, "block", np.eye(4), 1, strength=2.0):  # at all calls
+            assert (tied(IDS) - tied.head(x)).abs().max() > 0.01
+
+    @pytest.mark.parametrize("call", [-2, 1])
+    def test_effects_of_a_pipeline(self, call, tied, language, texts):
+        """Without a feature at the second call, by hand."""
+        extractor = ActivationExtractor(tied, "block", tokenizer=language.tokenizer, call=call)
+        few = [text[:60] for text in texts[:3]]
+        pipeline = make_pipeline(extractor, PCA(2)).fit(few)
+        (effect,) = feature_effects(pipeline, few, [0])
+        tokens, codes = extractor.tokens(few), pipeline.transform(few)
+        atom = torch.from_numpy(pipeline[-1].components_[0])
+        assert len(effect.rows) > 5
+        for row, ablation in zip(effect.rows, effect.ablation, strict=True):
+            assert tokens.document[row] == tokens.document[row + 1]
+            with torch.no_grad():
+                x = tied.block(tied.block(tied.embed(torch.tensor(tokens.token_id[row]))))
+                ways = x, x - codes[row, 0] * atom
+                with_it, without = (tied.head(tied.block(way)).log_softmax(0) for way in ways)
+            after = tokens.token_id[row + 1]
+            assert abs(float(with_it[after] - without[after]) - ablation) < 1e-4
+        logits = logit_attribution(pipeline, few, [0]).weights
+        assert logits.shape == (1, len(language.tokenizer))
+
+
 class TestWhichTokens:
     def test_padding_without_token_ids(self, model):
         embeds = model.transformer.wte(IDS).detach()

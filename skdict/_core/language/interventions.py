@@ -62,7 +62,8 @@ def intervene(
         if feature_axis != "auto":
             check_axis(feature_axis, activation, layer)
             return feature_axis
-        axis = -1 if selection.has_tokens() else channels.axis(activation)
+        is_language = selection.has_tokens() or not asks_channels
+        axis = -1 if is_language else channels.axis(activation)
         if axis is None:
             raise ValueError(untold_axis(activation, layer))
         return axis

@@ -398,7 +398,9 @@ class Channels:
             return -1
         if id(activation) in self._known:
             return self._known[id(activation)][0]
-        usual, n_channels = self._last or (-1, None)
+        if self._last is None:
+            return None
+        usual, n_channels = self._last
         as_many = [axis for axis in (1, -1) if activation.shape[axis] == n_channels]
         if len(as_many) == 1:
             return as_many[0]
