@@ -110,8 +110,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     fit_intercept : bool, default=True
         Whether to learn ``intercept_``, starting from the data's mean. Otherwise it is zero.
     resolution : float, default=0.2
-        Differences of this share of the data's variance do not count for `score`, which says more.
-        It has no effect on the fit; scores can be compared at one resolution only.
+        Share of the data's variance that does not count for `score`; no effect on the fit.
     max_iter : int, default=20
         Passes over the data.
     batch_size : int or "auto", default="auto"
@@ -200,9 +199,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     n_steps_ : int
         Mini-batches seen.
     loss_curve_ : list of float
-        Mean training objective of each pass, each sample at the parameters, alpha (which rises
-        during the first three tenths) and ``architecture`` (which may begin as "relu") of its
-        step. Empty for the solvers that do not report it.
+        Mean training objective of each pass, at the parameters, the alpha and the architecture
+        of each step, which may begin as "relu". Empty for the solvers that do not report it.
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
     dictionary_ : Dictionary
@@ -210,10 +208,11 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
-        Mean absolute code of each feature where it is active, shrunk towards the mean over all
-        features by one pseudo-observation.
-    noise_variance_, variance_ : float
-        Mean squared residual, and variance (of a stream: of its first portion), per column.
+        Its mean absolute code where active, shrunk to that of all features by one observation.
+    noise_variance_ : float
+        Mean squared residual, per column.
+    variance_ : float
+        Variance of the training data (of a stream: of its first portion), per column.
     n_samples_seen_ : int
         Number of samples behind densities, magnitudes and noise: all, but at most 100,000, evenly
         spread (20,000 where codes come from sparse coding; of a stream about the last 100,000).
