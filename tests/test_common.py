@@ -36,7 +36,10 @@ PARAMETERS += [
     {"early_stopping": True, "fit_intercept": False, "shuffle": False},
 ]
 ESTIMATORS = [SparseAutoencoderDictionary(max_iter=1, **options) for options in PARAMETERS]
-ESTIMATORS.append(SparseAutoencoderDictionaryCV(max_iter=1, alphas=2, cv=2))
+ESTIMATORS += [
+    SparseAutoencoderDictionaryCV(max_iter=1, alphas=2, cv=2),
+    SparseAutoencoderDictionaryCV(max_iter=1, architecture="topk", cv=2),
+]
 
 # sklearn's blobs have a handful of features: exemplar atoms are almost collinear.
 pytestmark = [

@@ -44,7 +44,7 @@ class PrincipalDirections(Solver):
     def start(cls, problem):
         return cls(problem.data.mean, problem.n_components)
 
-    def fit(self, rows):
+    def fit(self, rows, progress):
         directions = torch.linalg.svd(rows[:] - self.mean, full_matrices=False).Vh
         directions = torch.cat([directions, -directions])
         n_times = -(-self.n_components // len(directions))

@@ -22,11 +22,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .._core.coding import CODERS, SparseCodes
 from .._core.data.source import Source
 from .._core.device import resolve_device
-from .._core.optional import is_missing
 from .._core.torch_state import plain_torch
 from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
 from ..utils._arrays import as_vector, check_activations
+from ..utils._frames import as_frame
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
@@ -222,12 +222,12 @@ def compare_dictionaries(
             table.append(NOT_MEASURED | row | way | {"error": f"{type(error).__name__}: {error}"})
     _check_measured(table, failed, algorithms, budgets)
     if loss_recovered_params is None:
-        return _as_frame(table, COLUMNS)
+        return _frame(table, COLUMNS)
     results = loss_recovered(dictionary=coded, **loss_recovered_params)
     unknown = dict.fromkeys(LOSS_COLUMNS, np.nan)
     for i, row in enumerate(table):
         row |= {column: results.get(i, unknown)[column] for column in LOSS_COLUMNS}
-    return _as_frame(table, COLUMNS + LOSS_COLUMNS)
+    return _frame(table, COLUMNS + LOSS_COLUMNS)
 
 
 def _check_measured(table, failed, algorithms, budgets):
@@ -251,16 +251,9 @@ def _check_measured(table, failed, algorithms, budgets):
     )
 
 
-def _as_frame(table, names):
-    """A list of rows as a DataFrame, or as a dict of columns."""
-    columns = {name: np.array([row[name] for row in table]) for name in names}
-    try:
-        import pandas as pd
-    except ImportError as error:
-        if not is_missing(error, "pandas"):
-            warn(f"The table is a dict: pandas is there but cannot be imported ({error}).")
-        return columns
-    return pd.DataFrame(columns)
+def _frame(table, names):
+    """A list of rows as a table of columns."""
+    return as_frame({name: np.array([row[name] for row in table]) for name in names})
 
 
 def _check_ways(transform_algorithms, budgets):

@@ -70,7 +70,7 @@ class DictionaryLearningSolver(Solver):
             tol=params.tol if early else 0.0,
             max_no_improvement=params.n_iter_no_change if early else None,
             random_state=problem.random_state,
-            verbose=bool(params.verbose),
+            verbose=params.verbose > 1,
         )
         return cls(learner, problem.data.mean.cpu().numpy(), problem.data.scale, order)
 
@@ -82,15 +82,30 @@ class DictionaryLearningSolver(Solver):
         return getattr(self.learner, "n_steps_", 0)
 
     @global_random_state_kept()
-    def fit(self, rows):
-        self.learner.fit(self._scaled(rows))
+    def fit(self, rows, progress):
+        learner, costs = self.learner, []
+
+        def after_batch(of_sklearn):  # its local variables
+            progress.after_step(len(of_sklearn["X_batch"]))
+            costs.append(of_sklearn["batch_cost"])
+            if len(costs) == of_sklearn["n_steps_per_iter"]:
+                learner.components_ = of_sklearn["dictionary"]
+                objective = float(np.mean(costs)) * self.scale**2
+                progress.after_epoch({"objective": objective}, lambda: self.finish(rows))
+                costs.clear()
+
+        learner.set_params(callback=after_batch)
+        try:
+            learner.fit(self._scaled(rows))
+        finally:
+            learner.set_params(callback=None)  # a pickle has none
         return {"n_iter_": math.ceil(self.learner.n_iter_), "n_steps_": self.learner.n_steps_}
 
     @global_random_state_kept()
     def learn_portion(self, rows, alpha, batch_size, *, shuffle, verbose):
         """One pass over a portion of a stream, in batches."""
         X = self._scaled(rows)
-        self.learner.set_params(alpha=alpha / self.scale, verbose=bool(verbose))
+        self.learner.set_params(alpha=alpha / self.scale, verbose=verbose > 1)
         if self.n_steps == 0 and len(X) > batch_size:  # its first atoms come from all of X
             self.learner.set_params(max_iter=1, batch_size=batch_size, shuffle=shuffle)
             self.learner.set_params(tol=0.0, max_no_improvement=None).fit(X)

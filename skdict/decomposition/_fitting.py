@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from .._core.coding import CODERS
 from .._core.data.source import Source
 from .._core.data.standardised import Standardised
 from .._core.dictionary import Dictionary
 from .._core.kernels.cpu.threads import threads_for
+from .._core.models.architectures import make_architecture
 from .._core.optim import normalize_
 from .._core.solvers.base import SOLVERS, Problem, Solver
 from .._core.training.loop import TrainingLoop, diverged
@@ -24,6 +26,7 @@ from ..utils._random import check_random_state
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import default_n_components, make_atoms
+from ._reports import is_part_of_search
 
 # Rows, evenly spread, on which a fit is looked at when it is over.
 N_JUDGED_ROWS = 2048
@@ -41,8 +44,6 @@ USED_BY_ALL = frozenset(
         "alpha",
         "solver",
         "transform_algorithm",
-        "transform_alpha",
-        "transform_n_nonzero_coefs",
         "fit_intercept",
         "resolution",
         "sparse_output",
@@ -51,6 +52,8 @@ USED_BY_ALL = frozenset(
         "verbose",
     }
 )
+# Parameters of coders, and what these call them.
+OF_CODERS = {"transform_alpha": "alpha", "transform_n_nonzero_coefs": "n_nonzero_coefs"}
 
 
 @dataclass
@@ -102,19 +105,46 @@ def begins_with_nmf(solver, dict_init):
 
 
 def warn_of_unused(params, defaults):
-    """Warn of parameters that the solver does not use and that are not at their default."""
+    """Warn of parameters that are not at their default and have no effect, or hardly any.
+
+    A search does so before its fits.
+    """
+    if is_part_of_search():
+        return
+    given = [n for n, default in defaults.items() if not _is_default(getattr(params, n), default)]
     solver = SOLVERS[params.solver]
+    algorithm = params.transform_algorithm
+    if algorithm == "auto":
+        algorithm = "encoder" if solver.has_encoder else "lasso"
+    of_coder = CODERS[algorithm].uses if algorithm in CODERS else frozenset()
     used = USED_BY_ALL | solver.used_by(params)
-    unused = [
-        name
-        for name, default in defaults.items()
-        if name not in used and not _is_default(getattr(params, name), default)
-    ]
+    if not solver.is_penalised and "alpha" not in of_coder:
+        used -= {"alpha"}
+    unused = [name for name in given if name not in used and name not in OF_CODERS]
+    user = f"solver={params.solver!r}"
+    if unused == ["n_nonzero_coefs"] and "architecture" in used:
+        user = f"architecture={params.architecture!r}"
+    clauses = [f"{user} does not use {', '.join(unused)}"] if unused else []
+    unused = [name for name in given if name in OF_CODERS and OF_CODERS[name] not in of_coder]
     if unused:
-        what = f"solver={params.solver!r}"
-        if unused == ["n_nonzero_coefs"] and "architecture" in used:
-            what = f"architecture={params.architecture!r}"
-        warn(f"{what} does not use {', '.join(unused)}. Leave out what has no effect.")
+        clauses.append(f"transform_algorithm={algorithm!r} does not use {', '.join(unused)}")
+    if clauses:
+        warn(f"{', and '.join(clauses)}. Leave out what has no effect.")
+    if "alpha" in given and "architecture" in used:
+        _warn_of_alpha(params)
+
+
+def _warn_of_alpha(params):
+    """Warn of an alpha that is not what makes the codes of an architecture sparse."""
+    architecture = make_architecture(params.architecture, params.n_nonzero_coefs)
+    name = architecture.sparse_by
+    if name != "alpha":
+        name = "n_nonzero_coefs" if name == "k" else f"architecture__{name}"
+        warn(
+            f"alpha={params.alpha:.3g} has hardly an effect with architecture="
+            f"{params.architecture!r}, whose codes are made sparse by {name}. Leave alpha 'auto', "
+            f"and choose {name}."
+        )
 
 
 def _is_default(value, default):
@@ -152,7 +182,7 @@ def fit(params, rows, previous, reports, attributes_of):
     if held_out is not None:
         held_out.check_finite()
     alpha = alpha_of(params, rms)
-    reports.begin()
+    reports.begin(training, params.max_iter, alpha)
     with threads(params, rows):
         solver = start(params, seen, mean, rms, alpha, previous, random_state)
     settled = {"alpha": alpha, "variance": variance_of(rms, rows), "rows": rows}
@@ -168,6 +198,7 @@ def fit(params, rows, previous, reports, attributes_of):
             held_out=held_out,
             tol=params.tol,
             n_iter_no_change=params.n_iter_no_change,
+            after_step=reports.after_step,
         )
 
         def found(which):
@@ -180,8 +211,10 @@ def fit(params, rows, previous, reports, attributes_of):
             loop.is_over |= reports.end_epoch(loop, lambda: attributes_of(found(loop.current)))
         return found(loop.best)
     with threads(params, rows):
-        counters = {**solver.fit(rows), "loss_curve_": []}
-        return Found(solver.finish(rows), solver, counters, **settled)
+        counters = {**solver.fit(rows, reports), "loss_curve_": []}
+        dictionary = solver.finish(rows)
+    reports.found(dictionary)
+    return Found(dictionary, solver, counters, **settled)
 
 
 def start(params, rows, mean, rms, alpha, previous, random_state):

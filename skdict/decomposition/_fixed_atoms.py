@@ -32,7 +32,7 @@ class FixedAtoms(Solver):
     def start(cls, problem):
         return cls(problem.atoms.to(problem.data.mean), problem.data.mean)
 
-    def fit(self, rows):
+    def fit(self, rows, progress):
         return {"n_iter_": 1, "n_steps_": 0}
 
     def finish(self, rows):

@@ -64,7 +64,7 @@ class KMeansSolver(Solver):
             verbose=params.verbose,
         )
 
-    def fit(self, rows):
+    def fit(self, rows, progress):
         residual = self.standardised(rows)[:].cpu().numpy()
         codewords, n_iter = [], []
         for size in self.sizes:

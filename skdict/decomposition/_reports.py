@@ -1,5 +1,42 @@
 """What a fit tells while it goes on: scikit-learn's callbacks, and what ``verbose`` prints."""
 
+import logging
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from .._core.training.pace import Pace
+from ._code_quality import quality_of
+
+# Runs that are estimated to take longer, in seconds, are announced.
+LONG = 60
+# Rows, evenly spread, that are coded for a line of `verbose`.
+N_LOOKED_AT = 10_000
+LOGGER = logging.getLogger("skdict")
+
+# Of a fit that is part of a search: what is told how long it will take.
+_search = ContextVar("search", default=None)
+
+
+@contextmanager
+def part_of_search(tell):
+    """Fits in this context are parts of a search, which warns and estimates for all of them.
+
+    Parameters
+    ----------
+    tell : callable
+        Is given the seconds that a fit is estimated to take.
+    """
+    token = _search.set(tell)
+    try:
+        yield
+    finally:
+        _search.reset(token)
+
+
+def is_part_of_search():
+    return _search.get() is not None
+
 
 class Reports:
     """Of one fit.
@@ -11,35 +48,107 @@ class Reports:
     y : array-like or None
     context : sklearn.callback.CallbackContext
         Of the whole fit.
+    coding_of : callable
+        From a dictionary to the estimator's way to code with it.
     """
 
-    def __init__(self, estimator, X, y, context):
+    def __init__(self, estimator, X, y, context, coding_of):
         self.estimator = estimator
         # Callbacks want a target; that of a reconstruction is X.
         self.data = {"estimator": estimator, "X": X, "y": X if y is None else y}
         self.context = context
+        self.coding_of = coding_of
         self.task = None
 
-    def begin(self):
+    def begin(self, rows, n_epochs, alpha):
+        """The fit begins, on the rows of a source and with so many passes over them."""
+        self.rows, self.n_epochs, self.alpha, self.n_done = rows, n_epochs, alpha, 0
+        self.seconds = 0.0  # of passes
+        self.after_step = Pace(len(rows) * n_epochs, self._estimated).after_step
+        self.began = time.perf_counter()
         self.context.call_on_fit_task_begin(**self.data)
 
     def begin_epoch(self):
         self.task = self.context.subcontext(task_name="pass")
         self.task.call_on_fit_task_begin(**self.data)
+        self.began = time.perf_counter()
 
     def end_epoch(self, loop, attributes):
         """Whether a callback wants to stop; ``attributes()`` are those of the fit as it is."""
-        if self.estimator.verbose:
-            what = f"pass {len(loop.loss_curve)}/{loop.n_epochs}"
-            print_progress(self.estimator, what, loop.loss_curve, loop.validation_curve)
+        curves = {"objective": loop.loss_curve, "of held-out samples": loop.validation_curve}
+        objectives = {name: curve[-1] for name, curve in curves.items() if curve}
+        self.after_epoch(objectives, lambda: loop.current()[1])
         return self.task.call_on_fit_task_end(**self.data, reconstruction_attributes=attributes)
+
+    def after_epoch(self, objectives, dictionary):
+        """Print a line after a pass.
+
+        Parameters
+        ----------
+        objectives : dict of str to float
+        dictionary : callable
+            Returns the dictionary as it is.
+        """
+        seconds = time.perf_counter() - self.began
+        self.n_done += 1
+        self.seconds += seconds
+        if self.estimator.verbose:
+            left = self.seconds / self.n_done * (self.n_epochs - self.n_done)
+            what = f"pass {self.n_done}/{self.n_epochs}"
+            pace = [f"{len(self.rows) / max(seconds, 1e-9):.3g} rows/s"]
+            pace += [f"{duration(left)} left"] if self.n_done < self.n_epochs else []
+            self._print(what, objectives, dictionary(), pace)
+        self.began = time.perf_counter()
+
+    def found(self, dictionary):
+        """Print a line after a fit that has told of no pass."""
+        if self.estimator.verbose and not self.n_done:
+            self._print("fit", {}, dictionary, [duration(time.perf_counter() - self.began)])
 
     def end(self):
         self.context.call_on_fit_task_end(**self.data, reconstruction_attributes=dict)
 
+    def _print(self, what, objectives, dictionary, pace):
+        dictionary.alpha = self.alpha
+        coding = self.coding_of(dictionary)
+        print_progress(self.estimator, what, objectives, coding, self.rows, pace)
 
-def print_progress(estimator, what, loss_curve, validation_curve=()):
-    """Say what has been done, with the last entries of the curves that are not empty."""
-    curves = {"objective": loss_curve, "of held-out samples": validation_curve}
-    values = ", ".join(f"{name} {curve[-1]:.6g}" for name, curve in curves.items() if curve)
-    print(f"[{type(estimator).__name__}] {what}: {values or 'done'}")
+    def _estimated(self, seconds):
+        if is_part_of_search():
+            _search.get()(seconds)
+        else:
+            passes = f"{self.n_epochs} passes over {len(self.rows)} samples"
+            announce(self.estimator, seconds, passes)
+
+
+def announce(estimator, seconds, what):
+    """Say how long a long run will take: print it, or with ``verbose=0`` log it."""
+    if seconds < LONG:
+        return
+    message = f"[{type(estimator).__name__}] {what} will take about {duration(seconds)}"
+    if estimator.verbose:
+        print(message)
+    else:
+        LOGGER.info("%s; verbose=1 tells how far they are", message)
+
+
+def print_progress(estimator, what, objectives, coding, rows, pace=()):
+    """Print what has been done, and what the codes of some of the rows are worth."""
+    quality = quality_of(coding, rows, N_LOOKED_AT)
+    parts = [
+        *(f"{name} {value:.6g}" for name, value in objectives.items()),
+        f"L0 {quality.l0:.3g}",
+        f"explained variance {quality.explained_variance:.3f}",
+        f"dead {quality.silent:.1%}",
+        *pace,
+    ]
+    print(f"[{type(estimator).__name__}] {what}: {', '.join(parts)}")
+
+
+def duration(seconds):
+    """Seconds in words: "45 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.2g} h"

@@ -167,9 +167,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         For initial atoms, shuffling, held-out samples and the resampling of dead and duplicate
         features. An int gives identical results on the same machine.
     verbose : int, default=0
-        Whether to print the objective of each pass; with ``solver="dictionary_learning"`` and
-        "kmeans" scikit-learn's estimators print what they have to say, and "lasso" has nothing to.
-        For a progress bar use :class:`sklearn.callback.ProgressBar` with ``set_callbacks``.
+        1 prints a line for each pass: objective, L0, explained variance, silent features, rows per
+        second, time left. See :doc:`/user_guide/callbacks`, for progress bars too.
 
     Attributes
     ----------
@@ -381,12 +380,11 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         previous = self.dictionary_ if self.warm_start and hasattr(self, "components_") else None
         params = checked_params(self)
         rows = self._source(X, reset=previous is None, min_samples=2)
-        if isinstance(X, Source):  # a fold: the search warns, and only callbacks want it whole
-            X = X.whole
-        else:
-            warn_of_unused(params, default_params(SparseAutoencoderDictionary))
+        warn_of_unused(params, default_params(SparseAutoencoderDictionary))
+        X = X.whole if isinstance(X, Source) else X  # a fold: only callbacks want it whole
         n_epochs = self.max_iter if SOLVERS[self.solver].in_epochs else 0
-        reports = Reports(self, X, y, self._init_callback_context(max_subtasks=n_epochs))
+        context = self._init_callback_context(max_subtasks=n_epochs)
+        reports = Reports(self, X, y, context, self._coding)
         self._forget()  # callbacks get copies, to which attributes are added
         attributes_of = partial(attributes_after_fit, coding_of=self._coding)
         found = fit(params, rows, previous, reports, attributes_of)
@@ -440,7 +438,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         self._publish(before.attributes_with(found, coding, params))
         judge(found, coding, is_over=False)
         if self.verbose:
-            print_progress(self, f"portion {self.n_iter_}", found.counters["loss_curve_"])
+            objectives = dict(zip(["objective"], found.counters["loss_curve_"], strict=False))
+            print_progress(self, f"portion {self.n_iter_}", objectives, coding, rows)
         return self
 
     def __sklearn_tags__(self):

@@ -1,34 +1,29 @@
-"""Selection of alpha by cross-validation along a warm-started path."""
+"""Selection of what makes codes sparse by cross-validation along a warm-started path."""
 
 import copy
 from numbers import Integral
+from types import SimpleNamespace
 
 import numpy as np
-import torch
-from joblib import Parallel, delayed
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
-from sklearn.metrics import check_scoring, get_scorer, get_scorer_names
-from sklearn.model_selection import check_cv
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .._core.data.reading import take_rows
 from .._core.data.source import Source
 from .._core.device import resolve_device
 from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
-from ..utils._arrays import as_vector, check_activations
-from ..utils._sklearn_compat import Interval, fit_context
-from ._alpha import alpha_grid
+from ..utils._arrays import check_activations
+from ..utils._frames import as_frame
+from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._base import ArchitectureParamsMixin
 from ._fitting import default_params, params_of, warn_of_unused
+from ._search import Measured, PathSearch, check_scorer, do_nothing, fit_within, folds_of
+from ._search_values import as_count_or_none, searched_values
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 
-# Epochs for every alpha of a path but the first, as a fraction of max_iter: these fits go on
-# from a trained dictionary.
-PATH_FRACTION = 0.15
 # Parameters of the search. All others are those of the dictionary.
 OF_THE_SEARCH = ("alphas", "cv", "scoring", "n_jobs")
 # Parameters of the dictionary that may change after `fit`.
@@ -49,26 +44,36 @@ class SparseAutoencoderDictionaryCV(
     TransformerMixin,
     BaseEstimator,
 ):
-    r"""`SparseAutoencoderDictionary` with its L1 coefficient chosen by cross-validation.
+    r"""`SparseAutoencoderDictionary` whose sparsity is chosen by cross-validation.
 
-    On each fold a dictionary is trained from scratch at the smallest alpha only; each other one
+    What is chosen is what makes the codes of its ``architecture`` sparse: ``alpha`` with "relu"
+    and "gated", ``n_nonzero_coefs`` with "topk", "batch_topk", "matryoshka" and "jumprelu", and of
+    an architecture of your own what it says
+    (:attr:`~skdict.decomposition.architectures.Architecture.sparsity`). With the other solvers it
+    is ``alpha``.
+
+    On each fold a dictionary is trained from scratch for the densest codes only; each sparser one
     goes on from the dictionary, the encoder and the intercept of the one before, for about a
-    seventh of the epochs. The alpha with the best mean score is then used for a fit to all data.
-    Much faster than :class:`~sklearn.model_selection.GridSearchCV` over ``alpha``; scores along
-    the path can be better than those of fits from scratch, as dictionaries further along it have
-    been trained for longer.
+    seventh of the epochs. While the best mean score is at an edge of the grid, values are added
+    beyond it, six at most; a warning tells if it still is at an edge then. The best value is used
+    for a fit to all data. Much faster than :class:`~sklearn.model_selection.GridSearchCV`; scores
+    along the path can be better than those of fits from scratch, as dictionaries further along it
+    have been trained for longer.
 
     Parameters
     ----------
     n_components : int or "auto", default="auto"
         Number of atoms. This parameter and those from ``architecture`` on are handed to
         :class:`SparseAutoencoderDictionary`, which describes them in full.
-    alphas : int or array-like of shape (n_alphas,), default=8
-        L1 coefficients to try, in the units of the data, or how many of :func:`alpha_grid`.
+    alphas : int, "auto" or array-like of shape (n_alphas,), default="auto"
+        L1 coefficients to try, where ``alpha`` is chosen: "auto" begins with eight of
+        :func:`alpha_grid` and adds to them; an int is how many of these to try, and no others;
+        or the values themselves, in the units of the data. With "jumprelu" ``alpha`` is chosen
+        where this is not "auto".
     cv : int, cross-validation generator or iterable, default=None
-        Folds, as in :class:`~sklearn.model_selection.GridSearchCV`. An int, or None for five,
-        takes consecutive blocks of samples: tokens of one text stay together, mostly, and all of
-        them do with :class:`~sklearn.model_selection.GroupKFold` and ``groups``. An iterable
+        Folds. An int, or None for five, draws samples at random into so many folds of equal
+        size; with the ``groups`` of `fit` it draws whole groups, such as the tokens of a
+        document. :class:`~sklearn.model_selection.GridSearchCV` does not shuffle. An iterable
         gives row numbers, which may repeat, or boolean masks.
     scoring : callable or None, default=None
         A scorer, called on the fitted dictionary, the samples of a fold and their y, that
@@ -78,9 +83,11 @@ class SparseAutoencoderDictionaryCV(
         Number of folds that are fitted at a time, each in a process.
     architecture : str or Architecture, default="relu"
         Non-linearity and penalty of the autoencoder.
-    n_nonzero_coefs : int, default=None
-        Number of non-zero entries of a code, for an ``architecture`` that has one; number of
-        codebooks with ``solver="kmeans"``.
+    n_nonzero_coefs : int or array-like of shape (n_values,), default=None
+        Numbers of non-zero entries of a code to try, for an ``architecture`` that has one, or of
+        codebooks with ``solver="kmeans"``. None begins with about eight numbers from an eighth of
+        the features down, each about :math:`\sqrt 2` times the next, and adds to them. An int is
+        not searched over, and ``alpha`` is chosen.
     solver : str, default="autoencoder"
         How the dictionary is found.
     transform_algorithm : {"auto", "encoder", "lasso", "omp", "threshold"}, default="auto"
@@ -94,8 +101,8 @@ class SparseAutoencoderDictionaryCV(
     resolution : float, default=0.2
         Differences of this share of the data's variance do not count for `score`.
     max_iter : int, default=20
-        Epochs: passes over the data. About a seventh of them for each but the smallest of
-        ``alphas``.
+        Epochs: passes over the data. About a seventh of them for each value but that of the
+        densest codes.
     batch_size : int or "auto", default="auto"
         Samples per step.
     learning_rate_init : float or "auto", default="auto"
@@ -109,7 +116,7 @@ class SparseAutoencoderDictionaryCV(
     n_iter_no_change : int, default=5
         Epochs without improvement before ``early_stopping`` stops.
     dict_init : array-like of shape (n_components, n_features) or str, default=None
-        Initial atoms at the smallest of ``alphas`` and of the last fit.
+        Initial atoms of the fits from scratch.
     shuffle : bool, default=True
         Whether to shuffle the samples before each epoch.
     sparse_output : bool, default=False
@@ -117,24 +124,34 @@ class SparseAutoencoderDictionaryCV(
     device : str, default="auto"
         "auto" (CUDA if there is one, else the CPU) or a device name of torch.
     random_state : int, RandomState instance or None, default=None
-        Determines whatever a fit draws at random. An int gives identical results on the same
-        machine.
+        Determines whatever a fit draws at random, folds too. An int gives identical results on
+        the same machine.
     verbose : int, default=0
-        Whether every fit prints its objective after each epoch.
+        1 prints a line for each fit of the search and one for each epoch of the last fit, 2 also
+        one for each epoch of the others. How long the search takes is told after ten steps, if it
+        is more than a minute; with 0 by logging, at the level INFO.
 
     Attributes
     ----------
     best_estimator_ : SparseAutoencoderDictionary
-        Fitted to all data with the alpha that was chosen. All fitted attributes but the next
-        three are its own.
-    alphas_ : ndarray of shape (n_alphas,)
-        The coefficients that were tried, increasing.
-    scores_ : ndarray of shape (n_alphas, n_folds)
-        Score of each on each fold.
+        Fitted to all data with the value that was chosen. All fitted attributes from
+        ``alpha_`` on are its own.
+    best_params_ : dict
+        The parameter that was chosen and its value.
     best_score_ : float
-        Mean score of ``alpha_`` over the folds.
+        Mean score of that value over the folds.
+    scores_ : ndarray of shape (n_values, n_folds)
+        Score of each value on each fold, in the order of increasing values.
+    alphas_ : ndarray of shape (n_values,)
+        The L1 coefficients that were tried, increasing. Only where ``alpha`` was chosen.
+    results_ : DataFrame, or dict of str to ndarray where pandas is not installed
+        A row for each value, in increasing order. The first column has the parameter's name and
+        its values. The others are means over the folds: ``score``, and ``score_std``, its
+        standard deviation; ``l0`` and ``explained_variance`` of the held-out samples; the same
+        three with ``train_`` before them, of as many samples that the fit has seen, evenly spread
+        (``train_score`` is NaN with a ``scoring`` of your own); and ``seconds``, of a fit.
     alpha_ : float
-        The coefficient that was chosen.
+        The L1 coefficient used.
     components_ : ndarray of shape (n_components, n_features)
         The atoms, unit rows.
     intercept_ : ndarray of shape (n_features,)
@@ -147,8 +164,8 @@ class SparseAutoencoderDictionaryCV(
         Pre-activations that are not larger count as zero. Only with ``architecture`` "batch_topk",
         "matryoshka", "jumprelu" and "gated".
     n_nonzero_coefs_ : int or None
-        The number of non-zero entries used. Only with ``architecture`` "topk", "batch_topk",
-        "matryoshka" and "jumprelu".
+        The number of non-zero entries used, or aimed at. Only with ``architecture`` "topk",
+        "batch_topk", "matryoshka" and "jumprelu".
     codeword_norms_ : ndarray of shape (n_components,)
         Norm of each codeword. Only with ``solver="kmeans"``.
     codebook_sizes_ : ndarray of shape (n_codebooks,)
@@ -178,7 +195,7 @@ class SparseAutoencoderDictionaryCV(
 
     See Also
     --------
-    SparseAutoencoderDictionary : With a given alpha.
+    SparseAutoencoderDictionary : With a given sparsity.
     sklearn.model_selection.GridSearchCV : Search over any parameter.
     sklearn.linear_model.LassoCV : The same idea for a Lasso.
 
@@ -186,11 +203,11 @@ class SparseAutoencoderDictionaryCV(
     -----
     Other solvers than "autoencoder" go along the same path: "alternating" and
     "dictionary_learning" from the atoms of the neighbour, "lasso" without any training; "kmeans"
-    finds the same codebooks each time, and only the codes of ``transform_algorithm="lasso"`` or
-    "threshold" depend on alpha.
+    finds the same codebooks for each alpha, and only the codes of ``transform_algorithm="lasso"``
+    or "threshold" depend on it: with "encoder", give numbers of codebooks to try.
 
     There is no `partial_fit`: a stream has no folds. Use :class:`SparseAutoencoderDictionary`
-    with the ``alpha_`` that was chosen here.
+    with the ``best_params_`` that were chosen here.
 
     Examples
     --------
@@ -204,6 +221,16 @@ class SparseAutoencoderDictionaryCV(
     (5, 3)
     >>> bool(sae.alpha_ == sae.alphas_[sae.scores_.mean(axis=1).argmax()])
     True
+
+    With another architecture it is the number of non-zero entries that is chosen:
+
+    >>> sae = SparseAutoencoderDictionaryCV(
+    ...     32, architecture="topk", n_nonzero_coefs=[2, 4, 8], cv=2, random_state=0
+    ... ).fit(X)
+    >>> sae.results_["n_nonzero_coefs"].tolist()
+    [2, 4, 8]
+    >>> sae.best_params_ == {"n_nonzero_coefs": sae.n_nonzero_coefs_}
+    True
     """
 
     # With metadata routing switched on, fit asks for groups as scikit-learn's group splitters do.
@@ -215,7 +242,8 @@ class SparseAutoencoderDictionaryCV(
             for name, constraint in SparseAutoencoderDictionary._parameter_constraints.items()
             if name not in ("alpha", "warm_start")
         },
-        "alphas": [Interval(Integral, 2, None, closed="left"), "array-like"],
+        "alphas": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left"), "array-like"],
+        "n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), "array-like", None],
         "cv": ["cv_object"],
         "scoring": [callable, str, None],
         "n_jobs": [Interval(Integral, None, None, closed="neither"), None],
@@ -225,7 +253,7 @@ class SparseAutoencoderDictionaryCV(
         self,
         n_components="auto",
         *,
-        alphas=8,
+        alphas="auto",
         cv=None,
         scoring=None,
         n_jobs=None,
@@ -281,7 +309,7 @@ class SparseAutoencoderDictionaryCV(
     @fit_context(prefer_skip_nested_validation=True)
     @plain_torch()
     def fit(self, X, y=None, *, groups=None):
-        """Choose alpha on folds of X, then learn a dictionary from all of X with it.
+        """Choose the sparsity on folds of X, then learn a dictionary from all of X with it.
 
         Parameters
         ----------
@@ -290,7 +318,8 @@ class SparseAutoencoderDictionaryCV(
         y : array-like of shape (n_samples,), default=None
             For splitters and scorers that want it.
         groups : array-like of shape (n_samples,), default=None
-            For splitters that keep groups of samples together, such as the tokens of a text.
+            Numbers or names of groups, such as the document of each token: a ``cv`` that is an
+            int or None keeps the samples of a group together, as do splitters made for it.
 
         Returns
         -------
@@ -300,31 +329,41 @@ class SparseAutoencoderDictionaryCV(
         ------
         ValueError
             If a parameter is out of range, or X is constant, not finite, or too small.
+
+        Warns
+        -----
+        UserWarning
+            If the best value is at an edge of those that were tried. If a parameter has no
+            effect. As `SparseAutoencoderDictionary.fit` for the last fit.
         """
-        _check_scoring(self.scoring)
-        self._check_use_of_alpha()
+        check_scorer(self.scoring)
         warm_start = "warm_start" in SOLVERS[self.solver].uses
-        estimator = self._dictionary_with(warm_start=warm_start)
-        warn_of_unused(params_of(estimator), default_params(SparseAutoencoderDictionary))
+        quieter = max(0, self.verbose - 1)
+        estimator = self._dictionary_with(warm_start=warm_start, verbose=quieter)
+        params = params_of(estimator)
+        given = SimpleNamespace(**{**vars(params), "n_nonzero_coefs": self.n_nonzero_coefs})
+        warn_of_unused(given, default_params(SparseAutoencoderDictionary))
         source = Source(
             check_activations(estimator, X, reset=True, min_samples=2),
             resolve_device(self.device),
             is_finite=True,
         )
         check_consistent_length(source.X, y, groups)
-        alphas = self._grid(source.X)
-        folds = _folds(self.cv, source.X, y, groups)
+        values = searched_values(self, params, source)
+        folds = folds_of(self.cv, source, y, groups, self.random_state)
         data = {"estimator": self, "X": X, "y": X if y is None else y}
-        context = self._init_callback_context(max_subtasks=len(folds) + 1)
+        n_tasks = len(folds) + values.is_open + 1
+        context = self._init_callback_context(max_subtasks=n_tasks)
         context.call_on_fit_task_begin(**data)
-        scores = self._scores(estimator, alphas, source, y, folds, context)
-        means = scores.mean(axis=1)
-        best = int(np.argmax(means))
-        self.alphas_, self.scores_, self.best_score_ = alphas, scores, float(means[best])
-        self.best_estimator_ = self._dictionary_with(alpha=alphas[best])
+        search = PathSearch(self, estimator, values, folds, context)
+        search.run()
+        self._publish_choice(search)
+        chosen = values.params(values.tried[search.best])
+        self.best_estimator_ = self._dictionary_with(**chosen)
         task = context.subcontext(task_name="refit", max_subtasks=1)
         task.call_on_fit_task_begin(**data)
-        _fit(self.best_estimator_, X, y, task.subcontext(task_name="alpha"), self)
+        leaf = task.subcontext(task_name=values.name)
+        fit_within(self.best_estimator_, X, y, leaf, self, do_nothing)
         for each in (task, context):
             each.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
@@ -388,11 +427,17 @@ class SparseAutoencoderDictionaryCV(
         return self._chosen().score(X)
 
     @property
+    def results_(self):
+        """What was measured of each value: a DataFrame, without pandas a dict of ndarrays."""
+        check_is_fitted(self)
+        return as_frame({name: values.copy() for name, values in self._results.items()})
+
+    @property
     def partial_fit(self):
         """Not available: there are no folds in a stream."""
         raise AttributeError(
             "partial_fit is not available: a stream has no folds. Use SparseAutoencoderDictionary "
-            "with the alpha_ that was chosen here."
+            "with the best_params_ that were chosen here."
         )
 
     def __getattr__(self, name):
@@ -415,12 +460,28 @@ class SparseAutoencoderDictionaryCV(
     def _n_features_out(self):
         return len(self.components_)
 
+    def _publish_choice(self, search):
+        """Set what the search has found, in the order of increasing values."""
+        name, tried = search.values.name, search.values.tried
+        order = np.argsort(tried)
+        measured = np.array(search.measured)[order]  # (n_values, n_folds, n_measured)
+        self.scores_ = measured[:, :, 0]
+        self.best_score_ = float(np.mean(self.scores_, axis=1).max())
+        self.best_params_ = {name: tried[search.best]}
+        vars(self).pop("alphas_", None)
+        if name == "alpha":
+            self.alphas_ = np.array(tried)[order]
+        score, *others = zip(Measured._fields, measured.mean(axis=1).T, strict=True)
+        deviation = "score_std", self.scores_.std(axis=1)
+        self._results = dict([(name, np.array(tried)[order]), score, deviation, *others])
+
     def _dictionary_with(self, **params):
         """An unfitted dictionary with the parameters of this estimator, and these."""
         shared = self.get_params(deep=False)
         for name in OF_THE_SEARCH:
             del shared[name]
-        return SparseAutoencoderDictionary(**shared, **params)
+        shared["n_nonzero_coefs"] = as_count_or_none(self.n_nonzero_coefs)
+        return SparseAutoencoderDictionary(**{**shared, **params})
 
     def _chosen(self):
         """The fitted dictionary, with the parameters of `transform` as they are now."""
@@ -431,122 +492,6 @@ class SparseAutoencoderDictionaryCV(
             self.best_estimator_ = copy.copy(self.best_estimator_).set_params(**now)
         return self.best_estimator_
 
-    def _check_use_of_alpha(self):
-        is_penalised = SOLVERS[self.solver].is_penalised
-        if not is_penalised and self.transform_algorithm in ("auto", "encoder"):
-            raise ValueError(
-                f"The codes of solver={self.solver!r} do not depend on alpha: there is nothing to "
-                "choose. Use transform_algorithm='lasso', or another solver."
-            )
-
-    def _grid(self, X):
-        """The alphas to try, increasing."""
-        if isinstance(self.alphas, Integral):
-            return alpha_grid(X, self.alphas)
-        alphas = np.unique(as_vector(self.alphas, "alphas"))
-        if len(alphas) == 0 or alphas[0] < 0 or not np.isfinite(alphas).all():
-            raise ValueError(
-                f"alphas={self.alphas!r}: expected numbers >= 0, or how many to try of "
-                "alpha_grid(X)."
-            )
-        return alphas
-
-    def _scores(self, estimator, alphas, source, y, folds, context):
-        """Score of each alpha on each fold: (n_alphas, n_folds)."""
-        # All tasks beforehand: none can be made while they go to other processes.
-        tasks = [context.subcontext(task_name="fold", max_subtasks=len(alphas)) for _ in folds]
-        paths = [[task.subcontext(task_name="alpha") for _ in alphas] for task in tasks]
-        scores = Parallel(n_jobs=self.n_jobs)(
-            delayed(_scores_of_path)(self, estimator, alphas, source, y, *fold, task, steps)
-            for fold, task, steps in zip(folds, tasks, paths, strict=True)
-        )
-        return np.transpose(scores)
-
 
 def _is_fitted_attribute(name):
     return name.endswith("_") and not name.startswith("_")
-
-
-def _check_scoring(scoring):
-    """Refuse scorers of predictions: a dictionary has no `predict`."""
-    if isinstance(scoring, str) and scoring not in get_scorer_names():
-        raise ValueError(
-            f"scoring={scoring!r} is not the name of a scorer. Give a callable, such as "
-            "skdict.metrics.explained_variance_scorer, or None for the log-likelihood."
-        )
-    check_scoring(scoring=scoring, allow_none=True)  # refuses metrics of scikit-learn
-    scorer = get_scorer(scoring) if isinstance(scoring, str) else scoring
-    if isinstance(scorer, type(get_scorer("r2"))):  # whatever make_scorer has made
-        verb = "names" if isinstance(scoring, str) else "is"
-        raise ValueError(
-            f"scoring={scoring!r} {verb} a scorer of predictions, {scorer!r}, and a dictionary "
-            "makes none: it has no method of that name. Give a callable, such as "
-            "skdict.metrics.explained_variance_scorer, or None for the log-likelihood."
-        )
-
-
-def _folds(cv, X, y, groups):
-    """Sorted rows to learn from and rows to score on, of each fold."""
-    rows, folds = np.arange(X.shape[0]), []
-    for i, fold in enumerate(check_cv(cv).split(X, y, groups)):
-        try:  # an iterable of folds may have lists and masks
-            train, test = (np.sort(rows[np.asarray(part)]) for part in fold)
-        except (IndexError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"cv must give two arrays of row numbers below {len(rows)} for each fold, or two "
-                f"masks, but fold {i} is neither: {error}."
-            ) from error
-        if len(train) < 2 or len(test) == 0:
-            raise ValueError(
-                f"cv gives {len(train)} samples to learn from and {len(test)} to score on in "
-                f"fold {i}, but two and one are needed at least."
-            )
-        folds.append((train, test))
-    if not folds:
-        raise ValueError(f"cv={cv!r} has no folds. Give their number, or a splitter.")
-    return folds
-
-
-def _fit(estimator, X, y, task, caller):
-    """Fit within a task of the caller, whose callbacks hear of it if they are propagated."""
-    with task.propagate_callback_context(estimator):
-        task.call_on_fit_task_begin(estimator=caller)
-        estimator.fit(X, y)
-        task.call_on_fit_task_end(estimator=caller)
-
-
-def _scores_of_path(caller, estimator, alphas, source, y, train, test, task, steps):
-    """Score on one fold for each alpha, from the smallest to the largest."""
-    training, held_out = (source.take(torch.from_numpy(index)) for index in (train, test))
-    y_test = None if y is None else np.asarray(y)[test]
-    scores = np.empty(len(alphas))
-    fitted = clone(estimator)
-    # Any other solver begins anew for each alpha, or has no epochs.
-    goes_on = {"warm_start", "max_iter"} <= SOLVERS[estimator.solver].used_by(estimator)
-    task.call_on_fit_task_begin(estimator=caller)
-    for i, (alpha, step) in enumerate(zip(alphas, steps, strict=True)):
-        _fit(fitted.set_params(alpha=alpha), training, None, step, caller)
-        if caller.scoring is None:
-            scores[i] = fitted.score(held_out)
-        else:
-            scores[i] = _number(caller.scoring(fitted, take_rows(source.X, test), y_test))
-        if goes_on:
-            fitted.set_params(max_iter=max(1, round(PATH_FRACTION * estimator.max_iter)))
-    task.call_on_fit_task_end(estimator=caller)
-    return scores
-
-
-def _number(score):
-    """What a scorer has returned, if alphas can be chosen by it."""
-    if isinstance(score, dict):
-        raise ValueError(
-            f"scoring must return one number, but returned a dict with {list(score)}. Choose one "
-            "of them: scoring=lambda estimator, X, y: scorer(estimator, X)[name]."
-        )
-    try:
-        score = float(score)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"scoring must return one number, but returned {score!r}.") from error
-    if np.isnan(score):
-        raise ValueError("scoring returned NaN: there is nothing to choose alpha by.")
-    return score

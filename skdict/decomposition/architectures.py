@@ -12,6 +12,7 @@ from .._core.models.architectures import (
     JumpReLU,
     Matryoshka,
     ReLU,
+    SparsityGrid,
     TopK,
     register,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "JumpReLU",
     "Matryoshka",
     "ReLU",
+    "SparsityGrid",
     "TopK",
     "register",
 ]

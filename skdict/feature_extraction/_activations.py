@@ -7,7 +7,7 @@ from numbers import Integral
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.callback import CallbackSupportMixin
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import Bunch
 
 from .._core.language.extraction import pool_rows, stack_rows
@@ -150,9 +150,9 @@ class ActivationExtractor(
     decoder that is given them shifted by one, as BART's is, is refused. If the model has been
     changed, the passes are made again.
 
-    The progress of `fit_transform`, and so of fitting a `Pipeline`, can be followed through
-    callbacks (:meth:`set_callbacks`): each batch is a subtask. `fit` is a single task. `transform`
-    is not a fit, so it does not call them.
+    The progress of `fit_transform`, and so of fitting a `Pipeline`, and of `transform` can be
+    followed through callbacks (:meth:`set_callbacks`): each batch is a subtask, of a task named
+    "fit" or "transform". `fit` is a single task.
 
     Batches change the results by no more than rounding. In arrays, integers are token ids for a
     model with a token embedding, and numbers for any other. Numbers are given to a ready module in
@@ -280,20 +280,7 @@ class ActivationExtractor(
         activations : ndarray of shape (n_rows, n_features), dtype float32
             As `transform` returns them.
         """
-
-        def follow(batches):
-            """Yield the batches, each a subtask of the fit."""
-            context = self._init_callback_context(max_subtasks=len(batches))
-            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            for batch in batches:
-                subtask = context.subcontext(task_name="batch")
-                subtask.call_on_fit_task_begin(estimator=self)
-                yield batch
-                # a request to stop is ignored: rows would be missing
-                subtask.call_on_fit_task_end(estimator=self)
-            context.call_on_fit_task_end(estimator=self, X=X, y=y)
-
-        return self._activations(self._fit(X), follow)
+        return self._activations(self._fit(X), self._follower("fit", X, y))
 
     def transform(self, X):
         """Return the activations.
@@ -327,7 +314,7 @@ class ActivationExtractor(
                 f"layer={self.layer!r} has {layer.n_features} features, but had "
                 f"{self._n_features_out} in fit. Fit again."
             )
-        return self._activations(layer, iter)
+        return _transform_followed(copy.copy(self), layer, X)
 
     def get_feature_names_out(self, input_features=None):
         """Get output feature names for transformation.
@@ -515,6 +502,22 @@ class ActivationExtractor(
             call=self.call,
         )
 
+    def _follower(self, task_name, X, y=None):
+        """Function that yields batches, each a subtask that callbacks are told of."""
+
+        def follow(batches):
+            context = self._init_callback_context(task_name, max_subtasks=len(batches))
+            context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            for batch in batches:
+                subtask = context.subcontext(task_name="batch")
+                subtask.call_on_fit_task_begin(estimator=self)
+                yield batch
+                # a request to stop is ignored: rows would be missing
+                subtask.call_on_fit_task_end(estimator=self)
+            context.call_on_fit_task_end(estimator=self, X=X, y=y)
+
+        return follow
+
     def _activations(self, layer, follow):
         """Return the rows of all inputs."""
         cache = open_cache(self.cache, layer)
@@ -539,3 +542,9 @@ class ActivationExtractor(
         tags.input_tags.three_d_array = self.tokenizer is None
         tags.transformer_tags.preserves_dtype = []  # always float32
         return tags
+
+
+@with_callbacks
+def _transform_followed(extractor, layer, X):
+    """The rows of all inputs; a copy of the extractor holds the callbacks meanwhile."""
+    return extractor._activations(layer, extractor._follower("transform", X))

@@ -1,7 +1,12 @@
-"""SparseAutoencoderDictionaryCV: alpha by cross-validation along a warm-started path."""
+"""SparseAutoencoderDictionaryCV: the sparsity by cross-validation along a warm-started path."""
 
 import copy
 import pickle
+import re
+import sys
+import warnings
+from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -17,6 +22,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
 from skdict.decomposition import (
     SparseAutoencoderDictionary,
@@ -25,16 +31,27 @@ from skdict.decomposition import (
     amortisation_gap,
     compare_dictionaries,
 )
+from skdict.decomposition.architectures import Architecture, SparsityGrid, TopK, register
 from skdict.metrics import (
     DictionaryScorer,
+    explained_variance,
     explained_variance_scorer,
+    mean_l0,
     neg_dead_fraction_scorer,
     neg_l0_scorer,
 )
 
 
+@contextmanager
+def refused(message):
+    """Warnings like this are errors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=message)
+        yield
+
+
 def make_cv(*, alphas=4, cv=2, scoring=None, n_jobs=None, **params):
-    shared = make_estimator(**params).get_params()
+    shared = make_estimator(**params).get_params(deep=False)
     for name in ("alpha", "warm_start"):
         shared.pop(name)
     return SparseAutoencoderDictionaryCV(
@@ -50,8 +67,9 @@ def X():
 @pytest.mark.slow
 def test_chooses_as_a_grid_search_does(X):
     options = {"max_iter": 40}  # on so little data, fewer steps leave the path behind
-    selected = make_cv(alphas=5, cv=3, **options).fit(X)
-    search = GridSearchCV(make_estimator(**options), {"alpha": selected.alphas_}, cv=3).fit(X)
+    cv = KFold(3)
+    selected = make_cv(alphas=5, cv=cv, **options).fit(X)
+    search = GridSearchCV(make_estimator(**options), {"alpha": selected.alphas_}, cv=cv).fit(X)
     scores = np.stack([search.cv_results_[f"split{i}_test_score"] for i in range(3)], axis=1)
     # trained from scratch with the same seed
     np.testing.assert_array_equal(selected.scores_[0], scores[0])
@@ -181,6 +199,268 @@ def test_splitters_see_the_data(planted):
     assert selected.scores_[0, 0] == pytest.approx(alone.score(planted[~positive]), rel=1e-9)
 
 
+# -- folds -------------------------------------------------------------------------------------
+
+
+class Seen:
+    """A scorer that remembers which samples are held out, by y."""
+
+    def __init__(self):
+        self.folds = []
+
+    def __call__(self, estimator, X, y):
+        self.folds.append(set(np.asarray(y).tolist()))
+        return 0.0
+
+
+@pytest.mark.parametrize("cv", [None, 3])
+def test_folds_are_shuffled_and_hold_all_samples_once(planted, cv):
+    seen = Seen()
+    make_cv(alphas=[0.3], cv=cv, scoring=seen, max_iter=1).fit(planted, np.arange(600))
+    assert len(seen.folds) == (cv or 5)
+    assert sorted(chain.from_iterable(seen.folds)) == list(range(600))
+    assert all(max(fold) - min(fold) > len(fold) for fold in seen.folds)  # no block
+    again = Seen()
+    make_cv(alphas=[0.3], cv=cv, scoring=again, max_iter=1).fit(planted, np.arange(600))
+    assert again.folds == seen.folds
+
+
+@pytest.mark.parametrize("cv", [None, 3])
+def test_folds_keep_documents_together(planted, cv):
+    document = np.random.default_rng(0).permutation(np.repeat(np.arange(20), 30))
+    seen = Seen()
+    selected = make_cv(alphas=[0.3], cv=cv, scoring=seen, max_iter=1)
+    selected.fit(planted, document, groups=document)
+    assert len(seen.folds) == (cv or 5)
+    assert sorted(chain.from_iterable(seen.folds)) == list(range(20))
+
+
+# -- what is chosen ----------------------------------------------------------------------------
+
+
+class Near:
+    """A scorer whose best value is known: that nearest to the wanted one, in the logarithm."""
+
+    def __init__(self, wanted, value_of):
+        self.wanted = wanted
+        self.value_of = value_of
+
+    def __call__(self, estimator, X, y):
+        return -abs(np.log(self.value_of(estimator) / self.wanted))
+
+
+def of_alpha(estimator):
+    return estimator.alpha_
+
+
+def of_k(estimator):
+    return estimator.n_nonzero_coefs_
+
+
+class Threshold(Architecture):
+    """ReLU codes less a constant, which alone makes them sparse."""
+
+    def __init__(self, cut=0.1):
+        self.cut = cut
+
+    sparsity = ("cut",)
+
+    def sparsity_grid(self, name, n_features, n_components):
+        return SparsityGrid((0.1, 0.2, 0.4), 2.0, 0.05, 6.4)
+
+    def penalty(self, pre_activations, values, state, alpha):
+        return self.cut * values.sum()
+
+
+def of_cut(estimator):
+    return estimator.architecture.cut
+
+
+CHOSEN = {
+    "relu": ("alpha", of_alpha, 0.3),
+    "gated": ("alpha", of_alpha, 0.3),
+    "topk": ("n_nonzero_coefs", of_k, 3),
+    "batch_topk": ("n_nonzero_coefs", of_k, 3),
+    "matryoshka": ("n_nonzero_coefs", of_k, 3),
+    "jumprelu": ("n_nonzero_coefs", of_k, 3),
+}
+
+
+@pytest.mark.parametrize("architecture", CHOSEN)
+def test_each_architecture_has_its_own_choice(planted, architecture):
+    name, value_of, wanted = CHOSEN[architecture]
+    selected = make_cv(
+        alphas="auto", architecture=architecture, scoring=Near(wanted, value_of), max_iter=1
+    )
+    with refused(".*(best score|effect)"):
+        selected.fit(planted)
+    found = value_of(selected)
+    assert selected.best_params_ == {name: found}
+    assert abs(np.log(found / wanted)) < 0.31  # half a step of alpha; 3 itself is on the grid
+    table = selected.results_
+    assert table.columns[0] == name and table[name].is_monotonic_increasing
+    assert len(table) == len(selected.scores_)
+    assert table["score"].idxmax() == list(table[name]).index(found)
+    assert hasattr(selected, "alphas_") == (name == "alpha")
+    restored = pickle.loads(pickle.dumps(clone(selected).fit(planted)))
+    pd.testing.assert_frame_equal(
+        restored.results_.drop(columns="seconds"), table.drop(columns="seconds")
+    )
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_an_architecture_from_outside_says_what_is_chosen(planted, registered):
+    selected = make_cv(
+        alphas="auto", architecture=Threshold(), scoring=Near(1.0, of_cut), max_iter=1
+    )
+    if registered:
+        register("threshold")(Threshold)
+        selected.architecture = "threshold"
+    try:
+        selected.fit(planted)
+    finally:
+        ARCHITECTURES.pop("threshold", None)
+    assert selected.best_params_ == {"architecture__cut": 0.8}
+    assert selected.best_estimator_.architecture == Threshold(0.8)
+    np.testing.assert_allclose(
+        selected.results_["architecture__cut"], [0.1, 0.2, 0.4, 0.8, 1.6], rtol=1e-12
+    )
+
+
+def test_an_architecture_without_values_to_try(planted):
+    class Without(Threshold):
+        sparsity_grid = Architecture.sparsity_grid
+
+    with pytest.raises(NotImplementedError, match=r"Without says that 'cut' .* sparsity_grid"):
+        make_cv(alphas="auto", architecture=Without()).fit(planted)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_grid_is_extended_until_the_best_is_inside(planted, side):
+    grid = alpha_grid(planted)
+    wanted = grid[-1 if side > 0 else 0] * 5.0**side
+    selected = make_cv(alphas="auto", scoring=Near(wanted, of_alpha), max_iter=1)
+    with refused(".*best score"):
+        selected.fit(planted)
+    steps = np.diff(np.log(selected.alphas_))
+    np.testing.assert_allclose(steps, np.log(64) / 7, rtol=1e-9)
+    assert set(grid) <= set(selected.alphas_)
+    inside = selected.alphas_[1:-1]
+    assert selected.alpha_ == inside[-1 if side > 0 else 0]  # no more than is needed
+    assert abs(np.log(selected.alpha_ / wanted)) < np.log(64) / 14
+
+
+def test_the_grid_has_an_end_and_a_warning_names_it(planted):
+    selected = make_cv(alphas="auto", scoring=Near(1e-9, of_alpha), max_iter=1)
+    with pytest.warns(UserWarning, match="is the smallest of the 14 .*densest.*[Gg]ive alphas"):
+        selected.fit(planted)
+    assert len(selected.alphas_) == 14
+    lasso = make_cv(alphas="auto", scoring=Near(1e9, of_alpha), solver="lasso")
+    with pytest.warns(UserWarning, match="is the largest of the .* empty codes.* max_iter"):
+        lasso.fit(planted)
+    l0 = lasso.results_["l0"].to_numpy()
+    assert l0[-1] < 0.01 < l0[-2]  # no further than where codes are empty
+    # values that were given are all that are tried
+    selected.set_params(alphas=[0.2, 0.3, 0.4], scoring=Near(1e9, of_alpha))
+    with pytest.warns(UserWarning, match="is the largest of the 3 .* sparsest codes"):
+        selected.fit(planted)
+    assert selected.alphas_.tolist() == [0.2, 0.3, 0.4]
+
+
+def test_a_single_entry_is_no_edge(planted):
+    selected = make_cv(architecture="topk", alphas="auto", scoring=Near(0.1, of_k), max_iter=1)
+    with refused(".*best score"):
+        assert selected.fit(planted).n_nonzero_coefs_ == 1
+    selected.scoring = Near(100, of_k)
+    with pytest.warns(UserWarning, match="n_nonzero_coefs=16 has the best score"):
+        selected.fit(planted)  # no more than there are features
+
+
+def test_numbers_of_entries_that_were_given(planted):
+    selected = make_cv(architecture="topk", alphas="auto", max_iter=1)
+    selected.set_params(n_nonzero_coefs=[8, 1.0, 4, 4]).fit(planted)
+    assert selected.results_["n_nonzero_coefs"].tolist() == [1, 4, 8]
+    assert selected.best_estimator_.n_nonzero_coefs in (1, 4, 8)
+    for wrong, message in (([2.5], "whole numbers"), ([0, 2], "at least 1"), ([4, 99], "99 is l")):
+        with pytest.raises(ValueError, match=f"n_nonzero_coefs=.*{message}"):
+            selected.set_params(n_nonzero_coefs=wrong).fit(planted)
+
+
+def test_codebooks_are_chosen_by_their_number(planted):
+    selected = SparseAutoencoderDictionaryCV(
+        8, solver="kmeans", n_nonzero_coefs=[1, 2, 4], cv=2, max_iter=5, random_state=0
+    ).fit(planted)
+    assert selected.best_params_ == {"n_nonzero_coefs": len(selected.codebook_sizes_)}
+    assert selected.results_["l0"].tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("params", "message", "chosen"),
+    [
+        ({"n_nonzero_coefs": 3}, "n_nonzero_coefs=3 is fixed, so that alpha is chosen", "alpha"),
+        ({"architecture": TopK(k=3)}, "n_nonzero_coefs=3 is fixed", "alpha"),
+        ({"alphas": [0.1, 0.2]}, "'topk' does not use alphas: n_nonzero", "n_nonzero_coefs"),
+        ({"architecture": "relu", "n_nonzero_coefs": [2, 3]}, "does not use n_nonzero", "alpha"),
+    ],
+)
+def test_what_is_not_chosen_is_said_once(planted, params, message, chosen):
+    selected = make_cv(**{"architecture": "topk", "max_iter": 1, "alphas": "auto"} | params)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        selected.fit(planted)
+    told = [str(w.message) for w in caught]
+    (found,) = [text for text in told if "has the best score" not in text]
+    assert re.search(message, found)
+    assert list(selected.best_params_) == [chosen]
+
+
+def test_alpha_decides_on_jumprelu_if_its_values_are_given(planted):
+    selected = make_cv(architecture="jumprelu", alphas=[0.1, 0.3], max_iter=1)
+    with refused(".*effect"):
+        selected.fit(planted)
+    assert selected.best_params_ == {"alpha": selected.alpha_}
+    assert selected.n_nonzero_coefs_ is None
+
+
+def test_results_are_those_of_fits_by_hand(planted):
+    train, test = np.arange(0, 600, 2), np.arange(1, 600, 2)
+    folds = [(train, test), (test[:150], train)]
+    selected = make_cv(alphas=[0.2, 0.4, 0.8], cv=folds, max_iter=6).fit(planted)
+    table = selected.results_
+    np.testing.assert_allclose(table["score"], selected.scores_.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(table["score_std"], selected.scores_.std(axis=1), rtol=1e-9)
+    want = dict.fromkeys(("score", "l0", "explained_variance"), 0.0)
+    want |= {f"train_{name}": 0.0 for name in want}
+    for of_fit, of_test in folds:
+        plain = make_estimator(alpha=0.2, max_iter=6).fit(planted[of_fit])
+        for prefix, rows in (("", of_test), ("train_", of_fit)):  # all of it: not fewer rows
+            X = planted[rows]
+            codes = plain.transform(X)
+            want[f"{prefix}score"] += plain.score(X) / 2
+            want[f"{prefix}l0"] += mean_l0(codes) / 2
+            want[f"{prefix}explained_variance"] += (
+                explained_variance(X, plain.inverse_transform(codes)) / 2
+            )
+    for name, value in want.items():
+        assert table[name][0] == pytest.approx(value, rel=1e-6), name
+    assert (table["seconds"] > 0).all()
+
+
+def test_results_without_pandas(planted, monkeypatch):
+    selected = make_cv(alphas=2, max_iter=1).fit(planted)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    table = selected.results_
+    assert isinstance(table, dict) and table["alpha"].tolist() == selected.alphas_.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk"])
+def test_finds_the_number_of_planted_features(architecture):
+    X = make_superposition(6000, 32, 64, l0=4.0, noise=0.05, random_state=0)[0]
+    selected = SparseAutoencoderDictionaryCV(64, architecture=architecture, cv=2, random_state=0)
+    assert 3 <= selected.fit(X).n_nonzero_coefs_ <= 5
+
+
 # -- the dictionary that was chosen ------------------------------------------------------------
 
 
@@ -265,7 +545,9 @@ def test_streams_have_no_folds(X):
 
 
 def test_codebooks_do_not_depend_on_alpha(planted):
-    estimator = SparseAutoencoderDictionaryCV(8, solver="kmeans", alphas=3, cv=2, random_state=0)
+    estimator = SparseAutoencoderDictionaryCV(
+        8, solver="kmeans", alphas=3, cv=KFold(2), random_state=0
+    )
     with pytest.raises(ValueError, match="do not depend on alpha: there is nothing to choose"):
         estimator.fit(planted)
     estimator.set_params(transform_algorithm="lasso").fit(planted)
@@ -406,7 +688,7 @@ class Recorder:
 
 def test_callbacks_hear_of_every_fit(planted):
     recorder = Recorder()
-    make_cv(alphas=2, cv=3, max_iter=2).set_callbacks(recorder).fit(planted)
+    make_cv(alphas=2, cv=KFold(3), max_iter=2).set_callbacks(recorder).fit(planted)
     counts = {name: recorder.tasks.count(name) for name in recorder.tasks}
     assert counts.pop("setup") == counts.pop("teardown") == 1
     # the first of a path makes all passes, the second a fraction of them

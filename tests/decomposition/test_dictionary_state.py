@@ -538,27 +538,6 @@ def test_a_choice_of_alpha_that_fails_leaves_the_former_one(frame):
     np.testing.assert_array_equal(former.transform(frame), codes)
 
 
-# -- verbose -----------------------------------------------------------------------------------
-
-
-def test_verbose_says_how_far_a_fit_is(planted, capsys):
-    for solver in ("autoencoder", "alternating"):
-        estimator = make_estimator(solver=solver, verbose=1, early_stopping=True, max_iter=2)
-        estimator.fit(planted)
-        lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 2
-        assert lines[1].startswith("[SparseAutoencoderDictionary] pass 2/2: objective ")
-        assert f"{estimator.loss_curve_[1]:.6g}, of held-out samples" in lines[1]
-        estimator.partial_fit(planted)
-        assert "portion 3: objective" in capsys.readouterr().out
-    for solver in ("dictionary_learning", "kmeans"):
-        make_estimator(solver=solver, verbose=1, max_iter=1).fit(planted)
-        assert capsys.readouterr().out
-    for solver in SOLVERS:
-        make_estimator({"max_iter": 1}, solver=solver).fit(planted)
-        assert not capsys.readouterr().out
-
-
 # -- fitted attributes are also the user's ------------------------------------------------------
 
 EDITED = ("components_", "intercept_", "encoder_coef_", "encoder_intercept_", "threshold_")

@@ -445,13 +445,19 @@ def test_callbacks(bert_folder, texts):
 
     recorder.tasks = []
     np.testing.assert_array_equal(extractor.transform(texts), rows)
-    assert recorder.tasks == []
+    want = [("begin", "transform", 3), *(3 * batch), ("end", "transform", 3)]
+    assert recorder.tasks == want and recorder.open == 0
+    recorder.tasks = []
     extractor.fit(texts)
     assert recorder.tasks == [("begin", "fit", 0), ("end", "fit", 0)]
 
     with pytest.raises(ValueError):
         extractor.set_params(layer="nowhere").fit_transform(texts)
     assert recorder.open == 0
+    recorder.on_fit_task_end = None  # fails at the first batch
+    with pytest.raises(TypeError):
+        extractor.set_params(layer=BERT_LAYER).transform(texts)
+    assert recorder.open == 0 and "_callback_fit_ctx" not in vars(extractor)
 
 
 def test_progress_bar_of_a_pipeline(bert_folder, texts, capsys):

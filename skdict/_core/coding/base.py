@@ -29,6 +29,8 @@ class Coder:
 
     # Whether transform asks for codes that may be negative.
     signed = False
+    # Which of the two it uses, that a warning can tell what has no effect.
+    uses = frozenset({"alpha", "n_nonzero_coefs"})
 
     def __init__(
         self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000

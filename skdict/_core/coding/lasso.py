@@ -107,6 +107,8 @@ class Lasso:
 class LassoCoder(Coder):
     """Lasso codes; its Gram matrix is made once."""
 
+    uses = frozenset({"alpha"})
+
     def __init__(
         self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000
     ):

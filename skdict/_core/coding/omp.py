@@ -86,6 +86,7 @@ class OMPCoder(Coder):
     """
 
     signed = True
+    uses = frozenset({"n_nonzero_coefs"})
 
     def __init__(
         self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000

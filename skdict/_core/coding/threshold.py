@@ -14,6 +14,8 @@ class Threshold(Coder):
     Rows and atoms are brought to entries of about 1 first, so that no product overflows.
     """
 
+    uses = frozenset({"alpha"})
+
     def __init__(
         self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000
     ):

@@ -125,8 +125,12 @@ class Solver:
         """Rows as this solver sees them."""
         return Standardised(rows, self.mean, self.scale)
 
-    def fit(self, rows):
-        """Learn all at once from a `Source`; how much was done: {"n_iter_": 1, "n_steps_": 1}."""
+    def fit(self, rows, progress):
+        """Learn all at once from a `Source`; how much was done: {"n_iter_": 1, "n_steps_": 1}.
+
+        ``progress`` may be told ``after_step(n_rows)`` and, for each pass, ``after_epoch``: the
+        objectives by name, and a function that returns the dictionary as it is.
+        """
         raise NotImplementedError
 
     def plan(self, alpha, learning_rate, batch_size, n_steps=None):

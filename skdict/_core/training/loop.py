@@ -24,6 +24,8 @@ class TrainingLoop:
         Relative improvement of the held-out objective that counts.
     n_iter_no_change : int
         Epochs without improvement after which training is over.
+    after_step : callable or None
+        Called after each step with its number of rows.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class TrainingLoop:
         held_out=None,
         tol=0.0,
         n_iter_no_change=1,
+        after_step=None,
     ):
         self.solver = solver
         self.rows = rows
@@ -49,6 +52,7 @@ class TrainingLoop:
         self.held_out = held_out
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
+        self.after_step = after_step
         self.is_over = False
         self.loss_curve, self.validation_curve = [], []
         self._n_unsettled = 0  # epochs before the objective was the final one
@@ -58,7 +62,9 @@ class TrainingLoop:
 
     def run_epoch(self):
         """Train on all rows once, then look whether that was the last epoch."""
-        loss = train_epoch(self.solver, self.rows, self.batch_size, self.shuffle)
+        loss = train_epoch(
+            self.solver, self.rows, self.batch_size, self.shuffle, after_step=self.after_step
+        )
         self.loss_curve.append(loss)
         check_finite("objective", loss, self.solver.n_steps, self.loss_curve)
         if self.held_out is not None:
@@ -100,8 +106,8 @@ class TrainingLoop:
         return no_improvement(settled, self.tol, self.n_iter_no_change)
 
 
-def train_epoch(solver, rows, batch_size, shuffle):
-    """Take a step on each batch of the rows.
+def train_epoch(solver, rows, batch_size, shuffle, *, after_step=None):
+    """Take a step on each batch of the rows, and call ``after_step`` with their number.
 
     Returns
     -------
@@ -113,6 +119,8 @@ def train_epoch(solver, rows, batch_size, shuffle):
     with _threads(solver, rows, batch_size):
         for x in solver.standardised(rows).batches(batch_size, generator):
             total = total + solver.step(x)
+            if after_step is not None:
+                after_step(len(x))
     return float(total) * solver.scale**2 / len(rows)  # waits for the device, once an epoch
 
 

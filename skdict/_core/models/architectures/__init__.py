@@ -1,6 +1,6 @@
 """The architectures of the sparse autoencoder, one file each."""
 
-from .base import Architecture
+from .base import Architecture, SparsityGrid
 from .batch_topk import BatchTopK
 from .gated import Gated
 from .jumprelu import JumpReLU
@@ -17,6 +17,7 @@ __all__ = [
     "JumpReLU",
     "Matryoshka",
     "ReLU",
+    "SparsityGrid",
     "TopK",
     "make_architecture",
     "register",

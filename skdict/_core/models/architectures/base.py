@@ -7,6 +7,9 @@ import torch
 from ...kernels import Support, reconstruction_error
 from ...parameters import Parameterized, is_count
 
+# How many numbers of non-zero entries a search begins with.
+N_COUNTS = 8
+
 
 class Target(NamedTuple):
     """What the codes of a batch have to reconstruct, and from which atoms.
@@ -26,6 +29,70 @@ class Target(NamedTuple):
     support: Support | None
     dictionary: torch.Tensor
     intercept: torch.Tensor
+
+
+class SparsityGrid(NamedTuple):
+    """Where a search for the best value of a parameter begins, and how far it may go.
+
+    Parameters
+    ----------
+    values : sequence of float or int
+        To begin with: from the one that gives the densest codes to the one that gives the
+        sparsest.
+    factor : float
+        About what a value is multiplied by to get the next sparser one.
+    densest, sparsest : float or int
+        Values beyond which the search must not go.
+    """
+
+    values: tuple
+    factor: float
+    densest: float
+    sparsest: float
+
+    @classmethod
+    def of_counts(cls, n_features, n_components):
+        """Of numbers of non-zero entries of a code, down to 1: about √2 apart.
+
+        It begins at an eighth of the features: features in real data are sparser than that, and
+        the denser a code the longer it takes. Of few features it begins at 16, or half of them.
+
+        Parameters
+        ----------
+        n_features, n_components : int
+
+        Returns
+        -------
+        grid : SparsityGrid
+        """
+        most = min(n_features, n_components)
+        first = max(1, min(most, max(n_features // 8, min(n_features // 2, 16))))
+        values = {max(1, round(first / 2 ** (i / 2))) for i in range(N_COUNTS)}
+        return cls(tuple(sorted(values, reverse=True)), 0.5**0.5, most, 1)
+
+    def beyond(self, value, *, sparser):
+        """The value after an edge of a grid, or None where the edge is the last there may be.
+
+        Parameters
+        ----------
+        value : float or int
+            The one at the edge.
+        sparser : bool
+            Whether the edge is the one with the sparsest codes.
+
+        Returns
+        -------
+        following : float, int or None
+        """
+        factor, last = self.factor, self.sparsest
+        if not sparser:
+            factor, last = 1 / factor, self.densest
+        following = value * factor
+        if isinstance(value, int):
+            step = 1 if factor > 1 else -1
+            following = value + step * max(1, abs(round(following) - value))
+        following = min(following, last) if factor > 1 else max(following, last)
+        return None if following == value else following
 
 
 class Architecture(Parameterized):
@@ -52,7 +119,8 @@ class Architecture(Parameterized):
     the `n_largest` of each sample, if that is not None.
 
     An architecture with a parameter ``k`` takes the estimator's ``n_nonzero_coefs`` where ``k`` is
-    None.
+    None. What makes codes sparse, ``k`` or ``alpha`` or another parameter, is said by `sparsity`,
+    and :class:`~skdict.decomposition.SparseAutoencoderDictionaryCV` chooses it.
 
     Examples
     --------
@@ -110,6 +178,47 @@ class Architecture(Parameterized):
 
     def _require_k(self):
         self.require("k", self.k is None or is_count(self.k), "None or an int of at least 1")
+
+    # -- what a search chooses -------------------------------------------------------------
+
+    @property
+    def sparsity(self):
+        """Names of the parameters that can set how sparse codes are, the one to choose first.
+
+        "alpha" is the estimator's, and any other a parameter of the architecture. The first that
+        is not None has the effect, and the others have none. By default "k" where there is such a
+        parameter, else "alpha".
+
+        Returns
+        -------
+        names : tuple of str
+        """
+        return ("k",) if "k" in self.get_params() else ("alpha",)
+
+    def sparsity_grid(self, name, n_features, n_components):
+        """Values to begin a search with, for one of the names in `sparsity` but "alpha".
+
+        Parameters
+        ----------
+        name : str
+        n_features, n_components : int
+
+        Returns
+        -------
+        grid : SparsityGrid
+        """
+        if name == "k":
+            return SparsityGrid.of_counts(n_features, n_components)
+        raise NotImplementedError(
+            f"{type(self).__name__} says that {name!r} sets how sparse its codes are, but has no "
+            "values to try: override sparsity_grid."
+        )
+
+    @property
+    def sparse_by(self):
+        """The name in `sparsity` that has the effect."""
+        known = (n for n in self.sparsity if n == "alpha" or getattr(self, n) is not None)
+        return next(known, self.sparsity[0])
 
     # -- training --------------------------------------------------------------------------
 

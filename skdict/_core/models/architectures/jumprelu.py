@@ -87,6 +87,10 @@ class JumpReLU(Architecture):
             is_met = is_number(value) and 0 <= value < math.inf
             self.require(name, is_met, "a finite float of at least 0")
 
+    @property
+    def sparsity(self):
+        return "k", "alpha"
+
     def complete(self, n_components, default_k):
         super().complete(n_components, None)  # without k, alpha decides
 
