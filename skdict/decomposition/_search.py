@@ -202,7 +202,7 @@ class PathSearch:
         sizes = [len(fold.training) for fold in self.folds]
         n_parallel = min(effective_n_jobs(self.caller.n_jobs), len(sizes))
         of_paths = sum(sizes) * (whole + (len(self.values.tried) - 1) * shortened) / n_parallel
-        return (of_paths + len(self.folds[0].training.X) * whole) / (sizes[0] * whole)
+        return (of_paths + self.folds[0].training.X.shape[0] * whole) / (sizes[0] * whole)
 
     def _fit(self, values, tasks, starts):
         """Fit values on all folds: `measured`, and where each fold's path has come to."""
