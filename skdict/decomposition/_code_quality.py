@@ -47,7 +47,7 @@ def quality_of(coding, rows, n_most=None):
     # about one of the rows: of data far from the origin the variance keeps its precision
     origin = rows[:1]
     with coding.threads(rows), coding.coder(rows, warns=False) as code:
-        for _, x in rows.blocks(n_components):
+        for _, x in rows.blocks(coding.width):
             codes = code(x)
             counts += codes.column_sums()[0]
             error += dictionary.residual(x, codes).double().square().sum()
