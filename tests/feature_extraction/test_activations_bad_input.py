@@ -121,6 +121,7 @@ def test_cuda_where_there_is_none(extractor):
         ("bert.encoder.layer.7", r"names no submodule.*'bert\.encoder\.layer\.1'"),
         ("encoder.layer.1", r"names no submodule.*\['bert\.encoder\.layer\.1'"),
         ("bert.encoder.layer", r"never called.*'bert\.encoder\.layer\.0'"),
+        ("hidden_states", r"names no submodule.* only the model's output has needs a wrapper"),
         ("cls.predictions.transform", None),
     ],
 )

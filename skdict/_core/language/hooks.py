@@ -69,7 +69,8 @@ def way_to(model, layer):
         hint = f"The nearest names are {list(dict.fromkeys(nearest))}. " if nearest else ""
         raise ValueError(
             f"layer={layer!r} names no submodule of {type(model).__name__}. {hint}All names: "
-            "[name for name, _ in model.named_modules()]."
+            "[name for name, _ in model.named_modules()]. A state that only the model's output "
+            'has needs a wrapper, see "Your own model and tokenizer" in the user guide.'
         ) from None
 
 
