@@ -83,6 +83,27 @@ def test_each_row_is_the_activation_at_its_place(kind):
         assert list(tokens) == list(positions)
 
 
+def test_patches_of_a_vision_transformer():
+    config = transformers.ViTConfig(
+        image_size=6,
+        patch_size=2,
+        num_channels=1,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    model = transformers.ViTModel(config).eval()
+    X = np.random.default_rng(0).normal(size=(5, 1, 6, 6)).astype(np.float32)
+    with torch.no_grad():
+        states = model(torch.from_numpy(X), output_hidden_states=True).hidden_states[1].numpy()
+    extractor = ActivationExtractor(model, "layers.0", tokenizer=None, batch_size=2)
+    positions = extractor.positions(X)
+    assert positions.position.max() == 9  # a class token, and 3 x 3 patches
+    expected = states[positions.document, positions.position]
+    np.testing.assert_allclose(extractor.transform(X), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_a_layer_is_given_and_a_stated_axis():
     X = np.random.default_rng(0).normal(size=(3, 2, 4, 5)).astype(np.float32)
     extractor = ActivationExtractor(
