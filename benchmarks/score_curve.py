@@ -90,7 +90,7 @@ def main():
             scores.append(PCA(k, svd_solver="covariance_eigh").fit(noisy[0]).score(noisy[1]))
         print(f"  PCA({k}): " + " ".join(f"{score:.1f}" for score in scores), flush=True)
     if arguments.picture:
-        plot(arguments.picture, fractions, rows, scores[RESOLUTIONS.index(0.2)])
+        plot(arguments.picture, fractions, rows, scores[RESOLUTIONS.index(0.03)])
         print(f"Wrote {arguments.picture}.")
 
 

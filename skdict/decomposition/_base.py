@@ -17,7 +17,7 @@ from .._core.torch_state import plain_torch
 from ..utils._arrays import check_activations, check_codes, collect_dense, collect_sparse
 from ..utils._sklearn_compat import validate_parameter_constraints
 from ._coding import Coding
-from ._likelihood import log_likelihood, model_of
+from ._likelihood import SparseCodingModel
 
 # Fitted attributes that only some dictionaries have.
 OF_SOME = (
@@ -149,30 +149,30 @@ class DictionaryTransformer(
         )
         return X.astype(dtype, copy=False) @ components + intercept
 
-    @plain_torch()
     def score_samples(self, X):
         r"""Log-likelihood of each sample under the sparse-coding model of the fit.
 
         With :math:`p_j` = ``feature_density_``, :math:`m_j` = ``feature_magnitude_``,
-        :math:`\tau^2` = ``resolution`` · ``variance_``, :math:`s_0^2` = ``noise_variance_`` +
-        :math:`\tau^2` and :math:`e = \lVert x - b - zD \rVert^2 + d\tau^2`,
+        :math:`\sigma^2` = ``noise_variance_``, :math:`\tau^2` = ``resolution`` · ``variance_`` and
+        :math:`s^2 = \sigma^2 + \tau^2`,
 
         .. math::
 
-            \log p(x) \approx \log \frac{\Gamma(\frac{1 + d}2)}{\sqrt\pi}
-            - \tfrac d2 \log \pi s_0^2 - \tfrac{1 + d}2 \log \Big( 1 + \frac{e}{s_0^2} \Big)
+            \log p(x) \approx -\tfrac d2 \log 2\pi s^2
+            - \frac{\lVert x - b - zD \rVert^2 + d\tau^2}{2 s^2}
             + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{|z_j|}{m_j}
-            + \tfrac12 \log 2\pi \frac{s_0^2 + e}{1 + d} \right] + \sum_{z_j = 0} \log (1 - p_j)
+            + \tfrac12 \log 2\pi s^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
 
-        The noise is Gaussian with a variance of the sample's own, which a priori is about that of
-        the fit with the weight of one observation: Student's t with one degree of freedom. So a
-        sample has one score, whichever others are given, and the training samples do not say how
-        well others should be reconstructed. The code is integrated out by Laplace's method around
-        the one that `transform` finds. The negative is a description length: nats for the
-        residual plus nats for the code, where the residual is described up to a resolution, as if
-        noise of variance :math:`\tau^2` were added to the data. Without it activations behind a
-        ReLU, which are sparse in the basis of the neurons, would always be best described by
-        copies of the neurons. ``resolution`` may be changed after `fit`.
+        the code integrated out by Laplace's method around the one that `transform` finds. Its
+        negative is a description length: nats for the residual plus nats for the code, where
+        the residual is described up to a resolution of :math:`\tau`, as if noise of that
+        variance were added to the data. Without it activations behind a ReLU, which are sparse
+        in the basis of the neurons, would always be best described by copies of the neurons.
+
+        The noise is that of the fit, so a sample's value does not depend on the others that it is
+        given with. Compare samples by it, and dictionaries by `score`, whose noise is that of
+        the samples: the mean over samples is another, as a rule less.
+
         The statistics are those of the codes found at the end of `fit`, so a changed
         ``transform_algorithm`` calls for another `fit`. They are taken when they are first asked
         for, from the X of `fit`, which therefore must not be changed in place before.
@@ -191,21 +191,23 @@ class DictionaryTransformer(
         ValueError
             As `transform`, or if the X of `fit` has been changed in place since.
         """
-        check_is_fitted(self)
-        rows, coding = self._source(X), self._coding()
-        model = model_of(self, self._checked("resolution"), rows.device)
-        dictionary = self.dictionary_.to(rows.dtype, rows.device)
-        scores = []
-        with coding.threads(rows), coding.coder(rows) as code:
-            for _, x in rows.blocks(coding.width):
-                codes = code(x)
-                residual = dictionary.residual(x, codes)
-                score = log_likelihood(codes, residual, signed=coding.signed, **model)
-                scores.append(score.cpu().numpy())
-        return np.concatenate(scores)
+        model, parts = self._likelihood_parts(X)
+        return model.log_likelihood(parts, model.noise_variance).numpy()
 
     def score(self, X, y=None):
-        """Mean log-likelihood of the samples, in nats, as `score_samples`.
+        r"""Mean log-likelihood of the samples, in nats, with a noise variance of their own.
+
+        That of `score_samples`, but for
+
+        .. math::
+
+            \sigma^2 = \frac1{n + 1} \Big( \sigma_\mathrm{fit}^2
+            + \sum_{i=1}^n \tfrac1d \lVert x_i - b - z_i D \rVert^2 \Big)
+
+        which is the maximum likelihood, with the noise of the fit as one more sample. So a
+        dictionary is not punished for residuals that are larger than those of its fit, which
+        differ between folds of consecutive samples. The score depends on the set of samples: the
+        mean over parts of X is not that of X.
 
         Unlike explained variance it does not always prefer the smaller ``alpha``: a dense code
         costs more nats than it saves. It can therefore select ``alpha`` in
@@ -221,7 +223,23 @@ class DictionaryTransformer(
         -------
         score : float
         """
-        return float(self.score_samples(X).mean())
+        model, parts = self._likelihood_parts(X)
+        return model.score(parts.sum(dim=0), len(parts))
+
+    @plain_torch()
+    def _likelihood_parts(self, X):
+        """The model, and the parts of each sample's log-likelihood (n_samples, 3), on the host."""
+        check_is_fitted(self)
+        rows, coding = self._source(X), self._coding()
+        resolution = self._checked("resolution")
+        model = SparseCodingModel.of(self, resolution, signed=coding.signed, device=rows.device)
+        dictionary = self.dictionary_.to(rows.dtype, rows.device)
+        parts = []
+        with coding.threads(rows), coding.coder(rows) as code:
+            for _, x in rows.blocks(len(self.components_)):
+                codes = code(x)
+                parts.append(model.parts(codes, dictionary.residual(x, codes)).cpu())
+        return model, torch.cat(parts)
 
     # -- statistics of the codes, taken when they are asked for ------------------------------
 

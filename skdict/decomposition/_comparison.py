@@ -32,7 +32,7 @@ from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._code_statistics import FitStatistics
 from ._coding import Coding
-from ._likelihood import log_likelihood, model_of
+from ._likelihood import SparseCodingModel
 from ._settings import settings
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
@@ -458,8 +458,10 @@ class _Own:
         self.n_components = coding.dictionary.shape[0]
         self.device = train.device
         found = FitStatistics(train, coding).found().attributes(train.n_features)
-        found["variance_"] = fitted.variance_
-        self.model = model_of(SimpleNamespace(**found), fitted.resolution, train.device)
+        found |= {"variance_": fitted.variance_, "n_features_in_": train.n_features}
+        self.model = SparseCodingModel.of(
+            SimpleNamespace(**found), fitted.resolution, signed=coding.signed, device=train.device
+        )
 
     @contextmanager
     def coder(self, source):
@@ -485,10 +487,12 @@ class _Own:
         """Sum of the L1 norms."""
         return float(codes.l1_norms().sum())
 
-    def score(self, codes, residual):
-        """Sum of the log-likelihoods."""
-        signed = self.coding.signed
-        return float(log_likelihood(codes, residual, signed=signed, **self.model).sum())
+    def parts(self, codes, residual):
+        """Sums of what the score is made of."""
+        return self.model.parts(codes, residual).sum(dim=0)
+
+    def score(self, total, n_samples):
+        return self.model.score(total, n_samples)
 
 
 class _Foreign:
@@ -521,7 +525,10 @@ class _Foreign:
         """Sum of the L1 norms that the codes would have with unit-norm atoms."""
         return float(codes.column_sums()[1] @ self.norms)
 
-    def score(self, codes, residual):
+    def parts(self, codes, residual):
+        return np.nan
+
+    def score(self, total, n_samples):
         return np.nan
 
     def _encode(self, x):
@@ -539,7 +546,7 @@ class _Foreign:
 def _measure(candidate, X_test, alpha, rms):
     """What a candidate does on X_test, in one pass over it; ``rms`` is its centred RMS norm."""
     source = Source(X_test, candidate.device, is_finite=True)
-    n_active = l1 = error = score = seconds = 0.0
+    n_active = l1 = error = parts = seconds = 0.0
     with candidate.coder(source) as encode:
         for _, x in source.blocks(candidate.n_components):
             codes, elapsed = encode(x)
@@ -548,13 +555,13 @@ def _measure(candidate, X_test, alpha, rms):
             l1 += candidate.l1(codes)
             residual = candidate.residual(x, codes)
             error += float(residual.double().square().sum())
-            score += candidate.score(codes, residual)
+            parts += candidate.parts(codes, residual)
     n = len(source)
     return {
         "n_components": candidate.n_components,
         "l0": n_active / n,
         "explained_variance": 1 - error / (n * rms**2),
         "objective": (0.5 * error + alpha * l1) / n,
-        "score": score / n,
+        "score": candidate.score(parts, n),
         "transform_seconds": seconds,
     }

@@ -1,30 +1,24 @@
 """The sparse-coding model that a fitted dictionary implies, and its log-likelihood.
 
     x + η = b + z D + ε + η;   z_j = 0 with probability 1 - p_j, else ~ Exp(mean m_j)
-    ε + η ~ t_ν(0, s₀² I);   s₀² = σ² + τ²:  σ² the noise of the fit,  η ~ N(0, τ² I) a dither
-
-Student's t is a Gaussian whose variance is unknown and each sample's own, a priori about s₀² with
-the weight of ν observations. So a sample is not held to the noise of others: the residual is
-described at the scale that it has,
-
-    s² = (ν s₀² + ‖x - b - z D‖² + dτ²) / (ν + d)
+    ε ~ N(0, σ² I), the residual;   η ~ N(0, τ² I), a dither that sets the resolution
 
 The code is integrated out by Laplace's method around the code found for x, with atoms taken as
-orthogonal, so that each active feature contributes a factor (2πs²)^½:
+orthogonal, so that each active feature contributes a factor (2πs²)^½, where s² = σ² + τ²:
 
-    E_η log p(x + η) ≈ log Γ((ν + d)/2) - log Γ(ν/2) - d/2 log(πνs₀²)
-                       - (ν + d)/2 log(1 + (‖x - b - z D‖² + dτ²) / νs₀²)
+    E_η log p(x + η) ≈ -d/2 log(2πs²) - (‖x - b - z D‖² + dτ²) / 2s²
                        + Σ_{z_j ≠ 0} [log p_j - log m_j - |z_j| / m_j + ½ log(2πs²)]
                        + Σ_{z_j = 0} log(1 - p_j)
 
 This is a two-part description length with its sign turned: nats for the residual plus nats for
 the code, of a description that is exact up to the resolution τ.
 
-Why not one variance for all, that of the fit: where data differ from those of the fit (a fold of
-other files, an autoencoder that knows its samples by heart) their residuals are larger, a Gaussian
-punishes that by the square, and the sparsest code, whose noise is largest, wins. Why not one
-variance for all samples that are scored: the score of a sample would depend on others, and a few
-with large residuals would decide it.
+`score` takes the noise variance σ² from the samples that are scored: their mean squared residual,
+which maximises the density of the residuals. Where they differ from those of the fit (a fold of
+other files, an autoencoder that knows its samples by heart) their residuals are larger. With the
+noise of the fit that would be punished by the square, and the sparsest code, whose noise is
+largest, would win. A variance for each sample forgives too much: on planted data that drift, codes
+that are worse than none had the best score.
 
 Without the dither the density of real activations has no maximum worth choosing by. Those behind
 a ReLU are sparse in the basis of the neurons themselves: as alpha falls the dictionary turns into
@@ -40,8 +34,9 @@ import torch
 from .._core.kernels import add_at_
 from .._core.tensors import from_numpy
 
-# ν: what is known of a sample's noise before it is seen counts as one of its d coordinates.
-DEGREES_OF_FREEDOM = 1
+# Weight, in samples, of the fit's noise variance beside that of the samples that are scored: one
+# sample alone does not decide how large its residual may be, and a hundred do.
+N_PSEUDO_SAMPLES = 1
 
 
 @dataclass
@@ -101,67 +96,85 @@ class CodeStatistics:
         }
 
 
-def model_of(fitted, resolution, device):
-    """What `log_likelihood` takes from the fitted attributes of an estimator."""
-    return {
-        "density": from_numpy(fitted.feature_density_).to(device),
-        "magnitude": from_numpy(fitted.feature_magnitude_).to(device),
-        "noise_variance": fitted.noise_variance_,
-        "resolution_variance": resolution * fitted.variance_,
-        "n_samples": fitted.n_samples_seen_,
-    }
-
-
-def log_likelihood(
-    codes,
-    residual,
-    *,
-    density,
-    magnitude,
-    noise_variance,
-    resolution_variance,
-    n_samples,
-    signed=False,
-):
-    """Log-likelihood of samples under the sparse-coding model, in nats.
+@dataclass
+class SparseCodingModel:
+    """The model with the parameters of a fit.
 
     Parameters
     ----------
-    codes : SparseCodes
-    residual : tensor of shape (B, n_features)
     density, magnitude : tensor of shape (n_components,)
         p_j and m_j.
-    noise_variance : float
-        σ², about which a sample's own is expected.
-    resolution_variance : float
-        τ².
     n_samples : int
         Number of samples that ``density`` was estimated on; p_j is smoothed by half a
         pseudo-count (Krichevsky and Trofimov, 1981), so that a feature silent in training may
         fire.
+    noise_variance, resolution_variance : float
+        σ² of the fit, and τ².
+    n_features : int
+        d.
     signed : bool
         Whether codes may be negative: then each active feature also costs its sign, log 2.
-
-    Returns
-    -------
-    log_likelihood : tensor of shape (B,)
     """
-    p = (density * n_samples + 0.5) / (n_samples + 1)
-    off = torch.log1p(-p)
-    on = torch.log(p) - torch.log(magnitude) - off - signed * math.log(2)
-    of_noise, log_volume = _of_noise(residual.to(on.dtype), noise_variance, resolution_variance)
-    # of each entry of a code, what it costs instead of the zero that it might be
-    rows, index = codes.support.rows, codes.support.indices
-    values, rate = codes.values.abs().to(on.dtype), magnitude.reciprocal()
-    of_entries = (on[index] + 0.5 * log_volume[rows]) * (values != 0) - values * rate[index]
-    return add_at_(of_noise + off.sum(), rows, of_entries)
 
+    density: torch.Tensor
+    magnitude: torch.Tensor
+    n_samples: int
+    noise_variance: float
+    resolution_variance: float
+    n_features: int
+    signed: bool
 
-def _of_noise(residual, noise_variance, resolution_variance):
-    """Log-density of residuals (B, d), and log 2πs² of each; both of shape (B,)."""
-    nu, d = DEGREES_OF_FREEDOM, residual.shape[1]
-    prior = nu * (noise_variance + resolution_variance)
-    squares = residual.square().sum(dim=1) + d * resolution_variance
-    constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - d / 2 * math.log(math.pi * prior)
-    density = constant - (nu + d) / 2 * torch.log1p(squares / prior)
-    return density, torch.log(2 * math.pi * (prior + squares) / (nu + d))
+    @classmethod
+    def of(cls, fitted, resolution, *, signed, device):
+        """By the fitted attributes of an estimator."""
+        return cls(
+            density=from_numpy(fitted.feature_density_).to(device),
+            magnitude=from_numpy(fitted.feature_magnitude_).to(device),
+            n_samples=fitted.n_samples_seen_,
+            noise_variance=fitted.noise_variance_,
+            resolution_variance=resolution * fitted.variance_,
+            n_features=fitted.n_features_in_,
+            signed=signed,
+        )
+
+    def parts(self, codes, residual):
+        """What the log-likelihoods of samples are made of, whatever the noise.
+
+        Parameters
+        ----------
+        codes : SparseCodes
+        residual : tensor of shape (B, n_features)
+
+        Returns
+        -------
+        parts : tensor of shape (B, 3)
+            Squared error, number of active features, and the terms of p_j and m_j.
+        """
+        p = (self.density * self.n_samples + 0.5) / (self.n_samples + 1)
+        off = torch.log1p(-p)
+        on = torch.log(p) - torch.log(self.magnitude) - off - self.signed * math.log(2)
+        # of each entry of a code, what it costs instead of the zero that it might be
+        index, values = codes.support.indices, codes.values.abs().to(on.dtype)
+        is_on = (values != 0).to(on.dtype)
+        cost = on[index] * is_on - values * self.magnitude.reciprocal()[index]
+        of_codes = add_at_(
+            on.new_zeros(len(codes), 2), codes.support.rows, torch.stack([is_on, cost], dim=1)
+        )
+        squares = residual.to(on.dtype).square().sum(dim=1, keepdim=True)
+        of_codes[:, 1] += off.sum()
+        return torch.cat([squares, of_codes], dim=1)
+
+    def log_likelihood(self, parts, noise_variance):
+        """In nats, for this σ², of parts (..., 3); it is linear in them."""
+        squares, n_active, of_code = parts.unbind(-1)
+        variance = noise_variance + self.resolution_variance
+        log_volume = math.log(2 * math.pi * variance)
+        squares = squares + self.n_features * self.resolution_variance
+        return 0.5 * (n_active - self.n_features) * log_volume - squares / (2 * variance) + of_code
+
+    def score(self, total, n_samples):
+        """Mean log-likelihood of samples, by the sum (3,) of their parts, with their own noise."""
+        own = float(total[0]) / self.n_features
+        weight = n_samples + N_PSEUDO_SAMPLES
+        noise_variance = (own + N_PSEUDO_SAMPLES * self.noise_variance) / weight
+        return float(self.log_likelihood(total / n_samples, noise_variance))

@@ -109,7 +109,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         the columns.
     fit_intercept : bool, default=True
         Whether to learn ``intercept_``, starting from the data's mean. Otherwise it is zero.
-    resolution : float, default=0.2
+    resolution : float, default=0.03
         Share of the data's variance that does not count for `score`; no effect on the fit.
     max_iter : int, default=20
         Passes over the data.
@@ -307,7 +307,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         transform_alpha=None,
         transform_n_nonzero_coefs=None,
         fit_intercept=True,
-        resolution=0.2,
+        resolution=0.03,
         max_iter=20,
         batch_size="auto",
         learning_rate_init="auto",

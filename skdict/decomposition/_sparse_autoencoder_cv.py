@@ -98,7 +98,7 @@ class SparseAutoencoderDictionaryCV(
         Number of non-zero entries with ``transform_algorithm="omp"``.
     fit_intercept : bool, default=True
         Whether to learn ``intercept_``.
-    resolution : float, default=0.2
+    resolution : float, default=0.03
         Differences of this share of the data's variance do not count for `score`.
     max_iter : int, default=20
         Epochs: passes over the data. About a seventh of them for each value but that of the
@@ -264,7 +264,7 @@ class SparseAutoencoderDictionaryCV(
         transform_alpha=None,
         transform_n_nonzero_coefs=None,
         fit_intercept=True,
-        resolution=0.2,
+        resolution=0.03,
         max_iter=20,
         batch_size="auto",
         learning_rate_init="auto",
