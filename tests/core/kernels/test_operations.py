@@ -1,5 +1,6 @@
 """The three operations against a plain dense reference: outputs and every gradient."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,10 @@ from skdict._core.kernels import (
     select,
 )
 from skdict._core.kernels.cpu import select as select_on_cpu
+from skdict._core.kernels.cpu.eight_bits import Rounded, uncertainty
+from skdict._core.kernels.cpu.encode import _estimate
 from skdict._core.kernels.cpu.instructions import cpu_has_bfloat16
+from skdict._core.kernels.cpu.search import LANES
 from skdict._core.kernels.reference.select import select as select_plainly
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.models.architectures.base import keep_largest
@@ -237,6 +241,21 @@ def test_low_precision_scan_misses_nothing_where_all_is_rounded_the_same_way(mon
     assert (x.double() @ weight.double().T + bias > 0).all()
     assert len(select(x, weight, bias).indices) == 12
     assert len(select(x, weight, bias - 0.5).indices) == 0
+
+
+def test_bounds_of_products_in_8_bits_hold_for_rows_that_rounding_makes_longer():
+    """A peak makes the unit large, and all other entries are rounded up by nearly half of it."""
+    row = torch.full((1, 200_000), 0.51)
+    row[0, 0] = 127
+    rounded = Rounded.of(row)
+    exact = float(row.double().square().sum())
+    of_rows = [t.numpy() for t in (rounded.scale, rounded.size, uncertainty(rounded))]
+    of_atoms = (t.numpy() for t in (rounded.scale, rounded.size, rounded.error, torch.zeros(1)))
+    products = rounded.codes.int().square().sum(dim=1, dtype=torch.int32).numpy()
+    upper, lanes = np.empty(1, np.float32), np.empty(LANES, np.int32)
+    _estimate(products, *(array[0] for array in of_rows), *of_atoms, upper, lanes)
+    lower = lanes.view(np.float32)[0]
+    assert 0 <= lower <= exact <= upper[0]
 
 
 @pytest.mark.parametrize("where", ["x", "weight", "bias"])

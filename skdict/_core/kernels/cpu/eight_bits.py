@@ -30,7 +30,7 @@ class Rounded(NamedTuple):
     scale : tensor of shape (m,)
         What a code of 1 stands for.
     size : tensor of shape (m,)
-        Norms of the rows, no less than they are.
+        Norms of the rows or of what they are rounded to, whichever are larger; no less than these.
     error : tensor of shape (m,)
         Norms of the changes, no less than they are.
     mean : tensor of shape (m,)
@@ -93,14 +93,15 @@ def _round_rows(rows, bits, codes, scale, size, error, mean):
         scale[i] = max(top.view(np.float32)[0] / np.float32(127), SMALLEST)
         mean[i] = total / np.float32(n)
         inverse = np.float32(1) / scale[i]
-        squares, lost = np.float32(0), np.float32(0)  # in units of the scale: no overflow
+        squares, of_codes, lost = np.float32(0), np.float32(0), np.float32(0)  # in units of scale
         for j in range(n):
             entry = rows[i, j] * inverse
             nearest = np.rint(entry)
             codes[i, j] = np.int8(nearest)
             squares += entry * entry
+            of_codes += nearest * nearest
             lost += (entry - nearest) * (entry - nearest)
-        size[i] = scale[i] * (norm * np.sqrt(squares))
+        size[i] = scale[i] * (norm * np.sqrt(max(squares, of_codes)))
         error[i] = scale[i] * (norm * np.sqrt(lost))
 
 
