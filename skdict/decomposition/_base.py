@@ -236,7 +236,7 @@ class DictionaryTransformer(
         dictionary = self.dictionary_.to(rows.dtype, rows.device)
         parts = []
         with coding.threads(rows), coding.coder(rows) as code:
-            for _, x in rows.blocks(len(self.components_)):
+            for _, x in rows.blocks(coding.width):
                 codes = code(x)
                 parts.append(model.parts(codes, dictionary.residual(x, codes)).cpu())
         return model, torch.cat(parts)
