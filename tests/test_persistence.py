@@ -142,7 +142,7 @@ def test_what_fit_keeps_for_going_on(dictionaries):
     n, d = 100, 300
     for solver, method, want in (
         ("autoencoder", "fit", 2 * n * d),
-        ("autoencoder", "partial_fit", 8 * n * d),
+        ("autoencoder", "partial_fit", 10 * n * d),
         ("alternating", "fit", 3 * n * d + n * n),
         ("lasso", "fit", n * d),
     ):

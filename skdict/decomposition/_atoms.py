@@ -13,6 +13,12 @@ ATOMS = ("exemplars", "random", "pca", "ica", "nmf", "identity")
 TWO_SIDED = ("pca", "ica", "identity")
 
 
+# n_components="auto" wants so many samples for each atom (benchmarks/memorising.py), but takes no
+# fewer atoms than the second; of either no more than four for each feature.
+SAMPLES_PER_ATOM = 16
+FEWEST = 16
+
+
 def default_n_components(name, n_samples, n_features):
     """What n_components="auto" takes, with atoms of this name."""
     if name == "identity":
@@ -21,7 +27,8 @@ def default_n_components(name, n_samples, n_features):
         return 2 * min(n_samples, n_features)
     if name == "nmf":
         return min(n_samples, n_features)
-    return 4 * n_features if name == "random" else min(4 * n_features, n_samples)
+    most = min(4 * n_features, max(FEWEST, n_samples // SAMPLES_PER_ATOM))
+    return most if name == "random" else min(most, n_samples)
 
 
 def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state):

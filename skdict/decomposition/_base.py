@@ -1,5 +1,7 @@
 """What a fitted dictionary does as a scikit-learn transformer."""
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -16,6 +18,7 @@ from .._core.tensors import from_numpy
 from .._core.torch_state import plain_torch
 from ..utils._arrays import check_activations, check_codes, collect_dense, collect_sparse
 from ..utils._sklearn_compat import validate_parameter_constraints
+from ._code_statistics import DataChangedError
 from ._coding import Coding
 from ._likelihood import SparseCodingModel
 
@@ -32,6 +35,16 @@ OF_SOME = (
 )
 # Those that are taken when they are asked for.
 STATISTICS = ("feature_density_", "feature_magnitude_", "noise_variance_", "n_samples_seen_")
+# Those that say how well rows are coded, and with `validation_score_` what that is taken from.
+OF_ROWS = (
+    "train_explained_variance_",
+    "train_l0_",
+    "validation_explained_variance_",
+    "validation_l0_",
+    "validation_score_",
+    "validation_loss_curve_",
+    "_held_out",
+)
 # All that make up `dictionary_`.
 OF_DICTIONARY = ("components_", "intercept_", "alpha_", *OF_SOME)
 
@@ -247,12 +260,16 @@ class DictionaryTransformer(
         """Fitted attributes that are not there yet; called where Python finds none."""
         if name in STATISTICS and "_statistics" in vars(self):
             return self._statistics.attribute(name)
+        if name == "validation_score_" and "_held_out" in vars(self):
+            return self.score(self._held_out)
         return super().__getattribute__(name)  # the error of the first look-up once more
 
     def __dir__(self):
         """Only what is at hand: displays and `inspect.getmembers` read all that is named here."""
         statistics = vars(self).get("_statistics")
-        return [*super().__dir__(), *(() if statistics is None else statistics.at_hand)]
+        names = [] if statistics is None else statistics.at_hand
+        of_rows = {"validation_score_"} if "_held_out" in vars(self) and set(STATISTICS) <= {*names} else ()
+        return [*super().__dir__(), *names, *of_rows]
 
     # -- state -----------------------------------------------------------------------------
 
@@ -264,7 +281,7 @@ class DictionaryTransformer(
 
     def _forget(self):
         """Drop what a former fit has found; the next may not have all of it."""
-        for name in (*OF_DICTIONARY, *STATISTICS, "validation_loss_curve_", "_stream"):
+        for name in (*OF_DICTIONARY, *STATISTICS, *OF_ROWS, "_stream"):
             vars(self).pop(name, None)
 
     def __copy__(self):
@@ -275,6 +292,9 @@ class DictionaryTransformer(
     def __getstate__(self):
         state = dict(super().__getstate__())
         state.pop("_dictionary", None)  # made of the arrays
+        if state.pop("_held_out", None) is not None:
+            with suppress(DataChangedError):  # of which a warning tells
+                state["validation_score_"] = self.validation_score_
         return state
 
     def __sklearn_is_fitted__(self):

@@ -7,7 +7,7 @@ import torch
 from .._core.tensors import Unchanged
 from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
-from ._fitting import N_ROWS_AT_A_TIME, spread
+from ._judging import measure, spread
 from ._likelihood import CodeStatistics
 
 # Samples that the statistics are estimated on, evenly spread: coding all of millions would take
@@ -118,17 +118,4 @@ def _witnesses(rows):
 @plain_torch()
 def statistics_of(coding, rows, index):
     """`CodeStatistics` of the rows that ``index`` names."""
-    statistics = CodeStatistics.empty(len(coding.dictionary.components))
-    with coding.threads(rows, N_ROWS_AT_A_TIME):
-        blocks = (rows[chunk] for chunk in index.split(N_ROWS_AT_A_TIME))
-        add_codes(statistics, coding, rows, blocks)
-    return statistics
-
-
-def add_codes(statistics, coding, rows, blocks):
-    """Add the codes of blocks of a source's rows, tensors (B, n_features), to statistics."""
-    dictionary = coding.dictionary.to(rows.dtype, rows.device)
-    with coding.coder(rows, warns=False) as code:
-        for x in blocks:
-            codes = code(x)
-            statistics.update(codes, dictionary.residual(x, codes))
+    return measure(coding, rows, index, coding.dictionary.intercept).statistics

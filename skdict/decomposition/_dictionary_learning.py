@@ -7,7 +7,7 @@ import numpy as np
 from sklearn import decomposition
 
 from .._core.dictionary import Dictionary
-from .._core.solvers.base import Solver, register
+from .._core.solvers.base import Solver, register, stops_early
 from .._core.tensors import from_numpy
 from ..utils._random import global_random_state_kept
 
@@ -55,7 +55,7 @@ class DictionaryLearningSolver(Solver):
     @classmethod
     def start(cls, problem):
         params, atoms = problem.params, problem.atoms
-        early = params.early_stopping
+        early = stops_early(params)
         # the learner's own draws stay what they are
         order = copy.deepcopy(problem.random_state)
         learner = decomposition.MiniBatchDictionaryLearning(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 
 from .._core.coding import CODERS
 from .._core.data.source import Source
@@ -19,24 +18,23 @@ from .._core.dictionary import Dictionary
 from .._core.kernels.cpu.threads import threads_for
 from .._core.models.architectures import make_architecture
 from .._core.optim import normalize_
-from .._core.solvers.base import SOLVERS, Problem, Solver
-from .._core.training.loop import TrainingLoop, diverged
+from .._core.solvers.base import SOLVERS, Problem, Solver, stops_early
+from .._core.training.loop import TrainingLoop
 from ..utils._arrays import as_matrix
 from ..utils._random import check_random_state
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import default_n_components, make_atoms
+from ._judging import LEAST_HELD_OUT
 from ._reports import is_part_of_search
 
-# Rows, evenly spread, on which a fit is looked at when it is over.
-N_JUDGED_ROWS = 2048
-N_ROWS_AT_A_TIME = 256
-# Rows that are searched for an active feature if none is found on those.
-N_SEARCHED_ROWS = 20_000
-# Codes have diverged that leave so many times the squared error of no codes at all; a fit that
-# ends with more than the second is warned of.
-DIVERGED = 100
-WORSE_THAN_NOTHING = 1.5
+# With fewer rows for each atom a fit holds out some, to see whether it learns the others by heart
+# (benchmarks/memorising.py); not more than it takes to tell.
+FEW_ROWS_PER_ATOM = 64
+MOST_HELD_OUT = 2048
+# batch_size="auto": so many steps of a pass, in batches of no less and no more than these.
+STEPS_OF_A_PASS = 64
+SMALLEST_BATCH, LARGEST_BATCH = 64, 1024
 # Parameters that every solver uses.
 USED_BY_ALL = frozenset(
     {
@@ -73,6 +71,8 @@ class Found:
         Of the data, per column.
     rows : Source
         What it was fitted to.
+    held_out : Source or None
+        What it was not.
     """
 
     dictionary: Dictionary
@@ -81,6 +81,7 @@ class Found:
     alpha: float
     variance: float
     rows: Source
+    held_out: Source | None = None
 
     def __post_init__(self):
         self.dictionary.alpha = self.alpha
@@ -172,9 +173,9 @@ def fit(params, rows, previous, reports, attributes_of):
     kind = SOLVERS[params.solver]
     random_state = check_random_state(params.random_state)
     training, held_out = rows, None
-    if params.early_stopping and kind.in_epochs:
-        parts = _split(len(rows), params.validation_fraction, random_state)
-        training, held_out = map(rows.take, parts)
+    n_held_out = _n_held_out(params, rows.shape, previous) if kind.in_epochs else 0
+    if n_held_out:
+        training, held_out = map(rows.take, _split(len(rows), n_held_out, random_state))
     # one sample alone has no scale
     seen = training if len(training) > 1 else rows
     with threads(params, rows):
@@ -185,7 +186,8 @@ def fit(params, rows, previous, reports, attributes_of):
     reports.begin(training, params.max_iter, alpha)
     with threads(params, rows):
         solver = start(params, seen, mean, rms, alpha, previous, random_state)
-    settled = {"alpha": alpha, "variance": variance_of(rms, rows), "rows": rows}
+    settled = {"alpha": alpha, "variance": variance_of(rms, rows)}
+    settled |= {"rows": training, "held_out": held_out}
     if kind.in_epochs:
         loop = TrainingLoop(
             solver,
@@ -197,7 +199,7 @@ def fit(params, rows, previous, reports, attributes_of):
             learning_rate=params.learning_rate_init,
             held_out=held_out,
             tol=params.tol,
-            n_iter_no_change=params.n_iter_no_change,
+            n_iter_no_change=params.n_iter_no_change if stops_early(params) else None,
             after_step=reports.after_step,
         )
 
@@ -254,7 +256,7 @@ def batch_size_for(params, n_samples):
     """Samples of a step. Little data still need enough steps."""
     if params.batch_size != "auto":
         return params.batch_size
-    return min(1024, max(64, n_samples // 64))
+    return min(LARGEST_BATCH, max(SMALLEST_BATCH, n_samples // STEPS_OF_A_PASS))
 
 
 def n_components_for(params, shape):
@@ -320,78 +322,21 @@ def _initial_atoms(params, rows, mean, scale, previous, random_state):
     return normalize_(atoms)
 
 
-def _split(n_rows, validation_fraction, random_state):
+def _n_held_out(params, shape, previous):
+    """How many of rows of this shape are held out: by default only where atoms have few rows."""
+    n_rows = shape[0]
+    n_held_out = min(math.ceil(params.validation_fraction * n_rows), n_rows - 1)
+    if not isinstance(params.early_stopping, str):
+        return n_held_out if params.early_stopping else 0
+    given = params.dict_init if previous is None else previous.components
+    by_name = given is None or isinstance(given, str)
+    n_components = n_components_for(params, shape) if by_name else len(given)
+    if n_rows >= FEW_ROWS_PER_ATOM * n_components or n_held_out < LEAST_HELD_OUT:
+        return 0
+    return min(n_held_out, MOST_HELD_OUT)
+
+
+def _split(n_rows, n_held_out, random_state):
     """Draw held-out rows: sorted indices for training and for validation."""
     order = torch.from_numpy(random_state.permutation(n_rows))
-    n_held_out = min(math.ceil(validation_fraction * n_rows), n_rows - 1)
     return order[n_held_out:].sort().values, order[:n_held_out].sort().values
-
-
-def judge(found, coding, *, is_over=True):
-    """Raise or warn if a fit has found what is worse than nothing, or nothing.
-
-    Parameters
-    ----------
-    found : Found
-    coding : Coding
-    is_over : bool
-        A stream is not, and what it has not learned yet it may learn from what comes.
-    """
-    n_steps, loss_curve = found.counters["n_steps_"], found.counters["loss_curve_"]
-    if not found.dictionary.is_sound:
-        raise diverged("the dictionary is not finite, or zero", n_steps, loss_curve)
-    rows = found.rows
-    dictionary = found.dictionary.to(rows.dtype, rows.device)
-    index = spread(len(rows), N_JUDGED_ROWS)
-    origin = torch.as_tensor(found.solver.mean, device=rows.device)
-    n_active, error, without = 0, 0.0, 0.0
-    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows) as code:
-        for chunk in index.split(N_ROWS_AT_A_TIME):
-            x = rows[chunk]
-            codes = code(x)
-            n_active += int(codes.values.count_nonzero())
-            # massive samples do not count for the variance, and a stream may change
-            error += float(dictionary.residual(x, codes).double().square().sum())
-            without += float((x - origin).double().square().sum())
-        if n_active == 0:
-            _warn_of_nothing(found, coding, code)
-    if coding.name != "encoder":  # codes that were not trained tell nothing of the training
-        return
-    ratio = error / max(without, len(index) * rows.n_features * found.variance)
-    if ratio <= WORSE_THAN_NOTHING:
-        return
-    symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"
-    if not ratio <= DIVERGED:
-        raise diverged(symptom, n_steps, loss_curve)
-    if is_over:
-        warn(
-            f"Training has not converged, or diverges: after {n_steps} steps, {symptom}. Raise "
-            "max_iter; if that does not help, lower learning_rate_init, or leave it 'auto'.",
-            ConvergenceWarning,
-        )
-
-
-def _warn_of_nothing(found, coding, code):
-    """Warn if none of the codes of many rows has an entry."""
-    n_rows = min(len(found.rows), N_SEARCHED_ROWS)
-    for chunk in spread(len(found.rows), n_rows).split(N_ROWS_AT_A_TIME):
-        if code(found.rows[chunk]).values.any():
-            return
-    nothing = f"No feature is active on any of {n_rows} samples: "
-    k = getattr(found.dictionary.architecture, "k", None)
-    if coding.name == "encoder" and k is not None:
-        warn(
-            f"{nothing}none exceeds the threshold that training has come to. Use more passes "
-            "(max_iter) or a larger n_nonzero_coefs."
-        )
-    else:
-        warn(
-            f"{nothing}alpha_={found.alpha:.3g} is too large for the scale of X, or "
-            f"{found.counters['n_steps_']} steps are too few. Take a smaller value of "
-            "alpha_grid(X), or raise max_iter."
-        )
-
-
-def spread(n_rows, n_most):
-    """Numbers of at most so many rows, evenly spread."""
-    return torch.arange(0, n_rows, math.ceil(n_rows / n_most), device="cpu")

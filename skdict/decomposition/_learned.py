@@ -1,6 +1,5 @@
 """What an estimator keeps of its fits beside the dictionary, and what it goes on from."""
 
-import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from .._core.dictionary import Dictionary
 from .._core.solvers import SOLVERS, Solver
 from ..utils._warnings import warn
 from ._base import attributes_of, check_has_encoder
-from ._code_statistics import DataChangedError, FitStatistics, add_codes
+from ._code_statistics import DataChangedError, FitStatistics
 from ._fitting import as_atoms, params_of
 from ._likelihood import CodeStatistics
 
@@ -50,7 +49,7 @@ def attributes_after_fit(found, params=None, *, coding_of):
     coding_of : callable
         From a dictionary to the estimator's way to code with it.
     """
-    stream = {} if params is None else {"_stream": Stream.after_fit(params, found.solver)}
+    stream = {} if params is None else {"_stream": Stream.after_fit(params, found)}
     attributes = attributes_of(found.dictionary)
     _, dictionary = attributes["_dictionary"]  # on the CPU: nothing stays on a GPU
     return {
@@ -104,23 +103,29 @@ class Learned:
         self.stream.check_same_beginning(params, len(self.dictionary.components))
         return self.stream.solver_for(params)
 
-    def attributes_with(self, found, coding, params):
-        """The fitted attributes after one more portion."""
-        statistics = statistics_of_stream(coding, found.rows, self.statistics)
+    @property
+    def n_seen(self):
+        """Samples that have been learned from."""
+        return 0 if self.stream is None else self.stream.n_seen
+
+    def attributes_with(self, found, statistics, params):
+        """The fitted attributes after one more portion, with the statistics of its codes."""
+        if self.statistics is not None:
+            statistics = self.statistics.followed_by(statistics, STREAM_MEMORY)
         counters = {name: self.counters[name] + more for name, more in found.counters.items()}
         return {
             **attributes_of(found.dictionary),
             **counters,
             "variance_": found.variance,
             "_statistics": FitStatistics.known(statistics, found.rows.n_features),
-            "_stream": Stream.after_portion(params, found.solver, self.stream),
+            "_stream": Stream.after_portion(params, found, self.stream),
         }
 
 
 def _known_statistics(of_fit):
     """`CodeStatistics` to go on with, or None if they cannot be taken any more."""
     try:
-        return copy.deepcopy(of_fit.found())
+        return of_fit.found()
     except DataChangedError as error:
         warn(f"{error} The statistics for score begin anew with this portion.")
         return None
@@ -137,25 +142,31 @@ class Stream(NamedTuple):
         Its state. None where the dictionary is all of it.
     beginning : dict
         Parameters that only the beginning has used.
+    n_seen : int
+        Samples that have been learned from, as often as they were.
     """
 
     kind: tuple
     solver: Solver | None
     beginning: dict
+    n_seen: int
 
     @classmethod
-    def after_fit(cls, params, solver):
+    def after_fit(cls, params, found):
         """The stream after a fit, or None if its solver does not go on."""
+        solver = found.solver
         if not solver.streams:
             return None
         kept = solver if solver.keeps_state else None
-        return cls(solver.kind_of_state(params), kept, beginning_of(params))
+        n_seen = found.counters["n_iter_"] * len(found.rows)
+        return cls(solver.kind_of_state(params), kept, beginning_of(params), n_seen)
 
     @classmethod
-    def after_portion(cls, params, solver, before):
+    def after_portion(cls, params, found, before):
         """The stream after a portion; ``before`` is the one before it, or None."""
         beginning = beginning_of(params) if before is None else before.beginning
-        return cls(solver.kind_of_state(params), solver, beginning)
+        n_seen = len(found.rows) + (0 if before is None else before.n_seen)
+        return cls(found.solver.kind_of_state(params), found.solver, beginning, n_seen)
 
     def check_same_beginning(self, params, n_components):
         """Refuse parameters that would change nothing any more."""
@@ -187,13 +198,3 @@ def beginning_of(params):
         # drawing from a generator changes it
         "random_state": "drawn from" if isinstance(seed, np.random.RandomState) else seed,
     }
-
-
-def statistics_of_stream(coding, rows, before):
-    """`CodeStatistics` of a portion and, with less weight the longer ago, of those before."""
-    statistics = before or CodeStatistics.empty(len(coding.dictionary.components))
-    statistics.decay(STREAM_MEMORY)
-    with coding.threads(rows):
-        blocks = (x for _, x in rows.blocks(coding.width))
-        add_codes(statistics, coding, rows, blocks)
-    return statistics

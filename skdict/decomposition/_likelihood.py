@@ -71,13 +71,15 @@ class CodeStatistics:
         self.squared_error += float(residual.double().square().sum())
         self.n_samples += len(codes)
 
-    def decay(self, n_samples):
-        """Shrink what is remembered to the weight of ``n_samples`` samples, if it has more."""
-        factor = min(1.0, n_samples / self.n_samples) if self.n_samples else 1.0
-        self.counts = factor * self.counts
-        self.magnitudes = factor * self.magnitudes
-        self.squared_error *= factor
-        self.n_samples *= factor
+    def followed_by(self, other, n_remembered):
+        """These and later statistics; these with the weight of so many samples at most."""
+        factor = min(1.0, n_remembered / self.n_samples) if self.n_samples else 1.0
+        return CodeStatistics(
+            factor * self.counts + other.counts,
+            factor * self.magnitudes + other.magnitudes,
+            factor * self.squared_error + other.squared_error,
+            factor * self.n_samples + other.n_samples,
+        )
 
     def attributes(self, n_features):
         """Fitted attributes of an estimator, as ndarrays and floats.

@@ -15,7 +15,8 @@ from . import _dictionary_learning, _fixed_atoms, _kmeans  # noqa: F401  # solve
 from ._atoms import ATOMS
 from ._base import DictionaryTransformer
 from ._coding import TRANSFORM_ALGORITHMS
-from ._fitting import begins_with_nmf, default_params, fit, judge, warn_of_unused
+from ._fitting import begins_with_nmf, default_params, fit, warn_of_unused
+from ._judging import judge, look
 from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams
 from ._reports import Reports, print_progress
 from ._streams import learn_portion
@@ -35,20 +36,19 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     intercept. With ``solver="autoencoder"`` codes come from an encoder trained together with
     the atoms, :math:`z = \max(0, (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc})` [1]_ (or the
     largest entries of it, see ``architecture``); the other solvers find them by sparse coding.
-    ``alpha``, the objective and the codes of all solvers are therefore comparable (but for
-    "topk" and "kmeans", which have no penalty), and ``solver`` can be searched over like any other
-    parameter.
+    ``alpha``, the objective and the codes of all solvers can be compared, and ``solver`` be
+    searched over ("topk" and "kmeans" have no penalty).
 
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Number of atoms. "auto" takes four times the columns of X, but no more than there
-        are samples where ``solver`` needs a sample for each atom.
+        Number of atoms. "auto" takes four times the columns of X, but no more than a 16th of the
+        samples of `fit` (and no less than 16 for it): with fewer samples for each, atoms are
+        samples learned by heart.
     alpha : float or "auto", default="auto"
         L1 coefficient, in the units of the data. "auto" takes
-        :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`; :func:`alpha_grid` gives a grid around it.
-        A few samples of a norm far above that of all others, which would decide it, do not
-        count, and a warning says so. The value used is ``alpha_``.
+        :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`, without a few samples of far greater norm, of
+        which a warning tells; :func:`alpha_grid` gives a grid around it. See ``alpha_``.
     architecture : str or Architecture, default="relu"
         Non-linearity and penalty of the autoencoder, with the pre-activations
         :math:`p = (x - b) W_\mathrm{enc}^\top + b_\mathrm{enc}`. Used by
@@ -115,26 +115,29 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         Passes over the data.
     batch_size : int or "auto", default="auto"
         Samples per step. "auto" takes 1,024, but no more than a 64th of the samples and no less
-        than 64: a pass over little data then still has enough steps.
+        than 64: a pass over little data then still has enough steps. Of a stream it takes 64 at
+        first, and twice as many each time that the samples so far have doubled, up to 1,024.
     learning_rate_init : float or "auto", default="auto"
         Adam's learning rate between its warm-up and its decay to zero over the last part of
         `fit`. "auto" takes :math:`0.1 / \sqrt{d}` for d columns: the entries of an atom are of
         the order :math:`1 / \sqrt{d}`, and Adam moves them by up to the learning rate in a step.
         With more than four times as many components n as samples B in a batch it takes
         :math:`\sqrt{4 B / n}` of that, as long as the steps of the `fit` times the learning rate
-        are no less than :math:`10 / \sqrt{d}`. The scale of the data does not matter to it.
-    early_stopping : bool, default=False
+        are no less than :math:`10 / \sqrt{d}`.
+    early_stopping : bool or "auto", default="auto"
         Whether to hold out ``validation_fraction`` of the samples, from the scale and the initial
-        atoms too, and stop when their objective has not improved by the fraction ``tol`` for
-        ``n_iter_no_change`` passes, returning to the best one. Passes in which ``alpha`` still
-        rises, or "topk" is still "relu", do not count. With ``solver="dictionary_learning"``,
-        ``tol`` and ``n_iter_no_change`` go to scikit-learn's own criterion.
+        atoms too, and keep the pass in which their objective was the smallest. "auto" does so
+        where there are fewer than 64 samples for each atom, and makes all passes; True also stops
+        when the objective has not improved by the fraction ``tol`` for ``n_iter_no_change``
+        passes. Passes in which ``alpha`` still rises, or "topk" is still "relu", do not count.
+        ``solver="dictionary_learning"`` has a criterion of its own, without held-out samples.
     validation_fraction : float, default=0.1
-        Fraction of the samples held out by ``early_stopping``.
+        Fraction of the samples that is held out; with ``early_stopping="auto"`` no more than
+        2,048, and none where it would be fewer than 10.
     tol : float, default=1e-3
         Relative improvement below which a pass counts as no change.
     n_iter_no_change : int, default=5
-        Passes without improvement before ``early_stopping`` stops.
+        Passes without improvement before ``early_stopping=True`` stops.
     warm_start : bool, default=False
         Whether `fit` starts from the atoms, encoder and intercept of the previous fit. Used by
         ``solver="autoencoder"``, for atoms and intercept by "alternating" and for the atoms by
@@ -147,8 +150,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         - "pca", "ica": principal directions, and those along which the sources of
           :class:`~sklearn.decomposition.FastICA` act, each with both signs, as codes are
           non-negative: at most two for each column (of "ica": for each dimension of the data),
-          which is what ``n_components="auto"`` takes. FastICA may warn that it did not converge:
-          the noise among many sources never comes to rest.
+          which is what ``n_components="auto"`` takes.
         - "identity": the neurons (columns of X) themselves, likewise.
         - "nmf": atoms of :class:`~sklearn.decomposition.MiniBatchNMF`, for non-negative
           activations and ``fit_intercept=False``; "auto" takes one for each column.
@@ -160,9 +162,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         Whether `transform` returns a CSR matrix (a sparse CSR tensor for tensors). It is built
         block by block, so that the dense codes never exist whole.
     device : str, default="auto"
-        "auto" (CUDA if there is one, else the CPU) or a device name of torch. Apple's "mps", which
-        has no float64, is refused. Fitted attributes are ndarrays whatever the device, so that a
-        model fitted on a GPU loads without one.
+        "auto" (CUDA if there is one, else the CPU) or a device name of torch, but not Apple's
+        "mps", which has no float64. Fitted attributes are ndarrays whatever the device.
     random_state : int, RandomState instance or None, default=None
         For initial atoms, shuffling, held-out samples and the resampling of dead and duplicate
         features. An int gives identical results on the same machine.
@@ -201,7 +202,11 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         Mean training objective of each pass, at the parameters, the alpha and the architecture
         of each step, which may begin as "relu". Empty for the solvers that do not report it.
     validation_loss_curve_ : list of float
-        Objective of the held-out samples after each pass. Only with ``early_stopping=True``.
+        Objective of the held-out samples after each pass. Only where samples were held out.
+    validation_score_, validation_explained_variance_, validation_l0_ : float
+        `score`, explained variance and mean number of active features of the same samples.
+    train_explained_variance_, train_l0_ : float
+        The last two of at most 2,048 samples of the fit.
     dictionary_ : Dictionary
         All of the above in one object, which codes tensors: see :class:`Dictionary`.
     feature_density_ : ndarray of shape (n_components,)
@@ -213,8 +218,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     variance_ : float
         Variance of the training data (of a stream: of its first portion), per column.
     n_samples_seen_ : int
-        Number of samples behind densities, magnitudes and noise: all, but at most 100,000, evenly
-        spread (20,000 where codes come from sparse coding; of a stream about the last 100,000).
+        Number of samples behind densities, magnitudes and noise: all that were learned from, at
+        most 100,000, evenly spread (20,000 where codes come from sparse coding); after
+        `partial_fit` 1,024, or an eighth, of each of the most recent portions.
     n_features_in_ : int
         Number of columns of X seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -228,30 +234,23 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
 
     Notes
     -----
-    The computation runs in float32 if X is in single or half precision, which is widened block
-    by block, else in float64, and returns that dtype; Lasso codes have a duality gap of at most
-    1e-4 of each sample's objective. Training of an autoencoder removes from the dictionary's
-    gradient its component along each atom and renormalises atoms after each step, clips the
-    gradient norm, and resamples features that were silent between two checks, as in [1]_, and
-    duplicates. What `score` needs (densities, magnitudes, noise) is computed when first asked
-    for, at the latest when the estimator is pickled; until then a fitted estimator keeps X.
+    The computation runs in float32 if X is in single or half precision, else in float64, and
+    returns that dtype; Lasso codes have a duality gap of at most 1e-4 of each sample's objective.
+    Training of an autoencoder removes from the dictionary's gradient its component along each
+    atom, renormalises atoms after each step, clips the gradient norm, and resamples duplicates and
+    features that were silent between two checks, as in [1]_. What `score` needs is computed when
+    it is first asked for, at the latest for a pickle; until then a fitted estimator keeps X.
 
     References
     ----------
-    .. [1] Bricken et al., "Towards Monosemanticity: Decomposing Language Models With Dictionary
-       Learning", Transformer Circuits Thread, 2023.
+    .. [1] Bricken et al., "Towards Monosemanticity", Transformer Circuits Thread, 2023.
     .. [2] Gao et al., "Scaling and evaluating sparse autoencoders", ICLR 2025.
     .. [3] Bussmann et al., "BatchTopK Sparse Autoencoders", 2024.
-    .. [4] Bussmann et al., "Learning Multi-Level Features with Matryoshka Sparse Autoencoders",
-       ICML 2025.
-    .. [5] Rajamanoharan et al., "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU
-       Sparse Autoencoders", 2024.
-    .. [6] Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse Autoencoders",
-       NeurIPS 2024.
-    .. [7] Mairal, Bach, Ponce and Sapiro, "Online dictionary learning for sparse coding", ICML
-       2009.
-    .. [8] Tamkin, Taufeeque and Goodman, "Codebook Features: Sparse and Discrete
-       Interpretability for Neural Networks", ICML 2024, for codebooks of activations.
+    .. [4] Bussmann et al., "Matryoshka Sparse Autoencoders", ICML 2025.
+    .. [5] Rajamanoharan et al., "Jumping Ahead", 2024.
+    .. [6] Rajamanoharan et al., "Gated Sparse Autoencoders", NeurIPS 2024.
+    .. [7] Mairal et al., "Online dictionary learning for sparse coding", ICML 2009.
+    .. [8] Tamkin, Taufeeque and Goodman, "Codebook Features", ICML 2024.
 
     Examples
     --------
@@ -282,7 +281,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "early_stopping": ["boolean"],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -311,7 +310,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         max_iter=20,
         batch_size="auto",
         learning_rate_init="auto",
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         tol=1e-3,
         n_iter_no_change=5,
@@ -373,9 +372,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         Warns
         -----
         UserWarning
-            If a parameter has no effect with this solver or architecture, no feature is active, or
-            a few samples would decide the scale of all. If the codes are worse than none it is a
-            ConvergenceWarning.
+            If a parameter has no effect with this solver or architecture, no feature is active, a
+            few samples would decide the scale of all, or samples are learned by heart: held-out
+            ones lose more than a quarter of the explained variance. If the codes are worse than
+            none it is a ConvergenceWarning.
         """
         previous = self.dictionary_ if self.warm_start and hasattr(self, "components_") else None
         params = checked_params(self)
@@ -388,8 +388,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         self._forget()  # callbacks get copies, to which attributes are added
         attributes_of = partial(attributes_after_fit, coding_of=self._coding)
         found = fit(params, rows, previous, reports, attributes_of)
-        self._publish(attributes_of(found, params))
-        judge(found, self._coding(found.dictionary))
+        attributes = look(found, self._coding(found.dictionary))
+        self._publish(attributes_of(found, params) | attributes)
         reports.end()
         return self
 
@@ -401,9 +401,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
 
         After `fit` it goes on from what that has learned, else from nothing. The first call, or
         `fit`, fixes ``alpha_`` (if "auto") and the scale of the data, so let it be a few thousand
-        samples that look like the rest. There is no planned end, so the learning rate does not
-        decay and ``architecture="topk"`` does not begin as "relu"; parameters that plan a whole
-        run (``max_iter``, ``early_stopping``) are not used. It warns as `fit` does.
+        samples that look like the rest. There is no planned end: the first 256 steps are those
+        with which a `fit` would begin, then the learning rate stays, and what is published is an
+        average, mostly over the last ninth of the steps. ``max_iter`` and ``early_stopping`` are
+        not used. Portions should be shuffled.
 
         Between calls ``alpha``, ``batch_size``, ``learning_rate_init``, ``shuffle`` and what
         `transform` uses may change. Another ``solver``, ``architecture`` or ``n_nonzero_coefs``
@@ -433,10 +434,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         min_samples = 2 if solver is None else 1
         rows = self._source(X, reset=before.dictionary is None, min_samples=min_samples)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
-        found = learn_portion(params, rows, before.dictionary, solver, before.variance)
+        found = learn_portion(params, rows, before, solver)
         coding = self._coding(found.dictionary)
-        self._publish(before.attributes_with(found, coding, params))
-        judge(found, coding, is_over=False)
+        measured = judge(found, coding, is_over=False)
+        self._publish(before.attributes_with(found, measured.statistics, params))
         if self.verbose:
             objectives = dict(zip(["objective"], found.counters["loss_curve_"], strict=False))
             print_progress(self, f"portion {self.n_iter_}", objectives, coding, rows)

@@ -107,14 +107,15 @@ class SparseAutoencoderDictionaryCV(
         Samples per step.
     learning_rate_init : float or "auto", default="auto"
         Adam's learning rate.
-    early_stopping : bool, default=False
-        Whether each fit holds out ``validation_fraction`` of its samples to decide when to stop.
+    early_stopping : bool or "auto", default="auto"
+        Whether each fit holds out ``validation_fraction`` of its samples and keeps the epoch that
+        is the best for them; with True it also decides when to stop.
     validation_fraction : float, default=0.1
-        Fraction of the samples held out by ``early_stopping``.
+        Fraction of the samples that is held out.
     tol : float, default=1e-3
         Relative improvement below which an epoch counts as no change.
     n_iter_no_change : int, default=5
-        Epochs without improvement before ``early_stopping`` stops.
+        Epochs without improvement before ``early_stopping=True`` stops.
     dict_init : array-like of shape (n_components, n_features) or str, default=None
         Initial atoms of the fits from scratch.
     shuffle : bool, default=True
@@ -177,7 +178,16 @@ class SparseAutoencoderDictionaryCV(
     loss_curve_ : list of float
         Mean training objective of each epoch of the last fit.
     validation_loss_curve_ : list of float
-        Objective of its held-out samples after each epoch. Only with ``early_stopping=True``.
+        Objective of its held-out samples after each epoch. This and the next three only where
+        samples were held out.
+    validation_score_ : float
+        What `score` says of them.
+    validation_explained_variance_ : float
+        Fraction of their variance that is explained.
+    validation_l0_ : float
+        Mean number of active features of them.
+    train_explained_variance_, train_l0_ : float
+        The same of samples of the last fit.
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
@@ -268,7 +278,7 @@ class SparseAutoencoderDictionaryCV(
         max_iter=20,
         batch_size="auto",
         learning_rate_init="auto",
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         tol=1e-3,
         n_iter_no_change=5,

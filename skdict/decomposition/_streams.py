@@ -1,30 +1,44 @@
 """Learning from one portion of a stream after the other."""
 
+import math
+from types import SimpleNamespace
+
+import torch
+
+from .._core.solvers.base import SOLVERS
 from .._core.training.loop import check_finite, train_epoch
 from ..utils._random import check_random_state
 from ._alpha import location_and_scale
-from ._fitting import Found, alpha_of, batch_size_for, start, threads, variance_of
+from ._fitting import (
+    LARGEST_BATCH,
+    SMALLEST_BATCH,
+    STEPS_OF_A_PASS,
+    Found,
+    alpha_of,
+    start,
+    threads,
+    variance_of,
+)
 
 
-def learn_portion(params, rows, previous, solver, variance):
+def learn_portion(params, rows, before, solver):
     """One pass over a portion.
 
     Parameters
     ----------
     params : SimpleNamespace
     rows : Source
-    previous : Dictionary or None
+    before : Learned
         What has been learned so far.
     solver : Solver or None
         The state that it has been learned with, which stays what it is.
-    variance : float or None
-        Of the first portion, per column.
 
     Returns
     -------
     found : Found
         With the counters of this portion alone.
     """
+    previous, variance, n_seen = before.dictionary, before.variance, before.n_seen
     if previous is not None:
         alpha = previous.alpha if params.alpha == "auto" else float(params.alpha)
     if solver is None:
@@ -34,6 +48,8 @@ def learn_portion(params, rows, previous, solver, variance):
             alpha, variance = alpha_of(params, rms), variance_of(rms, rows)
         elif params.fit_intercept:
             mean = previous.intercept.to(mean)
+        if previous is None:
+            params = with_atoms_of_a_stream(params, rows)
         with threads(params, rows):
             random_state = check_random_state(params.random_state)
             solver = start(params, rows, mean, rms, alpha, previous, random_state)
@@ -41,13 +57,17 @@ def learn_portion(params, rows, previous, solver, variance):
         rows.check_finite()
         rows.dtype = previous.components.dtype
         solver = solver.copy_to(rows.device)
-    n_steps, batch_size = solver.n_steps, batch_size_for(params, len(rows))
-    loss_curve = []
+    n_steps, loss_curve = solver.n_steps, []
     if solver.in_epochs:
-        solver.plan(alpha, params.learning_rate_init, batch_size)
-        loss_curve.append(train_epoch(solver, rows, batch_size, params.shuffle))
+        total = 0.0
+        for piece, batch_size in pieces_of(params, rows, n_seen, solver.generator):
+            solver.plan(alpha, params.learning_rate_init, batch_size, n_seen=n_seen)
+            total += len(piece) * train_epoch(solver, piece, batch_size, params.shuffle)
+            n_seen += len(piece)
+        loss_curve.append(total / len(rows))
         check_finite("objective", loss_curve[-1], solver.n_steps, loss_curve)
     else:
+        batch_size, _ = batch_size_of_stream(params, n_seen)
         solver.learn_portion(
             rows, alpha, batch_size, shuffle=params.shuffle, verbose=params.verbose
         )
@@ -57,3 +77,43 @@ def learn_portion(params, rows, previous, solver, variance):
         "loss_curve_": loss_curve,
     }
     return Found(solver.finish(rows), solver, counters, alpha, variance, rows)
+
+
+def with_atoms_of_a_stream(params, rows):
+    """Parameters with the number of atoms that does not depend on the size of a portion."""
+    if params.n_components != "auto" or params.dict_init is not None:
+        return params
+    n_components = 4 * rows.n_features
+    if SOLVERS[params.solver].needs_samples:
+        n_components = min(n_components, len(rows))
+    return SimpleNamespace(**vars(params) | {"n_components": n_components})
+
+
+def batch_size_of_stream(params, n_seen):
+    """Samples of a step of a stream, and until how many samples it stays at that.
+
+    "auto" doubles as often as the samples do, whatever the portions that they come in, until it is
+    what a fit to many takes: a short stream still has enough steps.
+    """
+    if params.batch_size != "auto":
+        return params.batch_size, math.inf
+    batch_size, until = SMALLEST_BATCH, SMALLEST_BATCH * STEPS_OF_A_PASS
+    while n_seen >= until and batch_size < LARGEST_BATCH:
+        batch_size, until = 2 * batch_size, 2 * until
+    return batch_size, until if batch_size < LARGEST_BATCH else math.inf
+
+
+def pieces_of(params, rows, n_seen, generator):
+    """Yield pieces of a portion, drawn at random if that is shuffled, and their batch sizes."""
+    batch_size, until = batch_size_of_stream(params, n_seen)
+    if n_seen + len(rows) <= until:
+        yield rows, batch_size
+        return
+    order = torch.arange(len(rows), device="cpu")
+    if params.shuffle:
+        order = torch.randperm(len(rows), generator=generator, device="cpu")
+    while len(order):
+        batch_size, until = batch_size_of_stream(params, n_seen)
+        n_rows = min(len(order), until - n_seen)
+        yield rows.take(order[:n_rows].sort().values), batch_size
+        order, n_seen = order[n_rows:], n_seen + n_rows

@@ -28,6 +28,7 @@ def make_estimator(defaults=(), **params):
         "max_iter": 4,
         "batch_size": 100,
         "learning_rate_init": 3e-3,
+        "early_stopping": False,
         "device": "cpu",
         "random_state": 0,
     } | dict(defaults)

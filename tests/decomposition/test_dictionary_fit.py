@@ -19,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdict._core.solvers import alternating
+from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.metrics import DictionaryScorer, explained_variance_scorer
+from skdict.metrics import DictionaryScorer, dictionary_recovery, explained_variance_scorer
 
 # Lasso on a handful of coherent atoms.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -82,8 +83,20 @@ def test_early_stopping_returns_to_the_best_pass(planted, monkeypatch):
     assert estimator.n_iter_ == len(estimator.loss_curve_) == 6
     assert_same_parameters(estimator, recorder.fitted[4])
     assert not np.array_equal(estimator.components_, recorder.fitted[5].components_)
-    codes = estimator.transform(planted)
-    np.testing.assert_allclose(estimator.feature_density_, (codes > 0).mean(axis=0))
+    assert estimator.n_samples_seen_ == 540
+
+
+def test_by_default_all_passes_are_made_and_the_best_one_is_kept(planted, monkeypatch):
+    objectives = iter([5.0, 3.0, 4.0, 4.0, 4.0])
+    monkeypatch.setattr(
+        "skdict._core.training.loop.mean_objective",
+        lambda *args: next(objectives),
+    )
+    recorder = Recorder()
+    estimator = make_estimator(early_stopping="auto", max_iter=5, tol=0.5, n_iter_no_change=1)
+    estimator.set_callbacks(recorder).fit(planted)
+    assert estimator.validation_loss_curve_ == [5.0, 3.0, 4.0, 4.0, 4.0]
+    assert_same_parameters(estimator, recorder.fitted[1])
 
 
 def test_early_stopping_holds_samples_out(planted):
@@ -204,6 +217,38 @@ def test_a_stream_learns(planted, solver):
     assert estimator.n_steps_ == 40
     assert len(estimator.loss_curve_) == (40 if solver == "autoencoder" else 0)
     np.testing.assert_allclose(np.linalg.norm(estimator.components_, axis=1), 1)
+
+
+def test_batches_of_a_stream_do_not_depend_on_its_portions():
+    X = np.random.default_rng(0).normal(size=(40_000, 2)).astype(np.float32)
+    # 64 samples a step up to 4,096, then 128, 256, 512; from 32,768 on 1,024
+    want = 64 + 3 * 32 + 32 + 8
+    for size in (4096, 20_000, 40_000):
+        stream = SparseAutoencoderDictionary(4, random_state=0)
+        for start in range(0, len(X), size):
+            stream.partial_fit(X[start : start + size])
+        assert abs(stream.n_steps_ - want) <= 4  # some batches are not full
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["relu", "topk", "batch_topk"])
+def test_a_stream_is_as_good_as_a_fit(architecture):
+    X, atoms, _ = make_superposition(
+        n_samples=26_000, n_features=32, n_components=96, l0=3, random_state=0
+    )
+    X, X_test = X[:24_000].astype(np.float32), X[24_000:].astype(np.float32)
+    k = {} if architecture == "relu" else {"n_nonzero_coefs": 3}
+    params = {"architecture": architecture, "random_state": 0, "alpha": 0.1, **k}
+    fitted = SparseAutoencoderDictionary(96, max_iter=4, **params).fit(X)
+    stream = SparseAutoencoderDictionary(96, **params)
+    for _ in range(4):
+        for start in range(0, len(X), 3000):
+            stream.partial_fit(X[start : start + 3000])
+    recovery = [dictionary_recovery(atoms, each.components_) for each in (fitted, stream)]
+    assert recovery[1] > recovery[0] - 0.02
+    variance = [explained_variance_scorer(each, X_test) for each in (fitted, stream)]
+    assert variance[1] > variance[0] - 0.02
+    assert stream.transform(X_test).any(axis=0).mean() > 0.98
 
 
 @pytest.mark.parametrize("solver", STREAMING)

@@ -68,9 +68,12 @@ def test_training_begins_as_relu():
     schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=10)
     kinds = [type(topk.variant_at(schedule.progress_at(step))) for step in range(10)]
     assert kinds == [ReLU] * 5 + [TopK] * 5
-    for plan in ({"n_steps": None}, {"n_steps": 10, "from_scratch": False}):
-        schedule = Schedule(alpha=0.1, learning_rate=1e-3, **plan)
-        assert topk.variant_at(schedule.progress_at(0)) is topk
+    stream = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=None)
+    kinds = [type(topk.variant_at(stream.progress_at(step))) for step in range(1000)]
+    assert kinds == [ReLU] * 128 + [TopK] * 872
+    for n_steps in (None, 10):
+        goes_on = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps, from_scratch=False)
+        assert topk.variant_at(goes_on.progress_at(0)) is topk
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -67,6 +67,10 @@ class Source:
         """These rows of X in one piece, of the kind that X is."""
         return self.X if self.index is None else take_rows(self.X, self.index.numpy())
 
+    def copy(self):
+        """These rows, which keep hold of X no longer."""
+        return Source(self[:].clone(), self.device, name=self.name, is_finite=self.is_finite)
+
     def __getitem__(self, index):
         """Rows given by a slice or by an int64 tensor on the CPU: (n_rows, n_features)."""
         return self._read(index, check=False)

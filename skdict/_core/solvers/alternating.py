@@ -50,7 +50,7 @@ class AlternatingSolver(EpochSolver):
     def n_components(self):
         return len(self.learner.dictionary)
 
-    def plan(self, alpha, learning_rate, batch_size, n_steps=None):
+    def plan(self, alpha, learning_rate, batch_size, n_steps=None, n_seen=0):
         self.alpha = alpha_in_training(alpha, self.scale)
 
     def step(self, x):

@@ -14,7 +14,7 @@ from ..optim import fitting_scale, normalize_
 from ..tensors import away_from
 from .autoencoder_training import Training
 from .base import EpochSolver, alpha_in_training, default_n_nonzero, register
-from .schedule import Schedule
+from .schedule import INTERVAL, STREAM_WATCHED, Schedule
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
 # sparse from the start not worse; without them 1 would overshoot.
@@ -158,7 +158,7 @@ class AutoencoderSolver(EpochSolver):
         training = Training(autoencoder, generator, fit_intercept=fit_intercept)
         return cls(training, mean, scale, from_scratch=False)
 
-    def plan(self, alpha, learning_rate, batch_size, n_steps=None):
+    def plan(self, alpha, learning_rate, batch_size, n_steps=None, n_seen=0):
         if learning_rate == "auto":
             learning_rate = self._learning_rate(batch_size, n_steps)
         self.schedule = Schedule(
@@ -166,6 +166,7 @@ class AutoencoderSolver(EpochSolver):
             learning_rate=learning_rate,
             n_steps=n_steps,
             from_scratch=self.from_scratch,
+            resample_after=max(STREAM_WATCHED, int(INTERVAL * n_seen)),
         )
 
     def _learning_rate(self, batch_size, n_steps):
@@ -203,10 +204,10 @@ class AutoencoderSolver(EpochSolver):
         Where training has not come to the architecture itself, but is still at its first variant,
         thresholds are taken from the rows.
         """
-        autoencoder = self.learner.autoencoder
+        autoencoder = self.learner.averaged()
         architecture = autoencoder.architecture
         if not self.schedule.is_itself_at(self.n_steps - 1, architecture):
-            autoencoder = self._calibrated(rows)
+            autoencoder = self._calibrated(autoencoder, rows)
         weight, bias, threshold = autoencoder.folded()
         threshold = None if threshold is None else self.scale * threshold
         state = architecture.in_units(autoencoder.state, self.scale)
@@ -219,8 +220,7 @@ class AutoencoderSolver(EpochSolver):
         ).copy()
 
     @torch.no_grad()
-    def _calibrated(self, rows):
-        autoencoder = self.learner.autoencoder
+    def _calibrated(self, autoencoder, rows):
         most = min(N_CALIBRATION_SAMPLES, N_CALIBRATION_ENTRIES // len(autoencoder.dictionary))
         every = math.ceil(len(rows) / max(most, 1))
         x = self.standardised(rows)[torch.arange(0, len(rows), every, device="cpu")]

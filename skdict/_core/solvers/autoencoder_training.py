@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 
 from ..models.autoencoder import Autoencoder
-from ..optim import UnitNormAdam
+from ..optim import UnitNormAdam, normalize_
+from .averaging import Average
 from .resampling import merge_duplicates, revive, split
 
 # Above this fraction of non-zeros a step uses dense products: about where they become as fast on
@@ -46,6 +47,7 @@ class Training:
             len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
         )
         self.n_watched = 0  # samples since `has_fired` was cleared
+        self.average = Average(autoencoder.tensors)
         self._density = density
 
     @torch.enable_grad()  # whatever the caller has set
@@ -79,7 +81,9 @@ class Training:
         self._density = float(n_entries) / (len(x) * self._width)  # waits, after dense products
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
         self.n_watched += len(x)
-        if schedule.resamples_at(self.n_steps) and self.n_watched >= MIN_WATCHED:
+        if schedule.n_steps is None:
+            self.average.update()
+        if self.n_watched >= MIN_WATCHED and schedule.resamples_at(self.n_steps, self.n_watched):
             self._resample(autoencoder, x)
         self.n_steps += 1
         return total
@@ -103,6 +107,7 @@ class Training:
     @torch.no_grad()
     def _resample(self, autoencoder, x):
         """Resample dead and duplicate features, as far as x shows to what."""
+        before = self.autoencoder.encoder_weight.clone()
         dead = ~self.has_fired
         free = merge_duplicates(autoencoder, ~dead)
         x = x[: self._rows_at_a_time()]
@@ -113,8 +118,23 @@ class Training:
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )
         revive(self.autoencoder, self.optimizer, dead | left, x, residual, self.generator)
+        self.average.restart((self.autoencoder.encoder_weight != before).any(dim=1))
         self.has_fired.zero_()
         self.n_watched = 0
+
+    def averaged(self):
+        """The autoencoder of a stream's averaged parameters; of a fit it is the trained one."""
+        if self.average.values is None:
+            return self.autoencoder
+        dictionary, weight, bias, *state, intercept = self.average.values
+        return replace(
+            self.autoencoder,
+            dictionary=normalize_(dictionary.clone()),
+            encoder_weight=weight,
+            encoder_bias=bias,
+            intercept=intercept,
+            state=dict(zip(self.autoencoder.state, state, strict=True)),
+        )
 
     def state_dict(self):
         """The whole state in plain containers, with the tensors themselves and not copies."""
@@ -129,6 +149,7 @@ class Training:
             "n_steps": self.n_steps,
             "has_fired": self.has_fired,
             "n_watched": self.n_watched,
+            "average": self.average.state_dict(),
             "density": self._density,
         }
 
@@ -153,4 +174,5 @@ class Training:
         training.n_steps = state["n_steps"]
         training.has_fired = state["has_fired"].to(device, copy=True)
         training.n_watched = state["n_watched"]
+        training.average.load_state_dict(state["average"], device)
         return training

@@ -29,6 +29,11 @@ def default_n_nonzero(n_features, n_components):
     return max(min(n_features // 10, n_components), 1)
 
 
+def stops_early(params):
+    """Whether training may end before its last epoch; "auto" only goes back to the best one."""
+    return not isinstance(params.early_stopping, str) and bool(params.early_stopping)
+
+
 @dataclass
 class Problem:
     """What a solver starts from.
@@ -133,8 +138,9 @@ class Solver:
         """
         raise NotImplementedError
 
-    def plan(self, alpha, learning_rate, batch_size, n_steps=None):
-        """Say what is coming: ``n_steps`` steps, or (None) a stream without a planned end."""
+    def plan(self, alpha, learning_rate, batch_size, n_steps=None, n_seen=0):
+        """Say what is coming: ``n_steps`` steps, or (None) a stream without a planned end, of
+        which ``n_seen`` samples have come."""
         raise NotImplementedError
 
     def step(self, x):

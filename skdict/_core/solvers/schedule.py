@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from ..optim import learning_rate_factor
 
 INTERVAL = 0.05
+# A stream begins as a fit of so many steps does, but for the decay.
+STREAM_BEGINNING = 256
+# Samples of a stream between one resampling and the next: so many, or this part of those so far.
+STREAM_WATCHED = 20_000
 RESAMPLE_AT = tuple(percent / 100 for percent in range(10, 80, 5))  # INTERVAL apart
 
 
@@ -20,7 +24,8 @@ class Schedule:
     learning_rate : float
         Learning rate between warm-up and decay.
     n_steps : int or None
-        Planned number of steps; None for a stream without a planned end, where nothing decays.
+        Planned number of steps; None for a stream without a planned end: it begins as a fit of
+        `STREAM_BEGINNING` steps does, but its learning rate does not decay.
     from_scratch : bool
         Whether alpha rises from zero, the architecture begins as its first variant and features
         are resampled; False where training goes on from a trained dictionary.
@@ -36,9 +41,9 @@ class Schedule:
         In a short run only every second, third, ... of ``resample_at`` is taken, so that there
         are so many steps in between: of a wide dictionary hundreds are resampled at a time, and
         more before these have settled would only add to the disorder.
-    stream_warmup_steps, stream_resampling_steps : int
-        Without a plan: the steps in which learning rate and alpha rise, and those from one
-        resampling to the next.
+    resample_after : int
+        Without a plan: samples from one resampling to the next. It has to be long enough for
+        rare features to be seen, however few samples a step has.
     """
 
     alpha: float
@@ -50,12 +55,16 @@ class Schedule:
     alpha_warmup: float = 0.3
     resample_at: tuple = RESAMPLE_AT
     min_steps_between_resampling: int = 20
-    stream_warmup_steps: int = 100
-    stream_resampling_steps: int = 1000
+    resample_after: int = STREAM_WATCHED
+
+    @property
+    def _n_first_steps(self):
+        """Steps of which the fractions are: all, or those that a stream begins with."""
+        return STREAM_BEGINNING if self.n_steps is None else self.n_steps
 
     def learning_rate_at(self, step):
         if self.n_steps is None:
-            return self.learning_rate * min(1.0, (step + 1) / self.stream_warmup_steps)
+            return self.learning_rate * min(1.0, (step + 1) / (self.warmup * STREAM_BEGINNING))
         return self.learning_rate * learning_rate_factor(
             step, self.n_steps, self.warmup, self.decay
         )
@@ -63,17 +72,14 @@ class Schedule:
     def alpha_at(self, step):
         if not self.from_scratch:
             return self.alpha
-        warmup = (
-            self.stream_warmup_steps
-            if self.n_steps is None
-            else max(1, math.ceil(self.alpha_warmup * self.n_steps))
-        )
+        warmup = max(1, math.ceil(self.alpha_warmup * self._n_first_steps))
         return self.alpha * min(1.0, (step + 1) / warmup)
 
     def progress_at(self, step):
-        """Fraction of the run that is done after this step; 1 where there is no plan."""
-        planned = self.n_steps is not None and self.from_scratch
-        return (step + 1) / self.n_steps if planned else 1.0
+        """Fraction of the run that is done after this step; of a stream, of its beginning."""
+        if not self.from_scratch:
+            return 1.0
+        return min(1.0, (step + 1) / self._n_first_steps)
 
     def is_itself_at(self, step, architecture):
         """Whether this step trains the architecture, and not its first variant."""
@@ -83,10 +89,17 @@ class Schedule:
         """Whether this step is trained on the objective that the run ends with."""
         return self.alpha_at(step) == self.alpha and self.is_itself_at(step, architecture)
 
-    def resamples_at(self, step):
-        """Whether dead and duplicate features are resampled after this step."""
+    def resamples_at(self, step, n_watched):
+        """Whether dead and duplicate features are resampled after this step.
+
+        Parameters
+        ----------
+        step : int
+        n_watched : int
+            Samples since the last resampling.
+        """
         if self.n_steps is None:
-            return (step + 1) % self.stream_resampling_steps == 0
+            return n_watched >= self.resample_after
         if not self.from_scratch or step + 1 == self.n_steps:
             return False
         interval = INTERVAL * self.n_steps

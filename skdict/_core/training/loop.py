@@ -19,11 +19,12 @@ class TrainingLoop:
         L1 coefficient in the units of the data.
     learning_rate : float or "auto"
     held_out : Source or None
-        What early stopping looks at. Nothing of the solver may come from these.
+        Rows of which the epoch with the smallest objective is the one that is kept. Nothing of
+        the solver may come from these.
     tol : float
         Relative improvement of the held-out objective that counts.
-    n_iter_no_change : int
-        Epochs without improvement after which training is over.
+    n_iter_no_change : int or None
+        Epochs without improvement after which training is over; None goes through all.
     after_step : callable or None
         Called after each step with its number of rows.
     """
@@ -40,7 +41,7 @@ class TrainingLoop:
         learning_rate,
         held_out=None,
         tol=0.0,
-        n_iter_no_change=1,
+        n_iter_no_change=None,
         after_step=None,
     ):
         self.solver = solver
@@ -88,7 +89,7 @@ class TrainingLoop:
         return self.solver, self.solver.finish(self.rows)
 
     def best(self):
-        """The same of the best epoch, which is the last one without early stopping."""
+        """The same of the best epoch, which is the last one where no rows are held out."""
         return self._best or self.current()
 
     def _has_stopped_improving(self):
@@ -103,7 +104,8 @@ class TrainingLoop:
             keeps = self.solver.keeps_state
             solver = self.solver.copy_to(self.rows.device) if keeps else self.solver
             self._best = solver, self.solver.finish(self.rows)
-        return no_improvement(settled, self.tol, self.n_iter_no_change)
+        patience = self.n_iter_no_change
+        return patience is not None and no_improvement(settled, self.tol, patience)
 
 
 def train_epoch(solver, rows, batch_size, shuffle, *, after_step=None):

@@ -206,14 +206,16 @@ def test_an_atom_for_two_directions_that_is_there_twice():
 def test_no_feature_is_dead_after_few_samples_or_at_the_end():
     for n_steps in (1, 2, 3, 10, 100):
         schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps)
-        assert not schedule.resamples_at(n_steps - 1)
+        assert not schedule.resamples_at(n_steps - 1, 10**6)
         goes_on = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps, from_scratch=False)
-        assert not any(goes_on.resamples_at(step) for step in range(n_steps))
+        assert not any(goes_on.resamples_at(step, 10**6) for step in range(n_steps))
     for n_steps in (30, 60, 100, 300, 1000):
         schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps)
-        steps = [step for step in range(n_steps) if schedule.resamples_at(step)]
+        steps = [step for step in range(n_steps) if schedule.resamples_at(step, 10**6)]
         assert min(b - a for a, b in itertools.pairwise([-1, *steps])) >= 20
     assert len(steps) == 14
+    stream = Schedule(alpha=0.1, learning_rate=1e-3, resample_after=30_000)
+    assert [stream.resamples_at(9, n) for n in (29_999, 30_000)] == [False, True]
     x = torch.randn(990, 5, generator=torch.Generator().manual_seed(0))
     autoencoder = make_autoencoder()
     autoencoder.encoder_bias[:6] = -100.0

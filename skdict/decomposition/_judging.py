@@ -1,0 +1,198 @@
+"""A look at what a fit has found: how well it codes rows, and warnings where that is badly."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from .._core.training.loop import diverged
+from ..utils._warnings import warn
+from ._likelihood import CodeStatistics
+from ._reports import is_part_of_search
+
+# Rows, evenly spread, on which a fit is looked at when it is over, and a portion of a stream.
+N_JUDGED_ROWS = 2048
+N_JUDGED_OF_PORTION = 1024
+N_ROWS_AT_A_TIME = 256
+# Rows that are searched for an active feature if none is found on those.
+N_SEARCHED_ROWS = 20_000
+# With fewer held-out rows it cannot be told whether rows are learned by heart.
+LEAST_HELD_OUT = 10
+# Codes have diverged that leave so many times the squared error of no codes at all; a fit that
+# ends with more than the second is warned of.
+DIVERGED = 100
+WORSE_THAN_NOTHING = 1.5
+# Rows are learned by heart where held-out ones lose more than this part of the explained variance.
+MEMORISED = 0.25
+
+
+@dataclass
+class Measured:
+    """Rows, their codes and what these leave over.
+
+    Parameters
+    ----------
+    statistics : CodeStatistics
+    sums : tensor of shape (n_features,), float64
+        Σ (x - o) over the rows, with an origin o.
+    squares : float
+        Σ ‖x - o‖².
+    """
+
+    statistics: CodeStatistics
+    sums: torch.Tensor
+    squares: float = 0.0
+
+    @property
+    def l0(self):
+        """Mean number of active features of a row."""
+        return float(self.statistics.counts.sum() / self.statistics.n_samples)
+
+    @property
+    def explained_variance(self):
+        """1 - Σ ‖x - x̂‖² / Σ ‖x - x̄‖², as `skdict.metrics.explained_variance`."""
+        variance = self.squares - float(self.sums.square().sum()) / self.statistics.n_samples
+        return 1 - self.statistics.squared_error / variance if variance > 0 else math.nan
+
+
+def measure(coding, rows, index, origin, *, warns=False):
+    """Code the rows that an index names.
+
+    Parameters
+    ----------
+    coding : Coding
+    rows : Source
+    index : tensor of shape (n,), int64
+    origin : tensor of shape (n_features,)
+        A point among the rows, for the precision of the sums.
+    warns : bool
+        Whether to warn of codes that are not as good as wanted.
+
+    Returns
+    -------
+    measured : Measured
+    """
+    dictionary = coding.dictionary.to(rows.dtype, rows.device)
+    origin = torch.as_tensor(origin, device=rows.device)
+    statistics = CodeStatistics.empty(len(dictionary.components))
+    measured = Measured(statistics, torch.zeros_like(origin, dtype=torch.float64))
+    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows, warns=warns) as code:
+        for chunk in index.split(N_ROWS_AT_A_TIME):
+            x = rows[chunk]
+            codes = code(x)
+            statistics.update(codes, dictionary.residual(x, codes))
+            x = (x - origin).double()
+            measured.sums += x.sum(dim=0)
+            measured.squares += float(x.square().sum())
+    return measured
+
+
+def look(found, coding):
+    """Fitted attributes that say how well rows are coded, of the fit and held-out ones.
+
+    Parameters
+    ----------
+    found : Found
+    coding : Coding
+
+    Returns
+    -------
+    attributes : dict
+    """
+    of_fit = judge(found, coding)
+    attributes = {"train_explained_variance_": of_fit.explained_variance, "train_l0_": of_fit.l0}
+    if found.held_out is None:
+        return attributes
+    rows = found.held_out
+    held_out = measure(coding, rows, spread(len(rows), N_JUDGED_ROWS), found.solver.mean)
+    if not is_part_of_search():  # of which the last fit warns
+        _warn_of_memorising(found, of_fit, held_out)
+    return attributes | {
+        "validation_explained_variance_": held_out.explained_variance,
+        "validation_l0_": held_out.l0,
+        "_held_out": rows.copy(),
+    }
+
+
+def _warn_of_memorising(found, of_fit, held_out):
+    known, new = of_fit.explained_variance, held_out.explained_variance
+    if held_out.statistics.n_samples < LEAST_HELD_OUT or not new < (1 - MEMORISED) * known:
+        return
+    warn(
+        f"The dictionary has learned samples by heart: it explains {known:.2f} of the variance of "
+        f"those of the fit (L0 {of_fit.l0:.3g}), and {new:.2f} of {len(found.held_out)} that were "
+        f"held out (L0 {held_out.l0:.3g}). {len(found.dictionary.components)} atoms were learned "
+        f"from {len(found.rows)} samples. Use fewer atoms (n_components), more samples, fewer "
+        "passes (max_iter) or a larger alpha."
+    )
+
+
+def judge(found, coding, *, is_over=True):
+    """Raise or warn if a fit has found what is worse than nothing, or nothing.
+
+    Parameters
+    ----------
+    found : Found
+    coding : Coding
+    is_over : bool
+        A stream is not, and what it has not learned yet it may learn from what comes.
+
+    Returns
+    -------
+    measured : Measured
+        Of `N_JUDGED_ROWS` of its rows; of a portion that is larger of an eighth.
+    """
+    n_steps, loss_curve = found.counters["n_steps_"], found.counters["loss_curve_"]
+    if not found.dictionary.is_sound:
+        raise diverged("the dictionary is not finite, or zero", n_steps, loss_curve)
+    n_rows = len(found.rows)
+    index = spread(n_rows, N_JUDGED_ROWS if is_over else max(N_JUDGED_OF_PORTION, n_rows // 8))
+    measured = measure(coding, found.rows, index, found.solver.mean, warns=True)
+    statistics = measured.statistics
+    if statistics.counts.sum() == 0:
+        _warn_of_nothing(found, coding)
+    if coding.name != "encoder":  # codes that were not trained tell nothing of the training
+        return measured
+    # massive samples do not count for the variance, and a stream may change
+    least = statistics.n_samples * found.rows.n_features * found.variance
+    ratio = statistics.squared_error / max(measured.squares, least)
+    if ratio <= WORSE_THAN_NOTHING:
+        return measured
+    symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"
+    if not ratio <= DIVERGED:
+        raise diverged(symptom, n_steps, loss_curve)
+    if is_over:
+        warn(
+            f"Training has not converged, or diverges: after {n_steps} steps, {symptom}. Raise "
+            "max_iter; if that does not help, lower learning_rate_init, or leave it 'auto'.",
+            ConvergenceWarning,
+        )
+    return measured
+
+
+def _warn_of_nothing(found, coding):
+    """Warn if none of the codes of many rows has an entry."""
+    n_rows = min(len(found.rows), N_SEARCHED_ROWS)
+    with coding.coder(found.rows, warns=False) as code:
+        for chunk in spread(len(found.rows), n_rows).split(N_ROWS_AT_A_TIME):
+            if code(found.rows[chunk]).values.any():
+                return
+    nothing = f"No feature is active on any of {n_rows} samples: "
+    k = getattr(found.dictionary.architecture, "k", None)
+    if coding.name == "encoder" and k is not None:
+        warn(
+            f"{nothing}none exceeds the threshold that training has come to. Use more passes "
+            "(max_iter) or a larger n_nonzero_coefs."
+        )
+    else:
+        warn(
+            f"{nothing}alpha_={found.alpha:.3g} is too large for the scale of X, or "
+            f"{found.counters['n_steps_']} steps are too few. Take a smaller value of "
+            "alpha_grid(X), or raise max_iter."
+        )
+
+
+def spread(n_rows, n_most):
+    """Numbers of at most so many rows, evenly spread."""
+    return torch.arange(0, n_rows, math.ceil(n_rows / n_most), device="cpu")
