@@ -132,8 +132,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         passes. Passes in which ``alpha`` still rises, or "topk" is still "relu", do not count.
         ``solver="dictionary_learning"`` has a criterion of its own, without held-out samples.
     validation_fraction : float, default=0.1
-        Fraction of the samples that is held out; with ``early_stopping="auto"`` no more than
-        2,048, and none where it would be fewer than 10.
+        Fraction of the samples that is held out; by "auto" no more than 2,048 or fewer than 10.
     tol : float, default=1e-3
         Relative improvement below which a pass counts as no change.
     n_iter_no_change : int, default=5
@@ -203,10 +202,16 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         of each step, which may begin as "relu". Empty for the solvers that do not report it.
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only where samples were held out.
-    validation_score_, validation_explained_variance_, validation_l0_ : float
-        `score`, explained variance and mean number of active features of the same samples.
-    train_explained_variance_, train_l0_ : float
-        The last two of at most 2,048 samples of the fit.
+    validation_score_ : float
+        Their `score`. Only where samples were held out, as the next two.
+    validation_explained_variance_ : float
+        Fraction of their variance that is explained.
+    validation_l0_ : float
+        Mean number of features that are active on them.
+    train_explained_variance_ : float
+        The same fraction for samples of the fit, 2,048 at most.
+    train_l0_ : float
+        Mean number of features that are active on those.
     dictionary_ : Dictionary
         All of the above in one object, which codes tensors: see :class:`Dictionary`.
     feature_density_ : ndarray of shape (n_components,)
@@ -229,7 +234,6 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     See Also
     --------
     skdict.feature_extraction.ActivationExtractor : Activations of a model, from texts.
-    skdict.decomposition.alpha_grid : Values of alpha to search over.
     sklearn.decomposition.MiniBatchDictionaryLearning : The same objective without an encoder.
 
     Notes
@@ -261,10 +265,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     ... )
     >>> sae = SparseAutoencoderDictionary(n_components=32, random_state=0).fit(X)
     >>> codes = sae.transform(X)
-    >>> codes.shape
-    (5000, 32)
-    >>> sae.inverse_transform(codes).shape
-    (5000, 16)
+    >>> codes.shape, sae.inverse_transform(codes).shape
+    ((5000, 32), (5000, 16))
     """
 
     _parameter_constraints: dict = {
@@ -401,16 +403,13 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
 
         After `fit` it goes on from what that has learned, else from nothing. The first call, or
         `fit`, fixes ``alpha_`` (if "auto") and the scale of the data, so let it be a few thousand
-        samples that look like the rest. There is no planned end: the first 256 steps are those
-        with which a `fit` would begin, then the learning rate stays, and what is published is an
-        average, mostly over the last ninth of the steps. ``max_iter`` and ``early_stopping`` are
-        not used. Portions should be shuffled.
+        samples that look like the rest; portions should be shuffled. Without a planned end the
+        learning rate does not decay, so the attributes are an average, mostly over the last ninth
+        of the steps. ``max_iter`` and ``early_stopping`` are not used.
 
-        Between calls ``alpha``, ``batch_size``, ``learning_rate_init``, ``shuffle`` and what
-        `transform` uses may change. Another ``solver``, ``architecture`` or ``n_nonzero_coefs``
-        goes on from the dictionary with a fresh optimiser. What the dictionary began with,
-        ``n_components``, ``fit_intercept``, ``dict_init`` and ``random_state``, can only change
-        with a new `fit`.
+        Parameters may change between calls, but what the dictionary began with, ``n_components``,
+        ``fit_intercept``, ``dict_init`` and ``random_state``, only with a new `fit`. Another
+        ``solver``, ``architecture`` or ``n_nonzero_coefs`` begins with a fresh optimiser.
 
         Parameters
         ----------

@@ -186,8 +186,10 @@ class SparseAutoencoderDictionaryCV(
         Fraction of their variance that is explained.
     validation_l0_ : float
         Mean number of active features of them.
-    train_explained_variance_, train_l0_ : float
-        The same of samples of the last fit.
+    train_explained_variance_ : float
+        The same fraction for samples of the last fit, 2,048 at most.
+    train_l0_ : float
+        Mean number of features that are active on those.
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
