@@ -268,8 +268,9 @@ class DictionaryTransformer(
         """Only what is at hand: displays and `inspect.getmembers` read all that is named here."""
         statistics = vars(self).get("_statistics")
         names = [] if statistics is None else statistics.at_hand
-        of_rows = {"validation_score_"} if "_held_out" in vars(self) and set(STATISTICS) <= {*names} else ()
-        return [*super().__dir__(), *names, *of_rows]
+        if "_held_out" in vars(self) and "noise_variance_" in names:
+            names = [*names, "validation_score_"]
+        return [*super().__dir__(), *names]
 
     # -- state -----------------------------------------------------------------------------
 

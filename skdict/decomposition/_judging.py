@@ -23,8 +23,10 @@ LEAST_HELD_OUT = 10
 # ends with more than the second is warned of.
 DIVERGED = 100
 WORSE_THAN_NOTHING = 1.5
-# Rows are learned by heart where held-out ones lose more than this part of the explained variance.
+# Rows are learned by heart where held-out ones lose more than this part of the explained variance,
+# and at least so much of the variance: few rows differ by chance.
 MEMORISED = 0.25
+LEAST_LOST = 0.1
 
 
 @dataclass
@@ -117,7 +119,8 @@ def look(found, coding):
 
 def _warn_of_memorising(found, of_fit, held_out):
     known, new = of_fit.explained_variance, held_out.explained_variance
-    if held_out.statistics.n_samples < LEAST_HELD_OUT or not new < (1 - MEMORISED) * known:
+    is_little = new > (1 - MEMORISED) * known or new > known - LEAST_LOST
+    if held_out.statistics.n_samples < LEAST_HELD_OUT or is_little:
         return
     warn(
         f"The dictionary has learned samples by heart: it explains {known:.2f} of the variance of "
