@@ -43,8 +43,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     ----------
     n_components : int or "auto", default="auto"
         Number of atoms. "auto" takes four times the columns of X, but no more than a 16th of the
-        samples of `fit` (and no less than 16 for it): with fewer samples for each, atoms are
-        samples learned by heart.
+        samples of `fit`, or 16: with fewer samples for each, atoms are samples learned by heart.
     alpha : float or "auto", default="auto"
         L1 coefficient, in the units of the data. "auto" takes
         :math:`0.1 \sqrt{E\lVert x - E x \rVert^2}`, without a few samples of far greater norm, of
@@ -223,9 +222,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     variance_ : float
         Variance of the training data (of a stream: of its first portion), per column.
     n_samples_seen_ : int
-        Number of samples behind densities, magnitudes and noise: all that were learned from, at
-        most 100,000, evenly spread (20,000 where codes come from sparse coding); after
-        `partial_fit` 1,024, or an eighth, of each of the most recent portions.
+        Number of samples behind densities, magnitudes and noise: 100,000 of the fit at most, evenly
+        spread (20,000 where codes come from sparse coding); of portions 1,024 each, or an eighth.
     n_features_in_ : int
         Number of columns of X seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
