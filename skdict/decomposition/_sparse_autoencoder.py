@@ -222,8 +222,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     variance_ : float
         Variance of the training data (of a stream: of its first portion), per column.
     n_samples_seen_ : int
-        Number of samples behind densities, magnitudes and noise: 100,000 of the fit at most, evenly
-        spread (20,000 where codes come from sparse coding); of portions 1,024 each, or an eighth.
+        Number of samples behind densities, magnitudes and noise: 100,000 of the fit at most,
+        evenly spread (20,000 if by sparse coding); of portions 1,024 each, or an eighth.
     n_features_in_ : int
         Number of columns of X seen during fit.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
