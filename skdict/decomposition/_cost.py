@@ -17,7 +17,15 @@ from ..utils._arrays import check_activations
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
 from ._alpha import location_and_scale
-from ._fitting import alpha_of, batch_size_for, n_components_for, params_of, start, threads
+from ._fitting import (
+    alpha_of,
+    batch_size_for,
+    n_components_for,
+    number_held_out,
+    params_of,
+    start,
+    threads,
+)
 
 # The short run: one epoch that is not timed, as it compiles and warms up, and the timed ones.
 N_STEPS, N_TIMED = 8, 2
@@ -88,6 +96,7 @@ def estimate_fit(estimator, X, *, n_samples=None):
         )
     rows = Source(check_activations(None, X, min_samples=2), resolve_device(estimator.device))
     n_samples = len(rows) if n_samples is None else n_samples
+    n_samples -= number_held_out(params, (n_samples, rows.n_features), None)
     shape = (n_samples, rows.n_features)
     batch_size, n_components = batch_size_for(params, n_samples), n_components_for(params, shape)
     n_steps = params.max_iter * math.ceil(n_samples / batch_size)

@@ -173,7 +173,7 @@ def fit(params, rows, previous, reports, attributes_of):
     kind = SOLVERS[params.solver]
     random_state = check_random_state(params.random_state)
     training, held_out = rows, None
-    n_held_out = _n_held_out(params, rows.shape, previous) if kind.in_epochs else 0
+    n_held_out = number_held_out(params, rows.shape, previous) if kind.in_epochs else 0
     if n_held_out:
         training, held_out = map(rows.take, _split(len(rows), n_held_out, random_state))
     # one sample alone has no scale
@@ -322,7 +322,7 @@ def _initial_atoms(params, rows, mean, scale, previous, random_state):
     return normalize_(atoms)
 
 
-def _n_held_out(params, shape, previous):
+def number_held_out(params, shape, previous):
     """How many of rows of this shape are held out: by default only where atoms have few rows."""
     n_rows = shape[0]
     n_held_out = min(math.ceil(params.validation_fraction * n_rows), n_rows - 1)
