@@ -294,7 +294,10 @@ def test_few_steps_are_no_divergence():
             estimator.partial_fit(portion)
     assert estimator.noise_variance_ > X.var(axis=0).mean()  # not yet better than nothing
     with pytest.warns(UserWarning, match=r"or \d steps are too few.*raise max_iter"):
-        SparseAutoencoderDictionary(fit_intercept=False, max_iter=3, random_state=0).fit(X)
+        estimator = SparseAutoencoderDictionary(
+            52, fit_intercept=False, max_iter=3, random_state=0
+        )
+        estimator.set_params(early_stopping=False).fit(X)
 
 
 def test_portions_of_another_scale_or_place_are_no_divergence(X):
@@ -352,7 +355,7 @@ def test_an_empty_dictionary_is_not_put_down_to_an_alpha_without_effect():
     equal = np.repeat(np.random.default_rng(0).laplace(size=(300, 6))[:3], 100, axis=0)
     estimator = SparseAutoencoderDictionary(
         8, architecture="batch_topk", n_nonzero_coefs=2, max_iter=3, random_state=0
-    )
+    ).set_params(early_stopping=False)
     with pytest.warns(UserWarning, match="No feature is active .* exceeds the threshold"):
         estimator.fit(equal)
 

@@ -167,7 +167,7 @@ def test_early_stopping_keeps_what_belongs_to_the_best_pass(synthetic):
     X, _ = synthetic
     estimator = make_estimator(solver="alternating", early_stopping=True, max_iter=6, tol=0.0)
     estimator.fit(X)
-    _, solver, _ = estimator._stream
+    solver = estimator._stream.solver
     np.testing.assert_array_equal(solver.finish(None).components, estimator.components_)
 
 
