@@ -27,7 +27,7 @@ class CodeQuality(NamedTuple):
 
 
 @plain_torch()
-def quality_of(coding, rows, n_most=None):
+def quality_of(coding, rows, n_most=None, *, also=None):
     """`CodeQuality` of the rows of a source, coded block by block.
 
     Parameters
@@ -36,6 +36,8 @@ def quality_of(coding, rows, n_most=None):
     rows : Source
     n_most : int or None
         Look at no more than so many of them, evenly spread.
+    also : callable or None
+        Is given the `SparseCodes` and the residual of each block, to save another coding.
     """
     if n_most is not None and len(rows) > n_most:
         every = math.ceil(len(rows) / n_most)
@@ -50,7 +52,10 @@ def quality_of(coding, rows, n_most=None):
         for _, x in rows.blocks(coding.width):
             codes = code(x)
             counts += codes.column_sums()[0]
-            error += dictionary.residual(x, codes).double().square().sum()
+            residual = dictionary.residual(x, codes)
+            error += residual.double().square().sum()
+            if also is not None:
+                also(codes, residual)
             centred = (x - origin).double()
             total += centred.sum(dim=0)
             square += centred.square().sum()

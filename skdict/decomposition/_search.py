@@ -18,6 +18,7 @@ from .._core.solvers import SOLVERS
 from ..utils._random import check_random_state
 from ._code_quality import quality_of
 from ._coding import Coding
+from ._likelihood import log_likelihood, model_of
 from ._reports import announce, duration, part_of_search
 from ._search_values import EMPTY_L0, MOST_ADDED
 
@@ -289,24 +290,31 @@ def _print_measured(caller, fold, changed, measured):
 
 def measure(fitted, fold, scoring):
     """Score, L0 and explained variance of held-out samples, then of some of the training."""
-    if scoring is None:
-        score, train_score = map(fitted.score, (fold.held_out, fold.seen))
-    else:
-        score = _number(scoring(fitted, fold.held_out.whole(), fold.y))
-        train_score = np.nan
-    unseen, seen = (_quality(fitted, rows)[:2] for rows in (fold.held_out, fold.seen))
-    return score, *unseen, train_score, *seen
+    by_likelihood = scoring is None
+    unseen, seen = (_scored(fitted, rows, by_likelihood) for rows in (fold.held_out, fold.seen))
+    if not by_likelihood:
+        unseen[0] = _number(scoring(fitted, fold.held_out.whole(), fold.y))
+    return *unseen, *seen
 
 
-def _quality(fitted, rows):
-    """`CodeQuality` of rows, coded as the parameters say."""
+def _scored(fitted, rows, by_likelihood):
+    """Score as `score` gives it, or NaN, L0 and explained variance: from one coding of rows."""
     coding = Coding.of(
         fitted.dictionary_,
         fitted.transform_algorithm,
         alpha=fitted.transform_alpha,
         n_nonzero_coefs=fitted.transform_n_nonzero_coefs,
     )
-    return quality_of(coding, rows)
+    if not by_likelihood:
+        return [np.nan, *quality_of(coding, rows)[:2]]
+    model, scores = model_of(fitted, fitted.resolution, rows.device), []
+
+    def add(codes, residual):
+        score = log_likelihood(codes, residual, signed=coding.signed, **model)
+        scores.append(score.cpu().numpy())
+
+    quality = quality_of(coding, rows, also=add)
+    return [float(np.concatenate(scores).mean()), *quality[:2]]
 
 
 def _number(score):
