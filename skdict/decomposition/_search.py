@@ -18,7 +18,7 @@ from .._core.solvers import SOLVERS
 from ..utils._random import check_random_state
 from ._code_quality import quality_of
 from ._coding import Coding
-from ._likelihood import log_likelihood, model_of
+from ._likelihood import SparseCodingModel
 from ._reports import announce, duration, part_of_search
 from ._search_values import EMPTY_L0, MOST_ADDED
 
@@ -307,14 +307,15 @@ def _scored(fitted, rows, by_likelihood):
     )
     if not by_likelihood:
         return [np.nan, *quality_of(coding, rows)[:2]]
-    model, scores = model_of(fitted, fitted.resolution, rows.device), []
+    options = {"signed": coding.signed, "device": rows.device}
+    model, blocks = SparseCodingModel.of(fitted, fitted.resolution, **options), []
 
     def add(codes, residual):
-        score = log_likelihood(codes, residual, signed=coding.signed, **model)
-        scores.append(score.cpu().numpy())
+        blocks.append(model.parts(codes, residual).cpu())
 
     quality = quality_of(coding, rows, also=add)
-    return [float(np.concatenate(scores).mean()), *quality[:2]]
+    parts = torch.cat(blocks)
+    return [model.score(parts.sum(dim=0), len(parts)), *quality[:2]]
 
 
 def _number(score):
