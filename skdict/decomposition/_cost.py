@@ -6,6 +6,7 @@ from numbers import Integral
 from types import SimpleNamespace
 
 import torch
+from sklearn.base import clone
 from sklearn.utils import Bunch
 
 from .._core.data.source import BLOCK_BYTES, Source
@@ -26,6 +27,7 @@ from ._fitting import (
     start,
     threads,
 )
+from ._sparse_autoencoder import SparseAutoencoderDictionary
 
 # The short run: one epoch that is not timed, as it compiles and warms up, and the timed ones.
 N_STEPS, N_TIMED = 8, 2
@@ -67,6 +69,8 @@ def estimate_fit(estimator, X, *, n_samples=None):
 
     Raises
     ------
+    TypeError
+        If `estimator` is of another class.
     ValueError
         If the solver does not learn in steps. As `fit`, if parameters or X are not valid.
 
@@ -86,6 +90,13 @@ def estimate_fit(estimator, X, *, n_samples=None):
     >>> 0 < estimate.seconds_per_step < estimate.seconds
     True
     """
+    if not isinstance(estimator, SparseAutoencoderDictionary):
+        raise TypeError(
+            "estimator must be a SparseAutoencoderDictionary, but is a "
+            f"{type(estimator).__name__}. A search is a fit for each value on each fold, and one to "
+            "all rows: estimate one of these."
+        )
+    estimator = clone(estimator)  # a RandomState of the user's goes no further
     estimator._validate_params()
     params, kind = params_of(estimator), SOLVERS[estimator.solver]
     if not kind.in_epochs:

@@ -142,7 +142,7 @@ def _warn_of_alpha(params):
     if name != "alpha":
         name = "n_nonzero_coefs" if name == "k" else f"architecture__{name}"
         warn(
-            f"alpha={params.alpha:.3g} has hardly an effect with architecture="
+            f"alpha={params.alpha:.3g} has hardly any effect with architecture="
             f"{params.architecture!r}, whose codes are made sparse by {name}. Leave alpha 'auto', "
             f"and choose {name}."
         )

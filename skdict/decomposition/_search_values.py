@@ -94,14 +94,16 @@ class SearchedValues:
             which, remedy = (
                 "empty" if is_empty else "sparsest",
                 "Too few passes and too few samples for each atom have this effect: raise "
-                f"max_iter, lower n_components, or take more samples; else {further}.",
+                "max_iter, lower n_components, or take more samples"
+                f"{'' if is_empty else f'; else {further}'}.",
             )
         extreme = "smallest" if value == min(self.tried) else "largest"
+        meaning = "the optimum may lie beyond"
+        if which == "empty":
+            meaning = "nothing that was learned has a better score than no codes at all"
         warn(
             f"{self.name}={value:.3g} has the best score, but is the {extreme} of the "
-            f"{len(self.tried)} values tried, that of the {which} codes: the optimum may lie "
-            f"beyond. "
-            f"{remedy}"
+            f"{len(self.tried)} values tried, that of the {which} codes: {meaning}. {remedy}"
         )
 
 
@@ -125,13 +127,13 @@ def searched_values(search, params, source):
     if _is_grid(search.n_nonzero_coefs) and "n_nonzero_coefs" in SOLVERS[search.solver].used_by(
         params
     ):
-        _warn_of_alphas(search, "n_nonzero_coefs")
+        _warn_of_alphas(search, architecture, "n_nonzero_coefs")
         return _given_counts(search.n_nonzero_coefs, shape)
     name = _open_name(search, names, architecture)
     if name == "alpha":
         _check_use_of_alpha(search)
         return _alphas(search.alphas, source)
-    _warn_of_alphas(search, name)
+    _warn_of_alphas(search, architecture, name)
     grid = architecture.sparsity_grid(name, shape[1], shape[0])
     if name == "k":
         return SearchedValues("n_nonzero_coefs", grid, is_open=True)
@@ -162,11 +164,13 @@ def _open_name(search, names, architecture):
             break
         value = getattr(architecture, name)
         if value != default_params(type(architecture))[name]:
-            name = "n_nonzero_coefs" if name == "k" else name
+            remedy = "leave it at its default"
+            if name == "k":
+                name, remedy = "n_nonzero_coefs", "leave it out, or give values to try"
             warn(
                 f"{name}={value!r} is fixed, so that alpha is chosen, which does not make the "
                 f"codes of architecture={search.architecture!r} sparse. To have {name} chosen, "
-                "leave it out, or give values to try."
+                f"{remedy}."
             )
             break
         if _is_auto(search.alphas) or "alpha" not in names:
@@ -178,12 +182,13 @@ def _is_auto(alphas):
     return isinstance(alphas, str) and alphas == "auto"
 
 
-def _warn_of_alphas(search, name):
+def _warn_of_alphas(search, architecture, name):
     if not _is_auto(search.alphas):
         name = "n_nonzero_coefs" if name == "k" else name
+        user = "solver" if architecture is None else "architecture"
         warn(
-            f"architecture={search.architecture!r} does not use alphas: {name} is chosen. Leave "
-            "out what has no effect."
+            f"{user}={getattr(search, user)!r} does not use alphas: {name} is chosen. Leave out "
+            "what has no effect."
         )
 
 

@@ -86,7 +86,7 @@ class SparseAutoencoderDictionaryCV(
     n_nonzero_coefs : int or array-like of shape (n_values,), default=None
         Numbers of non-zero entries of a code to try, for an ``architecture`` that has one, or of
         codebooks with ``solver="kmeans"``. None begins with about eight numbers from an eighth of
-        the features down, each about :math:`\sqrt 2` times the next, and adds to them. An int is
+        the columns down, each about :math:`\sqrt 2` times the next, and adds to them. An int is
         not searched over, and ``alpha`` is chosen.
     solver : str, default="autoencoder"
         How the dictionary is found.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skdict import SparseAutoencoderDictionary
+from skdict import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
 from skdict._core.solvers.alternating import AlternatingSolver
 from skdict._core.solvers.autoencoder import AutoencoderSolver
 from skdict.datasets import make_superposition
@@ -77,11 +77,20 @@ def test_memory_follows_the_sizes():
 
 
 def test_estimator_is_left_alone():
-    sae = SparseAutoencoderDictionary(16, max_iter=2, random_state=0)
+    random_state = np.random.RandomState(0)
+    sae = SparseAutoencoderDictionary(16, max_iter=2, random_state=random_state)
     before = sae.get_params()
     estimate_fit(sae, X)
     assert sae.get_params() == before
     assert not hasattr(sae, "components_")
+    assert random_state.randint(1 << 30) == np.random.RandomState(0).randint(1 << 30)
+
+
+@pytest.mark.parametrize("estimator", [SparseAutoencoderDictionaryCV(16), None])
+def test_other_estimators_are_refused(estimator):
+    kind = type(estimator).__name__
+    with pytest.raises(TypeError, match=f"estimator must be a Sparse.*, but is a {kind}"):
+        estimate_fit(estimator, X)
 
 
 def test_solvers_without_steps_are_refused():

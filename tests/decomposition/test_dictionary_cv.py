@@ -356,7 +356,7 @@ def test_the_grid_has_an_end_and_a_warning_names_it(planted):
         selected.fit(planted)
     assert len(selected.alphas_) == 14
     lasso = make_cv(alphas="auto", scoring=Near(1e9, of_alpha), solver="lasso")
-    with pytest.warns(UserWarning, match="is the largest of the .* empty codes.* max_iter"):
+    with pytest.warns(UserWarning, match="the largest of .* empty codes: nothing.* max_iter"):
         lasso.fit(planted)
     l0 = lasso.results_["l0"].to_numpy()
     assert l0[-1] < 0.01 < l0[-2]  # no further than where codes are empty
@@ -401,6 +401,11 @@ def test_codebooks_are_chosen_by_their_number(planted):
         ({"architecture": TopK(k=3)}, "n_nonzero_coefs=3 is fixed", "alpha"),
         ({"alphas": [0.1, 0.2]}, "'topk' does not use alphas: n_nonzero", "n_nonzero_coefs"),
         ({"architecture": "relu", "n_nonzero_coefs": [2, 3]}, "does not use n_nonzero", "alpha"),
+        (
+            {"architecture": "relu", "solver": "kmeans", "n_nonzero_coefs": [1, 2], "alphas": 2},
+            "^solver='kmeans' does not use alphas: n_nonzero",
+            "n_nonzero_coefs",
+        ),
     ],
 )
 def test_what_is_not_chosen_is_said_once(planted, params, message, chosen):
