@@ -93,8 +93,8 @@ def estimate_fit(estimator, X, *, n_samples=None):
     if not isinstance(estimator, SparseAutoencoderDictionary):
         raise TypeError(
             "estimator must be a SparseAutoencoderDictionary, but is a "
-            f"{type(estimator).__name__}. A search is a fit for each value on each fold, and one to "
-            "all rows: estimate one of these."
+            f"{type(estimator).__name__}. A search is a fit for each value on each fold, and one "
+            "to all rows: estimate one of these."
         )
     estimator = clone(estimator)  # a RandomState of the user's goes no further
     estimator._validate_params()
