@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .kernels import linear
 from .torch_state import plain_torch
 
 # Values are equal that differ by no more than so many roundings of the larger.
@@ -31,7 +32,8 @@ class Unchanged:
     @plain_torch()  # else autocast would round what is compared
     def __init__(self, tensors):
         self.tensors = tensors
-        self.seen = [self._look(tensor) for tensor in tensors]
+        self.vectors = [_vector_for(tensor) for tensor in tensors]
+        self.seen = self._look()
         self.tol = [
             1e-5 * torch.linalg.vector_norm(_wide(tensor), dim=1) if tensor.dim() == 2 else 0
             for tensor in tensors
@@ -40,19 +42,26 @@ class Unchanged:
     @plain_torch()
     def __call__(self):
         return all(
-            bool(((self._look(tensor) - seen).abs() <= tol).all())
-            for tensor, seen, tol in zip(self.tensors, self.seen, self.tol, strict=True)
+            bool(((now - seen).abs() <= tol).all())
+            for now, seen, tol in zip(self._look(), self.seen, self.tol, strict=True)
         )
 
-    def _look(self, tensor):
-        if tensor.dim() == 1:
-            return tensor.clone()
-        generator = torch.Generator(device="cpu").manual_seed(0)
-        options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
-        weights = torch.randn(tensor.shape[1], **options)
-        weights += weights.sign()  # away from zero: a change in any one column counts
-        tensor = _wide(tensor)
-        return tensor @ weights.to(tensor)
+    def _look(self):
+        return [
+            tensor.clone() if vector is None else linear(vector, _wide(tensor))[0]
+            for tensor, vector in zip(self.tensors, self.vectors, strict=True)
+        ]
+
+
+def _vector_for(tensor):
+    """With which the rows of a matrix are multiplied: (1, n_columns); None for a vector."""
+    if tensor.dim() == 1:
+        return None
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+    vector = torch.randn(1, tensor.shape[1], **options)
+    vector += vector.sign()  # away from zero: a change in any one column counts
+    return vector.to(_wide(tensor[:1]))
 
 
 def _wide(tensor):

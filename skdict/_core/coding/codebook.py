@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..kernels import Support
+from ..kernels import Support, linear
 from ..kernels.scaling import unit_factors
 from .codes import SparseCodes
 
@@ -46,7 +46,7 @@ class Codebook:
             # ‖x - norm u‖² is least where norm (u·x - norm / 2) is largest; nothing may overflow
             relative = norm / norm.max().clamp_min(torch.finfo(x.dtype).tiny)
             unit = unit_factors(torch.maximum(x.abs().amax(dim=1, keepdim=True), norm.max()))
-            nearest = (relative * ((x * unit) @ book.T - 0.5 * norm * unit)).argmax(dim=1)
+            nearest = (relative * (linear(x * unit, book) - 0.5 * norm * unit)).argmax(dim=1)
             found.append(first + nearest)
             x = x - norm[nearest, None] * book[nearest]
             first += size

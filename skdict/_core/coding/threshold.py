@@ -2,6 +2,7 @@
 
 import torch
 
+from ..kernels import linear
 from ..kernels.scaling import scaled, unit_factors
 from .base import Coder, check_in_range, register
 from .codes import SparseCodes
@@ -26,7 +27,7 @@ class Threshold(Coder):
 
     def __call__(self, centred, start=None):
         of_rows = unit_factors(centred.abs().amax(dim=1, keepdim=True))
-        correlations = (centred * of_rows) @ self.atoms.T
+        correlations = linear(centred * of_rows, self.atoms)
         of_rows, of_atoms = of_rows.double(), self.factor.double()
         bound = scaled(self.alpha, of_rows, of_atoms).to(centred.dtype)
         codes = torch.relu(correlations - bound)

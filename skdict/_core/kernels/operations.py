@@ -38,6 +38,11 @@ def select(x, weight, bias, k=None):
     return Support(F.pad(counts.cumsum(0), (1, 0)), indices, len(weight), *products)
 
 
+def linear(x, weight, bias=None):
+    """``x @ weight.T + bias``: (B, n), for tensors of one dtype; fast for few rows, too."""
+    return body("linear", weight.device)(x, weight, bias)
+
+
 def weighted_sums(values, support, table):
     """``z @ table``: (B, d), for codes z by their values at the support, or dense without one."""
     if support is None:

@@ -95,6 +95,33 @@ def test_products(dtype, block, monkeypatch):
         close(table, expected, dtype)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("n_rows", [0, 1, 4, 5])  # up to four are multiplied in one pass
+@pytest.mark.parametrize("small_work", [1 << 24, 1])  # in one piece, and in many
+def test_linear(n_rows, dtype, small_work, monkeypatch):
+    reference, [linear] = bodies("linear")
+    x, weight = randn(n_rows, 6, dtype=dtype).T.contiguous().T, randn(20, 12, dtype=dtype)[:, ::2]
+    monkeypatch.setattr("skdict._core.kernels.cpu.products.SMALL_WORK", small_work)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for bias in (None, randn(20, seed=1, dtype=dtype)):
+        found, expected = linear(x, weight, bias), reference(x, weight, bias)
+        assert found.dtype == dtype
+        exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+        tolerance = {"rtol": 2.0**-7, "atol": 2.0**-7} if dtype == torch.bfloat16 else {}
+        for products in (found, expected):
+            torch.testing.assert_close(
+                products.double(), exact, **tolerance or {"rtol": 1e-5, "atol": 1e-5}
+            )
+
+
+def test_linear_loses_no_nan():
+    _, [linear] = bodies("linear")
+    weight = torch.eye(3)
+    weight[1, 2], weight[2, 0] = torch.nan, torch.inf
+    products = linear(torch.ones(1, 3), weight)[0]
+    assert products[0] == 1 and products[1].isnan() and products[2].isinf()
+
+
 def test_transpose():
     codes, support, values = sparse_codes()
     reference, others = bodies("transpose")

@@ -15,6 +15,7 @@ from ..tolerances import FEW_ROWS
 from .compile import compiled
 from .eight_bits import BLOCK_ELEMENTS, Rounded, above_threshold, uncertainty
 from .instructions import cpu_has
+from .products import linear
 from .search import LANES, append_from, bound_of_largest, largest_key, largest_of_row
 from .threads import map_on_cores
 
@@ -41,7 +42,9 @@ def encode(weight, bias, n_largest, threshold):
         and bool(bias.isfinite().all())
         and (threshold is None or bool(threshold.isfinite().all()))
     )
-    return (Scan if scans else encode_plainly)(weight, bias, n_largest, threshold)
+    if scans:
+        return Scan(weight, bias, n_largest, threshold)
+    return encode_plainly(weight, bias, n_largest, threshold, linear)
 
 
 class Scan:
@@ -51,7 +54,7 @@ class Scan:
         self.weight, self.bias = weight.contiguous(), bias
         self.n_largest = n_largest
         self.threshold = torch.zeros_like(bias) if threshold is None else threshold
-        self.plain = encode_plainly(weight, bias, n_largest, threshold)
+        self.plain = encode_plainly(weight, bias, n_largest, threshold, linear)
 
     @cached_property
     def rounded(self):

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .products import linear
 from .threads import map_on_cores
 
 # Larger Gram matrices are not formed: 16,384 atoms in float32.
@@ -19,7 +20,7 @@ def gram_fits(dictionary):
 def product(left, right):
     """left @ right.T in their own precision, even where torch may use less for products."""
     if torch.get_float32_matmul_precision() == "highest":
-        return left @ right.T
+        return linear(left, right)
     return (left.double() @ right.double().T).to(left.dtype)
 
 

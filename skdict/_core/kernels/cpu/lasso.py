@@ -14,7 +14,6 @@ precision the search was.
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..reference.lasso import LassoByWorkingSets
 from ..tolerances import N_ENTRANTS, STALLED
@@ -29,6 +28,7 @@ from .linalg import (
     smallest_pivot,
     vectorised,
 )
+from .products import linear
 from .search import append_from, bound_of_largest, integers_of, largest_key
 from .working_set import solve_by_loops, solve_working_set
 
@@ -98,7 +98,7 @@ class Correlations:
 
     def __call__(self, x):
         low = x.to(self.dictionary.dtype)
-        products = F.linear(low, self.dictionary).to(self.dtype)
+        products = linear(low, self.dictionary).to(self.dtype)
         norm = torch.linalg.vector_norm(x, dim=1)
         error = (torch.linalg.vector_norm(x - low, dim=1) + self.summing * norm) * self.size
         error += 1.01 * norm * self.rounding

@@ -1,12 +1,40 @@
-"""Products at a support, entry by entry, in Numba: rows of a table are read where they are."""
+"""Products in Numba that BLAS has not, or not as fast: rows of a table are read where they are."""
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from .compile import compiled
-from .threads import map_on_cores
+from .threads import SMALL_WORK, map_on_cores
 
 # A thread's share of rows is cut into so many pieces: some have more entries than others.
 PIECES = 4
+# Of so many rows all products with a weight are computed in one pass over it, in the order of
+# memory. BLAS reads several rows of the weight at a time, which takes twice as long where they come
+# from memory.
+FEW_ROWS = 4
+# What is multiplied and summed in.
+SUMMED_IN = {dtype: dtype for dtype in (torch.float32, torch.float64)}
+SUMMED_IN[torch.bfloat16] = torch.float32
+
+
+def linear(x, weight, bias=None):
+    if len(x) > FEW_ROWS or weight.dtype not in SUMMED_IN:
+        return F.linear(x, weight, bias)
+    x, weight = x.detach(), weight.detach().contiguous()
+    x = x.to(SUMMED_IN[weight.dtype]).contiguous()
+    products = x.new_empty(len(x), len(weight))
+    in_bfloat16 = weight.dtype == torch.bfloat16  # which NumPy does not have
+    multiply = _few_rows_with_bfloat16 if in_bfloat16 else _few_rows
+    table = weight.view(torch.int16) if in_bfloat16 else weight
+    arrays = [tensor.numpy() for tensor in (x, table, products)]
+    n, small = len(weight), SMALL_WORK // max(1, x.numel())
+    step = max(1, small, -(-n // torch.get_num_threads()))
+    pieces = [(first, min(first + step, n)) for first in range(0, n, step)]
+    map_on_cores(lambda piece: multiply(*arrays, *piece), pieces)
+    if bias is not None:
+        products += bias
+    return products.to(weight.dtype)
 
 
 def sampled_product(left, right, support):
@@ -37,6 +65,31 @@ def _pieces(n_rows):
     n_threads = torch.get_num_threads()
     step = max(1, -(-n_rows // (PIECES * n_threads if n_threads > 1 else 1)))
     return [(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
+
+
+@compiled(error_model="numpy", fastmath={"reassoc", "contract"})
+def _few_rows(x, table, products, first, end):
+    """products[:, j] = x · table[j] for j in [first, end)."""
+    zero = table.dtype.type(0)
+    for j in range(first, end):
+        row = table[j]
+        for i in range(len(x)):
+            total, of_x = zero, x[i]
+            for k in range(len(row)):
+                total += of_x[k] * row[k]
+            products[i, j] = total
+
+
+@compiled(error_model="numpy", fastmath={"reassoc", "contract"})
+def _few_rows_with_bfloat16(x, bits, products, first, end):
+    """The same for a table in bfloat16, read as int16: the upper halves of float32."""
+    row = np.empty((1, bits.shape[1]), np.float32)
+    of_row, of_products = row.view(np.int32)[0], np.empty((len(x), 1), np.float32)
+    for j in range(first, end):
+        for k in range(len(of_row)):
+            of_row[k] = np.int32(bits[j, k]) << 16
+        _few_rows(x, row, of_products, 0, 1)
+        products[:, j] = of_products[:, 0]
 
 
 @compiled(error_model="numpy", fastmath={"reassoc", "contract"})

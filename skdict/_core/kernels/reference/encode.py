@@ -9,18 +9,20 @@ import torch.nn.functional as F
 BLOCK_ELEMENTS = 1 << 22
 
 
-def encode(weight, bias, n_largest, threshold):
-    return partial(_code, weight, bias, n_largest, threshold)
+def encode(weight, bias, n_largest, threshold, linear=F.linear):
+    pre_activations = partial(linear, weight=weight, bias=bias)
+    step = max(1, BLOCK_ELEMENTS // len(weight))
+    return partial(_code, pre_activations, n_largest, threshold, step)
 
 
-def _code(weight, bias, n_largest, threshold, centred):
-    blocks = centred.split(max(1, BLOCK_ELEMENTS // len(weight)))
-    parts = [_code_block(weight, bias, n_largest, threshold, block) for block in blocks]
+def _code(pre_activations, n_largest, threshold, step, centred):
+    blocks = map(pre_activations, centred.split(step))
+    parts = [_code_block(block, n_largest, threshold) for block in blocks]
     return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
-def _code_block(weight, bias, n_largest, threshold, centred):
-    codes = F.linear(centred, weight, bias)  # (B, n)
+def _code_block(codes, n_largest, threshold):
+    """Of the pre-activations (B, n) of a block, which are overwritten."""
     codes = codes.relu_() if threshold is None else torch.where(codes > threshold, codes, 0)
     if n_largest is None:
         active = codes != 0  # NaN too: it must not vanish
