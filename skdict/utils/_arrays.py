@@ -115,6 +115,8 @@ def _read(X, name, what, *, csr_tensors=False):
     """X as an ndarray, CSR matrix or plain tensor; its dtype is not checked yet."""
     if isinstance(X, torch.Tensor):
         return _read_tensor(X, name, what, csr_tensors)
+    if type(X) is np.ndarray and X.dtype.kind in "biuf":
+        return X  # so would `check_array`, in a tenth of the time that one row by Lasso takes
     if hasattr(X, "get_params"):
         raise TypeError(
             f"{name} must be {what} of real numbers, but is a {type(X).__name__}. Give what "

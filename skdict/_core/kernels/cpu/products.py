@@ -10,8 +10,8 @@ from .threads import SMALL_WORK, map_on_cores
 # A thread's share of rows is cut into so many pieces: some have more entries than others.
 PIECES = 4
 # Of so many rows all products with a weight are computed in one pass over it, in the order of
-# memory. BLAS reads several rows of the weight at a time, which takes twice as long where they come
-# from memory.
+# memory. BLAS reads several rows of the weight at a time, which takes twice as long where they
+# are in no cache.
 FEW_ROWS = 4
 # What is multiplied and summed in.
 SUMMED_IN = {dtype: dtype for dtype in (torch.float32, torch.float64)}
