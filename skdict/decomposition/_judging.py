@@ -119,8 +119,8 @@ def look(found, coding):
 
 def _warn_of_memorising(found, of_fit, held_out):
     known, new = of_fit.explained_variance, held_out.explained_variance
-    is_little = new > (1 - MEMORISED) * known or new > known - LEAST_LOST
-    if held_out.statistics.n_samples < LEAST_HELD_OUT or is_little:
+    is_lost = new <= (1 - MEMORISED) * known and new <= known - LEAST_LOST  # not if it is NaN
+    if held_out.statistics.n_samples < LEAST_HELD_OUT or not is_lost:
         return
     warn(
         f"The dictionary has learned samples by heart: it explains {known:.2f} of the variance of "
@@ -189,10 +189,15 @@ def _warn_of_nothing(found, coding):
             "(max_iter) or a larger n_nonzero_coefs."
         )
     else:
+        alpha = coding.options.get("alpha", found.alpha)
+        name = "alpha_" if alpha == found.alpha else "transform_alpha"
+        # steps change nothing where atoms are not learned, or another alpha decides
+        n_steps = found.counters["n_steps_"] if name == "alpha_" else 0
+        cause = f", or {n_steps} steps are too few" if n_steps else ""
+        remedy = ", or raise max_iter" if n_steps else ""
         warn(
-            f"{nothing}alpha_={found.alpha:.3g} is too large for the scale of X, or "
-            f"{found.counters['n_steps_']} steps are too few. Take a smaller value of "
-            "alpha_grid(X), or raise max_iter."
+            f"{nothing}{name}={alpha:.3g} is too large for the scale of X{cause}. Take a smaller "
+            f"value of alpha_grid(X){remedy}."
         )
 
 

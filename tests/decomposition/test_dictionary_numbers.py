@@ -385,5 +385,8 @@ def test_codes_that_were_not_trained_tell_nothing_of_the_training(X):
 
 def test_a_warning_of_no_codes_names_what_decides_them(X):
     params = {"architecture": "topk", "transform_algorithm": "lasso", "transform_alpha": 1e3}
-    with pytest.warns(UserWarning, match="No feature is active .* is too large for the scale"):
+    with pytest.warns(UserWarning, match=r"No feature .* transform_alpha=1e\+03 is too large"):
         make_estimator(**params).fit(X)
+    with pytest.warns(UserWarning, match="is too large for the scale of X. Take") as caught:
+        make_estimator(solver="lasso", alpha=1e3).fit(X)  # its atoms are not learned
+    assert "steps" not in str(caught[0].message) and "max_iter" not in str(caught[0].message)
