@@ -107,7 +107,7 @@ def look(found, coding):
     if found.held_out is None:
         return attributes
     rows = found.held_out
-    held_out = measure(coding, rows, spread(len(rows), N_JUDGED_ROWS), found.solver.mean)
+    held_out = measure(coding, rows, spread(len(rows), N_JUDGED_ROWS), rows[:1][0])
     if not is_part_of_search():  # of which the last fit warns
         _warn_of_memorising(found, of_fit, held_out)
     return attributes | {
