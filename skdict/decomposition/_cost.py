@@ -45,8 +45,10 @@ def estimate_fit(estimator, X, *, n_samples=None):
 
     Eight steps of the real size warm up, 16 are timed. With t seconds for one of them, r seconds
     to read all rows for mean and scale and i seconds for the initial atoms, a fit of S steps takes
-    :math:`r + i + S t`. In the first steps codes are less sparse than later, so a long fit takes
-    rather less. The memory is computed from the sizes.
+    :math:`r + i + S t`. Resampling of dead features and the look at the end are not counted:
+    of one pass the estimate was a sixth to two fifths too low
+    (:doc:`/user_guide/time_and_memory`). Where codes become sparser, later steps take less. The
+    memory is computed from the sizes.
 
     Parameters
     ----------
