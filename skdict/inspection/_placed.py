@@ -45,7 +45,12 @@ def greatest_maps(X, dictionary, positions, axes, feature, *, n_documents, n_gre
     keys = ("document", *axes)
     positions = token_columns(positions, keys, n_rows=n_rows, integers=keys, name="positions")
     places = np.stack([positions[key] for key in keys])  # (1 + n_axes, n_rows)
-    if places.min(initial=0) < 0 or places[0].max(initial=0) >= n_documents:
+    if places.min(initial=0) < 0:
+        raise ValueError(
+            f"positions has {places.min()} among {', '.join(keys)}, which count from 0. Pass what "
+            "ActivationExtractor.positions(X) returns."
+        )
+    if places[0].max(initial=0) >= n_documents:
         raise ValueError(
             f"positions has documents from {places[0].min()} to {places[0].max()}, but {name} has "
             f"{n_documents} entries. Give those {name} that the positions were taken from."

@@ -121,6 +121,7 @@ class TestHeatmap:
             ({"feature": 2}, r"feature has 2, but there are 2"),
             ({"positions": {"document": np.zeros(24, int)}}, r"positions has no \['y', 'x'\]"),
             ({"positions": grid_of(4, 2, 2)}, r"There are 24 rows, but positions has columns"),
+            ({"positions": grid_of(4, 2, 3) | {"y": np.full(24, -1)}}, "has -1 among document, y"),
             ({"X": np.zeros((24, 2))}, r"feature=1 is not active on any of the 24 rows"),
             ({"n_images": 0}, "'n_images' parameter"),
             ({"channel_axis": 2}, "'channel_axis' parameter"),
