@@ -18,8 +18,8 @@ trained on the Python standard library, and looks at what it found:
    dashboard: a page with all that is known of each feature, from what activates it to what it does
    to the model's predictions.
 
-Run it from the repository: ``python examples/quickstart.py``. It takes some minutes on two cores
-and writes ``pareto.png`` and the dashboard, ``features.html``, to ``quickstart_output``;
+Run it from the repository: ``python examples/quickstart.py``. It takes two to three minutes on two
+cores and writes ``pareto.png`` and the dashboard, ``features.html``, to ``quickstart_output``;
 ``--quick`` is a reduced size that shows the same in under a minute.
 """
 
@@ -81,11 +81,11 @@ def parse_arguments():
     arguments = parser.parse_args()
     sizes = {
         # characters of text; about 3.3 make a token
-        "n_train": 60_000 if arguments.quick else 250_000,
-        "n_test": 30_000 if arguments.quick else 150_000,
+        "n_train": 60_000 if arguments.quick else 150_000,
+        "n_test": 30_000 if arguments.quick else 100_000,
         "n_components": 512 if arguments.quick else 1024,
         "max_iter": 3 if arguments.quick else 4,
-        "n_alphas": 3 if arguments.quick else 6,
+        "n_alphas": 3 if arguments.quick else 5,
         "cv": 2,
         # tokens that the dictionaries are compared on: their dense codes take time
         "n_coded": 200 if arguments.quick else 500,
@@ -194,10 +194,12 @@ def compare(chosen, X_train, X, sizes):
 
     of_all = {
         "sparse autoencoder": chosen,
-        "topk autoencoder": like(architecture="topk", n_nonzero_coefs=max(1, round(l0))),
+        "topk autoencoder": like(
+            architecture="topk", n_nonzero_coefs=max(1, round(l0)), alpha="auto"
+        ),
     }
     of_few = {
-        "classical": like(solver="alternating", max_iter=2, batch_size=512),
+        "classical": like(solver="alternating", max_iter=2, batch_size=512, early_stopping=False),
         "exemplars": fixed(),
         "neurons": fixed(dict_init="identity", n_components="auto"),
         "PCA": [PCA(max(1, k), random_state=0) for k in (round(l0 / 4), round(l0))],
