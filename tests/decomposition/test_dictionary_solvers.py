@@ -250,8 +250,8 @@ def test_training_sees_data_of_unit_scale(planted, fit_intercept):
     """One learning rate serves data of any scale: E‖x‖² = n_features, about the intercept."""
     estimator = make_estimator(fit_intercept=fit_intercept).partial_fit(planted + 3)
     centre = (planted + 3).mean(axis=0) if fit_intercept else 0
-    _, run, _ = estimator._stream
-    assert run.scale == pytest.approx(np.sqrt(np.mean((planted + 3 - centre) ** 2)))
+    scale = estimator._stream.solver.scale
+    assert scale == pytest.approx(np.sqrt(np.mean((planted + 3 - centre) ** 2)))
 
 
 def test_the_intercept_is_learned(planted, fitted):
@@ -309,16 +309,18 @@ def test_shuffling_off_takes_the_rows_in_their_order(planted, monkeypatch):
 @pytest.mark.parametrize(
     ("solver", "n_samples", "n_components"),
     [
-        ("autoencoder", 600, 64),
-        ("autoencoder", 40, 64),
-        ("lasso", 600, 64),
-        ("lasso", 40, 40),
-        ("dictionary_learning", 40, 40),
+        ("autoencoder", 2000, 64),  # four times the columns
+        ("autoencoder", 600, 37),  # an atom for 16 rows
+        ("autoencoder", 40, 16),
+        ("lasso", 600, 37),
+        ("lasso", 40, 16),
+        ("lasso", 10, 10),  # it starts from rows
+        ("dictionary_learning", 40, 16),
     ],
 )
 def test_number_of_components(planted, solver, n_samples, n_components):
     estimator = make_estimator({"n_components": "auto", "max_iter": 1}, solver=solver)
-    estimator.fit(planted[:n_samples])
+    estimator.fit(planted[np.arange(n_samples) % len(planted)])
     assert estimator.components_.shape == (n_components, 16)
     assert estimator.transform(planted[:3]).shape == (3, n_components)
     assert len(estimator.get_feature_names_out()) == n_components

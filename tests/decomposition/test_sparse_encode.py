@@ -193,7 +193,12 @@ def dictionaries():
     X, train = X[:500] + 0.5, X[500:] + 0.5
     rng = np.random.default_rng(0)
     learned = SparseAutoencoderDictionary(
-        160, solver="alternating", max_iter=2, fit_intercept=False, random_state=0
+        160,
+        solver="alternating",
+        max_iter=2,
+        early_stopping=False,
+        fit_intercept=False,
+        random_state=0,
     ).fit(train)
     atoms = {
         "random": rng.normal(size=(160, 48)),
