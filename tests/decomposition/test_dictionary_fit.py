@@ -231,7 +231,7 @@ def test_batches_of_a_stream_do_not_depend_on_its_portions():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["relu", "topk", "batch_topk"])
+@pytest.mark.parametrize("architecture", ["relu", "topk"])
 def test_a_stream_comes_near_a_fit(architecture):
     """Without decay of the learning rate, and with few rows, a little is lost."""
     X, atoms, _ = make_superposition(
