@@ -117,7 +117,8 @@ class DictionaryTransformer(
         -------
         codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
             Float32 if X is in single or half precision, else float64. The code of a row does
-            not depend on other rows. Tensors come back on the device of X.
+            not depend on other rows, but for its last digits. Tensors come back on the device
+            of X.
 
         Raises
         ------

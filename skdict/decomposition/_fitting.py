@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from .._core.coding import CODERS
@@ -329,8 +330,8 @@ def number_held_out(params, shape, previous):
     if not isinstance(params.early_stopping, str):
         return n_held_out if params.early_stopping else 0
     given = params.dict_init if previous is None else previous.components
-    by_name = given is None or isinstance(given, str)
-    n_components = n_components_for(params, shape) if by_name else len(given)
+    sizes = np.shape(given)  # none of None and of a name; what is no matrix is refused later
+    n_components = sizes[0] if sizes else n_components_for(params, shape)
     if n_rows >= FEW_ROWS_PER_ATOM * n_components or n_held_out < LEAST_HELD_OUT:
         return 0
     return min(n_held_out, MOST_HELD_OUT)

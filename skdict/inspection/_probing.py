@@ -232,6 +232,7 @@ def _probe(halves, labelled, columns):
 
 
 def _dense(matrix, columns):
+    """Some columns, in C order whatever kind the matrix is: sums are then the same."""
     if issparse(matrix):
-        return matrix[:, columns].toarray().astype(np.float64)
-    return float64_block(matrix, (slice(None), columns.tolist()))
+        return matrix[:, columns].toarray(order="C").astype(np.float64)
+    return np.ascontiguousarray(float64_block(matrix, (slice(None), columns.tolist())))

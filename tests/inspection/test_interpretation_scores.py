@@ -409,7 +409,7 @@ def without(tokens, key):
         (lambda t: {"tokens": without(t, "token_id")}, r"tokens has no \['token_id'\]"),
         (
             lambda t: {"tokens": t | {"end": t["end"][1:]}},
-            r"rows of 3840 tokens, but tokens has .* 'end': \(3839",
+            r"are 3840 rows, but tokens has .* 'end': \(3839",
         ),
         (lambda t: {"codes": np.zeros(3840)}, "codes must be a matrix"),
         (lambda t: {"codes": np.full((3840, 1), np.nan)}, "codes contains NaN"),
