@@ -26,6 +26,7 @@ N_ROWS, N_COMPONENTS, BATCH, K = 73_728, 4096, 4096, 32
 def whole_fit(X, n_epochs):
     sae = SparseAutoencoderDictionary(
         N_COMPONENTS,
+        early_stopping=False,  # nothing held out, as there
         architecture="topk",
         n_nonzero_coefs=K,
         max_iter=n_epochs,
