@@ -60,6 +60,25 @@ class TestMapOnCores:
         assert torch.get_num_threads() == 4
         assert threads_of_mkl() in (4, None)
 
+    def test_threads_of_the_pool_have_one_thread_whatever_ran_there(self, four_cores):
+        n_threads = os.cpu_count()
+        all_of_them = threading.Barrier(n_threads)
+
+        def leave_three(_):
+            all_of_them.wait(10)
+            libraries = threads_cpu._openmp().lib_controllers
+            threads_cpu._set_threads_of_openmp([(library, 3) for library in libraries])
+
+        list(threads_cpu._pool(os.getpid()).map(leave_three, range(n_threads)))
+
+        def number(_):
+            threading.Event().wait(0.005)  # so that all take part
+            return threading.current_thread().name, torch.get_num_threads()
+
+        inside = set(map_on_cores(number, range(16)))
+        assert len(inside) > 1
+        assert {n for _, n in inside} == {1}
+
     def test_no_more_at_a_time_than_torch_has_threads(self, four_cores):
         lock, now, most = threading.Lock(), [0], [0]
 

@@ -79,17 +79,18 @@ def map_on_cores(function, *iterables):
 
     def work():
         try:
-            while (piece := _next(pieces)) is not None:
-                i, arguments = piece
-                results[i] = function(*arguments)
+            # in threads of the pool too: what ran there before may have left another number
+            with _torch_threads(1):
+                while (piece := _next(pieces)) is not None:
+                    i, arguments = piece
+                    results[i] = function(*arguments)
         except BaseException:
             pieces.clear()
             raise
 
     helpers = [_pool(os.getpid()).submit(work) for _ in range(n_threads - 1)]
     try:
-        with _torch_threads(1):
-            work()
+        work()
     finally:
         pieces.clear()  # of the caller's own interrupts too
         begun = [helper for helper in helpers if not helper.cancel()]
