@@ -247,12 +247,8 @@ class DictionaryTransformer(
         rows, coding = self._source(X), self._coding()
         resolution = self._checked("resolution")
         model = SparseCodingModel.of(self, resolution, signed=coding.signed, device=rows.device)
-        dictionary = self.dictionary_.to(rows.dtype, rows.device)
-        parts = []
-        with coding.threads(rows), coding.coder(rows) as code:
-            for _, x in rows.blocks(coding.width):
-                codes = code(x)
-                parts.append(model.parts(codes, dictionary.residual(x, codes)).cpu())
+        with coding.coded(rows) as blocks:
+            parts = [model.parts(codes, residual).cpu() for _, codes, residual in blocks]
         return model, torch.cat(parts)
 
     # -- statistics of the codes, taken when they are asked for ------------------------------

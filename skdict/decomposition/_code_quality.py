@@ -42,17 +42,14 @@ def quality_of(coding, rows, n_most=None, *, also=None):
     if n_most is not None and len(rows) > n_most:
         every = math.ceil(len(rows) / n_most)
         rows = rows.take(torch.arange(0, len(rows), every, device="cpu"))
-    dictionary = coding.dictionary.to(rows.dtype, rows.device)
-    n_components = len(dictionary.components)
+    n_components = len(coding.dictionary.components)
     counts = torch.zeros(n_components, dtype=torch.float64, device=rows.device)
     total, square, error = torch.zeros_like(rows[:1].double()[0]), 0.0, 0.0
     # about one of the rows: of data far from the origin the variance keeps its precision
     origin = rows[:1]
-    with coding.threads(rows), coding.coder(rows, warns=False) as code:
-        for _, x in rows.blocks(coding.width):
-            codes = code(x)
+    with coding.coded(rows, warns=False) as blocks:
+        for x, codes, residual in blocks:
             counts += codes.column_sums()[0]
-            residual = dictionary.residual(x, codes)
             error += residual.double().square().sum()
             if also is not None:
                 also(codes, residual)

@@ -89,6 +89,19 @@ class Coding:
         if warns:
             warn_of_gaps(gaps, LASSO_TOL)
 
+    @contextmanager
+    def coded(self, rows, *, warns=True):
+        """Iterator over blocks of rows (B, n_features), their SparseCodes and what these leave."""
+        dictionary = self.dictionary.to(rows.dtype, rows.device)
+        with self.threads(rows), self.coder(rows, warns=warns) as code:
+
+            def blocks():
+                for _, x in rows.blocks(self.width):
+                    codes = code(x)
+                    yield x, codes, dictionary.residual(x, codes)
+
+            yield blocks()
+
     def _check(self, codes, n_rows):
         """Refuse what is no matrix of codes: coders may come from outside the package."""
         shape = n_rows, len(self.dictionary.components)

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._core.language.evaluation import evaluation_mode
-from .._core.language.hooks import read_activation, run_replaced
+from .._core.language.hooks import read_activation
 from .._core.language.next_token import (
     counted_predictions,
     log_probabilities,
@@ -330,15 +330,7 @@ class _Part:
 
 def _run(language, forward, ids, counted, function):
     """Log-probabilities of the next tokens with `function` of the activations, (n_counted,)."""
-    output = run_replaced(
-        language.model,
-        language.layer,
-        function,
-        forward,
-        side=language.side,
-        call=language.call,
-    )
-    logits = next_token_logits(output, ids)
+    logits = next_token_logits(language.run_replaced(function, forward), ids)
     return log_probabilities(logits, ids, counted).to("cpu", torch.float64)
 
 

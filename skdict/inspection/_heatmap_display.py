@@ -5,9 +5,16 @@ from numbers import Integral
 import numpy as np
 
 from ..utils._arrays import as_numbers, to_ndarray
-from ..utils._drawing import COLORS, PLAIN_TEXT, axes_for, plain
+from ..utils._drawing import COLORS
 from ..utils._sklearn_compat import Interval, Options, StrOptions, validate_params
-from ._placed import axes_of_grid, channels_last, greatest_maps
+from ._placed import (
+    axes_for_each,
+    axes_of_grid,
+    channels_last,
+    finish,
+    greatest_maps,
+    numbers_of,
+)
 
 
 class FeatureHeatmapDisplay:
@@ -62,8 +69,6 @@ class FeatureHeatmapDisplay:
         self.images = np.asarray(images, dtype=np.float64)
         self.maps = np.asarray(maps, dtype=np.float64)
         n_images = len(self.maps)
-        documents = range(n_images) if documents is None else documents
-        self.documents = np.asarray(documents)
         self.crop, self.name = crop, name
         is_color = self.images.ndim == 4 and self.images.shape[3] == 3
         if not (self.images.ndim == 3 or is_color) or self.images.shape[0] != n_images:
@@ -76,11 +81,7 @@ class FeatureHeatmapDisplay:
                 "maps must have shape (n_images, n_rows, n_columns) without an axis of length 0, "
                 f"but has shape {self.maps.shape}."
             )
-        if self.documents.shape != (n_images,):
-            raise ValueError(
-                f"documents must number each of the {n_images} images, but has shape "
-                f"{self.documents.shape}."
-            )
+        self.documents = numbers_of(documents, n_images, "images")
 
     @classmethod
     @validate_params(
@@ -214,12 +215,9 @@ class FeatureHeatmapDisplay:
         n_images = len(self.images)
         n_rows, n_columns = axes_of_grid(n_images)
         size = {"figsize": (2.2 * n_columns + 0.8, 2.4 * n_rows + 0.4)}
-        axes = axes_for(self, ax, nrows=n_rows, ncols=n_columns, squeeze=False, **size)
+        axes = axes_for_each(self, ax, n_images, "pictures", nrows=n_rows, ncols=n_columns, **size)
         from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-        axes = np.ravel(axes)
-        if len(axes) < n_images:
-            raise ValueError(f"ax has {len(axes)} axes, but there are {n_images} pictures.")
         red, green, blue = to_rgb(COLORS[1])
         heat = LinearSegmentedColormap.from_list(
             "heat", [(red, green, blue, 0), (red, green, blue, 0.9)]
@@ -244,10 +242,7 @@ class FeatureHeatmapDisplay:
             axis.set_axis_off()
         if shown is not None and ax is None:
             axes[0].figure.colorbar(shown, ax=list(axes), label="Activation")
-        if ax is None:
-            axes[0].figure.suptitle(plain(self.name, longest=100), **PLAIN_TEXT)
-        self.axes_, self.figure_ = axes[:n_images], axes[0].figure
-        return self
+        return finish(self, axes, n_images, is_own=ax is None)
 
     def _window(self, codes):
         """Limits of the part to show: left, right, bottom, top; inside the picture."""

@@ -4,6 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .._core.language.hooks import run_replaced
 from .._core.language.layers import Layer
 from .._core.language.network import Network
 from .._core.language.next_token import sees_later_tokens
@@ -70,6 +71,11 @@ class Language:
                 f"pipeline must start with an extractor of a causal language model, but with a "
                 f"{type(self.model).__name__}: {reason:.300}"
             )
+
+    def run_replaced(self, function, forward):
+        """Run a forward pass with the extractor's activation replaced by a function of it."""
+        where = {"side": self.side, "call": self.call}
+        return run_replaced(self.model, self.layer, function, forward, **where)
 
     def windows(self, texts):
         """The windows that the extractor runs; row r belongs to the r-th kept token."""

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._core.language.evaluation import evaluation_mode
-from .._core.language.hooks import Hooks, run_replaced
+from .._core.language.hooks import Hooks
 from .._core.language.next_token import next_token_logits
 from ..metrics._rows import BLOCK_SIZE
 from ._active import check_indices
@@ -177,15 +177,7 @@ def _derivative(language, forward, ids, kept, direction):
         return forward_ad.make_dual(activations, tangent)
 
     with forward_ad.dual_level():
-        output = run_replaced(
-            language.model,
-            language.layer,
-            perturb,
-            forward,
-            side=language.side,
-            call=language.call,
-        )
-        logits = next_token_logits(output, ids)
+        logits = next_token_logits(language.run_replaced(perturb, forward), ids)
         tangent = forward_ad.unpack_dual(logits).tangent
         if tangent is None:
             raise ValueError(

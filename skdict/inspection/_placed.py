@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from ..utils._arrays import as_numbers, to_ndarray
+from ..utils._drawing import PLAIN_TEXT, axes_for, plain
 from ._blocks import CodedBlocks, active_entries
 from ._tokens import token_columns
 
@@ -121,6 +122,32 @@ def channels_last(data, documents, channel_axis, name, *, n_axes, n_channels):
             "of the channels."
         )
     return np.moveaxis(drawn, channel_axis, -1)
+
+
+def numbers_of(documents, n, name):
+    """Numbers of the `n` documents of a display, 0, 1, ... if there are none: (n,)."""
+    documents = np.asarray(range(n) if documents is None else documents)
+    if documents.shape != (n,):
+        raise ValueError(
+            f"documents must number each of the {n} {name}, but has shape {documents.shape}."
+        )
+    return documents
+
+
+def axes_for_each(display, ax, n, name, **figure_options):
+    """Axes to draw the `n` documents of a display on: flat, at least `n`."""
+    axes = np.ravel(axes_for(display, ax, **figure_options))
+    if len(axes) < n:
+        raise ValueError(f"ax has {len(axes)} axes, but there are {n} {name}.")
+    return axes
+
+
+def finish(display, axes, n, *, is_own):
+    """Name the feature over a figure of the display's own, and publish the axes drawn on."""
+    if is_own:
+        axes[0].figure.suptitle(plain(display.name, longest=100), **PLAIN_TEXT)
+    display.axes_, display.figure_ = axes[:n], axes[0].figure
+    return display
 
 
 def axes_of_grid(n):

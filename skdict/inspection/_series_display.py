@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..utils._arrays import as_numbers, to_ndarray
-from ..utils._drawing import COLORS, PLAIN_TEXT, axes_for, plain
+from ..utils._drawing import COLORS
 from ..utils._sklearn_compat import Interval, Options, StrOptions, validate_params
-from ._placed import channels_last, greatest_maps
+from ._placed import axes_for_each, channels_last, finish, greatest_maps, numbers_of
 
 
 class Span(NamedTuple):
@@ -75,8 +75,7 @@ class FeatureSeriesDisplay:
         self.series = np.asarray(series, dtype=np.float64)
         self.maps = np.asarray(maps, dtype=np.float64)
         n_series = len(self.maps)
-        documents = range(n_series) if documents is None else documents
-        self.documents, self.name = np.asarray(documents), name
+        self.name = name
         if self.maps.ndim != 2 or 0 in self.maps.shape:
             raise ValueError(
                 "maps must have shape (n_series, n_places) without an axis of length 0, but has "
@@ -87,11 +86,7 @@ class FeatureSeriesDisplay:
                 f"series must have shape ({n_series}, n_steps) or ({n_series}, n_steps, "
                 f"n_channels), one for each of maps, but has shape {self.series.shape}."
             )
-        if self.documents.shape != (n_series,):
-            raise ValueError(
-                f"documents must number each of the {n_series} series, but has shape "
-                f"{self.documents.shape}."
-            )
+        self.documents = numbers_of(documents, n_series, "series")
         scale = self.series.shape[1] / self.maps.shape[1]  # steps for each place
         self.spans = [_spans(codes, scale) for codes in self.maps]
 
@@ -211,9 +206,7 @@ class FeatureSeriesDisplay:
         """
         n_series = len(self.series)
         size = {"figsize": (7, 1.4 * n_series + 0.6), "sharex": True}
-        axes = np.ravel(axes_for(self, ax, nrows=n_series, **size))
-        if len(axes) < n_series:
-            raise ValueError(f"ax has {len(axes)} axes, but there are {n_series} series.")
+        axes = axes_for_each(self, ax, n_series, "series", nrows=n_series, **size)
         greatest = self.maps.max()
         for axis, lines, spans, document in zip(
             axes[:n_series], self.series, self.spans, self.documents, strict=True
@@ -231,10 +224,7 @@ class FeatureSeriesDisplay:
             largest = max((span.activation for span in spans), default=0)
             axis.set_title(f"{document}: {largest:.3g}", fontsize="small")
         axes[n_series - 1].set_xlabel("Step")
-        if ax is None:
-            axes[0].figure.suptitle(plain(self.name, longest=100), **PLAIN_TEXT)
-        self.axes_, self.figure_ = axes[:n_series], axes[0].figure
-        return self
+        return finish(self, axes, n_series, is_own=ax is None)
 
 
 def _spans(codes, scale):
