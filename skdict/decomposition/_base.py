@@ -218,7 +218,8 @@ class DictionaryTransformer(
             \sigma^2 = \frac1{n + 1} \Big( \sigma_\mathrm{fit}^2
             + \sum_{i=1}^n \tfrac1d \lVert x_i - b - z_i D \rVert^2 \Big)
 
-        which is the maximum likelihood, with the noise of the fit as one more sample. So a
+        at which the density of the residuals is largest, with the noise of the fit as one more
+        sample. So a
         dictionary is not punished for residuals that are larger than those of its fit, which
         differ between folds of consecutive samples. The score depends on the set of samples: the
         mean over parts of X is not that of X.
