@@ -162,11 +162,13 @@ class FeatureHeatmapDisplay:
         >>> import torch
         >>> from skdict import ActivationExtractor
         >>> from skdict.inspection import FeatureHeatmapDisplay
+        >>> _ = torch.manual_seed(0)
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())
         >>> extractor = ActivationExtractor(network, "1", tokenizer=None)
         >>> images = torch.rand(5, 1, 8, 8)
+        >>> codes = extractor.transform(images)
         >>> display = FeatureHeatmapDisplay.from_codes(
-        ...     extractor.transform(images), extractor.positions(images), images, feature=0
+        ...     codes, extractor.positions(images), images, feature=codes.sum(axis=0).argmax()
         ... )
         >>> display.maps.shape[1:]
         (6, 6)

@@ -161,11 +161,13 @@ class FeatureSeriesDisplay:
         >>> import torch
         >>> from skdict import ActivationExtractor
         >>> from skdict.inspection import FeatureSeriesDisplay
+        >>> _ = torch.manual_seed(0)
         >>> network = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
         >>> extractor = ActivationExtractor(network, "1", tokenizer=None)
         >>> series = torch.rand(5, 1, 20)
+        >>> codes = extractor.transform(series)
         >>> display = FeatureSeriesDisplay.from_codes(
-        ...     extractor.transform(series), extractor.positions(series), series, feature=0
+        ...     codes, extractor.positions(series), series, feature=codes.sum(axis=0).argmax()
         ... )
         >>> display.maps.shape[1:]
         (18,)
