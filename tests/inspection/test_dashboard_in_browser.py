@@ -636,9 +636,9 @@ def test_text_by_keyboard(browser):
 def next_in_sight(browser, token):
     """The token after this one in its row; None if there is none, or it is clipped."""
     return browser.execute_script(
-        """const next = arguments[0].nextElementSibling, row = arguments[0].parentElement;
-        if (!next) return null;
-        return next.getBoundingClientRect().left < row.getBoundingClientRect().right - 1 ? next : null;
+        """const next = arguments[0].nextElementSibling;
+        const end = arguments[0].parentElement.getBoundingClientRect().right;
+        return next && next.getBoundingClientRect().left < end - 1 ? next : null;
         """,
         token,
     )
