@@ -7,6 +7,7 @@ import torch
 
 from .coding import CODERS, Codebook, Encoder
 from .kernels.tolerances import FEW_ROWS
+from .normalization import RowNormalization
 from .tensors import Unchanged
 
 # Prepared coders that are kept, each with its copy of the atoms or their Gram matrix.
@@ -38,6 +39,17 @@ class Dictionary:
     state : dict of str to tensor of shape (n_components,), default=None
         What the architecture has learned beside the encoder, for training that goes on. None is
         an empty dict.
+    offset : tensor of shape (n_inputs,), default=None
+        What is subtracted before the encoder instead of the intercept. Only of dictionaries of
+        other libraries, as all that follows.
+    norms : tensor of shape (n_components,), default=None
+        What codes are multiplied by before the unit atoms add up.
+    normalization : RowNormalization, default=None
+        What is done to each row before all else.
+    skip : tensor of shape (n_features, n_inputs), default=None
+        A linear map of x that is added to its reconstruction.
+    is_transcoder : bool, default=False
+        Whether what is reconstructed is not x, but what a part of the model makes of it.
 
     Examples
     --------
@@ -68,6 +80,11 @@ class Dictionary:
     alpha: float | None = None
     architecture: object = None
     state: dict | None = None
+    offset: torch.Tensor | None = None
+    norms: torch.Tensor | None = None
+    normalization: RowNormalization | None = None
+    skip: torch.Tensor | None = None
+    is_transcoder: bool = False
 
     def __post_init__(self):
         self.state = {} if self.state is None else self.state
@@ -80,6 +97,21 @@ class Dictionary:
     def shape(self):
         """(n_components, n_features)."""
         return tuple(self.components.shape)
+
+    @property
+    def n_inputs(self):
+        """Number of columns of the rows that are coded; of all but transcoders n_features."""
+        if isinstance(self.encoder, Encoder):
+            return self.encoder.weight.shape[1]
+        return self.components.shape[1]
+
+    @property
+    def atoms(self):
+        """What codes are coefficients of: the components, times their norms."""
+        if self.norms is None:
+            return self.components
+        make = partial(torch.mul, self.norms[:, None], self.components)
+        return self._keep("atoms", [self.components, self.norms], make)
 
     @property
     def is_sound(self):
@@ -114,12 +146,14 @@ class Dictionary:
         def move(tensor):  # a codebook's atoms are the components, and stay so
             return components if tensor is self.components else tensor.to(**to)
 
+        others = ("intercept", "offset", "norms", "skip")
+        tensors = {name: getattr(self, name) for name in others}
         return replace(
             self,
             components=components,
-            intercept=move(self.intercept),
             encoder=None if self.encoder is None else self.encoder.mapped(move),
             state={name: move(tensor) for name, tensor in self.state.items()},
+            **{name: None if part is None else move(part) for name, part in tensors.items()},
         )
 
     def copy(self):
@@ -163,13 +197,44 @@ class Dictionary:
         elif name not in CODERS:
             names = [*CODERS, *([] if self.encoder is None else ["encoder"])]
             raise ValueError(f"This dictionary has no coder {name!r}. Use one of {names}.")
+        elif self.is_transcoder:
+            raise ValueError(
+                f"The coder {name!r} finds what adds up to a row, but a transcoder's atoms add up "
+                "to something else. Use its encoder."
+            )
         else:
             # Lasso's Gram matrix depends on how torch multiplies
             precision = torch.get_float32_matmul_precision()
             key = name, precision, *sorted(options.items())
-            make = partial(CODERS[name], self.components, **options)
-            code = self._keep(key, [self.components], make)
-        return lambda x, *start: code(x - self.intercept, *start)
+            atoms = self.atoms
+            code = self._keep(key, [atoms], partial(CODERS[name], atoms, **options))
+        origin = self.intercept
+        if name == "encoder" and self.offset is not None:
+            origin = self.offset
+        normalise = self.normalization
+        if normalise is None:
+            return lambda x, *start: code(x - origin, *start)
+        return lambda x, *start: code(normalise(x)[0] - origin, *start)
+
+    def reconstruct(self, x, codes):
+        """What codes of rows say of them: b + z D, in the rows' own units, and what skips them.
+
+        Parameters
+        ----------
+        x : tensor of shape (B, n_inputs)
+        codes : SparseCodes of shape (B, n_components)
+
+        Returns
+        -------
+        reconstruction : tensor of shape (B, n_features)
+        """
+        found = self.intercept + codes.decode(self.atoms)
+        if self.skip is not None:
+            found = found + x @ self.skip.T
+        if self.normalization is not None:
+            _, mean, scale = self.normalization(x)
+            found = found * scale + mean
+        return found
 
     def residual(self, x, codes):
         """What codes leave over: x - b - z D.
@@ -183,12 +248,66 @@ class Dictionary:
         -------
         residual : tensor of shape (B, n_features)
         """
-        return x - self.intercept - codes.decode(self.components)
+        if self.is_transcoder:
+            raise ValueError(
+                "A transcoder does not reconstruct what it reads, so that there is nothing to "
+                "compare. Use reconstruct, and compare with what the model makes there."
+            )
+        if self.skip is None and self.normalization is None:
+            return x - self.intercept - codes.decode(self.atoms)
+        return x - self.reconstruct(x, codes)
+
+    def to_train(self):
+        """An equal dictionary of the kind that is trained: unit atoms whose codes add up to x.
+
+        Norms and divisors are taken into the encoder, so that codes are in units of unit atoms.
+        Where the largest entries are kept, they are then those that add most to the
+        reconstruction, which may be others than before.
+
+        Returns
+        -------
+        dictionary : Dictionary
+            Itself, if it is of that kind.
+
+        Raises
+        ------
+        ValueError
+            If there is none, as rows are normalised, or what is reconstructed is not what is read.
+        """
+        if self.is_transcoder or self.skip is not None or self.normalization is not None:
+            what = "normalises each row" if self.normalization is not None else "is a transcoder"
+            raise ValueError(
+                f"This dictionary {what}, which none that is trained here does, so its training "
+                "cannot go on. Take its atoms to begin with, dict_init=loaded.components_."
+            )
+        encoder = self.encoder
+        factor = self.norms
+        if isinstance(encoder, Encoder) and encoder.divisor is not None:
+            factor = factor / encoder.divisor if factor is not None else 1 / encoder.divisor
+        if factor is None and self.offset is None:
+            return self
+        bias, weight, threshold = encoder.bias.double(), encoder.weight.double(), encoder.threshold
+        if self.offset is not None:  # (x - o) W + c = (x - b) W + c + (b - o) W
+            bias = bias + weight @ (self.intercept.double() - self.offset.double())
+        if factor is not None:
+            factor = factor.double()
+            weight, bias = factor[:, None] * weight, factor * bias
+            threshold = None if threshold is None else (factor * threshold.double()).to(factor)
+        to = self.components
+        threshold = None if threshold is None else threshold.to(to)
+        encoder = replace(
+            encoder, weight=weight.to(to), bias=bias.to(to), threshold=threshold, divisor=None
+        )
+        state = {}
+        if self.architecture is not None:
+            bias, state = self.architecture.unfold(encoder.bias, threshold)
+        return replace(self, encoder=encoder, state=state, offset=None, norms=None)
 
     @property
     def tensors(self):
         """All tensors that codes and reconstructions depend on."""
-        return [self.components, self.intercept, *self._of_encoder()]
+        extra = [part for part in (self.offset, self.norms, self.skip) if part is not None]
+        return [self.components, self.intercept, *self._of_encoder(), *extra]
 
     def _of_encoder(self):
         parts = () if self.encoder is None else vars(self.encoder).values()

@@ -22,6 +22,16 @@ from ._code_statistics import DataChangedError
 from ._coding import Coding
 from ._likelihood import SparseCodingModel
 
+# Fitted attributes that only dictionaries of other libraries have, and their names in `Dictionary`.
+OF_OTHERS = {
+    "input_offset_": "offset",
+    "component_norms_": "norms",
+    "skip_coef_": "skip",
+    "input_normalization_": "normalization",
+    "_is_transcoder": "is_transcoder",
+    "code_scale_": None,  # of the encoder, as the next
+    "_selection": None,
+}
 # Fitted attributes that only some dictionaries have.
 OF_SOME = (
     "encoder_coef_",
@@ -32,6 +42,7 @@ OF_SOME = (
     "n_nonzero_coefs_",
     "_architecture",
     "_extra",
+    *OF_OTHERS,
 )
 # Those that are taken when they are asked for.
 STATISTICS = ("feature_density_", "feature_magnitude_", "noise_variance_", "n_samples_seen_")
@@ -137,6 +148,10 @@ class DictionaryTransformer(
     def inverse_transform(self, X):
         """Reconstruct activations from codes: ``codes @ components_ + intercept_``.
 
+        Where there are ``component_norms_``, of a dictionary that was loaded, codes are
+        multiplied by them first. Where it normalises rows, this is the normalised row: use
+        `reconstruct`.
+
         Parameters
         ----------
         X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_components)
@@ -156,12 +171,44 @@ class DictionaryTransformer(
         if isinstance(X, torch.Tensor):
             dtype = torch.float64 if X.dtype == torch.float64 else torch.float32
             dictionary = self.dictionary_.to(dtype, X.device)
-            return X.to(dtype) @ dictionary.components + dictionary.intercept
+            return X.to(dtype) @ dictionary.atoms + dictionary.intercept
         dtype = np.float64 if X.dtype == np.float64 else np.float32
-        components, intercept = (
-            array.astype(dtype, copy=False) for array in (self.components_, self.intercept_)
+        atoms, intercept = (
+            array.astype(dtype, copy=False)
+            for array in (self.dictionary_.atoms.numpy(), self.intercept_)
         )
-        return X.astype(dtype, copy=False) @ components + intercept
+        return X.astype(dtype, copy=False) @ atoms + intercept
+
+    @plain_torch()
+    def reconstruct(self, X):
+        """Reconstruct activations through their codes.
+
+        As ``inverse_transform(transform(X))`` but for dictionaries of other libraries, which may
+        normalise each row, and so need it to give back its mean and length, or add a linear map
+        of it (``skip_coef_``). Of a transcoder it is what the dictionary predicts.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
+            Activations.
+
+        Returns
+        -------
+        X_reconstructed : ndarray or tensor of shape (n_samples, n_features)
+            Float32 if X is in single or half precision, else float64.
+
+        Raises
+        ------
+        ValueError
+            As `transform`.
+        """
+        check_is_fitted(self)
+        rows, coding = self._source(X), self._coding()
+        dictionary = coding.dictionary.to(rows.dtype, rows.device)
+        with coding.threads(rows), coding.coder(rows) as code:
+            found = [dictionary.reconstruct(x, code(x)) for _, x in rows.blocks(coding.width)]
+        found = torch.cat(found)
+        return found.to(X.device) if isinstance(X, torch.Tensor) else found.cpu().numpy()
 
     def score_samples(self, X):
         r"""Log-likelihood of each sample under the sparse-coding model of the fit.
@@ -365,6 +412,14 @@ def attributes_of(dictionary):
         attributes["encoder_intercept_"] = encoder.bias.numpy()
         if encoder.threshold is not None:
             attributes["threshold_"] = encoder.threshold.numpy()
+        if encoder.divisor is not None:
+            attributes["code_scale_"] = encoder.divisor.numpy()
+        if encoder.selection != getattr(architecture, "selection", "positive"):
+            attributes["_selection"] = encoder.selection
+    for name, field in OF_OTHERS.items():
+        part = None if field is None else getattr(dictionary, field)
+        if part is not None and part is not False:
+            attributes[name] = part.numpy() if torch.is_tensor(part) else part
     if architecture is not None:
         attributes["_architecture"] = architecture
         attributes["_extra"] = {name: value.numpy() for name, value in dictionary.state.items()}
@@ -403,11 +458,14 @@ def _dictionary_of(attributes):
         sizes = attributes["codebook_sizes_"].tolist()
         encoder = Codebook(components, tensor("codeword_norms_"), sizes)
     elif "encoder_coef_" in attributes:
+        rule = architecture or _by_parameters(attributes)
         encoder = Encoder(
             tensor("encoder_coef_"),
             tensor("encoder_intercept_"),
             tensor("threshold_"),
-            (architecture or _by_parameters(attributes)).n_largest,
+            rule.n_largest,
+            attributes.get("_selection", rule.selection),
+            tensor("code_scale_"),
         )
     state = attributes.get("_extra", {})
     return Dictionary(
@@ -417,4 +475,9 @@ def _dictionary_of(attributes):
         attributes["alpha_"],
         architecture,
         {name: from_numpy(value) for name, value in state.items()},
+        offset=tensor("input_offset_"),
+        norms=tensor("component_norms_"),
+        normalization=attributes.get("input_normalization_"),
+        skip=tensor("skip_coef_"),
+        is_transcoder=attributes.get("_is_transcoder", False),
     )

@@ -58,7 +58,9 @@ class Coding:
     @property
     def signed(self):
         """Whether codes may be negative."""
-        return self.name != "encoder" and CODERS[self.name].signed
+        if self.name == "encoder":
+            return getattr(self.dictionary.encoder, "signed", False)
+        return CODERS[self.name].signed
 
     @property
     def width(self):

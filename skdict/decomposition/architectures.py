@@ -6,9 +6,11 @@ Each can be given to :class:`~skdict.decomposition.SparseAutoencoderDictionary` 
 """
 
 from .._core.models.architectures import (
+    AbsTopK,
     Architecture,
     BatchTopK,
     Gated,
+    GroupMax,
     JumpReLU,
     Matryoshka,
     ReLU,
@@ -18,9 +20,11 @@ from .._core.models.architectures import (
 )
 
 __all__ = [
+    "AbsTopK",
     "Architecture",
     "BatchTopK",
     "Gated",
+    "GroupMax",
     "JumpReLU",
     "Matryoshka",
     "ReLU",

@@ -1,6 +1,6 @@
 """Codes by a trained encoder, without the dense matrix of pre-activations where that is slower."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ..kernels import Support, encode
 from .codes import SparseCodes
+from .selection import SELECTIONS
 
 
 @dataclass
@@ -22,22 +23,36 @@ class Encoder:
         θ ≥ 0; None is zero.
     n_largest : int or None
         Keep only so many of the largest entries of each row.
+    selection : {"positive", "absolute", "signed", "groups"}
+        Which entries may be kept. "positive" is the rule above. Of those that other libraries
+        use: the ``n_largest`` by absolute value; with whatever sign, by value or above a θ that
+        may be negative; the positive maximum of each of ``n_largest`` groups.
+    divisor : tensor of shape (n_components,) or None
+        What the entries that are kept are divided by.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor
     threshold: torch.Tensor | None = None
     n_largest: int | None = None
+    selection: str = "positive"
+    divisor: torch.Tensor | None = None
 
     def mapped(self, move):
         """The same with ``move(tensor)`` for each of its tensors."""
-        threshold = None if self.threshold is None else move(self.threshold)
-        return Encoder(move(self.weight), move(self.bias), threshold, self.n_largest)
+        parts = vars(self).items()
+        return replace(self, **{name: move(part) for name, part in parts if torch.is_tensor(part)})
+
+    @property
+    def signed(self):
+        """Whether codes may be negative."""
+        return self.selection in ("absolute", "signed")
 
     @property
     def width(self):
         """Most entries that are held for a row."""
-        return len(self.weight) if self.n_largest is None else self.n_largest
+        is_sparse = self.n_largest is not None and self.selection == "positive"
+        return self.n_largest if is_sparse else len(self.weight)
 
     @torch.no_grad()
     def __call__(self, centred):
@@ -46,9 +61,17 @@ class Encoder:
         The intercept is subtracted from the data rather than folded into the bias: x may lie far
         from the origin, where float32 would lose the last digits of the product.
         """
-        counts, indices, values = self._code(centred)
-        indptr = F.pad(counts.cumsum(0), (1, 0))
-        return SparseCodes(Support(indptr, indices, len(self.weight)), values)
+        if self.selection == "positive":
+            counts, indices, values = self._code(centred)
+            indptr = F.pad(counts.cumsum(0), (1, 0))
+            codes = SparseCodes(Support(indptr, indices, len(self.weight)), values)
+        else:
+            select = SELECTIONS[self.selection]
+            p = F.linear(centred, self.weight, self.bias)
+            codes = SparseCodes.of(select(p, self.threshold, self.n_largest))
+        if self.divisor is not None:
+            codes.values = codes.values / self.divisor[codes.support.indices]
+        return codes
 
     @cached_property
     def _code(self):

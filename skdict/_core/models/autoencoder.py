@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 
-from ..kernels import encode_at, select
+from ..coding.selection import SELECTIONS
+from ..kernels import Support, encode_at, select
 from .architectures import Architecture
 from .architectures.base import Target
 
@@ -75,8 +77,11 @@ class Autoencoder:
     def select(self, centred):
         """Support of the code of x, given x - b (B, n_features); no gradient."""
 
-        def scan(offset=0.0, k=None):
-            return select(centred, self.encoder_weight, self.encoder_bias - offset, k)
+        def scan(offset=0.0, k=None, selection="positive"):
+            if selection == "positive":
+                return select(centred, self.encoder_weight, self.encoder_bias - offset, k)
+            p = F.linear(centred, self.encoder_weight, self.encoder_bias)
+            return Support.of(SELECTIONS[selection](p, None, k))[0]
 
         return self.architecture.select(scan, self.state, len(centred))
 

@@ -134,7 +134,7 @@ class AutoencoderSolver(EpochSolver):
         """
         mean, scale = problem.data.mean, problem.data.scale
         fit_intercept = problem.params.fit_intercept
-        previous = problem.previous.to(mean.dtype, mean.device)
+        previous = problem.previous.to(mean.dtype, mean.device).to_train()
         encoder = previous.encoder
         intercept = previous.intercept if fit_intercept else mean
         weight, bias = encoder.weight, encoder.bias / scale
@@ -214,7 +214,13 @@ class AutoencoderSolver(EpochSolver):
         return Dictionary(
             components=autoencoder.dictionary,
             intercept=self.standardised(rows).to_data_units(autoencoder.intercept),
-            encoder=Encoder(weight, self.scale * bias, threshold, architecture.n_largest),
+            encoder=Encoder(
+                weight,
+                self.scale * bias,
+                threshold,
+                architecture.n_largest,
+                architecture.selection,
+            ),
             architecture=architecture,
             state=state,
         ).copy()

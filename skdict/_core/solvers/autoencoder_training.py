@@ -97,6 +97,8 @@ class Training:
         return max(1, int(MAX_ENTRIES / max(self._density * self._width, 1)))
 
     def _note_fired(self, values, support):
+        if self.autoencoder.architecture.selection != "positive":
+            values = values.abs()
         if support is None:
             largest = values.amax(dim=0)
         else:

@@ -177,7 +177,7 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
         sums = torch.zeros(len(atoms), dtype=entries.dtype, device=entries.device)
         return add_at_(sums, support.indices, entries)
 
-    active = values > 0
+    active = values != 0
     direction = torch.randn(
         atoms.shape, generator=generator, dtype=torch.float32, device="cpu"
     ).to(atoms)

@@ -152,6 +152,9 @@ class Architecture(Parameterized):
     first_variant_until = 0.0
     # After training, keep only so many of the largest entries of each code; None keeps all.
     n_largest = None
+    # Which pre-activations may be a code, in use: see `coding.Encoder`. In training it is for
+    # `values` to say.
+    selection = "positive"
 
     def complete(self, n_components, default_k):
         """Set a ``k`` that was left open, and check it against the number of components.
@@ -268,7 +271,8 @@ class Architecture(Parameterized):
         ----------
         scan : callable
             ``scan(offset=0.0, k=None)`` gives the support where p > offset, a float or a tensor
-            of shape (n_components,), or of these the k largest of each sample.
+            of shape (n_components,), or of these the k largest of each sample. With a
+            ``selection`` as that of the class it gives the support of that, by dense products.
         state : dict of str to tensor of shape (n_components,)
         n_rows : int
             B, the number of samples in the batch.

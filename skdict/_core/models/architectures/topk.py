@@ -2,6 +2,7 @@
 
 import torch
 
+from ...coding.selection import signed
 from .base import Architecture, keep_largest
 from .registry import register
 from .relu import ReLU
@@ -21,6 +22,10 @@ class TopK(Architecture):
     k : int, default=None
         Largest number of non-zero entries of a code. None takes the estimator's
         ``n_nonzero_coefs``, or else a tenth of the columns of X.
+    nonnegative : bool, default=True
+        Whether only positive entries are kept. Without it z = TopK(p), as some libraries have it:
+        a sample with fewer than k positive pre-activations gets negative entries. Its products
+        are dense.
 
     Examples
     --------
@@ -35,11 +40,17 @@ class TopK(Architecture):
 
     first_variant_until = 0.5
 
-    def __init__(self, k=None):
+    def __init__(self, k=None, *, nonnegative=True):
         self.k = k
+        self.nonnegative = nonnegative
 
     def validate(self):
         self._require_k()
+        self.require("nonnegative", isinstance(self.nonnegative, bool), "a bool")
+
+    @property
+    def selection(self):
+        return "positive" if self.nonnegative else "signed"
 
     @property
     def n_largest(self):
@@ -49,9 +60,15 @@ class TopK(Architecture):
         return ReLU()
 
     def select(self, scan, state, n_rows):
-        return scan(k=self.k)
+        return scan(k=self.k, selection=self.selection)
 
     def values(self, pre_activations, state, n_rows):
-        if pre_activations.dim() == 2:  # dense; a support holds only the largest
+        is_dense = pre_activations.dim() == 2  # a support holds only the largest
+        if is_dense and self.nonnegative:
             return keep_largest(pre_activations, self.k)
+        if not self.nonnegative:
+            if not is_dense:
+                return pre_activations
+            kept = signed(pre_activations.detach(), None, self.k) != 0
+            return torch.where(kept, pre_activations, 0)
         return torch.relu(pre_activations)

@@ -1,0 +1,60 @@
+"""The largest of each of k groups."""
+
+import torch
+
+from ...coding.selection import group_maximum
+from .base import Architecture
+from .registry import register
+from .relu import ReLU
+
+
+@register("group_max")
+class GroupMax(Architecture):
+    """The largest pre-activation of each of k groups of features, if it is positive.
+
+    The groups are contiguous: features 0 to n_components / k - 1 are the first. No penalty. There
+    is nothing to sort, at the price that features of a group cannot be active together. The first
+    half of a fit from scratch trains a `ReLU`, as with `TopK`.
+
+    Parameters
+    ----------
+    k : int, default=None
+        Number of groups, whose sizes differ by one at most. None takes the estimator's
+        ``n_nonzero_coefs``, or else a tenth of the columns of X.
+
+    Examples
+    --------
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.decomposition.architectures import GroupMax
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> sae = SparseAutoencoderDictionary(16, architecture=GroupMax(k=4), random_state=0)
+    >>> codes = sae.fit(X).transform(X).reshape(1000, 4, 4)  # (rows, groups, features of one)
+    >>> int((codes > 0).sum(axis=2).max())
+    1
+    """
+
+    first_variant_until = 0.5
+    selection = "groups"
+
+    def __init__(self, k=None):
+        self.k = k
+
+    def validate(self):
+        self._require_k()
+
+    @property
+    def n_largest(self):
+        return self.k
+
+    def first_variant(self):
+        return ReLU()
+
+    def select(self, scan, state, n_rows):
+        return scan(k=self.k, selection=self.selection)
+
+    def values(self, pre_activations, state, n_rows):
+        if pre_activations.dim() == 1:  # a support holds only the largest
+            return pre_activations
+        kept = group_maximum(pre_activations.detach(), None, self.k) != 0
+        return torch.where(kept, pre_activations, 0)
