@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "feature_extraction": {"_core", "utils"},
     "decomposition": {"_core", "utils", "metrics"},
     "inspection": {"_core", "metrics", "utils"},
+    "io": {"_core", "utils", "decomposition"},
 }
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60  # without docstring, comments and blank lines
@@ -36,6 +37,9 @@ ONLY_INSIDE_FUNCTIONS = {
     "networkx",
     "umap",
     "openai",
+    "safetensors",
+    "huggingface_hub",
+    "yaml",
 }
 
 

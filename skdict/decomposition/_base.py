@@ -5,6 +5,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.coding import Codebook, Encoder
@@ -22,7 +23,7 @@ from ._code_statistics import DataChangedError
 from ._coding import Coding
 from ._likelihood import SparseCodingModel
 
-# Fitted attributes that only dictionaries of other libraries have, and their names in `Dictionary`.
+# Fitted attributes that only dictionaries of other libraries have: names in `Dictionary`.
 OF_OTHERS = {
     "input_offset_": "offset",
     "component_norms_": "norms",
@@ -292,6 +293,11 @@ class DictionaryTransformer(
     def _likelihood_parts(self, X):
         """The model, and the parts of each sample's log-likelihood (n_samples, 3), on the host."""
         check_is_fitted(self)
+        if "variance_" not in vars(self):
+            raise NotFittedError(
+                "score needs statistics of codes, which this dictionary was loaded without. Call "
+                "calibrate(X) with activations of the place that it was trained on."
+            )
         rows, coding = self._source(X), self._coding()
         resolution = self._checked("resolution")
         model = SparseCodingModel.of(self, resolution, signed=coding.signed, device=rows.device)
@@ -361,8 +367,21 @@ class DictionaryTransformer(
             if reset:
                 self.n_features_in_ = X.n_features
             return X
+        X = self._flattened(X)
         X = check_activations(self, X, reset=reset, min_samples=min_samples, check_finite=False)
         return Source(X, resolve_device(self.device))
+
+    def _flattened(self, X):
+        """Rows of several axes, such as heads, as rows of columns: what was so when trained."""
+        shape = getattr(self, "input_shape_", None)
+        if shape is None or np.ndim(X) != 1 + len(shape):
+            return X
+        if tuple(X.shape[1:]) != tuple(shape):
+            raise ValueError(
+                f"X has shape {tuple(X.shape)}, but this dictionary reads rows of shape "
+                f"{tuple(shape)}, or the {int(np.prod(shape))} columns of them."
+            )
+        return X.reshape(len(X), -1)
 
     def _coding(self, dictionary=None):
         """How `transform` finds codes, by the parameters as they are now."""

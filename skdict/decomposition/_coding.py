@@ -47,8 +47,14 @@ class Coding:
         if algorithm == "encoder":
             return cls(dictionary, algorithm)
         n_components, n_features = dictionary.shape
+        alpha = dictionary.alpha if alpha is None else alpha
+        if alpha is None and algorithm in CODERS and "alpha" in CODERS[algorithm].uses:
+            raise ValueError(
+                f"transform_algorithm={algorithm!r} needs an L1 coefficient, and this dictionary "
+                "was loaded without one. Set transform_alpha, or call calibrate(X)."
+            )
         options = {
-            "alpha": dictionary.alpha if alpha is None else alpha,
+            "alpha": alpha,
             "n_nonzero_coefs": n_nonzero_coefs or default_n_nonzero(n_features, n_components),
             "positive": not CODERS[algorithm].signed,
             "tol": LASSO_TOL,

@@ -92,8 +92,8 @@ class Learned:
             estimator.dictionary_,
             attributes.get("_stream"),
             attributes,
-            _known_statistics(attributes["_statistics"]),
-            attributes["variance_"],
+            _known_statistics(attributes.get("_statistics")),
+            attributes.get("variance_"),
         )
 
     def solver_for(self, params):
@@ -123,7 +123,9 @@ class Learned:
 
 
 def _known_statistics(of_fit):
-    """`CodeStatistics` to go on with, or None if they cannot be taken any more."""
+    """`CodeStatistics` to go on with, or None if there are none, or they cannot be taken."""
+    if of_fit is None:  # a dictionary that was loaded
+        return None
     try:
         return of_fit.found()
     except DataChangedError as error:

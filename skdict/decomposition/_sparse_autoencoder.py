@@ -18,11 +18,12 @@ from ._coding import TRANSFORM_ALGORITHMS
 from ._fitting import begins_with_nmf, default_params, fit, warn_of_unused
 from ._judging import judge, look
 from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams
+from ._pretrained import PretrainedMixin
 from ._reports import Reports, print_progress
 from ._streams import learn_portion
 
 
-class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
+class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, DictionaryTransformer):
     r"""Overcomplete dictionary of activations with sparse, non-negative codes.
 
     Finds unit-norm atoms :math:`D_j`, an intercept :math:`b` and codes :math:`z_i \ge 0` that

@@ -46,8 +46,11 @@ def learn_portion(params, rows, before, solver):
             mean, rms = location_and_scale(rows)
         if previous is None:
             alpha, variance = alpha_of(params, rms), variance_of(rms, rows)
-        elif params.fit_intercept:
-            mean = previous.intercept.to(mean)
+        else:
+            mean = previous.intercept.to(mean) if params.fit_intercept else mean
+            if alpha is None:  # of a dictionary that was loaded
+                alpha = alpha_of(params, rms)
+            variance = variance_of(rms, rows) if variance is None else variance
         if previous is None:
             params = with_atoms_of_a_stream(params, rows)
         with threads(params, rows):

@@ -1,0 +1,137 @@
+"""What a file format is, what is read from one, and the registry."""
+
+from dataclasses import dataclass, field
+
+from ..dictionary import Dictionary
+from ..models.architectures import Architecture, ReLU
+from ..registry import Registry
+
+FORMATS = Registry("format")
+register = FORMATS.register
+
+
+@dataclass
+class Record:
+    """A dictionary with all that its files say of it.
+
+    Parameters
+    ----------
+    dictionary : Dictionary
+    architecture : Architecture
+        Of the estimator that can go on training it; its k is known.
+    source : dict
+        Where it comes from: "library", and whatever else is known, as JSON can hold it.
+    activation : dict
+        Of what it was trained on, those that are known of: "model", "model_revision", "layer" (a
+        module path), "side" ("input" or "output"), "hook" (the name in TransformerLens),
+        "layer_number", "transform" ("centre_rows", "divide_by_norm_weight"), "heads" (whether a
+        row is the heads one after the other), "context_size", "prepend_bos", "excluded_tokens",
+        "scale".
+    params : dict
+        Parameters of the estimator beside those that follow from the dictionary.
+    attributes : dict
+        Fitted attributes beside those of the dictionary: numbers, arrays or plain containers.
+    input_shape : tuple of int or None
+        Shape of a row where the columns stand for several axes, as (heads, width) or (layers,
+        width).
+    group_sizes : list of int or None
+        Of a Matryoshka dictionary.
+    """
+
+    dictionary: Dictionary
+    architecture: Architecture = field(default_factory=ReLU)
+    source: dict = field(default_factory=dict)
+    activation: dict = field(default_factory=dict)
+    params: dict = field(default_factory=dict)
+    attributes: dict = field(default_factory=dict)
+    input_shape: tuple | None = None
+    group_sizes: list | None = None
+
+
+@dataclass
+class Request:
+    """What a user asks for of a file.
+
+    Parameters
+    ----------
+    units : {"source", "unit"}
+        Of the codes.
+    layer : int or None
+        Of files that hold several, or do not say.
+    components : list of int or None
+        Only these latents.
+    dtype : torch.dtype
+    """
+
+    units: str
+    layer: int | None
+    components: list | None
+    dtype: object
+
+
+class Format:
+    """One way to write a dictionary down. A new one is a file that registers a subclass.
+
+    Attributes
+    ----------
+    description : str
+        One line, for the table of formats.
+    looks : str
+        The files that it is recognised by, for errors and the table.
+    writes : bool
+        Whether there is `write`.
+    """
+
+    description = ""
+    looks = ""
+    writes = False
+
+    @staticmethod
+    def detect(files):
+        """Whether files are of this format, by their names and keys; never by a folder's name.
+
+        Parameters
+        ----------
+        files : Files
+
+        Returns
+        -------
+        is_found : bool
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def read(files, request):
+        """Read a dictionary.
+
+        Parameters
+        ----------
+        files : Files
+        request : Request
+
+        Returns
+        -------
+        record : Record
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged, or says what cannot be expressed: with file and field.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def write(record, folder):
+        """Write a dictionary into an empty folder.
+
+        Parameters
+        ----------
+        record : Record
+        folder : Path
+
+        Raises
+        ------
+        ValueError
+            If the format cannot hold it.
+        """
+        raise NotImplementedError

@@ -1,0 +1,466 @@
+"""The files of a saved dictionary: read lazily, checked, and never executed."""
+
+import fnmatch
+import json
+import re
+import struct
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from .tensors import FormatError, NpzTensors, SafeTensors, TorchTensors
+
+# A configuration is text of some kilobytes; larger ones are something else.
+MAX_TEXT = 16 << 20
+# Keys of a configuration that are likely to decide codes. One of these that a format does not know
+# is refused, as to leave it out might give other codes; all others are kept as provenance.
+DECIDES_CODES = re.compile(
+    r"activat|act_fn|relu|norm|scal|bias|thresh|sign|gat(e|ing)|top_?k|skip|transcod|offset"
+    r"|multipl|tanh|glu|center|centre|whiten|nonlin|temperature|attn|attention"
+)
+
+
+class Files:
+    """Files of a folder by their names relative to it, with "/".
+
+    Parameters
+    ----------
+    folder : path
+        A folder, or a file of which the folder has only that one.
+    """
+
+    def __init__(self, folder):
+        folder = Path(folder)
+        self.where = str(folder)
+        if folder.is_file():
+            self.root, self.names = folder.parent, [folder.name]
+        elif folder.is_dir():
+            self.root = folder
+            found = (path for path in folder.rglob("*") if path.is_file())
+            self.names = sorted(path.relative_to(folder).as_posix() for path in found)
+        else:
+            raise FileNotFoundError(f"There is no file or folder {self.where!r}.")
+
+    def __contains__(self, name):
+        return name in self.names
+
+    def matching(self, pattern):
+        """Names that match a pattern of `fnmatch`, sorted; "*" goes across folders.
+
+        Parameters
+        ----------
+        pattern : str
+
+        Returns
+        -------
+        names : list of str
+        """
+        return [name for name in self.names if fnmatch.fnmatchcase(name, pattern)]
+
+    def ending(self, *endings):
+        """Names of the files whose last parts are these, in whatever folder, sorted.
+
+        Parameters
+        ----------
+        *endings : str
+            Patterns of `fnmatch`, such as "cfg.json" or "layer_*.safetensors".
+
+        Returns
+        -------
+        names : list of str
+        """
+        patterns = [pattern for ending in endings for pattern in (ending, f"*/{ending}")]
+        return sorted({name for pattern in patterns for name in self.matching(pattern)})
+
+    def one(self, *endings):
+        """The name of the one file that ends in one of these ways, in whatever folder.
+
+        Parameters
+        ----------
+        *endings : str
+            As of `ending`.
+
+        Returns
+        -------
+        name : str
+
+        Raises
+        ------
+        ValueError
+            If there is none, or more than one.
+        """
+        found = self.ending(*endings)
+        if len(found) != 1:
+            wanted = " or ".join(map(repr, endings))
+            listed = f"several: {shorten(found)}" if found else f"none among {shorten(self.names)}"
+            raise FormatError(
+                f"{self.where} must have one file {wanted}, but has {listed}. Name the folder of "
+                "one dictionary with path=."
+            )
+        return found[0]
+
+    def path(self, name):
+        """Where a file lies on this machine.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        path : Path
+        """
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or name not in self.names:
+            raise FormatError(f"{self.where} has no file {name!r}: it has {shorten(self.names)}.")
+        return self.root / name
+
+    def describe(self, name):
+        """The name of a file in errors: with the folder.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        described : str
+        """
+        return name if self.where.endswith(name) else f"{name} (of {self.where})"
+
+    def text(self, name):
+        """The text of a small file.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        text : str
+        """
+        path, described = self.path(name), self.describe(name)
+        size = path.stat().st_size
+        if size > MAX_TEXT:
+            raise FormatError(f"{described} has {size} bytes, too many for a configuration.")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{described} is not UTF-8 text: {error}.") from None
+
+    def json(self, name):
+        """A configuration in JSON.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        config : Config
+        """
+        described = self.describe(name)
+        return Config(parse_json(self.text(name), described), described)
+
+    def yaml(self, name):
+        """A configuration in YAML; tags that name Python objects are read as plain data.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        config : Config
+        """
+        import yaml
+
+        class Loader(yaml.SafeLoader):
+            pass
+
+        def plain(loader, _, node):
+            if isinstance(node, yaml.MappingNode):
+                return loader.construct_mapping(node, deep=True)
+            if isinstance(node, yaml.SequenceNode):
+                return loader.construct_sequence(node, deep=True)
+            return loader.construct_scalar(node)
+
+        Loader.add_multi_constructor("", plain)
+        described = self.describe(name)
+        try:
+            value = yaml.load(self.text(name), Loader=Loader)  # a safe one
+        except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+            raise FormatError(f"{described} is no valid YAML: {error}.") from None
+        return Config(value, described)
+
+    def safetensors(self, name):
+        """The tensors of a safetensors file.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        tensors : SafeTensors
+        """
+        return SafeTensors(self.path(name), self.describe(name))
+
+    def npz(self, name):
+        """The arrays of a file of NumPy, as tensors.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        tensors : NpzTensors
+        """
+        return NpzTensors(self.path(name), self.describe(name))
+
+    def torch(self, name, *, start=0):
+        """What ``torch.save`` has written: nothing but tensors in plain containers.
+
+        Parameters
+        ----------
+        name : str
+        start : int
+            Where in the file it begins.
+
+        Returns
+        -------
+        value : TorchTensors or object
+            The former of a dict from names.
+        """
+        path, described = self.path(name), self.describe(name)
+        value = _load_torch(path, described, start)
+        return TorchTensors(value, described) if isinstance(value, dict) else value
+
+
+class Config:
+    """A configuration, of which each key is asked for; what nobody has asked for is told.
+
+    Parameters
+    ----------
+    value : dict
+    where : str
+        Its file, in errors.
+    """
+
+    def __init__(self, value, where):
+        if not isinstance(value, dict):
+            kind = type(value).__name__
+            raise FormatError(f"{where} must hold names with values, but holds a {kind}.")
+        self.value, self.where, self._asked = value, where, set()
+
+    def __contains__(self, key):
+        return key in self.value
+
+    def get(self, key, default=None, kinds=None):
+        """The value of a key.
+
+        Parameters
+        ----------
+        key : str
+        default : object
+            Where there is no such key, or it is None.
+        kinds : type or tuple of type, default=None
+            What it has to be; None is anything. A float may be written as an int, and a bool is
+            no number.
+
+        Returns
+        -------
+        value : object
+        """
+        self._asked.add(key)
+        value = self.value.get(key)
+        if value is None:
+            return default
+        if kinds is not None:
+            kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+            if float in kinds and type(value) is int:
+                value = float(value) if abs(value) < 2**53 else value
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise FormatError(f"{self.where}: {key!r} must be {expected}, not {value!r}.")
+            if isinstance(value, float) and not np.isfinite(value):
+                raise FormatError(f"{self.where}: {key!r} must be finite, not {value!r}.")
+        return value
+
+    def need(self, key, kinds=None):
+        """As `get`, but the key has to be there.
+
+        Parameters
+        ----------
+        key : str
+        kinds : type or tuple of type, default=None
+
+        Returns
+        -------
+        value : object
+        """
+        value = self.get(key, kinds=kinds)
+        if value is None:
+            raise FormatError(
+                f"{self.where} has no {key!r}, which this format needs; it has "
+                f"{shorten(list(self.value))}."
+            )
+        return value
+
+    def count(self, key, default=None):
+        """An integer of at least 1.
+
+        Parameters
+        ----------
+        key : str
+        default : int or None
+
+        Returns
+        -------
+        value : int or None
+        """
+        value = self.get(key, default, kinds=int)
+        if value is not None and value < 1:
+            raise FormatError(f"{self.where}: {key!r} must be at least 1, not {value!r}.")
+        return value
+
+    def choice(self, key, choices, default=None):
+        """One of some values; the default is None: the key has to be there.
+
+        Parameters
+        ----------
+        key : str
+        choices : iterable of str
+        default : str or None
+
+        Returns
+        -------
+        value : str
+        """
+        value = self.need(key, str) if default is None else self.get(key, default, kinds=str)
+        if value not in choices:
+            raise FormatError(
+                f"{self.where}: {key}={value!r} cannot be expressed here. Known are "
+                f"{', '.join(map(repr, choices))}."
+            )
+        return value
+
+    def part(self, key):
+        """A configuration inside of this one; an empty one if there is none.
+
+        Parameters
+        ----------
+        key : str
+
+        Returns
+        -------
+        config : Config
+        """
+        return Config(self.get(key, {}), f"{self.where}: {key}")
+
+    def expect(self, key, *values):
+        """Refuse a key that has another value than those that change nothing.
+
+        Parameters
+        ----------
+        key : str
+        *values : object
+        """
+        value = self.get(key)
+        if value is not None and value not in values:
+            raise FormatError(f"{self.where}: {key}={value!r} cannot be expressed here.")
+
+    def provenance(self):
+        """What was not asked for, to be kept; an error if a key may decide codes.
+
+        Returns
+        -------
+        kept : dict
+        """
+        left = {key: value for key, value in self.value.items() if key not in self._asked}
+        for key, value in left.items():
+            if value in (None, False, "none") or not DECIDES_CODES.search(str(key).lower()):
+                continue
+            raise FormatError(
+                f"{self.where}: {key}={value!r} is not known here, and may change the codes. If "
+                "it does not, remove it from a copy of the file."
+            )
+        return left
+
+
+def parse_json(text, where):
+    """What a text of JSON says; `where` names it in errors."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError, ValueError) as error:
+        raise FormatError(f"{where} is no valid JSON: {error}.") from None
+
+
+def shorten(names, most=12):
+    """A list of names as text, of the first of them if there are many."""
+    listed = ", ".join(map(str, names[:most]))
+    return f"{listed} and {len(names) - most} more" if len(names) > most else listed or "nothing"
+
+
+@contextmanager
+def _reading(described):
+    try:
+        yield
+    except FormatError:
+        raise
+    except Exception as error:  # of whatever kind: the reader is given hostile bytes
+        first = str(error).split("\n")[0][:300]
+        raise FormatError(
+            f"{described} cannot be read as plain tensors: {type(error).__name__}: {first}. A "
+            "file that holds a whole model instead has to be saved again, as its state_dict."
+        ) from None
+
+
+def _load_torch(path, described, start):
+    with _reading(described):
+        if start:
+            with open(path, "rb") as file:
+                file.seek(start)
+                return torch.load(_Tail(file, start), map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            is_zip = file.read(4) == struct.pack("<I", 0x04034B50)
+        if is_zip:
+            check_zip(path, described)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+
+
+def check_zip(path, described):
+    """Refuse a zip file whose members are larger than the file could hold."""
+    with zipfile.ZipFile(path) as members:
+        total = sum(member.file_size for member in members.infolist())
+    size = path.stat().st_size
+    if total > 1100 * size:  # deflate packs a run of equal bytes by 1,032 at most
+        raise FormatError(f"{described} claims {total} bytes of content in {size} bytes.")
+
+
+class _Tail:
+    """A file from a place on, as a file of its own."""
+
+    def __init__(self, file, start):
+        self.file, self.start = file, start
+
+    def seek(self, offset, whence=0):
+        if whence == 0:
+            offset += self.start
+        return self.file.seek(offset, whence) - self.start
+
+    def tell(self):
+        return self.file.tell() - self.start
+
+    def read(self, *size):
+        return self.file.read(*size)
+
+    def readline(self, *size):
+        return self.file.readline(*size)
+
+    def readinto(self, buffer):
+        return self.file.readinto(buffer)

@@ -1,0 +1,60 @@
+"""Which format files are of, and what they hold."""
+
+from .base import FORMATS
+from .files import shorten
+from .tensors import FormatError
+
+
+def detect(files):
+    """The name of the format of files.
+
+    Parameters
+    ----------
+    files : Files
+
+    Returns
+    -------
+    name : str
+
+    Raises
+    ------
+    ValueError
+        If it is none of the formats, or more than one.
+    """
+    found = [name for name, kind in FORMATS.items() if kind.detect(files)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise FormatError(
+            f"{files.where} may be of the formats {shorten(found)}. Say which with format=, or "
+            "name the folder of one dictionary with path=."
+        )
+    raise FormatError(
+        f"{files.where} is of no format that is known here. It has {shorten(files.names)}. Known "
+        f"are {shorten([f'{n} ({kind.looks})' for n, kind in FORMATS.items()], 40)}. Name the "
+        "folder of one dictionary with path=, or the format with format=."
+    )
+
+
+def read(files, name, request):
+    """Read a dictionary from files of a format.
+
+    Parameters
+    ----------
+    files : Files
+    name : str
+        A format, or "auto".
+    request : Request
+
+    Returns
+    -------
+    record : Record
+        Its source has the "format" too.
+    """
+    if name == "auto":
+        name = detect(files)
+    if name not in FORMATS:
+        raise ValueError(f"format must be 'auto' or one of {list(FORMATS)}, not {name!r}.")
+    record = FORMATS[name].read(files, request)
+    record.source = {**record.source, "format": name}
+    return record

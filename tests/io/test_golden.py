@@ -1,0 +1,70 @@
+"""Files of other libraries, with the codes and reconstructions that those libraries gave."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from skdict.io import load_dictionary
+
+GOLDEN = Path(__file__).parent / "golden"
+TOLERANCE = 1e-6  # of the largest entry, at least 1
+
+
+class Case(NamedTuple):
+    """How a folder is loaded, and which of its arrays are expected."""
+
+    options: dict = {}
+    codes: str = "codes"
+    reconstruction: str | None = "reconstruction"
+
+
+# Folders that can be expressed.
+EXPRESSIBLE = {
+    "sparsify-groupmax": Case(),
+    "sparsify-skiptranscoder": Case(reconstruction="forward"),
+    "sparsify-topk": Case(),
+    "sparsify-topk-freedecoder": Case(),
+    "sparsify2407-signed": Case(),
+    "sparsify2407-unsigned": Case(),
+}
+# Folders that are refused, and what the error says.
+REFUSED = {}
+
+
+def rows_of(arrays):
+    """X as rows, however many axes the library has them with."""
+    X = arrays["X"].astype(np.float32)
+    return X.reshape(len(X), -1)
+
+
+def error(found, expected):
+    expected = expected.reshape(found.shape)
+    return np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
+
+
+def test_every_folder_has_its_case():
+    names = {path.name for path in GOLDEN.iterdir()}
+    assert names == set(EXPRESSIBLE) | set(REFUSED)
+    assert not set(EXPRESSIBLE) & set(REFUSED)
+
+
+@pytest.mark.parametrize("name", EXPRESSIBLE)
+def test_codes_and_reconstructions(name):
+    case, arrays = EXPRESSIBLE[name], np.load(GOLDEN / name / "expected.npz")
+    dictionary = load_dictionary(GOLDEN / name, **case.options)
+    X, expected = rows_of(arrays), arrays[case.codes]
+    codes = dictionary.transform(X)
+    assert error(codes, expected) <= TOLERANCE
+    assert np.array_equal(codes != 0, expected.reshape(codes.shape) != 0)
+    if case.reconstruction is not None:
+        assert error(dictionary.reconstruct(X), arrays[case.reconstruction]) <= TOLERANCE
+    norms = np.linalg.norm(dictionary.components_, axis=1)
+    np.testing.assert_allclose(norms[norms > 0], 1, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_expressed_is_refused(name):
+    with pytest.raises(ValueError, match=REFUSED[name]):
+        load_dictionary(GOLDEN / name)
