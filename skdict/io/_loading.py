@@ -10,6 +10,7 @@ from .._core.formats.loading import read
 from ..decomposition import SparseAutoencoderDictionary
 from ..decomposition._pretrained import estimator_from
 from ..utils._sklearn_compat import StrOptions, validate_params
+from ..utils._warnings import warn
 
 
 @validate_params(
@@ -81,6 +82,11 @@ def load_dictionary(
         the files say of where it comes from, and of what it was trained on. `score` needs
         ``calibrate(X)`` first.
 
+    Warns
+    -----
+    UserWarning
+        If the library gives the dictionary other rows than activations, as rows of a common norm.
+
     Raises
     ------
     ValueError
@@ -93,4 +99,6 @@ def load_dictionary(
     files = Files(Path(path_or_repo) / (path or ""))
     request = Request(units, layer, components, torch.float32)
     record = read(files, format, request)
+    for caution in record.cautions:
+        warn(caution)
     return estimator_from(record, SparseAutoencoderDictionary)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ..dictionary import Dictionary
 from ..models.architectures import Architecture, ReLU
 from ..registry import Registry
+from .tensors import FormatError
 
 FORMATS = Registry("format")
 register = FORMATS.register
@@ -24,9 +25,10 @@ class Record:
     activation : dict
         Of what it was trained on, those that are known of: "model", "model_revision", "layer" (a
         module path), "side" ("input" or "output"), "hook" (the name in TransformerLens),
-        "layer_number", "transform" ("centre_rows", "divide_by_norm_weight"), "heads" (whether a
-        row is the heads one after the other), "context_size", "prepend_bos", "excluded_tokens",
-        "scale".
+        "layer_number", "transform" ("centre_rows", "divide_by_norm_weight", or "row_norm", to
+        norm √d), "heads" (whether a row is the heads one after the other), "context_size",
+        "prepend_bos", "excluded_tokens",
+        "scale" (what rows have to be multiplied by before they are given to the dictionary).
     params : dict
         Parameters of the estimator beside those that follow from the dictionary.
     attributes : dict
@@ -36,6 +38,8 @@ class Record:
         width).
     group_sizes : list of int or None
         Of a Matryoshka dictionary.
+    cautions : list of str
+        What a user is warned of: what the rows have to be, where the file says more than that.
     """
 
     dictionary: Dictionary
@@ -46,6 +50,7 @@ class Record:
     attributes: dict = field(default_factory=dict)
     input_shape: tuple | None = None
     group_sizes: list | None = None
+    cautions: list = field(default_factory=list)
 
 
 @dataclass
@@ -67,6 +72,31 @@ class Request:
     layer: int | None
     components: list | None
     dtype: object
+
+    def refuse_layer(self, where):
+        """Refuse a layer where a file holds one dictionary, and says of which layer it is.
+
+        Parameters
+        ----------
+        where : str
+            The file.
+        """
+        if self.layer is not None:
+            raise FormatError(f"{where} holds one dictionary alone: leave layer={self.layer} out.")
+
+    def refuse_components(self, where):
+        """Refuse a choice of latents where the largest of a row are kept.
+
+        Parameters
+        ----------
+        where : str
+            The file.
+        """
+        if self.components is not None:
+            raise FormatError(
+                f"{where} keeps the largest latents of a row, so that the codes of one depend on "
+                "all. Leave components out, and take columns of the codes."
+            )
 
 
 class Format:

@@ -255,7 +255,8 @@ class Config:
         if not isinstance(value, dict):
             kind = type(value).__name__
             raise FormatError(f"{where} must hold names with values, but holds a {kind}.")
-        self.value, self.where, self._asked = value, where, set()
+        self.value, self.where = value, where
+        self._asked, self._harmless = set(), set()
 
     def __contains__(self, key):
         return key in self.value
@@ -374,6 +375,15 @@ class Config:
         if value is not None and value not in values:
             raise FormatError(f"{self.where}: {key}={value!r} cannot be expressed here.")
 
+    def harmless(self, *keys):
+        """Keys that are known, and do not matter for codes: they are kept as provenance.
+
+        Parameters
+        ----------
+        *keys : str
+        """
+        self._harmless.update(keys)
+
     def provenance(self):
         """What was not asked for, to be kept; an error if a key may decide codes.
 
@@ -383,7 +393,8 @@ class Config:
         """
         left = {key: value for key, value in self.value.items() if key not in self._asked}
         for key, value in left.items():
-            if value in (None, False, "none") or not DECIDES_CODES.search(str(key).lower()):
+            is_known = key in self._harmless or value in (None, False, "none")
+            if is_known or not DECIDES_CODES.search(str(key).lower()):
                 continue
             raise FormatError(
                 f"{self.where}: {key}={value!r} is not known here, and may change the codes. If "

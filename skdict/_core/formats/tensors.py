@@ -177,7 +177,8 @@ class SafeTensors(Tensors):
             return self._file.get_tensor(name)
         part = self._file.get_slice(name)
         # one by one: lists of rows are read in one piece from the first to the last
-        found = [part[row : row + 1] if axis == 0 else part[:, row : row + 1] for row in rows]
+        before = (slice(None),) * axis
+        found = [part[(*before, slice(row, row + 1))] for row in rows]
         return torch.cat(found, dim=axis)
 
 

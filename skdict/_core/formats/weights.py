@@ -1,6 +1,6 @@
 """A dictionary in the terms of the library that wrote it, and what it is in ours.
 
-    x̃ = normalised(x) s_in - offset;   p = x̃ W + c;   z = what is selected of p
+    x̃ = normalised(x) s_in - offset;   p = f (x̃ W) + c;   z = what is selected of p
     x̂ = (z D + b) / s_out
 
 Here rows of D have any norm, and what is selected may depend on it. All factors are folded into
@@ -32,6 +32,8 @@ class Weights:
         W transposed. It may be a view.
     encoder_bias : tensor of shape (n_components,) or None
         c.
+    encoder_factor : tensor of shape (n_components,) or None
+        f; None is 1.
     decoder : tensor of shape (n_components, n_features)
         D.
     decoder_bias : tensor of shape (n_features,) or None
@@ -53,8 +55,8 @@ class Weights:
         Whether the encoder gives p ‖D_j‖, and codes are divided by ‖D_j‖ before they are decoded.
     decoder_factor : tensor of shape (n_components,) or None
         Codes are multiplied by it before they are decoded.
-    input_scale, output_scale : float
-        s_in and s_out. By None the latter is the former.
+    input_scale, output_scale : float, or tensor of shape (n_inputs,) and (n_features,)
+        s_in and s_out, of all columns or of each. By None the latter is the former.
     normalization : RowNormalization or None
     skip : tensor of shape (n_features, n_inputs) or None
         What is added to the reconstruction: x @ skip.T, of x as it is given.
@@ -73,9 +75,10 @@ class Weights:
     selection: str = "positive"
     ranks_by_norm: bool = False
     scales_by_norm: bool = False
+    encoder_factor: torch.Tensor | None = None
     decoder_factor: torch.Tensor | None = None
-    input_scale: float = 1.0
-    output_scale: float | None = None
+    input_scale: torch.Tensor | float = 1.0
+    output_scale: torch.Tensor | float | None = None
     normalization: RowNormalization | None = None
     skip: torch.Tensor | None = None
     is_transcoder: bool = False
@@ -99,13 +102,15 @@ class Weights:
         """
         n, d = self.encoder.shape
         self._check_shapes(n, d, where)
+        scale = torch.as_tensor(self.input_scale, dtype=torch.float64)  # () or (n_inputs,)
         out = self.input_scale if self.output_scale is None else self.output_scale
+        out = torch.as_tensor(out, dtype=torch.float64)  # () or (n_features,)
         raw = row_norms(self.decoder)  # (n,), float64
-        to_encoder = torch.full_like(raw, self.input_scale)
-        to_bias = torch.ones_like(raw)
-        to_threshold = torch.ones_like(raw)
-        of_decoder = torch.full_like(raw, 1 / out)
+        to_encoder, to_bias = torch.ones_like(raw), torch.ones_like(raw)
+        to_threshold, of_decoder = torch.ones_like(raw), torch.ones_like(raw)
         divisor = None
+        if self.encoder_factor is not None:
+            to_encoder *= self.encoder_factor.double()
         if self.decoder_factor is not None:
             of_decoder *= self.decoder_factor.double()
         if self.scales_by_norm:  # codes are p n: folded into the encoder
@@ -115,10 +120,12 @@ class Weights:
             to_threshold /= raw
         elif self.ranks_by_norm:
             to_encoder, to_bias, divisor = to_encoder * raw, to_bias * raw, raw
-        norms = raw * of_decoder.abs()
+        norms = of_decoder.abs() * (
+            raw / out if out.dim() == 0 else row_norms(self.decoder, 1 / out)
+        )
         # a negative factor turns the atom around
-        components = _scaled_rows(
-            self.decoder, of_decoder / torch.where(norms > 0, norms, 1), dtype
+        components = _scaled(
+            self.decoder, of_decoder / torch.where(norms > 0, norms, 1), 1 / out, dtype
         )
         if units == "unit":
             if self.k is None:
@@ -132,7 +139,7 @@ class Weights:
         zeros = torch.zeros(self.decoder.shape[1], dtype=torch.float64)
         intercept = zeros if self.decoder_bias is None else self.decoder_bias.double() / out
         encoder = Encoder(
-            _scaled_rows(self.encoder, to_encoder, dtype),
+            _scaled(self.encoder, to_encoder, scale, dtype),
             (to_bias * bias).to(dtype),
             self._threshold(to_threshold, dtype),
             self.k,
@@ -156,7 +163,8 @@ class Weights:
         if self.offset is None:
             offset = torch.zeros(self.encoder.shape[1], dtype=dtype)
         else:
-            offset = (self.offset.double() / self.input_scale).to(dtype)
+            scale = torch.as_tensor(self.input_scale, dtype=torch.float64)
+            offset = (self.offset.double() / scale).to(dtype)
         return None if torch.equal(offset, intercept) and not self.is_transcoder else offset
 
     def _threshold(self, factor, dtype):
@@ -175,6 +183,7 @@ class Weights:
         n_features = self.decoder.shape[1]
         expected = {
             "encoder_bias": (n,),
+            "encoder_factor": (n,),
             "decoder": (n, n_features),
             "decoder_bias": (n_features,),
             "offset": (d,),
@@ -196,19 +205,26 @@ class Weights:
             raise FormatError(f"{where}: k={self.k} must be between 1 and {n}, the latents.")
 
 
-def row_norms(matrix):
-    """Norms of rows (n, d) in float64, without a copy of the matrix: (n,)."""
+def row_norms(matrix, columns=1.0):
+    """Norms of rows (n, d) in float64, without a copy of the matrix: (n,).
+
+    `columns` (d,) is what their entries are multiplied by before.
+    """
     chunks = matrix.split(_rows_at_a_time(matrix))
-    return torch.cat([torch.linalg.vector_norm(chunk.double(), dim=1) for chunk in chunks])
+    of = torch.linalg.vector_norm
+    return torch.cat([of(chunk.double() * columns, dim=1) for chunk in chunks])
 
 
-def _scaled_rows(matrix, factor, dtype):
-    """Rows times their factor, computed in float64 and rounded once: a new matrix in C order."""
+def _scaled(matrix, rows, columns, dtype):
+    """A matrix whose rows and columns are multiplied by factors (n,) and (d,) or ().
+
+    Computed in float64 and rounded once: a new matrix in C order.
+    """
     out = torch.empty(matrix.shape, dtype=dtype)
     n_rows = _rows_at_a_time(matrix)
     for start in range(0, len(matrix), n_rows):
-        rows = slice(start, start + n_rows)
-        out[rows] = factor[rows, None] * matrix[rows].double()
+        part = slice(start, start + n_rows)
+        out[part] = rows[part, None] * matrix[part].double() * columns
     return out
 
 
