@@ -6,7 +6,7 @@ import torch
 
 
 class RowNormalization(NamedTuple):
-    """x̃ = (x - m) / s, with a mean and a scale of each row.
+    """x̃ = (x - m) / (s + eps), with a mean and a scale of each row.
 
     Codes do not hold m and s, so that a row can be reconstructed from its codes alone only as x̃:
     what is reconstructed from the row itself is x̂ s + m.
@@ -14,8 +14,8 @@ class RowNormalization(NamedTuple):
     Parameters
     ----------
     kind : {"layer_norm", "row_norm"}
-        "layer_norm": m is the mean of the row's entries, s their standard deviation plus `eps`.
-        "row_norm": m is zero, s = ‖x‖ / √d (plus `eps`), so that ‖x̃‖ is √d.
+        "layer_norm": m is the mean of the row's entries, s their standard deviation.
+        "row_norm": m is zero, s = ‖x‖ / √d, so that ‖x̃‖ is √d.
     eps : float
     ddof : int
         The standard deviation divides by d - ddof.
@@ -39,9 +39,10 @@ class RowNormalization(NamedTuple):
         """
         if self.kind == "layer_norm":
             mean = x.mean(dim=1, keepdim=True)
-            scale = x.std(dim=1, keepdim=True, correction=self.ddof) + self.eps
+            scale = x.std(dim=1, keepdim=True, correction=self.ddof)
         else:
             mean = x.new_zeros(len(x), 1)
-            scale = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5 + self.eps
+            scale = torch.linalg.vector_norm(x, dim=1, keepdim=True) / x.shape[1] ** 0.5
+        divisor = scale + self.eps
         # a row without variance, or of zeros, stays at zero
-        return (x - mean) / torch.where(scale > 0, scale, 1), mean, scale
+        return (x - mean) / torch.where(divisor > 0, divisor, 1), mean, scale

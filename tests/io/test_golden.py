@@ -22,6 +22,31 @@ class Case(NamedTuple):
 
 # Folders that can be expressed.
 EXPRESSIBLE = {
+    "ckkissane-crosscoder": Case(),
+    "dictionary_learning-autoencoder-backup": Case(),
+    "dictionary_learning-autoencodernew": Case(),
+    "dictionary_learning-batchtopk-nothreshold": Case(),
+    "dictionary_learning-gated": Case(),
+    "dictionary_learning-jumprelu": Case(),
+    "dictionary_learning-topk": Case(),
+    "hypothesaes-batchtopk": Case(),
+    "hypothesaes-topk": Case(),
+    "interplm-batchtopksae": Case({"format": "interplm_batch_topk"}),
+    "interplm-jumprelusae-sqrtd": Case(),
+    "interplm-relusae": Case(),
+    "interplm-relusae-sqrtd": Case(),
+    "interplm-relusae_tied": Case(),
+    "interplm-topksae-sqrtd": Case({"format": "interplm_topk"}),
+    "openai-relu": Case(),
+    "openai-topk-identity-bigk": Case(),
+    "openai-topk-layernorm": Case(),
+    "overcomplete-batchtopk": Case(),
+    "overcomplete-relu": Case(),
+    "overcomplete-topk": Case(),
+    "saev-batchtopk": Case(),
+    "saev-relu": Case(),
+    "saev010-relu": Case(),
+    "sof_dl-batchtopk-crosscoder": Case(),
     "sparsify-groupmax": Case(),
     "sparsify-skiptranscoder": Case(reconstruction="forward"),
     "sparsify-topk": Case(),
@@ -30,7 +55,9 @@ EXPRESSIBLE = {
     "sparsify2407-unsigned": Case(),
 }
 # Folders that are refused, and what the error says.
-REFUSED = {}
+REFUSED = {
+    "overcomplete-mp": "MpSAE.*matching pursuit",
+}
 
 
 def rows_of(arrays):

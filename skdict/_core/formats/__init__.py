@@ -1,6 +1,16 @@
 """File formats of dictionaries. A new one is one file that registers a `Format`."""
 
-from . import sparsify  # noqa: F401  # they register themselves
+from . import (  # noqa: F401  # they register themselves
+    ckkissane,
+    dictionary_learning,
+    hypothesaes,
+    interplm,
+    openai,
+    overcomplete,
+    saev,
+    sof_crosscoder,
+    sparsify,
+)
 from .base import FORMATS, Format, Record, Request, register
 from .files import Files
 from .tensors import FormatError

@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from .tensors import FormatError, NpzTensors, SafeTensors, TorchTensors
+from .tensors import FormatError, NpzTensors, SafeTensors, Tensors, TorchTensors
 
 # A configuration is text of some kilobytes; larger ones are something else.
 MAX_TEXT = 16 << 20
+CONFIGS = (".json", ".yaml", ".yml")
 # Keys of a configuration that are likely to decide codes. One of these that a format does not know
 # is refused, as to leave it out might give other codes; all others are kept as provenance.
 DECIDES_CODES = re.compile(
@@ -29,20 +30,23 @@ class Files:
     Parameters
     ----------
     folder : path
-        A folder, or a file of which the folder has only that one.
+        A folder, or a file, which comes with the configurations beside it.
     """
 
     def __init__(self, folder):
         folder = Path(folder)
         self.where = str(folder)
         if folder.is_file():
-            self.root, self.names = folder.parent, [folder.name]
+            self.root = folder.parent
+            configs = [path for path in self.root.iterdir() if path.suffix in CONFIGS]
+            self.names = sorted({folder.name, *(path.name for path in configs if path.is_file())})
         elif folder.is_dir():
             self.root = folder
             found = (path for path in folder.rglob("*") if path.is_file())
             self.names = sorted(path.relative_to(folder).as_posix() for path in found)
         else:
             raise FileNotFoundError(f"There is no file or folder {self.where!r}.")
+        self.problems = []
 
     def __contains__(self, name):
         return name in self.names
@@ -222,6 +226,55 @@ class Files:
         """
         return NpzTensors(self.path(name), self.describe(name))
 
+    def first_line(self, name):
+        """The JSON in the first line of a file, and where the next line begins.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        config : Config
+        start : int
+        """
+        described = self.describe(name)
+        with open(self.path(name), "rb") as file:
+            line = file.readline(MAX_TEXT)
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(
+                f"{described} does not begin with a line of text: {error}."
+            ) from None
+        return Config(parse_json(text, described), described), len(line)
+
+    def peek(self, *endings):
+        """The tensors of the one file that ends so, to recognise a format by.
+
+        Parameters
+        ----------
+        *endings : str
+            As of `ending`, of files of ``torch.save`` or safetensors.
+
+        Returns
+        -------
+        tensors : Tensors or None
+            None if there is no such file or more than one, or it cannot be read: then `problems`
+            tells.
+        """
+        found = self.ending(*endings)
+        if len(found) != 1:
+            return None
+        is_safe = found[0].endswith(".safetensors")
+        try:
+            value = self.safetensors(found[0]) if is_safe else self.torch(found[0])
+        except FormatError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return None
+        return value if isinstance(value, Tensors) else None
+
     def torch(self, name, *, start=0):
         """What ``torch.save`` has written: nothing but tensors in plain containers.
 
@@ -239,6 +292,24 @@ class Files:
         path, described = self.path(name), self.describe(name)
         value = _load_torch(path, described, start)
         return TorchTensors(value, described) if isinstance(value, dict) else value
+
+    def torch_tensors(self, name, *, start=0):
+        """As `torch`, of a file that has to hold tensors by name.
+
+        Parameters
+        ----------
+        name : str
+        start : int
+            Where in the file it begins.
+
+        Returns
+        -------
+        tensors : TorchTensors
+        """
+        value = self.torch(name, start=start)
+        if not isinstance(value, TorchTensors):
+            raise FormatError(f"{self.describe(name)} must hold tensors by name.")
+        return value
 
 
 class Config:

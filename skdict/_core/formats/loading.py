@@ -29,8 +29,10 @@ def detect(files):
             f"{files.where} may be of the formats {shorten(found)}. Say which with format=, or "
             "name the folder of one dictionary with path=."
         )
+    problems = " ".join(("", *files.problems[:2]))
     raise FormatError(
-        f"{files.where} is of no format that is known here. It has {shorten(files.names)}. Known "
+        f"{files.where} is of no format that is known here. It has {shorten(files.names)}."
+        f"{problems} Known "
         f"are {shorten([f'{n} ({kind.looks})' for n, kind in FORMATS.items()], 40)}. Name the "
         "folder of one dictionary with path=, or the format with format=."
     )

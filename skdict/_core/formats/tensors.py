@@ -61,7 +61,7 @@ class Tensors:
     def __contains__(self, name):
         return name in self.names
 
-    def take(self, name, shape=None, *, rows=None, axis=0, kind="float"):
+    def take(self, name, shape=None, *, rows=None, axis=0, kind="float", finite=True):
         """A tensor of finite numbers.
 
         Parameters
@@ -73,6 +73,8 @@ class Tensors:
             Only these, of an axis.
         axis : int
         kind : {"float", "int", "any"}
+        finite : bool
+            Whether all of its numbers have to be finite.
 
         Returns
         -------
@@ -100,7 +102,7 @@ class Tensors:
             raise FormatError(
                 f"{self.where}: {name} has dtype {tensor.dtype}, expected {kind} numbers."
             )
-        if tensor.is_floating_point() and not _is_finite(tensor):
+        if finite and tensor.is_floating_point() and not _is_finite(tensor):
             raise FormatError(f"{self.where}: {name} has entries that are not finite.")
         return tensor
 
@@ -120,6 +122,48 @@ class Tensors:
             shape = tuple(tensor.shape)
             raise FormatError(f"{self.where}: {name} must be one number, but has shape {shape}.")
         return tensor.item()
+
+    def pair(self, rows=None):
+        """Encoder and decoder with a latent a row, however the file has them.
+
+        As two layers of torch, encoder.weight (n, d) and decoder.weight (m, n), or as W_enc (d, n)
+        and W_dec (n, m). They are views.
+
+        Parameters
+        ----------
+        rows : list of int or None
+            Only these latents.
+
+        Returns
+        -------
+        encoder : tensor of shape (n_selected, d)
+        decoder : tensor of shape (n_selected, m)
+        shape : tuple of int
+            Those of the file, (n, d).
+        """
+        names = ("W_enc", "W_dec") if "W_enc" in self else ("encoder.weight", "decoder.weight")
+        is_layer = names[0] == "encoder.weight"
+        encoder = self.take(names[0], (None, None), rows=rows, axis=0 if is_layer else 1)
+        n, d = self.shape(names[0])[:: 1 if is_layer else -1]
+        wanted = (None, n) if is_layer else (n, None)
+        decoder = self.take(names[1], wanted, rows=rows, axis=1 if is_layer else 0)
+        return (encoder, decoder.T, (n, d)) if is_layer else (encoder.T, decoder, (n, d))
+
+    def count(self, name):
+        """The integer of at least 1 that a tensor with one entry holds.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        count : int
+        """
+        value = self.number(name)
+        if int(value) != value or value < 1:
+            raise FormatError(f"{self.where}: {name} must be an integer above 0, not {value!r}.")
+        return int(value)
 
     def ignore(self, *names):
         """Tensors that are known, and do not matter for codes.

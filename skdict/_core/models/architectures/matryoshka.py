@@ -82,7 +82,7 @@ class _NestedReLU(ReLU):
 def nested_error(values, target, prefixes):
     """Mean over prefixes of the dictionary of the halved squared error; residual of the whole."""
     centred, support, dictionary, intercept = target
-    ends = [max(1, round(prefix * len(dictionary))) for prefix in prefixes]
+    ends = prefix_ends(prefixes, len(dictionary))
     if support is None:
         starts = [0, *ends[:-1]]
         decoded = torch.stack(
@@ -97,3 +97,8 @@ def nested_error(values, target, prefixes):
         decoded = decode(values, groups, dictionary).view(len(centred), len(ends), -1)
     error, residuals = half_squared_error(centred[:, None], intercept, decoded.cumsum(dim=1))
     return error / len(ends), residuals[:, -1]
+
+
+def prefix_ends(prefixes, n_components):
+    """Where the prefixes of a dictionary end, as counts of atoms."""
+    return [max(1, round(prefix * n_components)) for prefix in prefixes]
