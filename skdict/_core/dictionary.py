@@ -157,13 +157,13 @@ class Dictionary:
         )
 
     def copy(self):
-        """The same with tensors of its own, without gradient: training may go on.
+        """The same with tensors of its own, in C order, without gradient: training may go on.
 
         Returns
         -------
         dictionary : Dictionary
         """
-        return self._to(copy=True)
+        return self._to(copy=True, memory_format=torch.contiguous_format)
 
     def coder(self, name, n_rows=None, **options):
         """Function that codes rows, prepared once.

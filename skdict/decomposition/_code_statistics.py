@@ -96,14 +96,24 @@ class FitStatistics:
             self._pending = None
         return self._found
 
-    def __getstate__(self):
-        """A pickle has the statistics, and not the samples."""
+    def state_dict(self):
+        """The statistics, and not the samples, in plain containers."""
         try:
             found = vars(self.found())
         except DataChangedError as error:
-            warn(f"{error} What is pickled cannot score.")
+            warn(f"{error} What is saved cannot score.")
             found = None
         return {"n_features": self.n_features, "found": found}
+
+    @classmethod
+    def from_state_dict(cls, state):
+        """The statistics that `state_dict` gave."""
+        self = cls.__new__(cls)
+        self.__setstate__(state)
+        return self
+
+    def __getstate__(self):
+        return self.state_dict()
 
     def __setstate__(self, state):
         self.n_features, found = state["n_features"], state["found"]

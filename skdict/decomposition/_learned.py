@@ -16,6 +16,10 @@ from ._likelihood import CodeStatistics
 
 # Statistics of about so many samples are remembered.
 STREAM_MEMORY = 100_000
+# Stands for a generator that was given as random_state: drawing from it changes it.
+DRAWN = "drawn from"
+# Stands for the state of a solver that cannot be written down as plain data.
+LOST = "lost"
 
 
 def learns_from_streams(estimator):
@@ -170,6 +174,33 @@ class Stream(NamedTuple):
         n_seen = len(found.rows) + (0 if before is None else before.n_seen)
         return cls(found.solver.kind_of_state(params), found.solver, beginning, n_seen)
 
+    def state_dict(self):
+        """All of it in plain containers of arrays; of a solver that has none, without its state.
+
+        What cannot be written down is taken as None: a generator that the atoms were drawn from.
+        """
+        state = self._asdict()
+        if self.solver is not None:
+            has_state = hasattr(self.solver, "state_dict")
+            state["solver"] = self.solver.state_dict() if has_state else LOST
+        if self.beginning["random_state"] == DRAWN:
+            state["beginning"] = {**self.beginning, "random_state": None}
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state):
+        """The stream that `state_dict` gave."""
+        solver, name = state["solver"], state["kind"][0]
+        if solver == LOST:
+            warn(
+                f"The file has no state of solver={name!r} to go on from: partial_fit begins with "
+                "the atoms that it has, but without what it knew of former samples."
+            )
+            return cls(**state | {"solver": None})
+        if solver is not None:
+            solver = SOLVERS[name].from_state_dict(solver)
+        return cls(**state | {"solver": solver})
+
     def check_same_beginning(self, params, n_components):
         """Refuse parameters that would change nothing any more."""
         beginning = beginning_of(params)
@@ -197,6 +228,5 @@ def beginning_of(params):
     return {
         "fit_intercept": params.fit_intercept,
         "dict_init": atoms,
-        # drawing from a generator changes it
-        "random_state": "drawn from" if isinstance(seed, np.random.RandomState) else seed,
+        "random_state": DRAWN if isinstance(seed, np.random.RandomState) else seed,
     }

@@ -1,14 +1,11 @@
 """Fitted estimators made of dictionaries that were saved, and what those still lack."""
 
-import copy
-
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
-from ._base import attributes_of
 from ._code_statistics import FitStatistics
 from ._fitting import variance_of
 from ._judging import measure, spread
@@ -80,51 +77,3 @@ class PretrainedMixin:
             f"largest column mean of X is {offset:.3g}); special tokens and the first position, "
             f"which most training leaves out. It was trained on: {trained_on or 'not known'}."
         )
-
-
-def estimator_from(record, kind):
-    """A fitted estimator with the dictionary of a record.
-
-    Parameters
-    ----------
-    record : Record
-    kind : type
-        The class of estimators.
-
-    Returns
-    -------
-    estimator : estimator
-    """
-    dictionary, architecture = record.dictionary, copy.deepcopy(record.architecture)
-    n_components = len(dictionary.components)
-    architecture.complete(n_components, None)
-    encoder = dictionary.encoder
-    dictionary.architecture = architecture
-    _, dictionary.state = architecture.unfold(encoder.bias, encoder.threshold)
-    estimator = kind(n_components, **_named(architecture), **record.params)
-    attributes = {
-        "n_features_in_": dictionary.n_inputs,
-        "n_iter_": 0,
-        "n_steps_": 0,
-        "loss_curve_": [],
-        "source_": record.source,
-        "activation_": record.activation,
-        **attributes_of(dictionary),
-        **record.attributes,
-    }
-    for name in ("input_shape", "group_sizes"):
-        if getattr(record, name) is not None:
-            attributes[f"{name}_"] = getattr(record, name)
-    vars(estimator).update(attributes)
-    return estimator
-
-
-def _named(architecture):
-    """Parameters of an estimator that give an architecture: by name where that says it all."""
-    plain = type(architecture)()
-    k = getattr(architecture, "k", None)
-    if k is not None:
-        plain.k = k
-    if plain != architecture or not hasattr(architecture, "name"):
-        return {"architecture": architecture}
-    return {"architecture": architecture.name} | ({} if k is None else {"n_nonzero_coefs": k})

@@ -5,6 +5,7 @@
 """
 
 from ._loading import load_dictionary
+from ._saving import save_dictionary
 from ._table import formats
 
-__all__ = ["formats", "load_dictionary"]
+__all__ = ["formats", "load_dictionary", "save_dictionary"]

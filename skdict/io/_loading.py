@@ -8,7 +8,7 @@ import torch
 from .._core.formats import Files, Request
 from .._core.formats.loading import read
 from ..decomposition import SparseAutoencoderDictionary
-from ..decomposition._pretrained import estimator_from
+from ..decomposition._records import estimator_from
 from ..utils._sklearn_compat import StrOptions, validate_params
 from ..utils._warnings import warn
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import uuid
 from contextlib import contextmanager, suppress
 
@@ -40,6 +41,73 @@ def replacing(path):
     finally:
         file.close()
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder, *, overwrite=False):
+    """A new folder that takes the place of `folder` at the end of the ``with`` block.
+
+    Until then it is beside it, under a hidden name, and what was there stays as it is. An old
+    folder is set aside under a hidden name before the new one takes its place, and comes back if
+    that fails.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    overwrite : bool, default=False
+        Whether it may hold files: those that the new one has too, and no others.
+
+    Yields
+    ------
+    temporary : pathlib.Path
+        Empty.
+
+    Raises
+    ------
+    FileExistsError
+        If it holds files that would be lost.
+    """
+    folder = folder.absolute()
+    if not overwrite and _names_in(folder):
+        raise FileExistsError(
+            f"{str(folder)!r} holds files already. Give overwrite=True to replace them, or "
+            "another folder."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unique = f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    temporary, aside = folder.with_name(f"{unique}.tmp"), folder.with_name(f"{unique}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        lost = sorted(_names_in(folder) - _names_in(temporary))
+        if lost:
+            raise FileExistsError(
+                f"{str(folder)!r} holds files that would be lost: {', '.join(lost[:8])}. Remove "
+                "it, or give another folder."
+            )
+        _put_in_place(temporary, folder, aside)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_in_place(temporary, folder, aside):
+    is_old = folder.exists()
+    if is_old:
+        os.rename(folder, aside)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if is_old:
+            os.rename(aside, folder)
+        raise
+
+
+def _names_in(folder):
+    """Names of all files of a folder, those in folders of it too; of a file its own."""
+    if folder.is_file():
+        return {folder.name}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _open_locked(path):

@@ -68,7 +68,7 @@ def test_what_has_changed_is_noticed(X, change):
         sae.score(seen)
     assert not any(hasattr(sae, name) for name in STATISTICS[:3])
     assert "components_" in dict(inspect.getmembers(sae))  # as the display of notebooks does
-    with pytest.warns(UserWarning, match="What is pickled cannot score"):
+    with pytest.warns(UserWarning, match="What is saved cannot score"):
         loaded = pickle.loads(pickle.dumps(sae))
     np.testing.assert_array_equal(loaded.transform(seen), sae.transform(seen))
     with pytest.raises(ValueError, match="changed in place since fit"):

@@ -5,6 +5,7 @@ from . import (  # noqa: F401  # they register themselves
     dictionary_learning,
     hypothesaes,
     interplm,
+    native,
     openai,
     overcomplete,
     saev,

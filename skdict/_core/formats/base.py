@@ -18,8 +18,9 @@ class Record:
     Parameters
     ----------
     dictionary : Dictionary
-    architecture : Architecture
-        Of the estimator that can go on training it; its k is known.
+    architecture : Architecture or None
+        Of the estimator that can go on training it; its k is known. None where codes come from no
+        `Encoder`.
     source : dict
         Where it comes from: "library", and whatever else is known, as JSON can hold it.
     activation : dict
@@ -33,6 +34,11 @@ class Record:
         Parameters of the estimator beside those that follow from the dictionary.
     attributes : dict
         Fitted attributes beside those of the dictionary: numbers, arrays or plain containers.
+    kind : str
+        The name of the class of estimators.
+    state : dict
+        What `score` and `partial_fit` go on from, in plain containers of arrays: "statistics" and
+        "stream". Only of our own.
     input_shape : tuple of int or None
         Shape of a row where the columns stand for several axes, as (heads, width) or (layers,
         width).
@@ -43,11 +49,13 @@ class Record:
     """
 
     dictionary: Dictionary
-    architecture: Architecture = field(default_factory=ReLU)
+    architecture: Architecture | None = field(default_factory=ReLU)
     source: dict = field(default_factory=dict)
     activation: dict = field(default_factory=dict)
     params: dict = field(default_factory=dict)
     attributes: dict = field(default_factory=dict)
+    kind: str = "SparseAutoencoderDictionary"
+    state: dict = field(default_factory=dict)
     input_shape: tuple | None = None
     group_sizes: list | None = None
     cautions: list = field(default_factory=list)

@@ -56,10 +56,11 @@ class AutoencoderSolver(EpochSolver):
     uses = EpochSolver.uses | {"architecture", "learning_rate_init"}
     Learner = Training
 
+    schedule = None  # of `plan`
+
     def __init__(self, learner, mean, scale, *, from_scratch):
         super().__init__(learner, mean, scale)
         self.from_scratch = from_scratch
-        self.schedule = None
 
     @classmethod
     def used_by(cls, params):
@@ -175,6 +176,9 @@ class AutoencoderSolver(EpochSolver):
         if self.from_scratch and n_steps is not None:  # trained atoms need not travel
             factor = max(factor, LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps))
         return min(1.0, factor) * LEARNING_RATE_PER_ENTRY / math.sqrt(n_features)
+
+    def state_dict(self):
+        return super().state_dict() | {"from_scratch": self.from_scratch}
 
     @property
     def n_components(self):

@@ -228,9 +228,22 @@ class EpochSolver(Solver):
         vars(copied).update(vars(self), learner=learner, mean=self.mean.to(device))
         return copied
 
+    def state_dict(self):
+        """The whole state between two portions, in plain containers of ndarrays."""
+        return as_arrays(
+            {"learner": self.learner.state_dict(), "mean": self.mean, "scale": self.scale}
+        )
+
+    @classmethod
+    def from_state_dict(cls, state):
+        """Go on from a state, on the CPU."""
+        solver = cls.__new__(cls)
+        solver.__setstate__(state)
+        return solver
+
     def __getstate__(self):
-        """Plain containers of ndarrays: what was trained on a GPU loads without one."""
-        return as_arrays(vars(self) | {"learner": self.learner.state_dict()})
+        """What was trained on a GPU loads without one."""
+        return as_arrays(vars(self)) | self.state_dict()
 
     def __setstate__(self, state):
         vars(self).update(as_tensors(state))

@@ -1,0 +1,179 @@
+"""Between fitted estimators and records, which files are read to and written from."""
+
+import copy
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from .._core.coding import Encoder
+from .._core.formats import FORMATS, FormatError, Record
+from .._core.models.architectures import make_architecture
+from ..utils._files import replacing_folder
+from ._base import OF_DICTIONARY, STATISTICS, attributes_of
+from ._code_statistics import FitStatistics
+from ._learned import Stream
+
+# Fitted attributes that have fields of their own in a `Record`.
+FIELDS = ("source_", "activation_", "input_shape_", "group_sizes_")
+
+
+def save(estimator, folder, *, format="skdict", overwrite=False):
+    """Write a fitted estimator into a folder, which appears only when it is complete.
+
+    Parameters
+    ----------
+    estimator : estimator
+    folder : Path
+    format : str
+    overwrite : bool
+        Whether the files of a former call may be replaced.
+    """
+    writing = [name for name, kind in FORMATS.items() if kind.writes]
+    if format not in writing:
+        raise ValueError(f"format must be one of {writing}, which can be written, not {format!r}.")
+    record = record_of(estimator)
+    with replacing_folder(folder, overwrite=overwrite) as temporary:
+        FORMATS[format].write(record, temporary)
+
+
+def record_of(estimator):
+    """All of a fitted estimator that is worth keeping.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Or one that has found its best one by a search.
+
+    Returns
+    -------
+    record : Record
+        On the memory of the estimator. Its attributes have "feature_density_",
+        "feature_magnitude_", "noise_variance_" and "n_samples_seen_" where they are known.
+
+    Raises
+    ------
+    TypeError
+        If it is no dictionary, but a pipeline with one.
+    """
+    if hasattr(estimator, "steps"):
+        raise TypeError(
+            "A Pipeline was given, of which only the dictionary can be saved: its other steps are "
+            f"not in the formats. Give the step itself, as pipeline[-1], of {estimator!r:.200}."
+        )
+    if not hasattr(estimator, "dictionary_") and not hasattr(type(estimator), "dictionary_"):
+        raise TypeError(
+            f"A fitted SparseAutoencoderDictionary is needed, not {type(estimator).__name__}."
+        )
+    check_is_fitted(estimator)
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    state, params = estimator.__getstate__(), estimator.get_params(deep=False)
+    dictionary, architecture = estimator.dictionary_, estimator.dictionary_.architecture
+    if architecture is None and isinstance(dictionary.encoder, Encoder):  # attributes set by hand
+        architecture = make_architecture(estimator.architecture, dictionary.encoder.n_largest)
+    known = {name: value for name, value in state.items() if _is_public(name, params)}
+    going_on = {}
+    if "_statistics" in state:
+        going_on["statistics"] = state["_statistics"].state_dict()
+        if going_on["statistics"]["found"] is not None:
+            known |= {name: getattr(estimator, name) for name in STATISTICS}
+    if "_stream" in state:
+        stream = state["_stream"]
+        going_on["stream"] = None if stream is None else stream.state_dict()
+    return Record(
+        dictionary,
+        architecture,
+        source=known.pop("source_", {}),
+        activation=known.pop("activation_", {}),
+        params={name: _plain(value) for name, value in params.items()},
+        attributes={k: v for k, v in known.items() if k not in FIELDS},
+        kind=type(estimator).__name__,
+        state=going_on,
+        input_shape=state.get("input_shape_"),
+        group_sizes=state.get("group_sizes_"),
+    )
+
+
+def _is_public(name, params):
+    is_fitted = name.endswith("_") and not name.startswith("_")
+    return is_fitted and name not in params and name not in OF_DICTIONARY
+
+
+def _plain(param):
+    """A parameter that can be written down; None for a generator, which changes as it is used."""
+    if isinstance(param, np.random.RandomState) or callable(param):
+        return None
+    if torch.is_tensor(param):
+        return param.detach().cpu().numpy()
+    if hasattr(param, "__array__") and not isinstance(param, np.generic):
+        return np.asarray(param)
+    return param
+
+
+def estimator_from(record, kind):
+    """A fitted estimator with the dictionary of a record.
+
+    Parameters
+    ----------
+    record : Record
+    kind : type
+        The class of estimators.
+
+    Returns
+    -------
+    estimator : estimator
+    """
+    dictionary, architecture = record.dictionary, record.architecture
+    n_components, encoder = len(dictionary.components), dictionary.encoder
+    params = {"n_components": n_components, **record.params}
+    if architecture is not None and dictionary.architecture is None:  # of another library
+        architecture = copy.deepcopy(architecture)
+        architecture.complete(n_components, None)
+        dictionary.architecture = architecture
+        _, dictionary.state = architecture.unfold(encoder.bias, encoder.threshold)
+        params |= _named(architecture)
+    unknown = params.keys() - kind().get_params(deep=False).keys()
+    if unknown:
+        raise FormatError(
+            f"The files have the parameters {sorted(unknown)}, which {kind.__name__} does not "
+            f"know. They were written by {record.kind}, perhaps of a newer version of skdict."
+        )
+    estimator = kind(**params)
+    attributes = {
+        "n_features_in_": dictionary.n_inputs,
+        "n_iter_": 0,
+        "n_steps_": 0,
+        "loss_curve_": [],
+        "source_": record.source,
+        "activation_": record.activation,
+        **attributes_of(dictionary),
+        **record.attributes,
+    }
+    for name in ("input_shape", "group_sizes"):
+        if getattr(record, name) is not None:
+            attributes[f"{name}_"] = getattr(record, name)
+    attributes |= _going_on(record.state)
+    vars(estimator).update(attributes)
+    return estimator
+
+
+def _going_on(state):
+    """What `score` and `partial_fit` go on from; statistics give attributes themselves."""
+    found = {}
+    if "statistics" in state:
+        found["_statistics"] = FitStatistics.from_state_dict(state["statistics"])
+    if "stream" in state:
+        stream = state["stream"]
+        found["_stream"] = None if stream is None else Stream.from_state_dict(stream)
+    return found
+
+
+def _named(architecture):
+    """Parameters of an estimator that give an architecture: by name where that says it all."""
+    plain = type(architecture)()
+    k = getattr(architecture, "k", None)
+    if k is not None:
+        plain.k = k
+    if plain != architecture or not hasattr(architecture, "name"):
+        return {"architecture": architecture}
+    return {"architecture": architecture.name} | ({} if k is None else {"n_nonzero_coefs": k})
