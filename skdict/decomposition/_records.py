@@ -152,6 +152,8 @@ def estimator_from(record, kind):
     for name in ("input_shape", "group_sizes"):
         if getattr(record, name) is not None:
             attributes[f"{name}_"] = getattr(record, name)
+    if "statistics" in record.state:  # they give the attributes, also after more samples
+        attributes = {k: v for k, v in attributes.items() if k not in STATISTICS}
     attributes |= _going_on(record.state)
     vars(estimator).update(attributes)
     return estimator
