@@ -34,9 +34,9 @@ OTHERS = {
 
 
 def make(**params):
-    params = {"random_state": 0, "device": "cpu", "batch_size": 50, **params}
     if params.get("solver") != "lasso":
-        params["max_iter"] = 2
+        params = {"max_iter": 2, **params}
+    params = {"random_state": 0, "device": "cpu", **params}
     return SparseAutoencoderDictionary(16, **params)
 
 
