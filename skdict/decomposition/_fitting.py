@@ -23,9 +23,10 @@ from .._core.solvers.base import SOLVERS, Problem, Solver, stops_early
 from .._core.training.loop import TrainingLoop
 from ..utils._arrays import as_matrix
 from ..utils._random import check_random_state
+from ..utils._sklearn_compat import HasMethods, StrOptions
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
-from ._atoms import default_n_components, make_atoms
+from ._atoms import ATOMS, default_n_components, make_atoms
 from ._judging import LEAST_HELD_OUT
 from ._reports import is_part_of_search
 
@@ -36,6 +37,8 @@ MOST_HELD_OUT = 2048
 # batch_size="auto": so many steps of a pass, in batches of no less and no more than these.
 STEPS_OF_A_PASS = 64
 SMALLEST_BATCH, LARGEST_BATCH = 64, 1024
+# What `dict_init` may be.
+DICT_INIT = ["array-like", StrOptions(set(ATOMS)), Dictionary, HasMethods("transform"), None]
 # Parameters that every solver uses.
 USED_BY_ALL = frozenset(
     {
@@ -243,6 +246,22 @@ def start(params, rows, mean, rms, alpha, previous, random_state):
     return kind.start(problem)
 
 
+def dictionary_given(dict_init):
+    """The dictionary that ``dict_init`` is, or that an estimator holds; None if it is neither.
+
+    A dictionary comes with its encoder, so training goes on from it, as from a former fit.
+    """
+    if isinstance(dict_init, Dictionary) or not hasattr(dict_init, "get_params"):
+        return dict_init if isinstance(dict_init, Dictionary) else None
+    if not hasattr(dict_init, "dictionary_"):
+        raise ValueError(
+            f"dict_init is a {type(dict_init).__name__} that is not fitted, or that has no "
+            "dictionary_. A clone is not: where estimators are cloned, as in a search, give "
+            "dict_init=loaded.dictionary_ instead of the estimator."
+        )
+    return dict_init.dictionary_
+
+
 def alpha_of(params, rms):
     """The L1 coefficient, in the units of the data with this centred RMS norm."""
     return ALPHA_FRACTION * rms if params.alpha == "auto" else float(params.alpha)
@@ -308,7 +327,9 @@ def _initial_atoms(params, rows, mean, scale, previous, random_state):
             max_iter=params.max_iter,
             random_state=random_state,
         )
-    name = "dict_init" if previous is None else "components_ of the previous fit (warm_start)"
+    name = "components_ of the previous fit (warm_start)"
+    if previous is None or dictionary_given(params.dict_init) is previous:
+        name = "dict_init"
     atoms = as_atoms(given, name)
     n_components = params.n_components
     expected = (len(atoms) if n_components == "auto" else n_components, rows.shape[1])

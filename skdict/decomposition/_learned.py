@@ -1,6 +1,6 @@
 """What an estimator keeps of its fits beside the dictionary, and what it goes on from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import joblib
@@ -11,7 +11,7 @@ from .._core.solvers import SOLVERS, Solver
 from ..utils._warnings import warn
 from ._base import attributes_of, check_has_encoder
 from ._code_statistics import DataChangedError, FitStatistics
-from ._fitting import as_atoms, params_of
+from ._fitting import as_atoms, dictionary_given, params_of
 from ._likelihood import CodeStatistics
 
 # Statistics of about so many samples are remembered.
@@ -32,6 +32,13 @@ def learns_from_streams(estimator):
             f"learned from a stream. Use fit, or {streaming}."
         )
     return True
+
+
+def previous_of(estimator):
+    """The dictionary that a fit goes on from, or None; and whether the columns may be others."""
+    if estimator.warm_start and hasattr(estimator, "components_"):
+        return estimator.dictionary_, False
+    return dictionary_given(estimator.dict_init), True
 
 
 def checked_params(estimator):
@@ -90,7 +97,10 @@ class Learned:
     def by(cls, estimator):
         """What an estimator has learned so far."""
         if not hasattr(estimator, "components_"):
-            return cls(None, None, {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []}, None, None)
+            given = dictionary_given(estimator.dict_init)
+            if given is not None:
+                given = replace(given, alpha=None)  # as in a fit, that of the data
+            return cls(given, None, {"n_iter_": 0, "n_steps_": 0, "loss_curve_": []}, None, None)
         attributes = vars(estimator)
         return cls(
             estimator.dictionary_,
@@ -224,7 +234,9 @@ def beginning_of(params):
     """Parameters that only the beginning of a dictionary uses, such that they compare."""
     seed, atoms = params.random_state, params.dict_init
     if atoms is not None and not isinstance(atoms, str):
-        atoms = joblib.hash(as_atoms(atoms, "dict_init").numpy())
+        given = dictionary_given(atoms)
+        tensors = [as_atoms(atoms, "dict_init")] if given is None else given.tensors
+        atoms = joblib.hash([tensor.numpy() for tensor in tensors])
     return {
         "fit_intercept": params.fit_intercept,
         "dict_init": atoms,

@@ -12,12 +12,17 @@ from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from . import _dictionary_learning, _fixed_atoms, _kmeans  # noqa: F401  # solvers
-from ._atoms import ATOMS
 from ._base import DictionaryTransformer
 from ._coding import TRANSFORM_ALGORITHMS
-from ._fitting import begins_with_nmf, default_params, fit, warn_of_unused
+from ._fitting import DICT_INIT, begins_with_nmf, default_params, fit, warn_of_unused
 from ._judging import judge, look
-from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams
+from ._learned import (
+    Learned,
+    attributes_after_fit,
+    checked_params,
+    learns_from_streams,
+    previous_of,
+)
 from ._pretrained import PretrainedMixin
 from ._reports import Reports, print_progress
 from ._streams import learn_portion
@@ -68,14 +73,14 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
           with ``n_nonzero_coefs`` as the target of the mean L0 [5]_.
         - "gated": which features are active, under the L1 penalty, and how much are decided
           apart, so that codes do not shrink [6]_.
+        - "abs_topk", "group_max": the largest absolute values, with their sign; the largest of
+          each of ``n_nonzero_coefs`` groups of atoms.
 
         An instance of :mod:`skdict.decomposition.architectures`, as
-        ``BatchTopK(k=32, rate=0.05)``, has hyper-parameters that can be searched over, as
-        ``architecture__rate``. That module also says how to register an architecture.
+        ``BatchTopK(k=32, rate=0.05)``, has parameters to search over, as ``architecture__rate``.
 
-        A fit begins as "relu" with ``alpha``, which keeps features from dying, unless it goes
-        on from another: for its first half with the three that keep the largest, for three
-        tenths with "jumprelu".
+        A fit from scratch begins as "relu" with ``alpha``, which keeps features from dying: for
+        its first half with those that keep the largest, for three tenths with "jumprelu".
     n_nonzero_coefs : int, default=None
         Number of non-zero entries of a code: at most with ``architecture="topk"``, on average
         with "batch_topk" and "matryoshka"; None takes a tenth of the columns, as
@@ -90,10 +95,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
           round of block coordinate descent on the atoms and the intercept, given the codes so
           far. No encoder; the codes of `transform` are Lasso codes. Keeps a number for each pair
           of atoms: 17 GB with 65,536 in float32.
-        - "dictionary_learning": scikit-learn's
-          :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with non-negative codes,
-          on the centred data, which it needs in memory, in float64. Some hundred samples per
-          second.
+        - "dictionary_learning": :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with
+          non-negative codes, on the centred data, which it needs in memory, in float64. Some
+          hundred samples per second.
         - "kmeans": codebooks of :class:`~sklearn.cluster.KMeans`, ``n_nonzero_coefs`` of
           them, each for what those before it leave over [8]_. A sample is the sum of one codeword
           of each. Needs the data in memory.
@@ -119,11 +123,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         first, and twice as many each time that the samples so far have doubled, up to 1,024.
     learning_rate_init : float or "auto", default="auto"
         Adam's learning rate between its warm-up and its decay to zero over the last part of
-        `fit`. "auto" takes :math:`0.1 / \sqrt{d}` for d columns: the entries of an atom are of
-        the order :math:`1 / \sqrt{d}`, and Adam moves them by up to the learning rate in a step.
-        With more than four times as many components n as samples B in a batch it takes
-        :math:`\sqrt{4 B / n}` of that, as long as the steps of the `fit` times the learning rate
-        are no less than :math:`10 / \sqrt{d}`.
+        `fit`. "auto" takes :math:`0.1 / \sqrt{d}` for d columns, as entries of an atom are of
+        the order :math:`1 / \sqrt{d}`; with more than four times as many components n as
+        samples B in a batch :math:`\sqrt{4 B / n}` of that, as long as the steps of the `fit`
+        times the learning rate are no less than :math:`10 / \sqrt{d}`.
     early_stopping : bool or "auto", default="auto"
         Whether to hold out ``validation_fraction`` of the samples, from the scale and the initial
         atoms too, and keep the pass in which their objective was the smallest. "auto" does so
@@ -141,8 +144,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         Whether `fit` starts from the atoms, encoder and intercept of the previous fit. Used by
         ``solver="autoencoder"``, for atoms and intercept by "alternating" and for the atoms by
         "dictionary_learning" and "lasso", whatever ``dict_init`` says.
-    dict_init : array-like of shape (n_components, n_features) or str, default=None
-        Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. By name:
+    dict_init : array-like of shape (n_components, n_features), str or dictionary, default=None
+        Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. A
+        :class:`Dictionary`, or a fitted estimator with one, is what training goes on from, with
+        its encoder. By name:
 
         - "exemplars": samples drawn at random, centred.
         - "random": directions drawn evenly from the sphere.
@@ -193,13 +198,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         ``solver="kmeans"``.
     codebook_sizes_ : ndarray of shape (n_codebooks,)
         Number of codewords of each codebook, in their order. Only with ``solver="kmeans"``.
-    n_iter_ : int
-        Passes over the data.
-    n_steps_ : int
-        Mini-batches seen.
+    n_iter_, n_steps_ : int
+        Passes over the data, and mini-batches seen.
     loss_curve_ : list of float
-        Mean training objective of each pass, at the parameters, the alpha and the architecture
-        of each step, which may begin as "relu". Empty for the solvers that do not report it.
+        Mean training objective of each pass, as each step had it. Empty for some solvers.
     validation_loss_curve_ : list of float
         Objective of the held-out samples after each pass. Only where samples were held out.
     validation_score_ : float
@@ -287,7 +289,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "dict_init": ["array-like", StrOptions(set(ATOMS)), None],
+        "dict_init": DICT_INIT,
         "shuffle": ["boolean"],
         "sparse_output": ["boolean"],
         "device": [str],
@@ -378,9 +380,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
             ones lose more than a quarter of the explained variance. If the codes are worse than
             none it is a ConvergenceWarning.
         """
-        previous = self.dictionary_ if self.warm_start and hasattr(self, "components_") else None
+        previous, is_new = previous_of(self)
         params = checked_params(self)
-        rows = self._source(X, reset=previous is None, min_samples=2)
+        rows = self._source(X, reset=is_new, min_samples=2)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
         X = X.whole if isinstance(X, Source) else X  # a fold: only callbacks want it whole
         n_epochs = self.max_iter if SOLVERS[self.solver].in_epochs else 0
@@ -430,7 +432,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         params, before = checked_params(self), Learned.by(self)
         solver = before.solver_for(params)
         min_samples = 2 if solver is None else 1
-        rows = self._source(X, reset=before.dictionary is None, min_samples=min_samples)
+        rows = self._source(X, reset=not hasattr(self, "components_"), min_samples=min_samples)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
         found = learn_portion(params, rows, before, solver)
         coding = self._coding(found.dictionary)

@@ -2,5 +2,6 @@
 
 from ._activations import ActivationExtractor
 from ._documents import DocumentFeatures
+from ._row_transform import RowTransform
 
-__all__ = ["ActivationExtractor", "DocumentFeatures"]
+__all__ = ["ActivationExtractor", "DocumentFeatures", "RowTransform"]

@@ -23,6 +23,7 @@ from ..utils._sklearn_compat import (
     validate_parameter_constraints,
 )
 from ._cache import open_cache
+from ._for_dictionary import extractor_for
 from ._inputs import check_inputs, network_of, ready_tokenizer, tokenized
 
 
@@ -237,6 +238,51 @@ class ActivationExtractor(
         self.dtype = dtype
         self.cache = cache
         self.trust_remote_code = trust_remote_code
+
+    @classmethod
+    def for_dictionary(cls, dictionary, model=None, **params):
+        """Make the extractor of the activations that a loaded dictionary was trained on.
+
+        It follows ``dictionary.activation_``: model, layer and side (or the name of a hook in
+        TransformerLens), special tokens that were left out, the context length, and what was done
+        with each row.
+
+        Parameters
+        ----------
+        dictionary : estimator
+            As :func:`skdict.io.load_dictionary` returns it.
+
+        model : str, path or torch.nn.Module, default=None
+            None takes the name that the dictionary knows.
+
+        **params : dict
+            Other parameters, to be used instead of what the dictionary says.
+
+        Returns
+        -------
+        extractor : ActivationExtractor or Pipeline
+            A Pipeline with a :class:`RowTransform` where rows were centred or scaled.
+
+        Raises
+        ------
+        ValueError
+            If the dictionary does not say model or layer, and they are not given, or the model
+            has no such place.
+
+        Examples
+        --------
+        >>> from skdict import ActivationExtractor, SparseAutoencoderDictionary
+        >>> from skdict.datasets import load_one_layer_transformer
+        >>> bunch = load_one_layer_transformer()
+        >>> sae = SparseAutoencoderDictionary(64)
+        >>> sae.activation_ = {"hook": "blocks.0.mlp.hook_post"}  # as loaded ones have it
+        >>> extractor = ActivationExtractor.for_dictionary(
+        ...     sae, bunch.model, tokenizer=bunch.tokenizer
+        ... )
+        >>> extractor.layer, extractor.side
+        ('transformer.h.0.mlp.c_proj', 'input')
+        """
+        return extractor_for(cls, dictionary, model, params)
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):

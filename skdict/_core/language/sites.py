@@ -1,0 +1,171 @@
+"""Where in a model of transformers a hook of TransformerLens reads.
+
+Checked with numbers on small models of each family. TransformerLens rearranges models as it loads
+them; what a hook of it gives beside the activation of a module is named as a transform:
+
+- "centre_rows": the mean of each row is subtracted. So it is by default with everything that is
+  written to the residual stream of a model with LayerNorm.
+- "divide_by_norm_weight": the output of a norm without its weight (and bias).
+"""
+
+import re
+from typing import NamedTuple
+
+# What stands for a block in each family: the modules that it has, the first that fits.
+FAMILIES = {
+    "gpt2": {"ln_1", "attn", "mlp"},
+    "gemma": {"self_attn", "mlp", "pre_feedforward_layernorm"},
+    "llama": {"self_attn", "mlp", "post_attention_layernorm"},
+    "gpt_neox": {"attention", "mlp", "post_attention_layernorm"},
+}
+# For each hook of a block, the module of each family in its block, and its side.
+BLOCK_HOOKS = {
+    "hook_resid_pre": dict.fromkeys(FAMILIES, ("", "input")),
+    "hook_resid_post": dict.fromkeys(FAMILIES, ("", "output")),
+    "hook_resid_mid": {
+        "gpt2": ("ln_2", "input"),
+        "gemma": ("pre_feedforward_layernorm", "input"),
+        "llama": ("post_attention_layernorm", "input"),
+        "gpt_neox": ("post_attention_layernorm", "input"),
+    },
+    "hook_attn_out": {
+        "gpt2": ("attn", "output"),
+        "gemma": ("post_attention_layernorm", "output"),
+        "llama": ("self_attn", "output"),
+        "gpt_neox": ("attention", "output"),
+    },
+    "attn.hook_z": {
+        "gpt2": ("attn.c_proj", "input"),
+        "gemma": ("self_attn.o_proj", "input"),
+        "llama": ("self_attn.o_proj", "input"),
+        "gpt_neox": ("attention.dense", "input"),
+    },
+    "hook_mlp_in": {
+        "gpt2": ("ln_2", "input"),
+        "gemma": ("pre_feedforward_layernorm", "input"),
+        "llama": ("post_attention_layernorm", "input"),
+        "gpt_neox": ("post_attention_layernorm", "input"),
+    },
+    "hook_mlp_out": {
+        "gpt2": ("mlp", "output"),
+        "gemma": ("post_feedforward_layernorm", "output"),
+        "llama": ("mlp", "output"),
+        "gpt_neox": ("mlp", "output"),
+    },
+    "mlp.hook_pre": {
+        "gpt2": ("mlp.c_fc", "output"),
+        "gemma": ("mlp.gate_proj", "output"),
+        "llama": ("mlp.gate_proj", "output"),
+        "gpt_neox": ("mlp.dense_h_to_4h", "output"),
+    },
+    "mlp.hook_post": {
+        "gpt2": ("mlp.c_proj", "input"),
+        "gemma": ("mlp.down_proj", "input"),
+        "llama": ("mlp.down_proj", "input"),
+        "gpt_neox": ("mlp.dense_4h_to_h", "input"),
+    },
+    "ln2.hook_normalized": {
+        "gpt2": ("ln_2", "output"),
+        "gemma": ("pre_feedforward_layernorm", "output"),
+        "llama": ("post_attention_layernorm", "output"),
+        "gpt_neox": ("post_attention_layernorm", "output"),
+    },
+    # names of circuit-tracer and nnsight
+    "mlp.hook_in": {
+        "gpt2": ("ln_2", "output"),
+        "gemma": ("pre_feedforward_layernorm", "output"),
+        "llama": ("post_attention_layernorm", "output"),
+        "gpt_neox": ("post_attention_layernorm", "output"),
+    },
+    "mlp.hook_out": {
+        "gpt2": ("mlp", "output"),
+        "gemma": ("post_feedforward_layernorm", "output"),
+        "llama": ("mlp", "output"),
+        "gpt_neox": ("mlp", "output"),
+    },
+}
+EMBEDDINGS = ("wte", "embed_tokens", "embed_in")
+BLOCK = re.compile(r"^(?:blocks\.(\d+)\.)(.+)$")
+
+
+class Site(NamedTuple):
+    """A module of a model, the side of it, and what is done with a row then.
+
+    Parameters
+    ----------
+    layer : str
+        Path of the module.
+    side : {"input", "output"}
+    transform : {"divide_by_norm_weight"} or None
+    """
+
+    layer: str
+    side: str
+    transform: str | None = None
+
+
+def site_of_hook(hook, model):
+    """Where a hook of TransformerLens reads in a model of transformers.
+
+    Parameters
+    ----------
+    hook : str
+        Such as "blocks.3.hook_resid_post".
+    model : torch.nn.Module
+
+    Returns
+    -------
+    site : Site
+
+    Raises
+    ------
+    ValueError
+        If the hook or the family of the model is not known, or the model has no such place.
+    """
+    modules = dict(model.named_modules())
+    if hook == "hook_embed":
+        found = [name for name in modules if name.split(".")[-1] in EMBEDDINGS]
+        if len(found) != 1:
+            raise ValueError(f"hook {hook!r}: the model has no one token embedding, but {found}.")
+        return Site(found[0], "output")
+    match = BLOCK.match(hook)
+    if match is None or match[2] not in BLOCK_HOOKS:
+        raise ValueError(
+            f"The hook {hook!r} is not known. Known are hook_embed and blocks.L. followed by "
+            f"{', '.join(BLOCK_HOOKS)}. Name the layer and its side yourself."
+        )
+    number, name = int(match[1]), match[2]
+    blocks, family = _blocks_of(modules)
+    if number >= len(blocks):
+        raise ValueError(f"The hook {hook!r} is beyond the {len(blocks)} blocks of the model.")
+    if family == "gpt_neox" and name in ("hook_resid_mid", "hook_mlp_in"):
+        config = getattr(model, "config", None)
+        if name == "hook_resid_mid" and getattr(config, "use_parallel_residual", True):
+            raise ValueError(
+                f"The hook {hook!r} does not exist in a model whose attention and MLP read the "
+                "same residual stream (use_parallel_residual)."
+            )
+    inside, side = BLOCK_HOOKS[name][family]
+    layer = f"{blocks[number]}.{inside}".rstrip(".")
+    if layer not in modules:
+        raise ValueError(f"The hook {hook!r} reads at {layer!r}, which the model does not have.")
+    return Site(layer, side, "divide_by_norm_weight" if name == "ln2.hook_normalized" else None)
+
+
+def _blocks_of(modules):
+    """Paths of the blocks of a language model, in their order, and its family."""
+    lists = {}
+    for name in modules:
+        head, _, last = name.rpartition(".")
+        if last.isdigit():
+            lists.setdefault(head, []).append(name)
+    for head in sorted(lists, key=lambda head: ("vision" in head or "encoder" in head, head)):
+        blocks = sorted(lists[head], key=lambda name: int(name.rpartition(".")[2]))
+        children = {child for child, _ in modules[blocks[0]].named_children()}
+        for family, needed in FAMILIES.items():
+            if needed <= children:
+                return blocks, family
+    raise ValueError(
+        "The model is of no family whose places are known by the names of TransformerLens "
+        f"({', '.join(FAMILIES)}). Name the layer and its side yourself."
+    )

@@ -1,0 +1,94 @@
+"""An extractor for the place that a loaded dictionary was trained on."""
+
+from sklearn.pipeline import Pipeline
+
+from .._core.language.sites import site_of_hook
+from ..utils._warnings import warn
+from ._inputs import network_of
+from ._row_transform import RowTransform
+
+# What `activation_` may say that an extractor follows.
+FOLLOWED = frozenset(
+    {
+        "model",
+        "layer",
+        "side",
+        "hook",
+        "layer_number",
+        "transform",
+        "scale",
+        "context_size",
+        "prepend_bos",
+        "excluded_tokens",
+        "heads",
+    }
+)
+
+
+def extractor_for(kind, dictionary, model, params):
+    """The extractor, or a Pipeline of it with the transform of its rows.
+
+    Parameters
+    ----------
+    kind : type
+        The class of extractors.
+    dictionary : estimator
+    model : str, path, torch.nn.Module or None
+    params : dict
+        Of the extractor, to be used instead of what the dictionary says.
+
+    Returns
+    -------
+    extractor : estimator
+    """
+    known = dict(getattr(dictionary, "activation_", None) or {})
+    known = {name: value for name, value in known.items() if value is not None}
+    model = known.get("model") if model is None else model
+    if model is None:
+        raise ValueError(
+            "The dictionary does not say of which model it reads activations. Give model=."
+        )
+    found = {"layer": known.get("layer"), "side": known.get("side", "output")}
+    transform = known.get("transform")
+    if found["layer"] is None and "layer" not in params:
+        if "hook" not in known:
+            raise ValueError(
+                "The dictionary does not say which layer it reads. Give layer= (and side=)."
+            )
+        network = network_of(kind(model, "", **{k: v for k, v in params.items() if k != "side"}))
+        site = site_of_hook(known["hook"], network.module)
+        found = {"layer": site.layer, "side": site.side}
+        transform = transform or site.transform
+    if "excluded_tokens" in known:
+        found["include_special_tokens"] = not known["excluded_tokens"]
+    if "context_size" in known:
+        found["max_length"] = int(known["context_size"])
+    extractor = kind(model, **{**found, **params})
+    ignored = sorted(set(known) - FOLLOWED)
+    if ignored:
+        warn(
+            f"The extractor does not follow {', '.join(ignored)} of the dictionary's activation_: "
+            "prepare the rows yourself where that matters."
+        )
+    steps = row_transform(transform, known.get("scale", 1.0), extractor)
+    return extractor if steps is None else Pipeline([("extractor", extractor), ("rows", steps)])
+
+
+def row_transform(transform, scale, extractor):
+    """What rows of the extractor's module need, or None."""
+    if transform is None and scale == 1.0:
+        return None
+    options = {"scale": float(scale)}
+    if transform == "centre_rows":
+        options["centre"] = True
+    elif transform == "divide_by_norm_weight":
+        norm = network_of(extractor).module.get_submodule(extractor.layer)
+        weight = norm.weight.detach().float().cpu().numpy()
+        # norms of Gemma multiply by 1 + weight
+        options["divisor"] = 1 + weight if "gemma" in type(norm).__name__.lower() else weight
+        bias = getattr(norm, "bias", None)
+        if bias is not None:
+            options["shift"] = bias.detach().float().cpu().numpy()
+    elif transform is not None:
+        raise ValueError(f"activation_['transform'] is {transform!r}, which is not known here.")
+    return RowTransform(**options)
