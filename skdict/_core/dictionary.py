@@ -257,6 +257,21 @@ class Dictionary:
             return x - self.intercept - codes.decode(self.atoms)
         return x - self.reconstruct(x, codes)
 
+    def check_trains(self):
+        """Refuse a dictionary from which training cannot go on.
+
+        Raises
+        ------
+        ValueError
+            If rows are normalised, or what is reconstructed is not what is read.
+        """
+        if self.is_transcoder or self.skip is not None or self.normalization is not None:
+            what = "normalises each row" if self.normalization is not None else "is a transcoder"
+            raise ValueError(
+                f"This dictionary {what}, which none that is trained here does, so its training "
+                "cannot go on. Take its atoms to begin with, dict_init=loaded.components_."
+            )
+
     def to_train(self):
         """An equal dictionary of the kind that is trained: unit atoms whose codes add up to x.
 
@@ -272,14 +287,9 @@ class Dictionary:
         Raises
         ------
         ValueError
-            If there is none, as rows are normalised, or what is reconstructed is not what is read.
+            If there is none: see `check_trains`.
         """
-        if self.is_transcoder or self.skip is not None or self.normalization is not None:
-            what = "normalises each row" if self.normalization is not None else "is a transcoder"
-            raise ValueError(
-                f"This dictionary {what}, which none that is trained here does, so its training "
-                "cannot go on. Take its atoms to begin with, dict_init=loaded.components_."
-            )
+        self.check_trains()
         encoder = self.encoder
         factor = self.norms
         if isinstance(encoder, Encoder) and encoder.divisor is not None:

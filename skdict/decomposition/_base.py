@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from .._core.coding import Codebook, Encoder
+from .._core.coding import Codebook, Encoder, SparseCodes
 from .._core.data.source import Source
 from .._core.device import resolve_device
 from .._core.dictionary import Dictionary
@@ -29,7 +29,7 @@ OF_OTHERS = {
     "component_norms_": "norms",
     "skip_coef_": "skip",
     "input_normalization_": "normalization",
-    "_is_transcoder": "is_transcoder",
+    "is_transcoder_": "is_transcoder",
     "code_scale_": None,  # of the encoder, as the next
     "_selection": None,
 }
@@ -181,7 +181,7 @@ class DictionaryTransformer(
         return X.astype(dtype, copy=False) @ atoms + intercept
 
     @plain_torch()
-    def reconstruct(self, X):
+    def reconstruct(self, X, codes=None):
         """Reconstruct activations through their codes.
 
         As ``inverse_transform(transform(X))`` but for dictionaries of other libraries, which may
@@ -192,6 +192,8 @@ class DictionaryTransformer(
         ----------
         X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
             Activations.
+        codes : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_components)
+            Codes to use instead of those that `transform` finds, such as changed ones.
 
         Returns
         -------
@@ -206,8 +208,18 @@ class DictionaryTransformer(
         check_is_fitted(self)
         rows, coding = self._source(X), self._coding()
         dictionary = coding.dictionary.to(rows.dtype, rows.device)
+        if codes is not None:
+            codes = Source(check_codes(codes, len(self.components_)), rows.device, name="codes")
+            codes.dtype = rows.dtype
+            if len(codes) != len(rows):
+                raise ValueError(f"codes has {len(codes)} rows, but X has {len(rows)}.")
         with coding.threads(rows), coding.coder(rows) as code:
-            found = [dictionary.reconstruct(x, code(x)) for _, x in rows.blocks(coding.width)]
+            found = [
+                dictionary.reconstruct(
+                    x, code(x) if codes is None else SparseCodes.of(codes[block])
+                )
+                for block, x in rows.blocks(coding.width)
+            ]
         found = torch.cat(found)
         return found.to(X.device) if isinstance(X, torch.Tensor) else found.cpu().numpy()
 
@@ -498,5 +510,5 @@ def _dictionary_of(attributes):
         norms=tensor("component_norms_"),
         normalization=attributes.get("input_normalization_"),
         skip=tensor("skip_coef_"),
-        is_transcoder=attributes.get("_is_transcoder", False),
+        is_transcoder=attributes.get("is_transcoder_", False),
     )

@@ -251,15 +251,17 @@ def dictionary_given(dict_init):
 
     A dictionary comes with its encoder, so training goes on from it, as from a former fit.
     """
-    if isinstance(dict_init, Dictionary) or not hasattr(dict_init, "get_params"):
-        return dict_init if isinstance(dict_init, Dictionary) else None
-    if not hasattr(dict_init, "dictionary_"):
+    if not isinstance(dict_init, Dictionary) and not hasattr(dict_init, "get_params"):
+        return None
+    dictionary = getattr(dict_init, "dictionary_", dict_init)
+    if not isinstance(dictionary, Dictionary):
         raise ValueError(
             f"dict_init is a {type(dict_init).__name__} that is not fitted, or that has no "
             "dictionary_. A clone is not: where estimators are cloned, as in a search, give "
             "dict_init=loaded.dictionary_ instead of the estimator."
         )
-    return dict_init.dictionary_
+    dictionary.check_trains()
+    return dictionary
 
 
 def alpha_of(params, rms):

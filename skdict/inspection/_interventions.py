@@ -11,6 +11,9 @@ from .._core.language.interventions import intervene
 from .._core.torch_state import without_autocast
 from ..metrics._coding import (
     check_dictionary,
+    last_step,
+    reads_rows,
+    reconstructed,
     reconstruction_function,
     with_sparse_codes,
     without_gradient,
@@ -300,6 +303,11 @@ def steer(
     name, amount = ("strength", strength) if pin_to is None else ("pin_to", pin_to)
     if pin_to is not None or hasattr(dictionary, "inverse_transform"):
         check_dictionary(dictionary, f"With {name}, ")
+        if reads_rows(last_step(dictionary)):
+            raise ValueError(
+                "This dictionary normalises each row, so that a unit of a code is another amount "
+                "for each token. Multiply codes instead: replace_activations with scale=."
+            )
         dictionary = with_sparse_codes(dictionary)
         n_components = n_components_of(dictionary)
     else:
@@ -378,6 +386,8 @@ class _Scaled:
 
     def __init__(self, dictionary, features, factors):
         self.dictionary, self.features, self.factors = dictionary, features, factors
+        for name in ("input_normalization_", "skip_coef_"):  # asks for `reconstruct`
+            setattr(self, name, getattr(last_step(dictionary), name, None))
 
     def transform(self, X):
         codes = as_matrix(self.dictionary.transform(X), "codes")
@@ -387,6 +397,9 @@ class _Scaled:
 
     def inverse_transform(self, codes):
         return self.dictionary.inverse_transform(codes)
+
+    def reconstruct(self, X, codes):
+        return reconstructed(self.dictionary, X, codes)
 
 
 def _check_scale(scale, n_components):

@@ -1,6 +1,7 @@
 """How close activations come to making features active."""
 
 import numpy as np
+import torch
 
 from ..metrics._rows import as_matrix
 from ._blocks import transformed
@@ -34,11 +35,14 @@ class Nearness:
         by_encoder &= getattr(coder, "transform_algorithm", "auto") in ("auto", "encoder")
         if by_encoder:
             self.name, self.least, self._before = "pre_activations", -np.inf, before
-            weights, self._origin = coder.encoder_coef_[columns], coder.intercept_
+            weights = coder.encoder_coef_[columns]
+            self._origin = getattr(coder, "input_offset_", coder.intercept_)
+            self._normalise = getattr(coder, "input_normalization_", None)
             bias = coder.encoder_intercept_[columns]
         else:
             self.name, self.least, self._before = "projections", 0.0, None
             weights, self._origin = feature_directions(dictionary, columns), 0.0
+            self._normalise = None
             bias = np.zeros(len(columns))
         self._weights, self._bias = weights.T.astype(np.float32), bias.astype(np.float32)
 
@@ -48,6 +52,8 @@ class Nearness:
 
     def scores(self, block):
         """Scores of a dense float64 block of `rows`, float32 of shape (n_rows, n_selected)."""
+        if self._normalise is not None:
+            block = self._normalise(torch.from_numpy(block))[0].numpy()
         scores = (block - self._origin).astype(np.float32) @ self._weights
         scores += self._bias
         return scores

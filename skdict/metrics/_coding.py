@@ -29,6 +29,36 @@ def check_dictionary(dictionary, condition=""):
             f"inverse_transform, but {_who_lacks(method, dictionary)} has no method {method}. For "
             "a Pipeline that starts with an extractor, give pipeline[1:]."
         )
+    if getattr(last_step(dictionary), "is_transcoder_", False):
+        raise TypeError(
+            f"{condition}dictionary must reconstruct what it reads, but it is a transcoder, which "
+            "predicts another activation of the model. Compare that with what its reconstruct "
+            "gives."
+        )
+
+
+def last_step(dictionary):
+    """The step of a Pipeline that makes the codes, or the estimator itself."""
+    return last_step(dictionary[-1]) if isinstance(dictionary, Pipeline) else dictionary
+
+
+def reads_rows(dictionary):
+    """Whether reconstructions depend on rows, and not on their codes alone.
+
+    So it is with published dictionaries that normalise each row, or add a linear map of it.
+    """
+    of_rows = ("input_normalization_", "skip_coef_")
+    return any(getattr(dictionary, name, None) is not None for name in of_rows)
+
+
+def reconstructed(dictionary, rows, codes):
+    """What the codes of rows give back of them."""
+    if not reads_rows(last_step(dictionary)):
+        return dictionary.inverse_transform(codes)
+    if isinstance(dictionary, Pipeline):
+        before, last = dictionary[:-1], dictionary[-1]
+        return before.inverse_transform(reconstructed(last, before.transform(rows), codes))
+    return dictionary.reconstruct(rows, codes)
 
 
 def _who_lacks(method, estimator):
@@ -71,7 +101,7 @@ def coding_blocks(dictionary, X):
         stop = min(start + n_rows, X.shape[0])
         rows = X.iloc[start:stop] if hasattr(X, "iloc") else X[start:stop]
         codes = dictionary.transform(read_only(rows))
-        yield rows, codes, dictionary.inverse_transform(codes)
+        yield rows, codes, reconstructed(dictionary, rows, codes)
         start, n_rows = stop, max(MIN_ROWS, BLOCK_SIZE // max(codes.shape[1], X.shape[1]))
 
 
