@@ -28,8 +28,11 @@ class Record:
         module path), "side" ("input" or "output"), "hook" (the name in TransformerLens),
         "layer_number", "transform" ("centre_rows", "divide_by_norm_weight", or "row_norm", to
         norm √d), "heads" (whether a row is the heads one after the other), "context_size",
-        "prepend_bos", "excluded_tokens",
+        "prepend_bos", "excluded_tokens" (names of special tokens, or ids), "excluded_positions",
         "scale" (what rows have to be multiplied by before they are given to the dictionary).
+        Where a row is several layers one after the other, "layers" instead of "layer". Of
+        transcoders, what they reconstruct: "target_layer" and "target_side", or "target_layers"
+        one after the other.
     params : dict
         Parameters of the estimator beside those that follow from the dictionary.
     attributes : dict

@@ -135,6 +135,40 @@ class Files:
         """
         return name if self.where.endswith(name) else f"{name} (of {self.where})"
 
+    def full(self, name):
+        """The name of a file with the folder before it, for what only a path says.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        full : str
+            With "/" between its parts.
+        """
+        where = self.where.replace("\\", "/").rstrip("/")
+        return where if where.rpartition("/")[2] == name else f"{where}/{name}"
+
+    def tensor_names(self, name):
+        """Names of the tensors of a file of safetensors or of torch, to tell formats apart.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        names : set of str
+            Empty if the file holds no tensors by name, or cannot be read.
+        """
+        try:
+            is_safe = name.endswith(".safetensors")
+            tensors = self.safetensors(name) if is_safe else self.torch(name)
+        except FormatError:
+            return set()
+        return set(getattr(tensors, "names", ()))
+
     def text(self, name):
         """The text of a small file.
 
