@@ -1,13 +1,18 @@
 """File formats of dictionaries. A new one is one file that registers a `Format`."""
 
 from . import (  # noqa: F401  # they register themselves
+    circuit_tracer,
     ckkissane,
     dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    goodfire,
     hypothesaes,
     interplm,
     native,
     openai,
     overcomplete,
+    qwen_scope,
     saev,
     sof_crosscoder,
     sparsify,

@@ -36,6 +36,7 @@ class Files:
     def __init__(self, folder):
         folder = Path(folder)
         self.where = str(folder)
+        self._tensor_names = {}  # of the files that were looked into
         if folder.is_file():
             self.root = folder.parent
             configs = [path for path in self.root.iterdir() if path.suffix in CONFIGS]
@@ -162,12 +163,14 @@ class Files:
         names : set of str
             Empty if the file holds no tensors by name, or cannot be read.
         """
-        try:
-            is_safe = name.endswith(".safetensors")
-            tensors = self.safetensors(name) if is_safe else self.torch(name)
-        except FormatError:
-            return set()
-        return set(getattr(tensors, "names", ()))
+        if name not in self._tensor_names:
+            try:
+                is_safe = name.endswith(".safetensors")
+                tensors = self.safetensors(name) if is_safe else self.torch(name)
+                self._tensor_names[name] = set(getattr(tensors, "names", ()))
+            except FormatError:
+                self._tensor_names[name] = set()
+        return self._tensor_names[name]
 
     def text(self, name):
         """The text of a small file.

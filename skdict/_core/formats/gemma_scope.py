@@ -59,6 +59,14 @@ class GemmaScope(Format):
         heads = HEADS.get(size.lower()) if activation.get("heads") else None
         if heads and heads[0] * heads[1] != weights.encoder.shape[1]:
             heads = None
+        cautions = []
+        if not site and not is_embedding:
+            cautions = [
+                f"{tensors.where} does not say what it reads: the residual stream, the output of "
+                "an MLP or of attention heads, or the input of an MLP (a transcoder). Only the "
+                "name of its repository does: load it from there, or from a folder of that name, "
+                "such as gemma-scope-2b-pt-res."
+            ]
         if size:
             suffix = "-it" if tuning.lower() == "it" else ""
             activation["model"] = f"google/gemma-2-{size.lower()}{suffix}"
@@ -68,6 +76,7 @@ class GemmaScope(Format):
             source={"library": "gemma_scope"},
             activation=activation,
             input_shape=heads,
+            cautions=cautions,
         )
 
 

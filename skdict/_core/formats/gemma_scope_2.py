@@ -11,6 +11,7 @@ reconstruct adds up to what the whole does. Decoders are not summed over layers,
 do: that is no layer's output.
 """
 
+import itertools
 import re
 
 import torch
@@ -105,7 +106,7 @@ class _One:
         coarse = in_path if in_path in (None, "transcoder", "crosscoder", "clt") else "sae"
         writes = self.writes is not None and self.writes != self.reads
         found = {CONFIG: said, "the path": coarse}
-        if said is None and coarse is None and writes:
+        if writes and not {said, coarse} & {"clt", "crosscoder"}:
             found["hf_hook_point_out"] = "transcoder"
         kind = agreed(self.tensors.where, "kind", found) or "sae"
         n_axes = len(self.tensors.shape("w_dec")) if "w_dec" in self.tensors else 2
@@ -118,6 +119,13 @@ class _One:
                 "'crosscoder', or the folder of that name."
             )
         return in_path if kind == "sae" and in_path else kind
+
+    def n_latents(self):
+        """How many latents the file has, without reading them."""
+        shape = self.tensors.shape("w_enc") if "w_enc" in self.tensors else ()
+        if len(shape) != 2:
+            raise FormatError(f"{self.tensors.where}: w_enc must be a matrix.")
+        return shape[1]
 
     def parts(self, rows):
         """Encoder (n, d), bias, decoder (n, ...), threshold, decoder's bias, and skip or None."""
@@ -183,9 +191,7 @@ class _One:
             is_transcoder=self.kind in ("transcoder", "clt"),
         )
         return Record(
-            weights.dictionary(
-                units=request.units, dtype=request.dtype, where=self.tensors.where
-            ),
+            weights.dictionary(units=request.units, dtype=request.dtype, where=self.tensors.where),
             JumpReLU(),
             source=self.source(),
             activation=activation | self.model(),
@@ -212,7 +218,8 @@ class _One:
         """A hook such as model.layers.3.mlp.output, as names of a module and of its side."""
         if hook is None or ("{" in hook and layer is None):
             return {}
-        hook = re.sub(r"\{[^}]*\}", str(layer), hook)
+        if layer is not None:
+            hook = re.sub(r"(?<=layers\.)(\{[^}]*\}|\d+)", str(layer), hook)
         place, _, end = hook.rpartition(".")
         return {module: place, side: end} if end in ("input", "output") else {}
 
@@ -225,7 +232,7 @@ class _One:
 
     def layers_read(self):
         """The layers that a crosscoder reads, as `_layers`, by the configuration or the path."""
-        listed = re.search(r"\{([\d, ]+)\}", self.reads or "")
+        listed = re.search(r"\{(\d+(?:, *\d+)*)\}", self.reads or "")
         in_path = re.search(r"layer_(\d+(?:_\d+)+)_width", self.full)
         numbers = agreed(
             self.tensors.where,
@@ -292,12 +299,11 @@ def _rows_of_parts(readers, components):
     """Which latents to read of each file, and where those asked for are among them."""
     if components is None:
         return [None] * len(readers), slice(None)
-    n = [reader.tensors.shape("b_enc")[0] for reader in readers]
-    starts = [sum(n[:i]) for i in range(len(n) + 1)]
+    starts = [0, *itertools.accumulate(reader.n_latents() for reader in readers)]
     chosen = [int(component) for component in components]
     if not all(0 <= component < starts[-1] for component in chosen):
         raise FormatError(f"components must be between 0 and {starts[-1] - 1}, not {chosen}.")
-    spans = list(zip(starts[:-1], starts[1:], strict=True))
+    spans = list(itertools.pairwise(starts))
     asked = [[j for j, c in enumerate(chosen) if start <= c < end] for start, end in spans]
     rows = [[chosen[j] - start for j in of] for of, (start, _) in zip(asked, spans, strict=True)]
     return rows, torch.tensor([j for of in asked for j in of]).argsort()

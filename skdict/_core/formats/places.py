@@ -78,6 +78,8 @@ def file_of_layer(files, names, pattern, layer):
     ValueError
         If there is no such file, or more than one.
     """
+    if layer is not None and layer < 0:
+        raise FormatError(f"layer must be at least 0, not {layer}.")
     numbers = {name: number_in(pattern, files.full(name)) for name in names}
     fitting = names
     if layer is not None:  # those that do not say may be of it

@@ -89,6 +89,8 @@ class Tensors:
             raise FormatError(f"{self.where} has no tensor {name!r}: it has {self.listed()}.")
         self._taken.add(name)
         found = tuple(self.shape(name))
+        if 0 in found:
+            raise FormatError(f"{self.where}: {name} has shape {found}: it is empty.")
         if shape is not None:
             same = len(found) == len(shape)
             same = same and all(w is None or w == f for w, f in zip(shape, found, strict=True))
@@ -222,7 +224,9 @@ class SafeTensors(Tensors):
         part = self._file.get_slice(name)
         # one by one: lists of rows are read in one piece from the first to the last
         before = (slice(None),) * axis
-        found = [part[(*before, slice(row, row + 1))] for row in rows]
+        found = [part[(*before, slice(row, row + 1))] for row in rows] or [
+            part[(*before, slice(0))]
+        ]
         return torch.cat(found, dim=axis)
 
 
