@@ -47,6 +47,19 @@ EXPRESSIBLE = {
     "saev-relu": Case(),
     "saev010-relu": Case(),
     "sof_dl-batchtopk-crosscoder": Case(),
+    "circuit_tracer-jumprelu": Case(),
+    "circuit_tracer-relu": Case(),
+    "circuit_tracer-topk": Case(),
+    "deepseek_r1-qresearch": Case(),
+    "gemmascope-att": Case(),
+    "gemmascope-res": Case(),
+    "gemmascope-transcoder": Case(),
+    # reconstructions of layers that write to several are in test_cross_layer.py
+    "gemmascope2-clt-layer": Case(reconstruction=None),
+    "gemmascope2-res": Case(),
+    "gemmascope2-transcoder-affine": Case(reconstruction="forward"),
+    "mntss-clt-layer": Case(reconstruction=None),
+    "mwhanna-transcoder": Case(),
     "sparsify-groupmax": Case(),
     "sparsify-skiptranscoder": Case(reconstruction="forward"),
     "sparsify-topk": Case(),
@@ -57,6 +70,10 @@ EXPRESSIBLE = {
 # Folders that are refused, and what the error says.
 REFUSED = {
     "overcomplete-mp": "MpSAE.*matching pursuit",
+    "circuit_tracer-clt-jumprelu": "cross-layer transcoder of 3 layers.*layer=",
+    "circuit_tracer-clt-relu": "cross-layer transcoder of 3 layers.*layer=",
+    "gemmascope2-clt": "cross-layer transcoder of 3 layers.*layer=",
+    "qwenscope": "no config.json with 'k'",
 }
 
 
