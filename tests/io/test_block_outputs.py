@@ -30,7 +30,8 @@ def qwen(tmp_path):
 
 
 def test_qwen_scope_with_its_configuration(qwen):
-    dictionary = load_dictionary(qwen())
+    folder = qwen()
+    dictionary = load_dictionary(folder)
     arrays = np.load(GOLDEN / "qwenscope" / "expected.npz")
     codes = dictionary.transform(arrays["X"])
     scale = max(1, np.abs(arrays["codes"]).max())
@@ -43,6 +44,7 @@ def test_qwen_scope_with_its_configuration(qwen):
     assert (activation["layer"], activation["side"]) == ("model.layers.3", "output")
     assert activation["model"] == "Qwen/Qwen3-1.7B-Base"
     assert dictionary.n_nonzero_coefs_ == 8
+    assert load_dictionary(folder, path="layer3.sae.pt").n_nonzero_coefs_ == 8
 
 
 def test_qwen_scope_of_several_layers(qwen):

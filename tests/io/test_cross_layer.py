@@ -136,7 +136,7 @@ def test_a_crosscoder_without_one_of_its_files(crosscoder):
 
 def test_a_crosscoder_whose_last_file_is_missing(crosscoder):
     (crosscoder / "params_layer_2.safetensors").unlink()
-    with pytest.raises(ValueError, match="has 2 files, but decoders or its configuration are of"):
+    with pytest.raises(ValueError, match=r"has 2 files, but its decoders write to \[3\] layers"):
         load_dictionary(crosscoder)
 
 
@@ -146,6 +146,17 @@ def test_layers_of_path_and_configuration_that_differ(crosscoder):
     (crosscoder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"list of layers is not clear.*\[5, 9, 13\]"):
         load_dictionary(crosscoder)
+
+
+def test_a_list_of_layers_of_another_length(crosscoder):
+    folder = crosscoder.parent / "copy"
+    shutil.move(crosscoder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["hf_hook_point_in"] = "model.layers.{5,9,12,15}.output"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"of 3 layers, .* names \[5, 9, 12, 15\]"):
+        activation = load_dictionary(folder).activation_
+    assert "layers" not in activation
 
 
 def test_several_layers_of_which_nothing_says_the_kind(tmp_path):

@@ -234,3 +234,15 @@ def test_a_matrix_of_the_wrong_shape(two):
     save_file(tensors, two / "params.safetensors")
     with pytest.raises(ValueError, match=r"w_dec has shape \(47, 16\), expected \(48, any\)"):
         load_dictionary(two)
+
+
+def test_the_configuration_beside_a_file_that_is_named(two):
+    # the path says nothing, and the configuration all
+    plain = two.parent.parent / "plain"
+    shutil.move(two, plain)
+    dictionary = load_dictionary(plain / "params.safetensors")
+    assert dictionary.activation_["layer"] == "model.layers.13"
+    assert dictionary.activation_["model"] == "google/gemma-3-1b-pt"
+    edit(plain, hf_hook_point_in="model.layers.12.output")
+    with pytest.raises(ValueError, match="layer is not clear"):
+        load_dictionary(plain, path="params.safetensors", layer=13)

@@ -148,8 +148,7 @@ class Files:
         full : str
             With "/" between its parts.
         """
-        where = self.where.replace("\\", "/").rstrip("/")
-        return where if where.rpartition("/")[2] == name else f"{where}/{name}"
+        return (self.root / name).as_posix()
 
     def tensor_names(self, name):
         """Names of the tensors of a file of safetensors or of torch, to tell formats apart.
@@ -161,15 +160,11 @@ class Files:
         Returns
         -------
         names : set of str
-            Empty if the file holds no tensors by name, or cannot be read.
+            Empty if the file holds no tensors by name, or cannot be read: then `problems` tells.
         """
         if name not in self._tensor_names:
-            try:
-                is_safe = name.endswith(".safetensors")
-                tensors = self.safetensors(name) if is_safe else self.torch(name)
-                self._tensor_names[name] = set(getattr(tensors, "names", ()))
-            except FormatError:
-                self._tensor_names[name] = set()
+            tensors = self._look(name)
+            self._tensor_names[name] = set() if tensors is None else set(tensors.names)
         return self._tensor_names[name]
 
     def text(self, name):
@@ -303,9 +298,12 @@ class Files:
         found = self.ending(*endings)
         if len(found) != 1:
             return None
-        is_safe = found[0].endswith(".safetensors")
+        return self._look(found[0])
+
+    def _look(self, name):
+        is_safe = name.endswith(".safetensors")
         try:
-            value = self.safetensors(found[0]) if is_safe else self.torch(found[0])
+            value = self.safetensors(name) if is_safe else self.torch(name)
         except FormatError as error:
             if str(error) not in self.problems:
                 self.problems.append(str(error))

@@ -264,11 +264,11 @@ def _crosscoder(files, names, request):
     first, n_layers = readers[0], len(readers)
     numbers, layers = first.layers_read()
     widths = {len(intercept) for intercept in intercepts} | {e.shape[1] for e in encoders}
-    sizes = {part.shape[1] for part in atoms} | ({len(numbers)} if numbers else set())
+    sizes = {part.shape[1] for part in atoms}
     if sizes != {n_layers} or len(widths) != 1:
         raise FormatError(
-            f"{first.tensors.where}: the crosscoder has {n_layers} files, but decoders or its "
-            f"configuration are of {sorted(sizes)} layers, of widths {sorted(widths)}."
+            f"{first.tensors.where}: the crosscoder has {n_layers} files, but its decoders write "
+            f"to {sorted(sizes)} layers, of widths {sorted(widths)}."
         )
     skip = None
     if any(part is not None for part in skips):
@@ -283,8 +283,13 @@ def _crosscoder(files, names, request):
         threshold=torch.cat(thresholds)[order],
         skip=skip,
     )
-    activation = {}
-    if layers is not None:
+    activation, cautions = {}, []
+    if numbers is not None and len(numbers) != n_layers:
+        cautions = [
+            f"{first.tensors.where} is of {n_layers} layers, but its configuration or its path "
+            f"names {numbers}: which layers those are is not known."
+        ]
+    elif layers is not None:
         activation = {"layers": layers[0], "side": layers[1]}
     return Record(
         weights.dictionary(units=request.units, dtype=request.dtype, where=files.where),
@@ -292,6 +297,7 @@ def _crosscoder(files, names, request):
         source=first.source(),
         activation=activation | first.model(),
         input_shape=(n_layers, len(intercepts[0])),
+        cautions=cautions,
     )
 
 

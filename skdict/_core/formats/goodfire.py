@@ -42,7 +42,7 @@ class _TwoLayers(Format):
     def read(cls, files, request):
         names = cls.candidates(files) or files.ending("*.pt", "*.pth")
         name, layer = file_of_layer(files, names, r"-l(\d+)\.pth?$", request.layer)
-        tensors, rows = files.torch(name), request.components
+        tensors, rows = files.torch_tensors(name), request.components
         weight = tensors.take(f"{cls.encoder}.weight", (None, None), rows=rows)
         n, d = tensors.shape(f"{cls.encoder}.weight")
         weights = Weights(

@@ -40,7 +40,7 @@ class QwenScope(Format):
                 f"num_layers={n_layers}."
             )
         request.refuse_components(files.describe(name))
-        tensors = files.torch(name)
+        tensors = files.torch_tensors(name)
         n, d = config.count("d_sae"), config.count("d_model")
         weight = tensors.take("W_enc", (n, d))
         n, d = weight.shape
