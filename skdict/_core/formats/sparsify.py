@@ -6,7 +6,9 @@ fused_encoder.py; files of July 2024 may be signed.
 
 from ..models.architectures import AbsTopK, GroupMax, TopK
 from .base import Format, Record, register
+from .tensors import FormatError
 from .weights import Weights
+from .writing import check_holds, exported, write_json, write_safetensors
 
 CONFIG, TENSORS = "cfg.json", "sae.safetensors"
 
@@ -17,6 +19,7 @@ class Sparsify(Format):
 
     description = "sparsify (EleutherAI) of all ages: top-k, signed, group max, transcoders"
     looks = "cfg.json, sae.safetensors"
+    writes = True
 
     @staticmethod
     def detect(files):
@@ -25,18 +28,23 @@ class Sparsify(Format):
     @staticmethod
     def read(files, request):
         name = files.one(TENSORS)
+        request.refuse_layer(files.describe(name))
+        request.refuse_components(files.describe(name))
         folder = name[: -len(TENSORS)]
         config, tensors = files.json(folder + CONFIG), files.safetensors(name)
-        d = config.count("d_in", tensors.shape("W_dec")[1] if "W_dec" in tensors else None)
-        n = config.get("num_latents", 0, int) or d * config.count("expansion_factor", 32)
+        weight = tensors.take("encoder.weight", (None, None))
+        n, d = weight.shape
+        if config.count("d_in", d) != d:
+            raise FormatError(f"{config.where}: d_in={config.get('d_in')}, but the file has {d}.")
+        said = config.get("num_latents", 0, int) or d * config.count("expansion_factor", 32)
+        if said != n:
+            raise FormatError(f"{config.where} says {said} latents, but {tensors.where} has {n}.")
         k = config.count("k", 32)
         is_signed = config.get("signed", False, bool)
         activation = config.choice("activation", ("topk", "groupmax"), "topk")
         transcodes = config.get("transcode", False, bool)
-        config.get("normalize_decoder"), config.get("multi_topk")  # of training alone
-        rows = request.components
-        weight = tensors.take("encoder.weight", (n, d), rows=rows)
-        decoder = tensors.take("W_dec", (n, None), rows=rows)
+        config.harmless("normalize_decoder", "multi_topk")  # of training alone
+        decoder = tensors.take("W_dec", (n, None))
         bias = tensors.take("b_dec", (decoder.shape[1],))
         has_skip = config.get("skip_connection", False, bool)
         if activation == "groupmax":
@@ -45,7 +53,7 @@ class Sparsify(Format):
             architecture = AbsTopK(k) if is_signed else TopK(k)
         weights = Weights(
             encoder=weight,
-            encoder_bias=tensors.take("encoder.bias", (n,), rows=rows),
+            encoder_bias=tensors.take("encoder.bias", (n,)),
             decoder=decoder,
             decoder_bias=bias,
             offset=None if transcodes else bias,
@@ -55,10 +63,53 @@ class Sparsify(Format):
             is_transcoder=transcodes or has_skip,
         )
         tensors.check_all_taken()
-        hookpoint = folder.strip("/") or None
+        hookpoint = folder.strip("/") or config.get("hookpoint", None, str)
         return Record(
             weights.dictionary(units=request.units, dtype=request.dtype, where=tensors.where),
             architecture,
             source={"library": "sparsify", "config": config.provenance()},
             activation={"layer": hookpoint, "side": "output"},
         )
+
+    @staticmethod
+    def write(record, folder):
+        dictionary, library = record.dictionary, "sparsify"
+        check_holds(dictionary, library, selections=("positive", "groups"), transcodes=True)
+        encoder = dictionary.encoder
+        (n, d_out), d, k = dictionary.shape, dictionary.n_inputs, encoder.n_largest
+        if k is None or encoder.threshold is not None:
+            raise FormatError(
+                "sparsify holds top-k and group max alone, and not a dictionary whose codes are "
+                "what is above a threshold. Use format='sae_lens' or 'dictionary_learning'."
+            )
+        if d != d_out:
+            raise FormatError(f"sparsify cannot hold a transcoder from {d} to {d_out} columns.")
+        has_groups = encoder.selection == "groups"
+        if has_groups and n % k:
+            raise FormatError(
+                f"sparsify has groups of equal size, but {k} of {n} latents are not."
+            )
+        transcodes = dictionary.is_transcoder
+        out = exported(dictionary, None if transcodes else dictionary.intercept)
+        tensors = {
+            "encoder.weight": out.encoder,
+            "encoder.bias": out.encoder_bias,
+            "W_dec": out.decoder,
+            "b_dec": out.decoder_bias,
+        }
+        if dictionary.skip is not None:
+            tensors["W_skip"] = dictionary.skip.detach().cpu().float().contiguous()
+        config = {
+            "activation": "groupmax" if has_groups else "topk",
+            "expansion_factor": max(1, n // d),
+            "normalize_decoder": dictionary.norms is None,
+            "num_latents": n,
+            "k": k,
+            "multi_topk": False,
+            "skip_connection": dictionary.skip is not None,
+            "transcode": transcodes,
+            "d_in": d,
+            "hookpoint": record.activation.get("layer"),  # sparsify has it as the folder's name
+        }
+        write_safetensors(folder / TENSORS, tensors)
+        write_json(folder / CONFIG, config)

@@ -109,6 +109,20 @@ def write_torch(path, state):
     torch.save({name: tensor.detach().contiguous() for name, tensor in state.items()}, path)
 
 
+def write_safetensors(path, state):
+    """Write tensors by name as safetensors, each contiguous.
+
+    Parameters
+    ----------
+    path : Path
+    state : dict of str to tensor
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
 def write_json(path, config):
     """Write a configuration, without what is not known.
 
