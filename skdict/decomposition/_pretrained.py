@@ -1,14 +1,22 @@
 """Fitted estimators made of dictionaries that were saved, and what those still lack."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._core.formats import Request
+from .._core.formats.card import card_of
+from .._core.formats.hub import open_files
+from .._core.optional import optional
 from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._code_statistics import FitStatistics
 from ._fitting import variance_of
 from ._judging import measure, spread
+from ._records import load, record_of, save
 
 # Samples that a calibration looks at, evenly spread.
 N_CALIBRATED = 100_000
@@ -62,6 +70,119 @@ class PretrainedMixin:
         if unexplained > 1:
             warn(self._misfit(unexplained, found.l0, mean))
         return self
+
+    def save_pretrained(self, folder, *, overwrite=False):
+        """Write the fitted dictionary into a folder, with a model card.
+
+        That of skdict's own format: ``config.json``, ``model.safetensors`` and ``README.md``. See
+        :func:`skdict.io.save_dictionary` for those of other libraries.
+
+        Parameters
+        ----------
+        folder : str or Path
+        overwrite : bool, default=False
+            Whether the files of a former call may be replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder holds files, and these may not be replaced.
+        ImportError
+            If safetensors is not installed.
+        """
+        save(self, Path(folder), overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_folder,
+        *,
+        revision=None,
+        subfolder=None,
+        local_files_only=False,
+        token=None,
+    ):
+        """Load a dictionary of any format that is known, with all defaults.
+
+        :func:`skdict.io.load_dictionary` does the same, and takes more options.
+
+        Parameters
+        ----------
+        repo_or_folder : str or Path
+            A folder on this machine, or a repository of a hub, "owner/name".
+        revision : str, default=None
+            A branch, tag or commit.
+        subfolder : str, default=None
+            The folder in it that holds one dictionary.
+        local_files_only : bool, default=False
+            Whether to look only into the cache of the hub, without a network.
+        token : str, default=None
+            For private repositories.
+
+        Returns
+        -------
+        dictionary : object
+            A fitted estimator of this class.
+
+        Raises
+        ------
+        ValueError
+            If the files are of no format or of several, are damaged, or hold what cannot be
+            expressed.
+        FileNotFoundError
+            If there is no such folder, repository or revision.
+        """
+        files = open_files(
+            repo_or_folder,
+            subfolder,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return load(files, Request(), cls)
+
+    def push_to_hub(self, repo_id, *, revision=None, private=None, token=None):
+        """Upload the fitted dictionary to a hub, as `save_pretrained` writes it, in one commit.
+
+        Parameters
+        ----------
+        repo_id : str
+            "owner/name". It is made if there is none.
+        revision : str, default=None
+            The branch to commit to, which is made if there is none. None is the main branch.
+        private : bool, default=None
+            Whether a new repository is private. None is what the owner has set.
+        token : str, default=None
+            One that may write. None takes the one that the hub's command line has saved.
+
+        Returns
+        -------
+        commit : str
+            The new commit, which can be given as ``revision`` when it is loaded.
+
+        Raises
+        ------
+        ImportError
+            If huggingface_hub or safetensors is not installed.
+        """
+        with optional("huggingface_hub", "push_to_hub", "skdict[io]"):
+            from huggingface_hub import HfApi
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "dictionary"
+            self.save_pretrained(folder)
+            card = card_of(record_of(self), repo_id)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            api = HfApi(token=token)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message="Dictionary written by skdict",
+            )
+        return commit.oid
 
     def _misfit(self, unexplained, l0, mean):
         """Why a dictionary may leave more of X than its mean does."""

@@ -8,8 +8,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._core.coding import Encoder
 from .._core.formats import FORMATS, FormatError, Record
+from .._core.formats.loading import read
 from .._core.models.architectures import make_architecture
 from ..utils._files import replacing_folder
+from ..utils._warnings import warn
 from ._base import OF_DICTIONARY, STATISTICS, attributes_of
 from ._code_statistics import FitStatistics
 from ._learned import Stream
@@ -35,6 +37,27 @@ def save(estimator, folder, *, format="skdict", overwrite=False):
     record = record_of(estimator)
     with replacing_folder(folder, overwrite=overwrite) as temporary:
         FORMATS[format].write(record, temporary)
+
+
+def load(files, request, kind, format="auto"):
+    """A fitted estimator of what files hold.
+
+    Parameters
+    ----------
+    files : Files
+    request : Request
+    kind : type
+        The class of estimators.
+    format : str
+
+    Returns
+    -------
+    estimator : estimator
+    """
+    record = read(files, format, request)
+    for caution in record.cautions:
+        warn(caution)
+    return estimator_from(record, kind)
 
 
 def record_of(estimator):

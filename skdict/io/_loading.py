@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 
-from .._core.formats import Files, Request
-from .._core.formats.loading import read
+from .._core.formats import Request
+from .._core.formats.hub import open_files
 from ..decomposition import SparseAutoencoderDictionary
-from ..decomposition._records import estimator_from
+from ..decomposition._records import load
 from ..utils._sklearn_compat import StrOptions, validate_params
-from ..utils._warnings import warn
 
 
 @validate_params(
@@ -92,13 +91,14 @@ def load_dictionary(
     ValueError
         If the files are of no format or of several, are damaged, or hold what cannot be expressed.
     FileNotFoundError
-        If there is no such file or folder.
+        If there is no such file, folder, repository or revision; near names are listed.
+    ConnectionError
+        If a hub cannot be reached.
     ImportError
         If safetensors, PyYAML or huggingface_hub is needed and not installed.
     """
-    files = Files(Path(path_or_repo) / (path or ""))
+    files = open_files(
+        path_or_repo, path, revision=revision, local_files_only=local_files_only, token=token
+    )
     request = Request(units, layer, components, torch.float32)
-    record = read(files, format, request)
-    for caution in record.cautions:
-        warn(caution)
-    return estimator_from(record, SparseAutoencoderDictionary)
+    return load(files, request, SparseAutoencoderDictionary, format)

@@ -14,6 +14,7 @@ from . import (  # noqa: F401  # they register themselves
     overcomplete,
     qwen_scope,
     saev,
+    sentence_transformers,
     sof_crosscoder,
     sparsify,
 )

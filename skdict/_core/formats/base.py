@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 from ..dictionary import Dictionary
 from ..models.architectures import Architecture, ReLU
 from ..registry import Registry
@@ -79,10 +81,10 @@ class Request:
     dtype : torch.dtype
     """
 
-    units: str
-    layer: int | None
-    components: list | None
-    dtype: object
+    units: str = "source"
+    layer: int | None = None
+    components: list | None = None
+    dtype: torch.dtype = torch.float32
 
     def refuse_layer(self, where):
         """Refuse a layer where a file holds one dictionary, and says of which layer it is.

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
+from ..optional import optional
 from .tensors import FormatError, NpzTensors, SafeTensors, Tensors, TorchTensors
 
 # A configuration is text of some kilobytes; larger ones are something else.
@@ -39,8 +40,8 @@ class Files:
         self._tensor_names = {}  # of the files that were looked into
         if folder.is_file():
             self.root = folder.parent
-            configs = [path for path in self.root.iterdir() if path.suffix in CONFIGS]
-            self.names = sorted({folder.name, *(path.name for path in configs if path.is_file())})
+            beside = [path.name for path in self.root.iterdir() if path.is_file()]
+            self.names = with_configs(folder.name, beside)
         elif folder.is_dir():
             self.root = folder
             found = (path for path in folder.rglob("*") if path.is_file())
@@ -121,7 +122,25 @@ class Files:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or name not in self.names:
             raise FormatError(f"{self.where} has no file {name!r}: it has {shorten(self.names)}.")
+        return self.locate(name)
+
+    def locate(self, name):
+        """Where one of the `names` lies.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        path : Path
+        """
         return self.root / name
+
+    @property
+    def place(self):
+        """Where the files are, for provenance: nothing of a folder on this machine."""
+        return {}
 
     def describe(self, name):
         """The name of a file in errors: with the folder.
@@ -212,7 +231,8 @@ class Files:
         -------
         config : Config
         """
-        import yaml
+        with optional("yaml", "Reading YAML", "skdict[io]"):
+            import yaml
 
         class Loader(yaml.SafeLoader):
             pass
@@ -507,6 +527,11 @@ class Config:
                 "it does not, remove it from a copy of the file."
             )
         return left
+
+
+def with_configs(name, beside):
+    """A file and the configurations beside it: names, sorted."""
+    return sorted({name, *(each for each in beside if PurePosixPath(each).suffix in CONFIGS)})
 
 
 def parse_json(text, where):

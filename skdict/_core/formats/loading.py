@@ -58,5 +58,20 @@ def read(files, name, request):
     if name not in FORMATS:
         raise ValueError(f"format must be 'auto' or one of {list(FORMATS)}, not {name!r}.")
     record = FORMATS[name].read(files, request)
-    record.source = {**record.source, "format": name}
+    record.source = _source(record.source, name, files.place)
     return record
+
+
+def _source(source, name, place):
+    """Provenance: what a file says of itself, and where it was found.
+
+    What has been written anew keeps the name of its first format, and where it came from first.
+    """
+    found = {"format": name} | source
+    if (
+        place
+        and "repo" in source
+        and any(source.get(key) != value for key, value in place.items())
+    ):
+        found["converted_from"] = {key: source.get(key) for key in place}
+    return found | place

@@ -16,6 +16,7 @@ from ..coding import Codebook, Encoder
 from ..coding.selection import SELECTIONS
 from ..dictionary import Dictionary
 from ..normalization import RowNormalization
+from ..optional import optional
 from .base import Format, Record, register
 from .card import card_of
 from .packing import name_of, pack, unpack
@@ -57,7 +58,8 @@ class Native(Format):
 
     @staticmethod
     def write(record, folder):
-        from safetensors.torch import save_file
+        with optional("safetensors", "Writing safetensors files", "skdict[io]"):
+            from safetensors.torch import save_file
 
         dictionary, tensors = record.dictionary, {}
         encoder, normalization = dictionary.encoder, dictionary.normalization

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from ..optional import optional
+
 
 class FormatError(ValueError):
     """A file is not what its format says, or says what cannot be expressed."""
@@ -201,7 +203,8 @@ class SafeTensors(Tensors):
     """Of a safetensors file; nothing is read before it is asked for."""
 
     def __init__(self, path, where):
-        from safetensors import SafetensorError, safe_open
+        with optional("safetensors", "Reading safetensors files", "skdict[io]"):
+            from safetensors import SafetensorError, safe_open
 
         super().__init__(where)
         try:
