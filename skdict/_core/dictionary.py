@@ -219,6 +219,8 @@ class Dictionary:
     def reconstruct(self, x, codes):
         """What codes of rows say of them: b + z D, in the rows' own units, and what skips them.
 
+        Of a transcoder it is in the units of what it predicts, whatever is done to its input.
+
         Parameters
         ----------
         x : tensor of shape (B, n_inputs)
@@ -231,7 +233,7 @@ class Dictionary:
         found = self.intercept + codes.decode(self.atoms)
         if self.skip is not None:
             found = found + x @ self.skip.T
-        if self.normalization is not None:
+        if self.normalization is not None and not self.is_transcoder:
             _, mean, scale = self.normalization(x)
             found = found * scale + mean
         return found

@@ -388,10 +388,13 @@ class DictionaryTransformer(
         shape = getattr(self, "input_shape_", None)
         if shape is None or np.ndim(X) != 1 + len(shape):
             return X
-        if tuple(X.shape[1:]) != tuple(shape):
+        found, n_features = tuple(X.shape[1:]), self.n_features_in_
+        same = all(size in (None, other) for size, other in zip(shape, found, strict=True))
+        if not same or np.prod(found) != n_features:
+            known = ", ".join("any" if size is None else str(size) for size in shape)
             raise ValueError(
                 f"X has shape {tuple(X.shape)}, but this dictionary reads rows of shape "
-                f"{tuple(shape)}, or the {int(np.prod(shape))} columns of them."
+                f"({known}) with {n_features} numbers, or the {n_features} columns of them."
             )
         return X.reshape(len(X), -1)
 

@@ -1,15 +1,26 @@
 """From files to a fitted transformer."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .._core.formats import Request
 from .._core.formats.hub import open_files
 from ..decomposition import SparseAutoencoderDictionary
 from ..decomposition._records import load
-from ..utils._sklearn_compat import StrOptions, validate_params
+from ..utils._sklearn_compat import Interval, StrOptions, validate_params
+
+
+def check_components(components):
+    """Numbers of latents as a list of int."""
+    found = np.asarray(components)
+    if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(
+            f"components must be one or more integers, not {found.dtype} of shape {found.shape}."
+        )
+    return found.tolist()
 
 
 @validate_params(
@@ -20,6 +31,7 @@ from ..utils._sklearn_compat import StrOptions, validate_params
         "layer": [Integral, None],
         "units": [StrOptions({"source", "unit"})],
         "components": ["array-like", None],
+        "scale": [Interval(Real, 0, None, closed="neither"), None],
         "revision": [str, None],
         "local_files_only": ["boolean"],
         "token": [str, None],
@@ -34,6 +46,7 @@ def load_dictionary(
     layer=None,
     units="source",
     components=None,
+    scale=None,
     revision=None,
     local_files_only=False,
     token=None,
@@ -64,6 +77,12 @@ def load_dictionary(
     components : array-like of int of shape (n_selected,), default=None
         Load only these latents, in this order, without reading the others where the file allows
         it. Not where the largest latents of a row are kept, whose codes depend on all.
+
+    scale : float, default=None
+        What activations are multiplied by before all else, and reconstructions divided by, where
+        the dictionary was trained on scaled ones and its files do not hold the factor: those of
+        Llama Scope R1-Distill, and of SAELens with ``normalize_activations`` of
+        "expected_average_only_in". SAELens' list of releases has it as ``norm_scaling_factor``.
 
     revision : str, default=None
         Of a repository: a branch, tag or commit. The commit it stands for is kept in ``source_``.
@@ -100,5 +119,7 @@ def load_dictionary(
     files = open_files(
         path_or_repo, path, revision=revision, local_files_only=local_files_only, token=token
     )
-    request = Request(units, layer, components, torch.float32)
+    if components is not None:
+        components = check_components(components)
+    request = Request(units, layer, components, torch.float32, scale)
     return load(files, request, SparseAutoencoderDictionary, format)

@@ -30,7 +30,9 @@ class Record:
         module path), "side" ("input" or "output"), "hook" (the name in TransformerLens),
         "layer_number", "transform" ("centre_rows", "divide_by_norm_weight", or "row_norm", to
         norm √d), "heads" (whether a row is the heads one after the other), "context_size",
-        "prepend_bos", "excluded_tokens" (names of special tokens, or ids), "excluded_positions",
+        "prepend_bos", "excluded_tokens" (names of special tokens, or ids; "special" is all of
+        them), "excluded_positions", "positions" (the window that is read: start, stop, step),
+        "head" (the only one that is read), "hook_out" (in TransformerLens, of a transcoder),
         "scale" (what rows have to be multiplied by before they are given to the dictionary).
         Where a row is several layers one after the other, "layers" instead of "layer". Of
         transcoders, what they reconstruct: "target_layer" and "target_side", or "target_layers"
@@ -44,9 +46,9 @@ class Record:
     state : dict
         What `score` and `partial_fit` go on from, in plain containers of arrays: "statistics" and
         "stream". Only of our own.
-    input_shape : tuple of int or None
+    input_shape : tuple of (int or None) or None
         Shape of a row where the columns stand for several axes, as (heads, width) or (layers,
-        width).
+        width); None in it is a size that the files do not say.
     group_sizes : list of int or None
         Of a Matryoshka dictionary.
     cautions : list of str
@@ -79,12 +81,30 @@ class Request:
     components : list of int or None
         Only these latents.
     dtype : torch.dtype
+    scale : float or None
+        What activations are multiplied by first, where the files do not say.
     """
 
     units: str = "source"
     layer: int | None = None
     components: list | None = None
     dtype: torch.dtype = torch.float32
+    scale: float | None = None
+
+    def check_layer(self, number, where):
+        """Refuse another layer than that of the one dictionary of a file.
+
+        Parameters
+        ----------
+        number : int or None
+            Its layer; None where the file does not say.
+        where : str
+            The file.
+        """
+        if number is None:
+            self.refuse_layer(where)
+        elif self.layer not in (None, number):
+            raise FormatError(f"{where} is of layer {number}, not of layer={self.layer}.")
 
     def refuse_layer(self, where):
         """Refuse a layer where a file holds one dictionary, and says of which layer it is.
@@ -123,11 +143,14 @@ class Format:
         The files that it is recognised by, for errors and the table.
     writes : bool
         Whether there is `write`.
+    scales : bool
+        Whether a `scale` may be asked for.
     """
 
     description = ""
     looks = ""
     writes = False
+    scales = False
 
     @staticmethod
     def detect(files):

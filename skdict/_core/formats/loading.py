@@ -57,6 +57,8 @@ def read(files, name, request):
         name = detect(files)
     if name not in FORMATS:
         raise ValueError(f"format must be 'auto' or one of {list(FORMATS)}, not {name!r}.")
+    if request.scale is not None and not FORMATS[name].scales:
+        raise ValueError(f"scale={request.scale} is not used for files of format {name!r}.")
     record = FORMATS[name].read(files, request)
     record.source = _source(record.source, name, files.place)
     return record

@@ -23,6 +23,37 @@ def number_in(pattern, text):
     return int(found[-1]) if found else None
 
 
+def layer_number(hook):
+    """The number of the layer in a name of TransformerLens, as "blocks.3.hook_resid_post".
+
+    Parameters
+    ----------
+    hook : str or None
+
+    Returns
+    -------
+    number : int or None
+    """
+    return number_in(r"^blocks\.(\d+)\.", hook or "")
+
+
+def module_and_side(name):
+    """The path of a module of transformers, and its side, of "model.layers.3.output".
+
+    Parameters
+    ----------
+    name : str
+        Without a side it is the output.
+
+    Returns
+    -------
+    module : str
+    side : {"input", "output"}
+    """
+    module, _, side = name.rpartition(".")
+    return (module, side) if module and side in ("input", "output") else (name, "output")
+
+
 def agreed(where, noun, found):
     """What several places say, which has to be the same.
 

@@ -99,6 +99,10 @@ class Tensors:
             if not same:
                 wanted = "(" + ", ".join("any" if w is None else str(w) for w in shape) + ")"
                 raise FormatError(f"{self.where}: {name} has shape {found}, expected {wanted}.")
+        if rows is not None and not all(0 <= row < found[axis] for row in rows):
+            raise FormatError(
+                f"{self.where}: components={list(rows)[:8]} must be from 0 to {found[axis] - 1}."
+            )
         tensor = self.read(name, rows, axis)
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
             raise FormatError(f"{self.where}: {name} is no plain matrix of real numbers.")

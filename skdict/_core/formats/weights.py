@@ -52,7 +52,8 @@ class Weights:
     ranks_by_norm : bool
         Whether p ‖D_j‖ is compared and ranked instead of p. Codes are p.
     scales_by_norm : bool
-        Whether the encoder gives p ‖D_j‖, and codes are divided by ‖D_j‖ before they are decoded.
+        Whether the encoder gives p n_j, and codes are divided by n_j before they are decoded,
+        where n_j = ‖D_j / s_out‖.
     decoder_factor : tensor of shape (n_components,) or None
         Codes are multiplied by it before they are decoded.
     input_scale, output_scale : float, or tensor of shape (n_inputs,) and (n_features,)
@@ -108,21 +109,20 @@ class Weights:
         raw = row_norms(self.decoder)  # (n,), float64
         to_encoder, to_bias = torch.ones_like(raw), torch.ones_like(raw)
         to_threshold, of_decoder = torch.ones_like(raw), torch.ones_like(raw)
+        own = raw / out if out.dim() == 0 else row_norms(self.decoder, 1 / out)
         divisor = None
         if self.encoder_factor is not None:
             to_encoder *= self.encoder_factor.double()
         if self.decoder_factor is not None:
             of_decoder *= self.decoder_factor.double()
         if self.scales_by_norm:  # codes are p n: folded into the encoder
-            to_encoder, to_bias = to_encoder * raw, to_bias * raw
-            of_decoder /= torch.where(raw > 0, raw, 1)
+            to_encoder, to_bias = to_encoder * own, to_bias * own
+            of_decoder /= torch.where(own > 0, own, 1)
         elif self.ranks_by_norm and self.k is None:  # p n > θ where p > θ / n
             to_threshold /= raw
         elif self.ranks_by_norm:
             to_encoder, to_bias, divisor = to_encoder * raw, to_bias * raw, raw
-        norms = of_decoder.abs() * (
-            raw / out if out.dim() == 0 else row_norms(self.decoder, 1 / out)
-        )
+        norms = of_decoder.abs() * own
         # a negative factor turns the atom around
         components = _scaled(
             self.decoder, of_decoder / torch.where(norms > 0, norms, 1), 1 / out, dtype
