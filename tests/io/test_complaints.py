@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from skdict.io import load_dictionary
@@ -141,3 +144,225 @@ def test_a_tensor_of_gemma_scope_2_that_is_missing(tmp_path, name):
     save_file(tensors, folder / "params.safetensors")
     with pytest.raises(ValueError, match=rf"params.safetensors.*has no tensor '{name}'"):
         load_dictionary(folder)
+
+
+# -- 8. Keys and files of older versions: dictionary_learning, sparsify
+
+
+def _trainer(folder, name, change):
+    """A golden folder of dictionary_learning, with tensors and configuration changed."""
+    state = torch.load(GOLDEN / name / "ae.pt", weights_only=True)
+    config = json.loads((GOLDEN / name / "config.json").read_text())
+    change(state, config["trainer"])
+    torch.save(state, folder / "ae.pt")
+    (folder / "config.json").write_text(json.dumps(config))
+    return load_dictionary(folder)
+
+
+def _without_k(state, trainer):
+    del state["k"], state["threshold"]
+
+
+def test_an_older_top_k_of_dictionary_learning_has_its_k_in_the_configuration(tmp_path):
+    name = "dictionary_learning-topk"
+    dictionary = _trainer(tmp_path, name, _without_k)
+    expected = np.load(GOLDEN / name / "expected.npz")
+    np.testing.assert_allclose(dictionary.transform(expected["X"]), expected["codes"], atol=1e-6)
+    assert dictionary.n_nonzero_coefs_ == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state, trainer: (_without_k(state, trainer), trainer.pop("k")), "has no k"),
+        (lambda state, trainer: trainer.update(k=9), "has k=8, but .* k=9"),
+        (lambda state, trainer: trainer.pop("dict_class"), "AutoEncoderTopK or a BatchTopKSAE"),
+        (lambda state, trainer: trainer.update(dict_class="IdentityDict"), "'IdentityDict'"),
+        (lambda state, trainer: trainer.update(new_activation="tanh"), "new_activation"),
+        (lambda state, trainer: state.update(W_gate=state["b_dec"]), "W_gate"),
+    ],
+)
+def test_a_top_k_of_dictionary_learning_that_is_not_clear(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        _trainer(tmp_path, "dictionary_learning-topk", change)
+
+
+def test_a_backup_of_dictionary_learning_says_what_its_rows_were_divided_by():
+    # the library's own from_pretrained: KeyError
+    folder = GOLDEN / "dictionary_learning-autoencoder-backup"
+    expected = np.load(folder / "expected.npz")
+    X, codes = expected["X"], expected["codes"]
+    with pytest.warns(UserWarning, match=r"divided by norm_factor=2.5.*units='unit'"):
+        dictionary = load_dictionary(folder)
+    assert dictionary.activation_["scale"] == 1 / 2.5
+    np.testing.assert_allclose(dictionary.transform(X), codes, atol=1e-6)
+    # in units of the activations: what the library would save at the end, of unit atoms
+    state = torch.load(folder / "ae.pt", weights_only=True)["ae"]
+    norms = state["decoder.weight"].norm(dim=0).numpy()
+    dictionary = load_dictionary(folder, units="unit")
+    np.testing.assert_allclose(dictionary.transform(2.5 * X), 2.5 * norms * codes, atol=1e-5)
+    reconstruction = 2.5 * expected["reconstruction"]
+    np.testing.assert_allclose(dictionary.reconstruct(2.5 * X), reconstruction, atol=1e-5)
+
+
+def test_units_of_dictionary_learning(tmp_path):
+    # the library rescales codes by the norms of atoms as it reads an AutoEncoder, or does not
+    folder = GOLDEN / "dictionary_learning-autoencodernew"
+    expected = np.load(folder / "expected.npz")
+    for units, key in (("source", "codes"), ("unit", "codes_forward")):
+        dictionary = load_dictionary(folder, units=units)
+        np.testing.assert_allclose(dictionary.transform(expected["X"]), expected[key], atol=2e-6)
+        reconstruction = dictionary.reconstruct(expected["X"])
+        np.testing.assert_allclose(reconstruction, expected["reconstruction"], atol=2e-6)
+
+
+def _sparsify(folder, name, **changes):
+    shutil.copytree(GOLDEN / name, folder, dirs_exist_ok=True)
+    path = folder / "layers.3" / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return load_dictionary(folder)
+
+
+def test_the_signed_top_k_of_an_older_sparsify():
+    # version 1.3.3 drops the key
+    folder = GOLDEN / "sparsify2407-signed"
+    expected = np.load(folder / "expected.npz")
+    codes = load_dictionary(folder).transform(expected["X"])
+    assert (codes < 0).any()
+    np.testing.assert_allclose(codes, expected["codes"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "relu"}, "activation='relu' cannot be expressed"),
+        ({"num_latents": 32}, "says 32 latents"),
+        ({"d_in": 8}, "d_in=8"),
+        ({"pre_norm": True}, "pre_norm=True is not known here"),
+        ({"k": 0}, "'k' must be at least 1"),
+        ({"skip_connection": True}, "no tensor 'W_skip'"),
+    ],
+)
+def test_a_configuration_of_sparsify_that_does_not_fit(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        _sparsify(tmp_path, "sparsify-topk", **changes)
+
+
+# -- 11. dtype and memory
+
+
+def test_tensors_of_different_dtypes_are_all_read_as_float32(tmp_path):
+    name = "sparsify-topk"
+    shutil.copytree(GOLDEN / name, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "layers.3" / "sae.safetensors"
+    dtypes = [torch.bfloat16, torch.float32, torch.float16, torch.float64]
+    state = {
+        key: tensor.to(dtype)
+        for (key, tensor), dtype in zip(sorted(load_file(path).items()), dtypes, strict=True)
+    }
+    save_file(state, path)
+    dictionary = load_dictionary(tmp_path)
+    for attribute in ("components_", "encoder_coef_", "encoder_intercept_", "intercept_"):
+        assert getattr(dictionary, attribute).dtype == np.float32
+    x = np.load(GOLDEN / name / "expected.npz")["X"]
+    exact = {key: tensor.double().numpy() for key, tensor in state.items()}
+    p = (x - exact["b_dec"]) @ exact["encoder.weight"].T + exact["encoder.bias"]
+    expected = np.where(p >= np.sort(p, axis=1)[:, [-8]], p.clip(0), 0)
+    np.testing.assert_allclose(dictionary.transform(x), expected, atol=1e-5)
+
+
+def test_thresholds_of_sixteen_bits_are_folded_in_more(tmp_path):
+    def halve(state, trainer):
+        state.update({key: tensor.bfloat16() for key, tensor in state.items()})
+
+    dictionary = _trainer(tmp_path, "dictionary_learning-jumprelu", halve)
+    state = torch.load(tmp_path / "ae.pt", weights_only=True)
+    assert state["threshold"].dtype == torch.bfloat16
+    expected = state["threshold"].float().clamp_min(0).numpy()
+    np.testing.assert_array_equal(dictionary.threshold_, expected)
+    unit = load_dictionary(tmp_path, units="unit")
+    norms = state["W_dec"].double().norm(dim=1).numpy()
+    np.testing.assert_array_equal(unit.threshold_, (expected * norms).astype(np.float32))
+
+
+LOADS = """
+import resource, sys
+from skdict.io import load_dictionary
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+load_dictionary(sys.argv[1])
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is counted in other units")
+def test_a_file_is_held_once_beside_what_is_made_of_it(tmp_path):
+    n, d = 16384, 1024
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "encoder.weight": torch.randn(n, d, generator=generator),
+        "encoder.bias": torch.zeros(n),
+        "decoder.weight": torch.randn(d, n, generator=generator),
+        "bias": torch.zeros(d),
+    }
+    torch.save(state, tmp_path / "ae.pt")
+    size = (tmp_path / "ae.pt").stat().st_size / 2**20  # 128 MiB
+    command = [sys.executable, "-c", LOADS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = int(done.stdout) / 1024
+    # the file, the tensors, and blocks in float64 whose size does not depend on the file's
+    assert peak <= 2 * size + 250
+
+
+# -- 12. The wrong module or side, and files that do not open
+
+
+def test_rows_of_another_side_are_warned_of():
+    dictionary = load_dictionary(GOLDEN / "sparsify-topk")
+    generator = np.random.default_rng(0)
+    X = 0.01 * generator.normal(size=(200, 16)).astype(np.float32)
+    with pytest.warns(
+        UserWarning, match=r"(?s)times the variance of X.*input or output.*layers.3"
+    ):
+        dictionary.calibrate(X)
+
+
+def test_an_openai_file_that_was_saved_again_is_read():
+    # its own loader refuses the keys that saving adds
+    for name in ("openai-topk-layernorm", "openai-topk-identity-bigk"):
+        state = torch.load(GOLDEN / name / "6.pt", weights_only=True)
+        assert "activation.k" in state
+        assert load_dictionary(GOLDEN / name).activation_["layer_number"] == 6
+
+
+def test_an_openai_file_of_another_layer_is_refused():
+    with pytest.raises(ValueError, match="is of layer 6, but layer=5"):
+        load_dictionary(GOLDEN / "openai-relu", layer=5)
+
+
+def test_a_pickle_of_a_whole_model_is_refused_with_the_remedy(tmp_path):
+    shutil.copy(GOLDEN / "overcomplete-topk" / "model.pth", tmp_path)
+    with pytest.raises(ValueError, match=r"model\.pth.*has to be saved again, as its state_dict"):
+        load_dictionary(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.pth.*has to be saved again, as its state_dict"):
+        load_dictionary(tmp_path, format="overcomplete")
+
+
+def test_what_overcomplete_does_not_save_is_asked_for(tmp_path):
+    shutil.copy(GOLDEN / "overcomplete-topk" / "state_dict.pt", tmp_path)
+    with pytest.raises(ValueError, match=r"info\.json.*top_k"):
+        load_dictionary(tmp_path)
+
+
+def test_a_file_of_interplm_that_does_not_say_its_class_is_ambiguous(tmp_path):
+    folder = GOLDEN / "interplm-topksae-sqrtd"
+    with pytest.raises(ValueError, match="interplm_topk, interplm_batch_topk"):
+        load_dictionary(folder)
+    shutil.copy(folder / "ae.pt", tmp_path)
+    tag = "trainer_cfg: !!python/object:interplm.train.trainers.{}TrainerConfig {{}}\n"
+    for trainer, k in (("top_k.TopK", 8), ("batch_top_k.BatchTopK", None)):
+        (tmp_path / "config.yaml").write_text(tag.format(trainer))
+        with pytest.warns(UserWarning, match="scaled to the norm"):
+            dictionary = load_dictionary(tmp_path)
+        assert dictionary.dictionary_.encoder.n_largest == k
