@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -366,3 +367,217 @@ def test_a_file_of_interplm_that_does_not_say_its_class_is_ambiguous(tmp_path):
         with pytest.warns(UserWarning, match="scaled to the norm"):
             dictionary = load_dictionary(tmp_path)
         assert dictionary.dictionary_.encoder.n_largest == k
+
+
+# -- of SAELens and Llama Scope
+
+
+def edited(name, folder, tensors=None, **keys):
+    """A golden folder with other keys in its configuration, of which None is taken out."""
+    folder = folder / name
+    shutil.copytree(GOLDEN / name, folder)
+    path = folder / ("cfg.json" if name.startswith("saelens") else "config.json")
+    config = json.loads(path.read_text()) | keys
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    if tensors is not None:
+        weights = folder / "sae_weights.safetensors"
+        save_file(load_file(weights) | tensors, weights)
+    return folder
+
+
+def of_golden(name):
+    """Rows, codes and reconstructions that the library gave."""
+    arrays = np.load(GOLDEN / name / "expected.npz")
+    return arrays["X"], arrays["codes"], arrays["reconstruction"]
+
+
+def assert_same(found, expected):
+    assert np.abs(found - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
+
+
+def test_1_top_k_that_sae_lens_calls_standard():
+    X, expected, _ = of_golden("saelens5-topk-as-standard")
+    dictionary = load_dictionary(GOLDEN / "saelens5-topk-as-standard")
+    assert_same(dictionary.transform(X), expected)
+    assert np.count_nonzero(dictionary.transform(X), axis=1).max() == 8
+    assert dictionary.n_nonzero_coefs_ == 8
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"activation_fn_kwargs": {}}, "has to be there"),
+        ({"activation_fn_kwargs": {"k": 0}}, "'k' must be at least 1"),
+        ({"activation_fn_str": "topk_new"}, "'topk_new' cannot be expressed"),
+        ({"activation_fn_str": "tanh-relu"}, "'tanh-relu' cannot be expressed"),
+        ({"architecture": "gated"}, "architecture='gated' with the activation function 'topk'"),
+    ],
+)
+def test_1_top_k_of_sae_lens_whose_k_is_lost(tmp_path, keys, message):
+    with pytest.raises(ValueError, match=message):
+        load_dictionary(edited("saelens5-topk-as-standard", tmp_path, **keys))
+
+
+def test_1_the_threshold_of_a_batch_top_k_checkpoint_is_kept():
+    X, expected, _ = of_golden("saelens-batchtopk-checkpoint")
+    dictionary = load_dictionary(GOLDEN / "saelens-batchtopk-checkpoint")
+    assert_same(dictionary.transform(X), expected)
+    assert (dictionary.threshold_ > 0).all()
+
+
+def test_2_llama_scope_by_its_authors_and_by_sae_lens():
+    name = "llamascope-v1-authors-freedecoder"
+    X, expected, reconstruction = of_golden(name)
+    authors = load_dictionary(GOLDEN / name)
+    assert_same(authors.transform(X), expected)
+    assert_same(authors.reconstruct(X), reconstruction)
+    sae_lens = load_dictionary(GOLDEN / name, format="llama_scope_sae_lens")
+    l0 = [np.count_nonzero(each.transform(X), axis=1).mean() for each in (authors, sae_lens)]
+    assert l0[0] == np.count_nonzero(expected, axis=1).mean() != l0[1]
+
+
+def test_2_llama_scope_without_the_place_that_it_reads(tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(GOLDEN / "llamascope-v1-authors-freedecoder", folder)
+    path = next(folder.rglob("hyperparams.json"))
+    config = json.loads(path.read_text())
+    del config["hook_point_in"], config["hook_point_out"]
+    path.write_text(json.dumps(config))
+    X, expected, _ = of_golden("llamascope-v1-authors-freedecoder")
+    loaded = load_dictionary(folder)
+    assert_same(loaded.transform(X), expected)
+    assert loaded.activation_ == {}
+
+
+def test_2_the_two_factors_of_a_llama_scope_transcoder(tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(GOLDEN / "llamascope-v1-authors-freedecoder", folder)
+    path = next(folder.rglob("hyperparams.json"))
+    config = json.loads(path.read_text())
+    config["dataset_average_activation_norm"] = {"in": 3.2, "out": 0.8}
+    config["hook_point_out"] = "blocks.3.hook_mlp_out"
+    path.write_text(json.dumps(config))
+    X, _, _ = of_golden("llamascope-v1-authors-freedecoder")
+    tensors = load_file(next(folder.rglob("final.safetensors")))
+    t = {key: value.double().numpy() for key, value in tensors.items()}
+    s_in, s_out = 4 / 3.2, 4 / 0.8  # √d over the average norm
+    n = np.linalg.norm(t["decoder.weight"], axis=0) / s_out
+    p = s_in * X @ t["encoder.weight"].T + t["encoder.bias"]
+    z = n * p * (n * p > config["jump_relu_threshold"])
+    expected = (z / n) @ t["decoder.weight"].T / s_out + t["decoder.bias"] / s_out
+    transcoder = load_dictionary(folder)
+    assert_same(transcoder.transform(X), z)
+    assert_same(transcoder.reconstruct(X), expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["saelens-jumprelu", "saelens-jumprelu-noprebias", "saelens-transcoder"],
+)
+def test_3_sae_lens_subtracts_b_dec_by_its_flag_alone(name):
+    X, expected, _ = of_golden(name)
+    dictionary = load_dictionary(GOLDEN / name)
+    assert_same(dictionary.transform(X), expected)
+    offset = getattr(dictionary, "input_offset_", dictionary.intercept_)
+    assert np.any(offset) == (name == "saelens-jumprelu")
+    assert np.any(dictionary.intercept_)
+
+
+def test_3_a_transcoder_ignores_the_flag(tmp_path):
+    # as in files whose configuration was made by hand
+    X, expected, _ = of_golden("saelens-transcoder")
+    folder = edited("saelens-transcoder", tmp_path, apply_b_dec_to_input=True)
+    assert_same(load_dictionary(folder).transform(X), expected)
+
+
+def test_6_heads_by_themselves_or_one_after_the_other():
+    X, expected, _ = of_golden("saelens5-hookz")
+    dictionary = load_dictionary(GOLDEN / "saelens5-hookz")
+    assert X.ndim == 3
+    assert_same(dictionary.transform(X), expected)
+    assert_same(dictionary.transform(X.reshape(len(X), -1)), expected)
+    with pytest.raises(ValueError, match=r"shape \(32, 4, 3\).*\(any, any\) with 16 numbers"):
+        dictionary.transform(X[:, :, :3])
+
+
+def test_8_old_names_of_keys(tmp_path):
+    X, expected, _ = of_golden("saelens5-jumprelu")
+    old = {
+        "hook_name": None,
+        "hook_layer": None,
+        "activation_fn_str": None,
+        "hook_point": "blocks.3.hook_resid_pre",
+        "hook_point_layer": 3,
+        "activation_fn": "relu",
+        "normalize_activations": False,
+        "use_ghost_grads": True,
+        "mse_loss_normalization": "dense_batch",
+        "normalize_sae_decoder": True,
+    }
+    dictionary = load_dictionary(edited("saelens5-jumprelu", tmp_path, **old))
+    assert_same(dictionary.transform(X), expected)
+    assert dictionary.activation_["hook"] == "blocks.3.hook_resid_pre"
+    assert dictionary.activation_["layer_number"] == 3
+
+
+def test_8_old_and_new_names_that_differ(tmp_path):
+    folder = edited("saelens5-jumprelu", tmp_path, hook_point="blocks.4.hook_resid_pre")
+    with pytest.raises(ValueError, match="the same key of different versions"):
+        load_dictionary(folder)
+
+
+def test_8_factors_of_ones_that_an_old_version_always_wrote(tmp_path):
+    X, expected, _ = of_golden("saelens5-jumprelu")
+    ones = torch.ones(expected.shape[1])
+    folder = edited("saelens5-jumprelu", tmp_path / "ones", {"scaling_factor": ones})
+    assert_same(load_dictionary(folder).transform(X), expected)
+    folder = edited("saelens5-jumprelu", tmp_path / "twos", {"scaling_factor": 2 * ones})
+    with pytest.raises(ValueError, match="whether it is used is not known"):
+        load_dictionary(folder)
+
+
+def test_9_a_factor_that_is_missing_is_told_and_can_be_given():
+    name = "saelens-standard-expectedaverage"
+    X, expected, reconstruction = of_golden(name)
+    with pytest.warns(UserWarning, match="multiplied by a factor.*give it as scale="):
+        dictionary = load_dictionary(GOLDEN / name)
+    assert_same(dictionary.transform(X), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scaled = load_dictionary(GOLDEN / name, scale=2.5)
+    assert_same(scaled.transform(X / 2.5), expected)
+    assert_same(scaled.reconstruct(X / 2.5), reconstruction / 2.5)
+    assert scaled.source_["scale"] == 2.5
+
+
+def test_9_the_factor_of_a_training_checkpoint(tmp_path):
+    name = "saelens-standard-expectedaverage"
+    X, expected, _ = of_golden(name)
+    folder = edited(name, tmp_path)
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.5}')
+    assert_same(load_dictionary(folder).transform(2 * X), expected)
+    with pytest.raises(ValueError, match=r"leave scale=2.0 out"):
+        load_dictionary(folder, scale=2.0)
+
+
+def test_9_the_factor_of_a_batch_top_k_checkpoint_is_folded_into_its_threshold(tmp_path):
+    # as SAELens folds it: codes are those of norms of D / s, and θ is of the same units
+    name = "saelens-batchtopk-checkpoint"
+    X, expected, reconstruction = of_golden(name)
+    scaled = load_dictionary(GOLDEN / name, scale=4.0)
+    assert_same(scaled.transform(X / 4), expected / 4)
+    assert_same(scaled.reconstruct(X / 4), reconstruction / 4)
+
+
+def test_9_the_factor_of_r1_distill(tmp_path):
+    X, expected, _ = of_golden("llamascope-r1distill")
+    path = "800M-Slimpajama-0-OpenR1-Math-220k"
+    with pytest.raises(ValueError, match="norm_scaling_factor: give it as scale="):
+        load_dictionary(GOLDEN / "llamascope-r1distill", path=path)
+    given = load_dictionary(GOLDEN / "llamascope-r1distill", path=path, scale=1.25)
+    assert_same(given.transform(X), expected)
+
+
+def test_9_a_factor_that_is_not_used_is_refused():
+    with pytest.raises(ValueError, match=r"scale=2\.0 is not used for files of format 'sparsify'"):
+        load_dictionary(GOLDEN / "sparsify-topk", scale=2.0)
