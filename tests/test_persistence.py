@@ -123,7 +123,11 @@ def test_saved_state_is_plain(dictionaries, name):
     """Arrays and numbers, and no tensor that would tie it to a device."""
     io = pytest.importorskip("skops.io")
     types = io.get_untrusted_types(data=io.dumps(dictionaries[name]))
-    assert not [each for each in types if not each.startswith(("skdict.", "sklearn."))]
+    own = [each for each in types if not each.startswith("sklearn.")]
+    learner = ["skdict.decomposition._dictionary_learning.DictionaryLearningSolver"]
+    private = [each for each in own if "._" in each]
+    assert private == (learner if name.startswith("dictionary_learning") else [])
+    assert all(each.startswith("skdict.") for each in own)
 
 
 def test_what_fit_keeps_for_going_on(dictionaries):

@@ -25,4 +25,5 @@ __all__ = [
     "sparse_encode",
 ]
 
-Dictionary.__module__ = SparseCodes.__module__ = __name__  # what pickles name
+for _kind in (Dictionary, SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV, SparseCodes):
+    _kind.__module__ = __name__  # what pickles name

@@ -18,8 +18,6 @@ from ._likelihood import CodeStatistics
 STREAM_MEMORY = 100_000
 # Stands for a generator that was given as random_state: drawing from it changes it.
 DRAWN = "drawn from"
-# Stands for the state of a solver that cannot be written down as plain data.
-LOST = "lost"
 
 
 def learns_from_streams(estimator):
@@ -185,30 +183,18 @@ class Stream(NamedTuple):
         return cls(found.solver.kind_of_state(params), found.solver, beginning, n_seen)
 
     def state_dict(self):
-        """All of it in plain containers of arrays; of a solver that has none, without its state.
-
-        What cannot be written down is taken as None: a generator that the atoms were drawn from.
-        """
+        """All of it in plain containers; a solver without a ``state_dict`` stays what it is."""
         state = self._asdict()
-        if self.solver is not None:
-            has_state = hasattr(self.solver, "state_dict")
-            state["solver"] = self.solver.state_dict() if has_state else LOST
-        if self.beginning["random_state"] == DRAWN:
-            state["beginning"] = {**self.beginning, "random_state": None}
+        if hasattr(self.solver, "state_dict"):
+            state["solver"] = self.solver.state_dict()
         return state
 
     @classmethod
     def from_state_dict(cls, state):
         """The stream that `state_dict` gave."""
-        solver, name = state["solver"], state["kind"][0]
-        if solver == LOST:
-            warn(
-                f"The file has no state of solver={name!r} to go on from: partial_fit begins with "
-                "the atoms that it has, but without what it knew of former samples."
-            )
-            return cls(**state | {"solver": None})
-        if solver is not None:
-            solver = SOLVERS[name].from_state_dict(solver)
+        solver = state["solver"]
+        if isinstance(solver, dict):
+            solver = SOLVERS[state["kind"][0]].from_state_dict(solver)
         return cls(**state | {"solver": solver})
 
     def check_same_beginning(self, params, n_components):

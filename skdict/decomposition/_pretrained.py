@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._core.formats import Request
 from .._core.formats.card import card_of
 from .._core.formats.hub import open_files
+from .._core.normalization import RowNormalization
 from .._core.optional import optional
 from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
@@ -16,6 +17,7 @@ from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._code_statistics import FitStatistics
 from ._fitting import variance_of
 from ._judging import measure, spread
+from ._learned import Stream
 from ._records import load, record_of, save
 
 # Samples that a calibration looks at, evenly spread.
@@ -23,7 +25,26 @@ N_CALIBRATED = 100_000
 
 
 class PretrainedMixin:
-    """What estimators can do with dictionaries that they have not trained."""
+    """What estimators do with files, and with dictionaries that they have not trained."""
+
+    def __getstate__(self):
+        """Plain containers of arrays: files name no class beside the public ones."""
+        state = dict(super().__getstate__())
+        for name in ("_statistics", "_stream"):
+            if state.get(name) is not None:
+                state[name] = state[name].state_dict()
+        if "input_normalization_" in state:
+            state["input_normalization_"] = state["input_normalization_"]._asdict()
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        for name, kind in (("_statistics", FitStatistics), ("_stream", Stream)):
+            if isinstance(state.get(name), dict):
+                state[name] = kind.from_state_dict(state[name])
+        if isinstance(state.get("input_normalization_"), dict):
+            state["input_normalization_"] = RowNormalization(**state["input_normalization_"])
+        super().__setstate__(state)
 
     @plain_torch()
     def calibrate(self, X, y=None):

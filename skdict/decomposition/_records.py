@@ -14,10 +14,13 @@ from ..utils._files import replacing_folder
 from ..utils._warnings import warn
 from ._base import OF_DICTIONARY, STATISTICS, attributes_of
 from ._code_statistics import FitStatistics
-from ._learned import Stream
+from ._learned import DRAWN, Stream
 
 # Fitted attributes that have fields of their own in a `Record`.
 FIELDS = ("source_", "activation_", "input_shape_", "group_sizes_")
+
+# Stands for the state of a solver that cannot be written down as plain data.
+LOST = "lost"
 
 
 def save(estimator, folder, *, format="skdict", overwrite=False):
@@ -90,19 +93,18 @@ def record_of(estimator):
         )
     check_is_fitted(estimator)
     estimator = getattr(estimator, "best_estimator_", estimator)
-    state, params = estimator.__getstate__(), estimator.get_params(deep=False)
+    state, params = estimator.__getstate__(), estimator.get_params(deep=False)  # all plain
     dictionary, architecture = estimator.dictionary_, estimator.dictionary_.architecture
     if architecture is None and isinstance(dictionary.encoder, Encoder):  # attributes set by hand
         architecture = make_architecture(estimator.architecture, dictionary.encoder.n_largest)
     known = {name: value for name, value in state.items() if _is_public(name, params)}
     going_on = {}
     if "_statistics" in state:
-        going_on["statistics"] = state["_statistics"].state_dict()
-        if going_on["statistics"]["found"] is not None:
+        going_on["statistics"] = state["_statistics"]
+        if state["_statistics"]["found"] is not None:
             known |= {name: getattr(estimator, name) for name in STATISTICS}
     if "_stream" in state:
-        stream = state["_stream"]
-        going_on["stream"] = None if stream is None else stream.state_dict()
+        going_on["stream"] = _written_stream(state["_stream"])
     return Record(
         dictionary,
         architecture,
@@ -115,6 +117,22 @@ def record_of(estimator):
         input_shape=state.get("input_shape_"),
         group_sizes=state.get("group_sizes_"),
     )
+
+
+def _written_stream(state):
+    """A stream's state as far as it can be written down.
+
+    The generator that the atoms were drawn from cannot, and becomes None as the parameter does;
+    nor can a solver of another library.
+    """
+    if state is None:
+        return None
+    state, beginning = dict(state), dict(state["beginning"])
+    if beginning["random_state"] == DRAWN:
+        beginning["random_state"] = None
+    if not isinstance(state["solver"], dict | None):
+        state["solver"] = LOST
+    return state | {"beginning": beginning}
 
 
 def _is_public(name, params):
@@ -183,12 +201,19 @@ def estimator_from(record, kind):
 
 
 def _going_on(state):
-    """What `score` and `partial_fit` go on from; statistics give attributes themselves."""
+    """The attributes that `score` and `partial_fit` go on from, of a record's state."""
     found = {}
     if "statistics" in state:
         found["_statistics"] = FitStatistics.from_state_dict(state["statistics"])
     if "stream" in state:
         stream = state["stream"]
+        if stream is not None and stream["solver"] == LOST:
+            warn(
+                f"The file has no state of solver={stream['kind'][0]!r} to go on from: "
+                "partial_fit begins with the atoms that it has, but without what it knew of "
+                "former samples."
+            )
+            stream = stream | {"solver": None}
         found["_stream"] = None if stream is None else Stream.from_state_dict(stream)
     return found
 
