@@ -100,11 +100,6 @@ def load_dictionary(
         the files say of where it comes from, and of what it was trained on. `score` needs
         ``calibrate(X)`` first.
 
-    Warns
-    -----
-    UserWarning
-        If the library gives the dictionary other rows than activations, as rows of a common norm.
-
     Raises
     ------
     ValueError
@@ -115,6 +110,11 @@ def load_dictionary(
         If a hub cannot be reached.
     ImportError
         If safetensors, PyYAML or huggingface_hub is needed and not installed.
+
+    Warns
+    -----
+    UserWarning
+        If the library gives the dictionary other rows than activations, as rows of a common norm.
     """
     files = open_files(
         path_or_repo, path, revision=revision, local_files_only=local_files_only, token=token

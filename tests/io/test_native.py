@@ -29,7 +29,10 @@ OTHERS = {
     "dictionary_learning": {"solver": "dictionary_learning"},
     "kmeans": {"solver": "kmeans", "n_nonzero_coefs": 3},
     "lasso": {"solver": "lasso"},
-    "lasso of fixed atoms": {"solver": "lasso", "dict_init": np.asfortranarray(np.eye(16, 8))},
+    "lasso of fixed atoms": {
+        "solver": "lasso",
+        "dict_init": np.asfortranarray(np.eye(16, 8) + 0.1),
+    },
 }
 
 
