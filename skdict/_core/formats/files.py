@@ -406,6 +406,8 @@ class Config:
             return default
         if kinds is not None:
             kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+            if type(value) is int and abs(value) >= 2**63:
+                raise FormatError(f"{self.where}: {key!r} is a number with too many digits.")
             if float in kinds and type(value) is int:
                 value = float(value) if abs(value) < 2**53 else value
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
