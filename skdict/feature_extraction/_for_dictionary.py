@@ -21,6 +21,11 @@ FOLLOWED = frozenset(
         "prepend_bos",
         "excluded_tokens",
         "heads",
+        # of what a transcoder writes
+        "target_layer",
+        "target_layers",
+        "target_side",
+        "hook_out",
     }
 )
 
@@ -47,6 +52,12 @@ def extractor_for(kind, dictionary, model, params):
     if model is None:
         raise ValueError(
             "The dictionary does not say of which model it reads activations. Give model=."
+        )
+    if known.get("layers"):
+        raise ValueError(
+            f"The dictionary reads {len(known['layers'])} layers at once: "
+            f"{', '.join(map(str, known['layers']))}. Make an extractor for each, and put their "
+            "columns one after the other, in this order."
         )
     found = {"layer": known.get("layer"), "side": known.get("side", "output")}
     transform = known.get("transform")

@@ -16,7 +16,7 @@ import re
 
 from ..models.architectures import JumpReLU, ReLU, TopK
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .places import file_of_layer
 from .tensors import FormatError
 from .weights import Weights

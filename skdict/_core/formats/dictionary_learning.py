@@ -14,7 +14,7 @@ import torch
 from ..models.architectures import BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
 from ..models.architectures.matryoshka import prefix_ends
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .tensors import FormatError
 from .weights import Weights
 from .writing import check_holds, exported, write_json, write_torch

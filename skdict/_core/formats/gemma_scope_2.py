@@ -18,7 +18,7 @@ import torch
 
 from ..models.architectures import JumpReLU
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .places import agreed, file_of_layer, number_in
 from .tensors import FormatError
 from .weights import Weights

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from ..optional import optional
-from .files import Files, shorten, with_configs
+from .config import shorten
+from .files import Files, with_configs
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -7,7 +7,7 @@ import itertools
 
 from ..models.architectures import BatchTopK, Matryoshka, TopK
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .tensors import FormatError, TorchTensors
 from .weights import Weights
 

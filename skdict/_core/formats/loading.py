@@ -1,7 +1,7 @@
 """Which format files are of, and what they hold."""
 
 from .base import FORMATS
-from .files import shorten
+from .config import shorten
 from .tensors import FormatError
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from ..models.architectures import ReLU, TopK
 from ..normalization import RowNormalization
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .tensors import FormatError
 from .weights import Weights
 

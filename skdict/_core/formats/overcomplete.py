@@ -10,7 +10,7 @@ import torch
 
 from ..models.architectures import BatchTopK, JumpReLU, ReLU, TopK
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .tensors import FormatError
 from .weights import Weights, row_norms
 

@@ -2,7 +2,7 @@
 
 import re
 
-from .files import shorten
+from .config import shorten
 from .tensors import FormatError
 
 

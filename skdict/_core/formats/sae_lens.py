@@ -11,7 +11,7 @@ from itertools import pairwise
 from ..models.architectures import AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
 from ..normalization import RowNormalization
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .places import layer_number, module_and_side
 from .sae_lens_writing import write
 from .tensors import FormatError

@@ -7,7 +7,7 @@ largest though they be negative.
 
 from ..models.architectures import BatchTopK, ReLU, TopK
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .tensors import FormatError
 from .weights import Weights
 

@@ -11,7 +11,7 @@ import torch
 
 from ..models.architectures import BatchTopK, ReLU
 from .base import Format, Record, register
-from .files import Config
+from .config import Config
 from .tensors import FormatError, TorchTensors
 from .weights import Weights, row_norms
 
