@@ -115,6 +115,24 @@ def load_dictionary(
     -----
     UserWarning
         If the library gives the dictionary other rows than activations, as rows of a common norm.
+
+    See Also
+    --------
+    save_dictionary : Write a dictionary.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from skdict.datasets import make_superposition
+    >>> from skdict.decomposition import SparseAutoencoderDictionary
+    >>> from skdict.io import load_dictionary, save_dictionary
+    >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+    >>> sae = SparseAutoencoderDictionary(16, random_state=0).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_dictionary(sae, folder)
+    ...     loaded = load_dictionary(folder)
+    >>> loaded.source_["format"]
+    'skdict'
     """
     files = open_files(
         path_or_repo, path, revision=revision, local_files_only=local_files_only, token=token
