@@ -1,6 +1,7 @@
 """What a fitted dictionary does as a scikit-learn transformer."""
 
 from contextlib import suppress
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ OF_ROWS = (
     "validation_loss_curve_",
     "_held_out",
 )
+# Types of parameters whose values can be remembered.
+PLAIN = {str, int, float, type(None)}
 # All that make up `dictionary_`.
 OF_DICTIONARY = ("components_", "intercept_", "alpha_", *OF_SOME)
 
@@ -329,9 +332,18 @@ class DictionaryTransformer(
     def _checked(self, name):
         """A parameter that may have changed after `fit`."""
         given = python_number(getattr(self, name))
-        constraints = self._parameter_constraints
-        validate_parameter_constraints(constraints, {name: given}, type(self).__name__)
+        check = _check_plain if type(given) in PLAIN else _check_parameter
+        check(type(self), name, given)
         return given
+
+
+def _check_parameter(kind, name, value):
+    """Raise if a parameter of a class of estimators has a value that it must not have."""
+    validate_parameter_constraints(kind._parameter_constraints, {name: value}, kind.__name__)
+
+
+# scikit-learn makes the constraints anew each time
+_check_plain = lru_cache(typed=True)(_check_parameter)
 
 
 def check_has_encoder(algorithm, has_encoder, solver):
