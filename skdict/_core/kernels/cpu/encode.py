@@ -131,7 +131,7 @@ class Scan:
 
 @compiled(fastmath={"reassoc", "contract"})
 def _with_atom(x, rows, atom, bias, entries, exact):
-    """exact[entries] = x[rows] · atom + bias: four rows at a time, for which the atom is read once.
+    """exact[entries] = x[rows] · atom + bias: four rows at a time, the atom is read once for all.
 
     The last four repeat a row where there are fewer, so that sums are taken in the same order
     wherever a row stands.
