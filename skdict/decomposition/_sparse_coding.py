@@ -215,8 +215,8 @@ def warn_of_gaps(gaps, tol):
     gaps : list of tensors of shape (n,)
         Of all blocks of a call, which gives one warning.
     """
-    if not all(bool((of_block <= tol).all()) for of_block in gaps):
-        gaps = torch.cat(gaps)
+    gaps = torch.cat(gaps) if gaps else torch.zeros(0, dtype=torch.float64, device="cpu")
+    if not (gaps <= tol).all():
         n_above = int((~(gaps <= tol)).sum())
         known = gaps[~gaps.isnan()]
         size = f"at most {float(known.max()):.1e} of the objective" if len(known) else "unknown"
