@@ -180,11 +180,13 @@ class DictionaryTransformer(
             + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{|z_j|}{m_j}
             + \tfrac12 \log 2\pi s^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
 
-        the code integrated out by Laplace's method around the one that `transform` finds. Its
-        negative is a description length: nats for the residual plus nats for the code, where
-        the residual is described up to a resolution of :math:`\tau`, as if noise of that
-        variance were added to the data. Without it activations behind a ReLU, which are sparse
-        in the basis of the neurons, would always be best described by copies of the neurons.
+        where the features that are active are those that `transform` finds, and their magnitudes,
+        over which Laplace's method integrates, are a step nearer to least squares than the code's:
+        an L1 penalty makes these too small, which is no noise. Its negative is a description
+        length: nats for the residual plus nats for the code, where the residual is described up
+        to a resolution of :math:`\tau`, as if noise of that variance were added to the data.
+        Without it activations behind a ReLU, which are sparse in the basis of the neurons, would
+        always be best described by copies of the neurons.
 
         The noise is that of the fit, so a sample's value does not depend on the others that it is
         given with. Compare samples by it, and dictionaries by `score`, whose noise is that of
@@ -221,11 +223,10 @@ class DictionaryTransformer(
             \sigma^2 = \frac1{n + 1} \Big( \sigma_\mathrm{fit}^2
             + \sum_{i=1}^n \tfrac1d \lVert x_i - b - z_i D \rVert^2 \Big)
 
-        at which the density of the residuals is largest, with the noise of the fit as one more
-        sample. So a
-        dictionary is not punished for residuals that are larger than those of its fit, which
-        differ between folds of consecutive samples. The score depends on the set of samples: the
-        mean over parts of X is not that of X.
+        with the same magnitudes, at which the density of the residuals is largest, with the noise
+        of the fit as one more sample. So a dictionary is not punished for residuals that are
+        larger than those of its fit, which differ between folds of consecutive samples. The score
+        depends on the set of samples: the mean over parts of X is not that of X.
 
         Unlike explained variance it does not always prefer the smaller ``alpha``: a dense code
         costs more nats than it saves. It can therefore select ``alpha`` in
@@ -251,8 +252,9 @@ class DictionaryTransformer(
         rows, coding = self._source(X), self._coding()
         resolution = self._checked("resolution")
         model = SparseCodingModel.of(self, resolution, signed=coding.signed, device=rows.device)
+        atoms = coding.dictionary.to(rows.dtype, rows.device).components
         with coding.coded(rows) as blocks:
-            parts = [model.parts(codes, residual).cpu() for _, codes, residual in blocks]
+            parts = [model.parts(codes, residual, atoms).cpu() for _, codes, residual in blocks]
         return model, torch.cat(parts)
 
     # -- statistics of the codes, taken when they are asked for ------------------------------

@@ -489,7 +489,8 @@ class _Own:
 
     def parts(self, codes, residual):
         """Sums of what the score is made of."""
-        return self.model.parts(codes, residual).sum(dim=0)
+        atoms = self.coding.dictionary.to(residual.dtype, residual.device).components
+        return self.model.parts(codes, residual, atoms).sum(dim=0)
 
     def score(self, total, n_samples):
         return self.model.score(total, n_samples)

@@ -40,11 +40,14 @@ class Measured:
         Σ (x - o) over the rows, with an origin o.
     squares : float
         Σ ‖x - o‖².
+    error : float
+        Σ ‖x - x̂‖².
     """
 
     statistics: CodeStatistics
     sums: torch.Tensor
     squares: float = 0.0
+    error: float = 0.0
 
     @property
     def l0(self):
@@ -55,7 +58,7 @@ class Measured:
     def explained_variance(self):
         """1 - Σ ‖x - x̂‖² / Σ ‖x - x̄‖², as `skdict.metrics.explained_variance`."""
         variance = self.squares - float(self.sums.square().sum()) / self.statistics.n_samples
-        return 1 - self.statistics.squared_error / variance if variance > 0 else math.nan
+        return 1 - self.error / variance if variance > 0 else math.nan
 
 
 def measure(coding, rows, index, origin, *, warns=False):
@@ -83,7 +86,9 @@ def measure(coding, rows, index, origin, *, warns=False):
         for chunk in index.split(N_ROWS_AT_A_TIME):
             x = rows[chunk]
             codes = code(x)
-            statistics.update(codes, dictionary.residual(x, codes))
+            residual = dictionary.residual(x, codes)
+            statistics.update(codes, residual, dictionary.components)
+            measured.error += float(residual.double().square().sum())
             x = (x - origin).double()
             measured.sums += x.sum(dim=0)
             measured.squares += float(x.square().sum())
@@ -159,7 +164,7 @@ def judge(found, coding, *, is_over=True):
         return measured
     # massive samples do not count for the variance, and a stream may change
     least = statistics.n_samples * found.rows.n_features * found.variance
-    ratio = statistics.squared_error / max(measured.squares, least)
+    ratio = measured.error / max(measured.squares, least)
     if ratio <= WORSE_THAN_NOTHING:
         return measured
     symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"

@@ -310,8 +310,10 @@ def _scored(fitted, rows, by_likelihood):
     options = {"signed": coding.signed, "device": rows.device}
     model, blocks = SparseCodingModel.of(fitted, fitted.resolution, **options), []
 
+    atoms = coding.dictionary.to(rows.dtype, rows.device).components
+
     def add(codes, residual):
-        blocks.append(model.parts(codes, residual).cpu())
+        blocks.append(model.parts(codes, residual, atoms).cpu())
 
     quality = quality_of(coding, rows, also=add)
     parts = torch.cat(blocks)

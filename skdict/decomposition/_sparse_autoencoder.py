@@ -216,7 +216,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
-        Its mean absolute code where active, shrunk to that of all features by one observation.
+        Its mean magnitude where active, shrunk to that of all features by one observation. This
+        and the next are of codes a step nearer to least squares, as in `score_samples`.
     noise_variance_ : float
         Mean squared residual, per column.
     variance_ : float
