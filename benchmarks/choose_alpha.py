@@ -361,8 +361,8 @@ def main():
         except Missing as reason:
             print(f"\n{name}: left out, {reason}")
     print(
-        "\n| data | architecture | rows x columns, atoms | in order | shuffled | L0 | planted | EV "
-        "| loss recovered | densest | noise | inside | same |\n" + "|---" * 13 + "|"
+        "\n| data | architecture | rows x columns, atoms | in order | shuffled | L0 | planted "
+        "| EV | loss recovered | densest | noise | inside | same |\n" + "|---" * 13 + "|"
     )
     print("\n".join(table))
 
