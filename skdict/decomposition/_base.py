@@ -129,7 +129,7 @@ class DictionaryTransformer(
             If X has another number of columns than in `fit`, or is not finite.
         """
         check_is_fitted(self)
-        rows, coding = self._source(X), self._coding()
+        rows, coding = self._source(X), coding_of(self)
         n_components = len(self.components_)
         collect = collect_sparse if self.sparse_output else collect_dense
         with coding.threads(rows), coding.coder(rows) as code:
@@ -249,8 +249,8 @@ class DictionaryTransformer(
     def _likelihood_parts(self, X):
         """The model, and the parts of each sample's log-likelihood (n_samples, 3), on the host."""
         check_is_fitted(self)
-        rows, coding = self._source(X), self._coding()
-        resolution = self._checked("resolution")
+        rows, coding = self._source(X), coding_of(self)
+        resolution = checked(self, "resolution")
         model = SparseCodingModel.of(self, resolution, signed=coding.signed, device=rows.device)
         atoms = coding.dictionary.to(rows.dtype, rows.device).components
         with coding.coded(rows) as blocks:
@@ -322,21 +322,36 @@ class DictionaryTransformer(
         X = check_activations(self, X, reset=reset, min_samples=min_samples, check_finite=False)
         return Source(X, resolve_device(self.device))
 
-    def _coding(self, dictionary=None):
-        """How `transform` finds codes, by the parameters as they are now."""
-        dictionary = self.dictionary_ if dictionary is None else dictionary
-        algorithm = self._checked("transform_algorithm")
-        alpha = self._checked("transform_alpha")
-        n_nonzero_coefs = self._checked("transform_n_nonzero_coefs")
-        check_has_encoder(algorithm, dictionary.encoder is not None, self.solver)
-        return Coding.of(dictionary, algorithm, alpha=alpha, n_nonzero_coefs=n_nonzero_coefs)
 
-    def _checked(self, name):
-        """A parameter that may have changed after `fit`."""
-        given = python_number(getattr(self, name))
-        check = _check_plain if type(given) in PLAIN else _check_parameter
-        check(type(self), name, given)
-        return given
+def checked(estimator, name):
+    """A parameter as it is now, refused if it is out of range."""
+    given = python_number(getattr(estimator, name))
+    check = _check_plain if type(given) in PLAIN else _check_parameter
+    check(type(estimator), name, given)
+    return given
+
+
+def coding_of(estimator, dictionary=None, *, algorithm="auto"):
+    """How an estimator finds codes, by its parameters as they are now.
+
+    Parameters
+    ----------
+    estimator : DictionaryTransformer
+    dictionary : Dictionary or None
+        None takes the fitted one.
+    algorithm : str
+        Another ``transform_algorithm``; "auto" is the estimator's own.
+    """
+    dictionary = estimator.dictionary_ if dictionary is None else dictionary
+    if algorithm == "auto":
+        algorithm = checked(estimator, "transform_algorithm")
+        check_has_encoder(algorithm, dictionary.encoder is not None, estimator.solver)
+    return Coding.of(
+        dictionary,
+        algorithm,
+        alpha=checked(estimator, "transform_alpha"),
+        n_nonzero_coefs=checked(estimator, "transform_n_nonzero_coefs"),
+    )
 
 
 def _check_parameter(kind, name, value):

@@ -13,7 +13,7 @@ from .._core.torch_state import plain_torch
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from . import _dictionary_learning, _fixed_atoms, _kmeans  # noqa: F401  # solvers
 from ._atoms import ATOMS
-from ._base import DictionaryTransformer
+from ._base import DictionaryTransformer, coding_of
 from ._coding import TRANSFORM_ALGORITHMS
 from ._fitting import begins_with_nmf, default_params, fit, warn_of_unused
 from ._judging import judge, look
@@ -385,11 +385,11 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         X = X.whole if isinstance(X, Source) else X  # a fold: only callbacks want it whole
         n_epochs = self.max_iter if SOLVERS[self.solver].in_epochs else 0
         context = self._init_callback_context(max_subtasks=n_epochs)
-        reports = Reports(self, X, y, context, self._coding)
+        reports = Reports(self, X, y, context, partial(coding_of, self))
         self._forget()  # callbacks get copies, to which attributes are added
-        attributes_of = partial(attributes_after_fit, coding_of=self._coding)
+        attributes_of = partial(attributes_after_fit, coding_of=partial(coding_of, self))
         found = fit(params, rows, previous, reports, attributes_of)
-        attributes = look(found, self._coding(found.dictionary))
+        attributes = look(found, coding_of(self, found.dictionary))
         self._publish(attributes_of(found, params) | attributes)
         reports.end()
         return self
@@ -433,7 +433,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, DictionaryTransformer):
         rows = self._source(X, reset=before.dictionary is None, min_samples=min_samples)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
         found = learn_portion(params, rows, before, solver)
-        coding = self._coding(found.dictionary)
+        coding = coding_of(self, found.dictionary)
         measured = judge(found, coding, is_over=False)
         self._publish(before.attributes_with(found, measured.statistics, params))
         if self.verbose:

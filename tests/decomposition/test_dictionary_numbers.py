@@ -20,7 +20,7 @@ from skdict.decomposition import (
     amortisation_gap,
 )
 from skdict.decomposition._alpha import location_and_scale
-from skdict.decomposition._judging import N_ROWS_AT_A_TIME
+from skdict.decomposition._code_quality import N_ROWS_AT_A_TIME
 from skdict.metrics import explained_variance
 
 CPU = torch.device("cpu")

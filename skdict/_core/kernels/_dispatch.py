@@ -25,7 +25,7 @@ TABLE = {
     "residual_products": {
         "any": "reference.products",
         "cpu": "cpu.products",
-        "cuda": PRODUCTS_ON_CUDA,
+        "cuda": "composed",
     },
     "add_at_": {"any": "reference.products", "cpu": "fused"},
     "add_outer_products": {"any": "reference.dict_learning", "cpu": "cpu.dict_learning"},
