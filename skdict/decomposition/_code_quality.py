@@ -67,7 +67,7 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
     rows : Source
     n_most : int or None
         Look at no more than so many of them, evenly spread.
-    origin : tensor of shape (n_features,) or None
+    origin : tensor or ndarray of shape (n_features,), or None
         A point among the rows, for the precision of the sums; None takes the first row.
     also : callable or None
         Is given the `SparseCodes` and the residual of each block, to save another coding.
@@ -76,7 +76,7 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
     """
     n_most = len(rows) if n_most is None else n_most
     index = spread(len(rows), n_most)
-    origin = rows[:1][0] if origin is None else origin.to(rows.device)
+    origin = torch.as_tensor(rows[:1][0] if origin is None else origin, device=rows.device)
     dictionary = coding.dictionary.to(rows.dtype, rows.device)
     statistics = CodeStatistics.empty(len(dictionary.components))
     quality = CodeQuality(statistics, torch.zeros_like(origin, dtype=torch.float64))
