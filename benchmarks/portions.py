@@ -18,6 +18,9 @@ from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.metrics import dictionary_recovery, explained_variance
 
+# What --architectures may name beside the architectures.
+SOLVERS = ("alternating",)
+
 
 def planted(n_train, n_test):
     """Training and held-out samples of 512 planted atoms in 128 dimensions, and the atoms."""
@@ -62,7 +65,7 @@ def show(name, found):
 def compare(arguments, name, X, X_test, atoms, architecture):
     """`fit` beside streams of the same rows, over the seeds."""
     params = {"n_components": arguments.n_components or 4 * X.shape[1]}
-    params |= {"architecture": architecture}
+    params |= {"solver" if architecture in SOLVERS else "architecture": architecture}
     if architecture in ("topk", "batch_topk", "matryoshka"):
         params["n_nonzero_coefs"] = 8 if atoms is not None else 32
     n_passes, results = arguments.max_iter, {}
@@ -95,7 +98,12 @@ def main():
     parser.add_argument("--max-iter", type=int, default=3)
     parser.add_argument("--n-components", type=int, default=None)
     parser.add_argument("--n-seeds", type=int, default=3)
-    parser.add_argument("--architectures", nargs="+", default=["relu", "topk"])
+    parser.add_argument(
+        "--architectures",
+        nargs="+",
+        default=["relu", "topk"],
+        help="architectures, or alternating, which is a solver",
+    )
     parser.add_argument("--data", nargs="+", default=["planted", "embedded"])
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -119,6 +119,14 @@ class Dictionary:
         is_finite = all(bool(tensor.isfinite().all()) for tensor in self.tensors)
         return is_finite and bool(self.components.any())
 
+    @property
+    def code_effects(self):
+        """What a unit of each code adds to a reconstruction: the atoms.
+
+        None where rows are normalised: then that is another amount for each row.
+        """
+        return self.atoms if self.normalization is None else None
+
     def to(self, dtype, device):
         """The same with all tensors in a dtype, on a device; itself where nothing changes.
 

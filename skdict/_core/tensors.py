@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from .kernels import linear
-from .torch_state import plain_torch
+from .kernels import linear, products_are
+from .torch_state import plain_torch, without_autocast
 
 # Values are equal that differ by no more than so many roundings of the larger.
 ROUNDINGS = 4
@@ -31,37 +31,27 @@ class Unchanged:
 
     @plain_torch()  # else autocast would round what is compared
     def __init__(self, tensors):
-        self.tensors = tensors
-        self.vectors = [_vector_for(tensor) for tensor in tensors]
-        self.seen = self._look()
-        self.tol = [
-            1e-5 * torch.linalg.vector_norm(_wide(tensor), dim=1) if tensor.dim() == 2 else 0
-            for tensor in tensors
-        ]
+        matrices = [tensor for tensor in tensors if tensor.dim() == 2]
+        self.matrices = [(matrix, *_products_of(matrix)) for matrix in matrices]
+        self.vectors = [(tensor, tensor.clone()) for tensor in tensors if tensor.dim() == 1]
 
-    @plain_torch()
+    @without_autocast()
     def __call__(self):
         return all(
-            bool(((now - seen).abs() <= tol).all())
-            for now, seen, tol in zip(self._look(), self.seen, self.tol, strict=True)
-        )
-
-    def _look(self):
-        return [
-            tensor.clone() if vector is None else linear(vector, _wide(tensor))[0]
-            for tensor, vector in zip(self.tensors, self.vectors, strict=True)
-        ]
+            products_are(vector, _wide(matrix), products, tol)
+            for matrix, vector, products, tol in self.matrices
+        ) and all(torch.equal(tensor, seen) for tensor, seen in self.vectors)
 
 
-def _vector_for(tensor):
-    """With which the rows of a matrix are multiplied: (1, n_columns); None for a vector."""
-    if tensor.dim() == 1:
-        return None
+def _products_of(matrix):
+    """A vector (d,), the products of a matrix' rows with it, and by how much they may differ."""
+    matrix = _wide(matrix)
     generator = torch.Generator(device="cpu").manual_seed(0)
     options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
-    vector = torch.randn(1, tensor.shape[1], **options)
+    vector = torch.randn(matrix.shape[1], **options)
     vector += vector.sign()  # away from zero: a change in any one column counts
-    return vector.to(_wide(tensor[:1]))
+    vector = vector.to(matrix)
+    return vector, linear(vector[None], matrix)[0], 1e-5 * torch.linalg.vector_norm(matrix, dim=1)
 
 
 def _wide(tensor):

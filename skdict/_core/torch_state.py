@@ -1,6 +1,6 @@
 """Make results independent of the caller's settings of torch."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 
@@ -11,6 +11,9 @@ _DEVICE_TYPES = ("cpu", "cuda", "xpu")
 @contextmanager
 def without_autocast():
     """Compute in the precision of the tensors; also a decorator."""
+    if not any(map(torch.is_autocast_enabled, _DEVICE_TYPES)):
+        yield
+        return
     with ExitStack() as stack:
         for device_type in _DEVICE_TYPES:
             if torch.is_autocast_enabled(device_type):
@@ -26,8 +29,8 @@ def plain_torch():
     neither be trained nor be changed in place afterwards. The default device and dtype stay as
     they are, because to change them has a cost: every tensor names its own instead.
     """
-    with without_autocast(), ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())  # inference_mode(False) turns gradients on
+    inferring = torch.is_inference_mode_enabled()
+    outside = torch.inference_mode(False) if inferring else nullcontext()
+    # gradients are turned off last: inference_mode(False) turns them on
+    with without_autocast(), outside, torch.no_grad():
         yield

@@ -1,6 +1,7 @@
 """What a fitted dictionary does as a scikit-learn transformer."""
 
 from contextlib import suppress
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -57,6 +58,8 @@ OF_ROWS = (
     "validation_loss_curve_",
     "_held_out",
 )
+# Types of parameters whose values can be remembered.
+PLAIN = {str, int, float, type(None)}
 # All that make up `dictionary_`.
 OF_DICTIONARY = ("components_", "intercept_", "alpha_", *OF_SOME)
 
@@ -138,7 +141,7 @@ class DictionaryTransformer(
             If X has another number of columns than in `fit`, or is not finite.
         """
         check_is_fitted(self)
-        rows, coding = self._source(X), self._coding()
+        rows, coding = self._source(X), coding_of(self)
         n_components = len(self.components_)
         collect = collect_sparse if self.sparse_output else collect_dense
         with coding.threads(rows), coding.coder(rows) as code:
@@ -206,7 +209,7 @@ class DictionaryTransformer(
             As `transform`.
         """
         check_is_fitted(self)
-        rows, coding = self._source(X), self._coding()
+        rows, coding = self._source(X), coding_of(self)
         dictionary = coding.dictionary.to(rows.dtype, rows.device)
         if codes is not None:
             codes = Source(check_codes(codes, len(self.components_)), rows.device, name="codes")
@@ -237,11 +240,13 @@ class DictionaryTransformer(
             + \sum_{z_j \ne 0} \left[ \log \frac{p_j}{m_j} - \frac{|z_j|}{m_j}
             + \tfrac12 \log 2\pi s^2 \right] + \sum_{z_j = 0} \log (1 - p_j)
 
-        the code integrated out by Laplace's method around the one that `transform` finds. Its
-        negative is a description length: nats for the residual plus nats for the code, where
-        the residual is described up to a resolution of :math:`\tau`, as if noise of that
-        variance were added to the data. Without it activations behind a ReLU, which are sparse
-        in the basis of the neurons, would always be best described by copies of the neurons.
+        where the features that are active are those that `transform` finds, and their magnitudes,
+        over which Laplace's method integrates, are a step nearer to least squares than the code's:
+        an L1 penalty makes these too small, which is no noise. Its negative is a description
+        length: nats for the residual plus nats for the code, where the residual is described up
+        to a resolution of :math:`\tau`, as if noise of that variance were added to the data.
+        Without it activations behind a ReLU, which are sparse in the basis of the neurons, would
+        always be best described by copies of the neurons.
 
         The noise is that of the fit, so a sample's value does not depend on the others that it is
         given with. Compare samples by it, and dictionaries by `score`, whose noise is that of
@@ -278,11 +283,10 @@ class DictionaryTransformer(
             \sigma^2 = \frac1{n + 1} \Big( \sigma_\mathrm{fit}^2
             + \sum_{i=1}^n \tfrac1d \lVert x_i - b - z_i D \rVert^2 \Big)
 
-        at which the density of the residuals is largest, with the noise of the fit as one more
-        sample. So a
-        dictionary is not punished for residuals that are larger than those of its fit, which
-        differ between folds of consecutive samples. The score depends on the set of samples: the
-        mean over parts of X is not that of X.
+        with the same magnitudes, at which the density of the residuals is largest, with the noise
+        of the fit as one more sample. So a dictionary is not punished for residuals that are
+        larger than those of its fit, which differ between folds of consecutive samples. The score
+        depends on the set of samples: the mean over parts of X is not that of X.
 
         Unlike explained variance it does not always prefer the smaller ``alpha``: a dense code
         costs more nats than it saves. It can therefore select ``alpha`` in
@@ -310,11 +314,12 @@ class DictionaryTransformer(
                 "score needs statistics of codes, which this dictionary was loaded without. Call "
                 "calibrate(X) with activations of the place that it was trained on."
             )
-        rows, coding = self._source(X), self._coding()
-        resolution = self._checked("resolution")
+        rows, coding = self._source(X), coding_of(self)
+        resolution = checked(self, "resolution")
         model = SparseCodingModel.of(self, resolution, signed=coding.signed, device=rows.device)
+        atoms = coding.dictionary.to(rows.dtype, rows.device).code_effects
         with coding.coded(rows) as blocks:
-            parts = [model.parts(codes, residual).cpu() for _, codes, residual in blocks]
+            parts = [model.parts(codes, residual, atoms).cpu() for _, codes, residual in blocks]
         return model, torch.cat(parts)
 
     # -- statistics of the codes, taken when they are asked for ------------------------------
@@ -398,21 +403,45 @@ class DictionaryTransformer(
             )
         return X.reshape(len(X), -1)
 
-    def _coding(self, dictionary=None):
-        """How `transform` finds codes, by the parameters as they are now."""
-        dictionary = self.dictionary_ if dictionary is None else dictionary
-        algorithm = self._checked("transform_algorithm")
-        alpha = self._checked("transform_alpha")
-        n_nonzero_coefs = self._checked("transform_n_nonzero_coefs")
-        check_has_encoder(algorithm, dictionary.encoder is not None, self.solver)
-        return Coding.of(dictionary, algorithm, alpha=alpha, n_nonzero_coefs=n_nonzero_coefs)
 
-    def _checked(self, name):
-        """A parameter that may have changed after `fit`."""
-        given = python_number(getattr(self, name))
-        constraints = self._parameter_constraints
-        validate_parameter_constraints(constraints, {name: given}, type(self).__name__)
-        return given
+def checked(estimator, name):
+    """A parameter as it is now, refused if it is out of range."""
+    given = python_number(getattr(estimator, name))
+    check = _check_plain if type(given) in PLAIN else _check_parameter
+    check(type(estimator), name, given)
+    return given
+
+
+def coding_of(estimator, dictionary=None, *, algorithm="auto"):
+    """How an estimator finds codes, by its parameters as they are now.
+
+    Parameters
+    ----------
+    estimator : DictionaryTransformer
+    dictionary : Dictionary or None
+        None takes the fitted one.
+    algorithm : str
+        Another ``transform_algorithm``; "auto" is the estimator's own.
+    """
+    dictionary = estimator.dictionary_ if dictionary is None else dictionary
+    if algorithm == "auto":
+        algorithm = checked(estimator, "transform_algorithm")
+        check_has_encoder(algorithm, dictionary.encoder is not None, estimator.solver)
+    return Coding.of(
+        dictionary,
+        algorithm,
+        alpha=checked(estimator, "transform_alpha"),
+        n_nonzero_coefs=checked(estimator, "transform_n_nonzero_coefs"),
+    )
+
+
+def _check_parameter(kind, name, value):
+    """Raise if a parameter of a class of estimators has a value that it must not have."""
+    validate_parameter_constraints(kind._parameter_constraints, {name: value}, kind.__name__)
+
+
+# scikit-learn makes the constraints anew each time
+_check_plain = lru_cache(typed=True)(_check_parameter)
 
 
 def check_has_encoder(algorithm, has_encoder, solver):

@@ -1,34 +1,65 @@
-"""L0, explained variance and silent features of rows, from one coding of them."""
+"""What codes of rows are worth, and their statistics, from one coding of the rows."""
 
-import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
 from .._core.torch_state import plain_torch
+from ._likelihood import CodeStatistics
+
+# Rows that are coded at a time: what is made of them stays in cache.
+N_ROWS_AT_A_TIME = 256
 
 
-class CodeQuality(NamedTuple):
-    """What codes of rows are worth.
+@dataclass
+class CodeQuality:
+    """Sums over rows, their codes and what these leave over.
 
     Parameters
     ----------
-    l0 : float
-        Mean number of non-zero entries of a code.
-    explained_variance : float
-        As `skdict.metrics.explained_variance`.
-    silent : float
-        Fraction of the features that are active on none of the rows.
+    statistics : CodeStatistics
+    sums : tensor of shape (n_features,), float64
+        Σ (x - o) over the rows, with an origin o.
+    squares : float
+        Σ ‖x - o‖².
+    error : float
+        Σ ‖x - x̂‖².
     """
 
-    l0: float
-    explained_variance: float
-    silent: float
+    statistics: CodeStatistics
+    sums: torch.Tensor
+    squares: float = 0.0
+    error: float = 0.0
+
+    @property
+    def l0(self):
+        """Mean number of non-zero entries of a code."""
+        return float(self.statistics.counts.sum() / self.statistics.n_samples)
+
+    @property
+    def varies(self):
+        """Whether the rows differ: else there is no variance to explain."""
+        return self._variance > 0
+
+    @property
+    def explained_variance(self):
+        """As `skdict.metrics.explained_variance`: of rows that do not vary 1 or 0."""
+        return 1 - self.error / self._variance if self.varies else float(self.error == 0)
+
+    @property
+    def silent(self):
+        """Fraction of the features that are active on none of the rows."""
+        return float((self.statistics.counts == 0).mean())
+
+    @property
+    def _variance(self):
+        """Σ ‖x - x̄‖²."""
+        return self.squares - float(self.sums.square().sum()) / self.statistics.n_samples
 
 
 @plain_torch()
-def quality_of(coding, rows, n_most=None, *, also=None):
-    """`CodeQuality` of the rows of a source, coded block by block.
+def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False):
+    """`CodeQuality` of the rows of a source.
 
     Parameters
     ----------
@@ -36,29 +67,34 @@ def quality_of(coding, rows, n_most=None, *, also=None):
     rows : Source
     n_most : int or None
         Look at no more than so many of them, evenly spread.
+    origin : tensor or ndarray of shape (n_features,), or None
+        A point among the rows, for the precision of the sums; None takes the first row.
     also : callable or None
         Is given the `SparseCodes` and the residual of each block, to save another coding.
+    warns : bool
+        Whether to warn of codes that are not as good as wanted.
     """
-    if n_most is not None and len(rows) > n_most:
-        every = math.ceil(len(rows) / n_most)
-        rows = rows.take(torch.arange(0, len(rows), every, device="cpu"))
-    n_components = len(coding.dictionary.components)
-    counts = torch.zeros(n_components, dtype=torch.float64, device=rows.device)
-    total, square, error = torch.zeros_like(rows[:1].double()[0]), 0.0, 0.0
-    # about one of the rows: of data far from the origin the variance keeps its precision
-    origin = rows[:1]
-    with coding.coded(rows, warns=False) as blocks:
-        for x, codes, residual in blocks:
-            counts += codes.column_sums()[0]
-            error += residual.double().square().sum()
+    n_most = len(rows) if n_most is None else n_most
+    index = spread(len(rows), n_most)
+    origin = torch.as_tensor(rows[:1][0] if origin is None else origin, device=rows.device)
+    dictionary = coding.dictionary.to(rows.dtype, rows.device)
+    statistics = CodeStatistics.empty(len(dictionary.components))
+    quality = CodeQuality(statistics, torch.zeros_like(origin, dtype=torch.float64))
+    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows, warns=warns) as code:
+        for chunk in index.split(N_ROWS_AT_A_TIME):
+            x = rows[chunk]
+            codes = code(x)
+            residual = dictionary.residual(x, codes)
+            statistics.update(codes, residual, dictionary.code_effects)
+            quality.error += float(residual.double().square().sum())
             if also is not None:
                 also(codes, residual)
-            centred = (x - origin).double()
-            total += centred.sum(dim=0)
-            square += centred.square().sum()
-    n_rows = len(rows)
-    variance = float(square) - float(total.square().sum()) / n_rows
-    explained = 1 - float(error) / variance if variance > 0 else float(error == 0)
-    return CodeQuality(
-        float(counts.sum()) / n_rows, explained, float((counts == 0).double().mean())
-    )
+            x = (x - origin).double()
+            quality.sums += x.sum(dim=0)
+            quality.squares += float(x.square().sum())
+    return quality
+
+
+def spread(n_rows, n_most):
+    """Numbers of at most so many rows, evenly spread."""
+    return torch.arange(0, n_rows, -(-n_rows // n_most), device="cpu")

@@ -5,9 +5,8 @@ import math
 import torch
 
 from .._core.tensors import Unchanged
-from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
-from ._judging import measure, spread
+from ._code_quality import quality_of, spread
 from ._likelihood import CodeStatistics
 
 # Samples that the statistics are estimated on, evenly spread: coding all of millions would take
@@ -46,11 +45,11 @@ class FitStatistics:
 
     def __init__(self, rows, coding):
         n_samples = N_ENCODED_SAMPLES if coding.name == "encoder" else N_SPARSE_CODED_SAMPLES
-        index = spread(len(rows), n_samples)
         self.n_features = rows.n_features
         self._found = None
-        self._pending = rows, coding, index, _witnesses(rows), Unchanged(coding.dictionary.tensors)
-        self._attributes = {"n_samples_seen_": len(index)}
+        unchanged = Unchanged(coding.dictionary.tensors)
+        self._pending = rows, coding, n_samples, _witnesses(rows), unchanged
+        self._attributes = {"n_samples_seen_": len(spread(len(rows), n_samples))}
 
     @classmethod
     def known(cls, statistics, n_features):
@@ -84,12 +83,13 @@ class FitStatistics:
         if self._found is None:
             if pending is None:
                 raise DataChangedError("X or the dictionary has")
-            rows, coding, index, witnesses, is_unchanged = pending
+            rows, coding, n_samples, witnesses, is_unchanged = pending
             if not torch.equal(_witnesses(rows), witnesses):
                 raise DataChangedError("X has")
             if not is_unchanged():
                 raise DataChangedError("The dictionary has")
-            found = statistics_of(coding, rows, index)
+            origin = coding.dictionary.intercept
+            found = quality_of(coding, rows, n_samples, origin=origin).statistics
             if not math.isfinite(found.squared_error):  # the fit has seen finite samples only
                 raise DataChangedError("X has")
             self._found = found
@@ -123,9 +123,3 @@ class FitStatistics:
 
 def _witnesses(rows):
     return rows[spread(len(rows), N_WITNESSES)].clone()
-
-
-@plain_torch()
-def statistics_of(coding, rows, index):
-    """`CodeStatistics` of the rows that ``index`` names."""
-    return measure(coding, rows, index, coding.dictionary.intercept).statistics

@@ -4,8 +4,9 @@ import copy
 import inspect
 import math
 import time
+import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cache
 from numbers import Real
@@ -30,8 +31,8 @@ from ..utils._frames import as_frame
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
+from ._base import coding_of
 from ._code_statistics import FitStatistics
-from ._coding import Coding
 from ._likelihood import SparseCodingModel
 from ._settings import settings
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -64,6 +65,8 @@ SMALLEST_ALPHA = 1e-4
 STEP = 0.5
 # Samples that are coded before the clock runs: the kernels are compiled at their first use.
 N_WARM_UP = 64
+# Samples that are fitted to before it runs.
+N_WARM_UP_FIT = 512
 
 
 @validate_params(
@@ -140,7 +143,8 @@ def compare_dictionaries(
           with unit-norm atoms;
         - score: log-likelihood in nats, see `SparseAutoencoderDictionary.score`; nan for
           other estimators;
-        - fit_seconds: nan where the estimator was fitted before;
+        - fit_seconds: without what is compiled at the first use; nan where the estimator was
+          fitted before;
         - transform_seconds: for all of ``X_test``;
         - error: empty, or why the row could not be measured; all numbers of that row are nan,
           and those of the others stand;
@@ -303,6 +307,7 @@ def _named(estimators, n_features):
             "estimators must be a dict whose keys name the dictionaries, with one at least, but "
             f"is {estimators!r}."
         )
+    _check_names(estimators)
     for name, setting, estimator in _with_settings(estimators):
         missing = [
             method
@@ -321,6 +326,17 @@ def _named(estimators, n_features):
                 f"{n_features}. Take X_train from the same layer, or give it unfitted."
             )
         yield str(name), setting, estimator
+
+
+def _check_names(estimators):
+    """Refuse names that are the same in the table, where they are text."""
+    first = {}
+    for name in estimators:
+        if first.setdefault(str(name), name) is not name:
+            raise ValueError(
+                f"estimators has the names {first[str(name)]!r} and {name!r}, which are the same "
+                "in a table. Give each dictionary a name of its own."
+            )
 
 
 def _with_settings(estimators):
@@ -342,10 +358,25 @@ def _fit(estimator, X_train):
     """The fitted estimator and the time that took; nan if it was fitted before."""
     if _is_fitted(estimator):
         return estimator, np.nan
-    if isinstance(X_train, torch.Tensor) and not _is_ours(estimator):
+    if _is_ours(estimator):
+        _compile(estimator, X_train)
+    elif isinstance(X_train, torch.Tensor):
         X_train = Source(X_train, resolve_device("cpu"))[:].numpy()
     start = time.perf_counter()
     return clone(estimator).fit(X_train), time.perf_counter() - start
+
+
+def _compile(estimator, X_train):
+    """Fit to a few rows: kernels are compiled, or loaded, at their first use.
+
+    Whatever is wrong with the estimator its own fit will tell.
+    """
+    estimator = clone(estimator).set_params(max_iter=1, verbose=0)
+    if isinstance(estimator, SparseAutoencoderDictionaryCV):
+        estimator.set_params(alphas=2, cv=2)
+    with warnings.catch_warnings(), suppress(Exception):
+        warnings.simplefilter("ignore")
+        estimator.fit(X_train[:N_WARM_UP_FIT])
 
 
 def _is_ours(estimator):
@@ -359,7 +390,7 @@ def _candidates(name, fitted, algorithms, budgets, X_train, X_test):
         return
     device = resolve_device(fitted.device)
     train, test = (Source(X, device, is_finite=True) for X in (X_train, X_test))
-    own = [_coding(fitted, algorithm) for algorithm in algorithms]
+    own = [coding_of(fitted, algorithm=algorithm) for algorithm in algorithms]
     for coding in {coding.name: coding for coding in own}.values():
         if coding.name == "encoder" and coding.dictionary.encoder is None:
             continue
@@ -370,16 +401,6 @@ def _candidates(name, fitted, algorithms, budgets, X_train, X_test):
             within = _within(budget, name, coding, test)
             if within is not None:
                 yield budget, _Own(fitted, within, train)
-
-
-def _coding(fitted, algorithm):
-    """How the parameters of an estimator say that codes are found, by one algorithm."""
-    return Coding.of(
-        fitted.dictionary_,
-        fitted.transform_algorithm if algorithm == "auto" else algorithm,
-        alpha=fitted.transform_alpha,
-        n_nonzero_coefs=fitted.transform_n_nonzero_coefs,
-    )
 
 
 def _within(budget, name, coding, test):
@@ -410,9 +431,9 @@ def _match_l0(coding, budget, test):
     step = math.ceil(len(test) / N_MATCHED_SAMPLES)
     x = test[torch.arange(0, len(test), step, device="cpu")]
     dictionary = coding.dictionary.to(x.dtype, x.device)
-    coder = CODERS[coding.name](dictionary.components, **coding.options)
+    coder = CODERS[coding.name](dictionary.atoms, **coding.options)
     x = x - dictionary.intercept
-    largest = float((x @ dictionary.components.T).max())
+    largest = float((x @ dictionary.atoms.T).max())
     top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
 
     @cache
@@ -489,7 +510,8 @@ class _Own:
 
     def parts(self, codes, residual):
         """Sums of what the score is made of."""
-        return self.model.parts(codes, residual).sum(dim=0)
+        atoms = self.coding.dictionary.to(residual.dtype, residual.device).code_effects
+        return self.model.parts(codes, residual, atoms).sum(dim=0)
 
     def score(self, total, n_samples):
         return self.model.score(total, n_samples)

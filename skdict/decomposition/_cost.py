@@ -66,7 +66,8 @@ def estimate_fit(estimator, X, *, n_samples=None):
         - seconds : float, of `fit` with all passes
         - seconds_per_step : float
         - n_steps : int
-        - batch_size, n_components : int, where "auto" means what `fit` would choose
+        - batch_size : int, the most samples of a step: no more than there are
+        - n_components : int; of either "auto" means what `fit` would choose
         - memory : int, bytes at the peak, beside those of X
 
     Raises
@@ -111,7 +112,8 @@ def estimate_fit(estimator, X, *, n_samples=None):
     n_samples = len(rows) if n_samples is None else n_samples
     n_samples -= number_held_out(params, (n_samples, rows.n_features), None)
     shape = (n_samples, rows.n_features)
-    batch_size, n_components = batch_size_for(params, n_samples), n_components_for(params, shape)
+    batch_size = min(batch_size_for(params, n_samples), n_samples)
+    n_components = n_components_for(params, shape)
     n_steps = params.max_iter * math.ceil(n_samples / batch_size)
     sized = {"batch_size": batch_size, "n_components": n_components}
     params = SimpleNamespace(**{**vars(params), **sized})

@@ -24,7 +24,7 @@ from .._core.training.loop import TrainingLoop
 from ..utils._arrays import as_matrix
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import HasMethods, StrOptions
-from ..utils._warnings import warn
+from ..utils._warnings import warn_once
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import ATOMS, default_n_components, make_atoms
 from ._judging import LEAST_HELD_OUT
@@ -134,7 +134,8 @@ def warn_of_unused(params, defaults):
     if unused:
         clauses.append(f"transform_algorithm={algorithm!r} does not use {', '.join(unused)}")
     if clauses:
-        warn(f"{', and '.join(clauses)}. Leave out what has no effect.")
+        message = f"{', and '.join(clauses)}. Leave out what has no effect."
+        warn_once(message, message)
     if "alpha" in given and "architecture" in used:
         _warn_of_alpha(params)
 
@@ -145,10 +146,11 @@ def _warn_of_alpha(params):
     name = architecture.sparse_by
     if name != "alpha":
         name = "n_nonzero_coefs" if name == "k" else f"architecture__{name}"
-        warn(
+        warn_once(
             f"alpha={params.alpha:.3g} has hardly any effect with architecture="
             f"{params.architecture!r}, whose codes are made sparse by {name}. Leave alpha 'auto', "
-            f"and choose {name}."
+            f"and choose {name}.",
+            name,
         )
 
 

@@ -1,20 +1,15 @@
 """A look at what a fit has found: how well it codes rows, and warnings where that is badly."""
 
-import math
-from dataclasses import dataclass
-
-import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from .._core.training.loop import diverged
 from ..utils._warnings import warn
-from ._likelihood import CodeStatistics
+from ._code_quality import N_ROWS_AT_A_TIME, quality_of, spread
 from ._reports import is_part_of_search
 
 # Rows, evenly spread, on which a fit is looked at when it is over, and a portion of a stream.
 N_JUDGED_ROWS = 2048
 N_JUDGED_OF_PORTION = 1024
-N_ROWS_AT_A_TIME = 256
 # Rows that are searched for an active feature if none is found on those.
 N_SEARCHED_ROWS = 20_000
 # With fewer held-out rows it cannot be told whether rows are learned by heart.
@@ -27,67 +22,6 @@ WORSE_THAN_NOTHING = 1.5
 # and at least so much of the variance: few rows differ by chance.
 MEMORISED = 0.25
 LEAST_LOST = 0.1
-
-
-@dataclass
-class Measured:
-    """Rows, their codes and what these leave over.
-
-    Parameters
-    ----------
-    statistics : CodeStatistics
-    sums : tensor of shape (n_features,), float64
-        Σ (x - o) over the rows, with an origin o.
-    squares : float
-        Σ ‖x - o‖².
-    """
-
-    statistics: CodeStatistics
-    sums: torch.Tensor
-    squares: float = 0.0
-
-    @property
-    def l0(self):
-        """Mean number of active features of a row."""
-        return float(self.statistics.counts.sum() / self.statistics.n_samples)
-
-    @property
-    def explained_variance(self):
-        """1 - Σ ‖x - x̂‖² / Σ ‖x - x̄‖², as `skdict.metrics.explained_variance`."""
-        variance = self.squares - float(self.sums.square().sum()) / self.statistics.n_samples
-        return 1 - self.statistics.squared_error / variance if variance > 0 else math.nan
-
-
-def measure(coding, rows, index, origin, *, warns=False):
-    """Code the rows that an index names.
-
-    Parameters
-    ----------
-    coding : Coding
-    rows : Source
-    index : tensor of shape (n,), int64
-    origin : tensor of shape (n_features,)
-        A point among the rows, for the precision of the sums.
-    warns : bool
-        Whether to warn of codes that are not as good as wanted.
-
-    Returns
-    -------
-    measured : Measured
-    """
-    dictionary = coding.dictionary.to(rows.dtype, rows.device)
-    origin = torch.as_tensor(origin, device=rows.device)
-    statistics = CodeStatistics.empty(len(dictionary.components))
-    measured = Measured(statistics, torch.zeros_like(origin, dtype=torch.float64))
-    with coding.threads(rows, N_ROWS_AT_A_TIME), coding.coder(rows, warns=warns) as code:
-        for chunk in index.split(N_ROWS_AT_A_TIME):
-            x = rows[chunk]
-            codes = code(x)
-            statistics.update(codes, dictionary.residual(x, codes))
-            x = (x - origin).double()
-            measured.sums += x.sum(dim=0)
-            measured.squares += float(x.square().sum())
-    return measured
 
 
 def look(found, coding):
@@ -107,7 +41,7 @@ def look(found, coding):
     if found.held_out is None:
         return attributes
     rows = found.held_out
-    held_out = measure(coding, rows, spread(len(rows), N_JUDGED_ROWS), rows[:1][0])
+    held_out = quality_of(coding, rows, N_JUDGED_ROWS)
     if not is_part_of_search():  # of which the last fit warns
         _warn_of_memorising(found, of_fit, held_out)
     return attributes | {
@@ -119,15 +53,16 @@ def look(found, coding):
 
 def _warn_of_memorising(found, of_fit, held_out):
     known, new = of_fit.explained_variance, held_out.explained_variance
-    is_lost = new <= (1 - MEMORISED) * known and new <= known - LEAST_LOST  # not if it is NaN
-    if held_out.statistics.n_samples < LEAST_HELD_OUT or not is_lost:
+    is_lost = new <= (1 - MEMORISED) * known and new <= known - LEAST_LOST
+    can_tell = held_out.varies and held_out.statistics.n_samples >= LEAST_HELD_OUT
+    if not (can_tell and is_lost):
         return
     warn(
         f"The dictionary has learned samples by heart: it explains {known:.2f} of the variance of "
         f"those of the fit (L0 {of_fit.l0:.3g}), and {new:.2f} of {len(found.held_out)} that were "
         f"held out (L0 {held_out.l0:.3g}). {len(found.dictionary.components)} atoms were learned "
-        f"from {len(found.rows)} samples. Use fewer atoms (n_components), more samples, fewer "
-        "passes (max_iter) or a larger alpha."
+        f"from {len(found.rows)} samples. Take more samples. Without them, fewer atoms "
+        "(n_components) or a larger alpha bring the figures together, but explain less."
     )
 
 
@@ -143,15 +78,15 @@ def judge(found, coding, *, is_over=True):
 
     Returns
     -------
-    measured : Measured
+    measured : CodeQuality
         Of `N_JUDGED_ROWS` of its rows; of a portion that is larger of an eighth.
     """
     n_steps, loss_curve = found.counters["n_steps_"], found.counters["loss_curve_"]
     if not found.dictionary.is_sound:
         raise diverged("the dictionary is not finite, or zero", n_steps, loss_curve)
     n_rows = len(found.rows)
-    index = spread(n_rows, N_JUDGED_ROWS if is_over else max(N_JUDGED_OF_PORTION, n_rows // 8))
-    measured = measure(coding, found.rows, index, found.solver.mean, warns=True)
+    n_judged = N_JUDGED_ROWS if is_over else max(N_JUDGED_OF_PORTION, n_rows // 8)
+    measured = quality_of(coding, found.rows, n_judged, origin=found.solver.mean, warns=True)
     statistics = measured.statistics
     if statistics.counts.sum() == 0:
         _warn_of_nothing(found, coding)
@@ -159,7 +94,7 @@ def judge(found, coding, *, is_over=True):
         return measured
     # massive samples do not count for the variance, and a stream may change
     least = statistics.n_samples * found.rows.n_features * found.variance
-    ratio = statistics.squared_error / max(measured.squares, least)
+    ratio = measured.error / max(measured.squares, least)
     if ratio <= WORSE_THAN_NOTHING:
         return measured
     symptom = f"the codes leave {ratio:.3g} times the squared error of no codes at all"
@@ -199,8 +134,3 @@ def _warn_of_nothing(found, coding):
             f"{nothing}{name}={alpha:.3g} is too large for the scale of X{cause}. Take a smaller "
             f"value of alpha_grid(X){remedy}."
         )
-
-
-def spread(n_rows, n_most):
-    """Numbers of at most so many rows, evenly spread."""
-    return torch.arange(0, n_rows, math.ceil(n_rows / n_most), device="cpu")

@@ -32,7 +32,7 @@ def learns_from_streams(estimator):
     return True
 
 
-def previous_of(estimator):
+def start_of(estimator):
     """The dictionary that a fit goes on from, or None; and whether the columns may be others."""
     if estimator.warm_start and hasattr(estimator, "components_"):
         return estimator.dictionary_, False

@@ -3,8 +3,9 @@
     x + η = b + z D + ε + η;   z_j = 0 with probability 1 - p_j, else ~ Exp(mean m_j)
     ε ~ N(0, σ² I), the residual;   η ~ N(0, τ² I), a dither that sets the resolution
 
-The code is integrated out by Laplace's method around the code found for x, with atoms taken as
-orthogonal, so that each active feature contributes a factor (2πs²)^½, where s² = σ² + τ²:
+Which features are active is what the code found for x says. Their magnitudes are integrated out by
+Laplace's method, with atoms taken as orthogonal, so that each active feature contributes a factor
+(2πs²)^½, where s² = σ² + τ²:
 
     E_η log p(x + η) ≈ -d/2 log(2πs²) - (‖x - b - z D‖² + dτ²) / 2s²
                        + Σ_{z_j ≠ 0} [log p_j - log m_j - |z_j| / m_j + ½ log(2πs²)]
@@ -12,6 +13,11 @@ orthogonal, so that each active feature contributes a factor (2πs²)^½, where 
 
 This is a two-part description length with its sign turned: nats for the residual plus nats for
 the code, of a description that is exact up to the resolution τ.
+
+Here z are not the magnitudes that were found but those of least squares, about which the posterior
+is a Gaussian (`debiased`). An L1 penalty makes all smaller by about alpha. Around such a code,
+which is no mode, Laplace's method would count the shrinkage as noise, the more the larger alpha:
+with the true atoms of planted data, codes with twice the true L0 had the best score.
 
 `score` takes the noise variance σ² from the samples that are scored: their mean squared residual,
 which maximises the density of the residuals. Where they differ from those of the fit (a fold of
@@ -31,7 +37,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .._core.kernels import add_at_
+from .._core.coding import SparseCodes
+from .._core.kernels import add_at_, sampled_product, weighted_sums
 from .._core.tensors import from_numpy
 
 # Weight, in samples, of the fit's noise variance beside that of the samples that are scored: one
@@ -39,9 +46,51 @@ from .._core.tensors import from_numpy
 N_PSEUDO_SAMPLES = 1
 
 
+def debiased(codes, residual, atoms):
+    """Codes with the same active features and magnitudes nearer to least squares.
+
+    One step along the gradient of the squared error, of the length that is best for each sample:
+    least squares itself where atoms are orthogonal. It costs the time of two reconstructions.
+    An entry that would change its sign stays as it is, and so does a code for which all this is
+    no better.
+
+    Parameters
+    ----------
+    codes : SparseCodes of shape (B, n_components)
+    residual : tensor of shape (B, n_features)
+    atoms : tensor of shape (n_components, n_features) or None
+        None leaves codes as they are, where one adds another amount to each sample.
+
+    Returns
+    -------
+    codes : SparseCodes
+    residual : tensor of shape (B, n_features)
+    """
+    if atoms is None:
+        return codes, residual
+    support, values = codes.support, codes.values
+    slope = sampled_product(residual, atoms, support) * (values != 0)  # (nnz,)
+    change = weighted_sums(slope, support, atoms)  # (B, n_features), of a step of length 1
+    length = _products(residual, change) / _products(change, change)
+    length = length.nan_to_num(0.0, 0.0, 0.0)  # there is no slope
+    better = values + length.to(slope.dtype)[support.rows] * slope
+    better = better.where(better.sign() == values.sign(), values)
+    left = residual + weighted_sums(values - better, support, atoms)
+    is_better = _products(left, left) < _products(residual, residual)
+    better = better.where(is_better[support.rows], values)
+    return SparseCodes(support, better), left.where(is_better[:, None], residual)
+
+
+def _products(left, right):
+    """Of each row, in float64, which squares of float32 do not leave."""
+    return (left.double() * right.double()).sum(dim=1)
+
+
 @dataclass
 class CodeStatistics:
     """Sums over samples from which the parameters of the model are estimated.
+
+    Magnitudes and residuals are those of `debiased` codes.
 
     Parameters
     ----------
@@ -63,9 +112,11 @@ class CodeStatistics:
     def empty(cls, n_components):
         return cls(counts=np.zeros(n_components), magnitudes=np.zeros(n_components))
 
-    def update(self, codes, residual):
-        """Add samples: `SparseCodes` of B of them, and their residual (B, n_features)."""
-        counts, magnitudes = codes.column_sums()
+    def update(self, codes, residual, atoms):
+        """Add samples: `SparseCodes` of B of them in atoms, and their residual (B, n_features)."""
+        counts, _ = codes.column_sums()
+        codes, residual = debiased(codes, residual, atoms)
+        _, magnitudes = codes.column_sums()
         self.counts = self.counts + counts.cpu().numpy()
         self.magnitudes = self.magnitudes + magnitudes.cpu().numpy()
         self.squared_error += float(residual.double().square().sum())
@@ -139,25 +190,28 @@ class SparseCodingModel:
             signed=signed,
         )
 
-    def parts(self, codes, residual):
+    def parts(self, codes, residual, atoms):
         """What the log-likelihoods of samples are made of, whatever the noise.
 
         Parameters
         ----------
         codes : SparseCodes
         residual : tensor of shape (B, n_features)
+        atoms : tensor of shape (n_components, n_features)
 
         Returns
         -------
         parts : tensor of shape (B, 3)
-            Squared error, number of active features, and the terms of p_j and m_j.
+            Squared error of the `debiased` code, number of active features, and the terms of p_j
+            and m_j.
         """
         p = (self.density * self.n_samples + 0.5) / (self.n_samples + 1)
         off = torch.log1p(-p)
         on = torch.log(p) - torch.log(self.magnitude) - off - self.signed * math.log(2)
         # of each entry of a code, what it costs instead of the zero that it might be
-        index, values = codes.support.indices, codes.values.abs().to(on.dtype)
-        is_on = (values != 0).to(on.dtype)
+        index, is_on = codes.support.indices, (codes.values != 0).to(on.dtype)
+        codes, residual = debiased(codes, residual, atoms)
+        values = codes.values.abs().to(on.dtype)
         cost = on[index] * is_on - values * self.magnitude.reciprocal()[index]
         of_codes = add_at_(
             on.new_zeros(len(codes), 2), codes.support.rows, torch.stack([is_on, cost], dim=1)

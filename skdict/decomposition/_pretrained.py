@@ -14,9 +14,10 @@ from .._core.optional import optional
 from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
+from ._base import coding_of
+from ._code_quality import quality_of
 from ._code_statistics import FitStatistics
 from ._fitting import variance_of
-from ._judging import measure, spread
 from ._learned import Stream
 from ._records import load, record_of, save
 
@@ -82,8 +83,8 @@ class PretrainedMixin:
         mean, rms = location_and_scale(rows)
         if self.alpha_ is None:
             self.alpha_ = ALPHA_FRACTION * rms
-        coding = self._coding()
-        found = measure(coding, rows, spread(len(rows), N_CALIBRATED), mean)
+        coding = coding_of(self)
+        found = quality_of(coding, rows, N_CALIBRATED, origin=mean)
         vars(self).pop("feature_density_", None)  # of other data, where a file had it
         self.variance_ = variance_of(rms, rows)
         self._statistics = FitStatistics.known(found.statistics, rows.n_features)

@@ -3,7 +3,7 @@
 import math
 import time
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +16,11 @@ from sklearn.model_selection import GroupKFold, KFold, check_cv
 from .._core.data.source import Source
 from .._core.solvers import SOLVERS
 from ..utils._random import check_random_state
+from ._base import coding_of
 from ._code_quality import quality_of
-from ._coding import Coding
 from ._likelihood import SparseCodingModel
 from ._reports import announce, duration, part_of_search
-from ._search_values import EMPTY_L0, MOST_ADDED
+from ._search_values import EMPTY_L0, MOST_ADDED, as_text
 
 N_FOLDS = 5
 # Epochs for every value of a path but the first, as a fraction of max_iter: these fits go on from
@@ -277,10 +277,7 @@ def fit_path(caller, estimator, params, fold, task, leaves, start, tell, may_go_
 
 
 def _print_measured(caller, fold, changed, measured):
-    value = ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, Real) else f"{name}={value!r}"
-        for name, value in changed.items()
-    )
+    value = ", ".join(f"{name}={as_text(value)}" for name, value in changed.items())
     print(
         f"[{type(caller).__name__}] {fold}, {value}: score {measured.score:.6g}, "
         f"L0 {measured.l0:.3g}, explained variance {measured.explained_variance:.3f} on held-out "
@@ -299,23 +296,21 @@ def measure(fitted, fold, scoring):
 
 def _scored(fitted, rows, by_likelihood):
     """Score as `score` gives it, or NaN, L0 and explained variance: from one coding of rows."""
-    coding = Coding.of(
-        fitted.dictionary_,
-        fitted.transform_algorithm,
-        alpha=fitted.transform_alpha,
-        n_nonzero_coefs=fitted.transform_n_nonzero_coefs,
-    )
+    coding = coding_of(fitted)
     if not by_likelihood:
-        return [np.nan, *quality_of(coding, rows)[:2]]
+        quality = quality_of(coding, rows)
+        return [np.nan, quality.l0, quality.explained_variance]
     options = {"signed": coding.signed, "device": rows.device}
     model, blocks = SparseCodingModel.of(fitted, fitted.resolution, **options), []
 
+    atoms = coding.dictionary.to(rows.dtype, rows.device).code_effects
+
     def add(codes, residual):
-        blocks.append(model.parts(codes, residual).cpu())
+        blocks.append(model.parts(codes, residual, atoms).cpu())
 
     quality = quality_of(coding, rows, also=add)
     parts = torch.cat(blocks)
-    return [model.score(parts.sum(dim=0), len(parts)), *quality[:2]]
+    return [model.score(parts.sum(dim=0), len(parts)), quality.l0, quality.explained_variance]
 
 
 def _number(score):

@@ -1,7 +1,7 @@
 """What a cross-validated search chooses: the parameter that sets the sparsity, and its values."""
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -34,12 +34,15 @@ class SearchedValues:
         Whether values may be added.
     architecture : Architecture or None
         That whose hyper-parameter it is.
+    limit : float or int
+        The value that nothing is denser than, whether a search goes as far or not.
     """
 
     name: str
     grid: SparsityGrid
     is_open: bool = False
     architecture: object = None
+    limit: float = 0.0
 
     def __post_init__(self):
         self.tried = list(self.grid.values)
@@ -84,6 +87,8 @@ class SearchedValues:
             return
         if best == last and self.grid.beyond(value, sparser=True) is None:
             return  # a single entry, say, is no edge of the search
+        if best == 0 and value == self.limit:
+            return
         given = "alphas" if self.name == "alpha" else self.name
         further = f"give {given} that reach further"
         if not self.is_open:
@@ -102,9 +107,16 @@ class SearchedValues:
         if which == "empty":
             meaning = "nothing that was learned has a better score than no codes at all"
         warn(
-            f"{self.name}={value:.3g} has the best score, but is the {extreme} of the "
+            f"{self.name}={as_text(value)} has the best score, but is the {extreme} of the "
             f"{len(self.tried)} values tried, that of the {which} codes: {meaning}. {remedy}"
         )
+
+
+def as_text(value):
+    """A value for people: whole numbers in full."""
+    if isinstance(value, Integral):
+        return str(value)
+    return f"{value:.3g}" if isinstance(value, Real) else repr(value)
 
 
 def searched_values(search, params, source):
@@ -136,7 +148,7 @@ def searched_values(search, params, source):
     _warn_of_alphas(search, architecture, name)
     grid = architecture.sparsity_grid(name, shape[1], shape[0])
     if name == "k":
-        return SearchedValues("n_nonzero_coefs", grid, is_open=True)
+        return SearchedValues("n_nonzero_coefs", grid, is_open=True, limit=shape[0])
     return SearchedValues(f"architecture__{name}", grid, True, architecture)
 
 
@@ -236,4 +248,4 @@ def _given_counts(given, shape):
         )
     values = [int(value) for value in values[::-1]]
     grid = SparsityGrid(values, 0.5**0.5, n_components, 1)
-    return SearchedValues("n_nonzero_coefs", grid)
+    return SearchedValues("n_nonzero_coefs", grid, limit=n_components)

@@ -12,17 +12,11 @@ from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from . import _dictionary_learning, _fixed_atoms, _kmeans  # noqa: F401  # solvers
-from ._base import DictionaryTransformer
+from ._base import DictionaryTransformer, coding_of
 from ._coding import TRANSFORM_ALGORITHMS
 from ._fitting import DICT_INIT, begins_with_nmf, default_params, fit, warn_of_unused
 from ._judging import judge, look
-from ._learned import (
-    Learned,
-    attributes_after_fit,
-    checked_params,
-    learns_from_streams,
-    previous_of,
-)
+from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams, start_of
 from ._pretrained import PretrainedMixin
 from ._reports import Reports, print_progress
 from ._streams import learn_portion
@@ -112,7 +106,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         Number of non-zero entries with ``transform_algorithm="omp"``; None takes a tenth of
         the columns.
     fit_intercept : bool, default=True
-        Whether to learn ``intercept_``, starting from the data's mean. Otherwise it is zero.
+        Whether to learn ``intercept_``, from the data's mean on. Otherwise it is zero.
     resolution : float, default=0.03
         Share of the data's variance that does not count for `score`; no effect on the fit.
     max_iter : int, default=20
@@ -169,8 +163,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         "auto" (CUDA if there is one, else the CPU) or a device name of torch, but not Apple's
         "mps", which has no float64. Fitted attributes are ndarrays whatever the device.
     random_state : int, RandomState instance or None, default=None
-        For initial atoms, shuffling, held-out samples and the resampling of dead and duplicate
-        features. An int gives identical results on the same machine.
+        For initial atoms, shuffling, held-out samples and resampling. An int gives identical
+        results on the same machine.
     verbose : int, default=0
         1 prints a line for each pass: objective, L0, explained variance, silent features, rows per
         second, time left. See :doc:`/user_guide/callbacks`, for progress bars too.
@@ -198,8 +192,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         ``solver="kmeans"``.
     codebook_sizes_ : ndarray of shape (n_codebooks,)
         Number of codewords of each codebook, in their order. Only with ``solver="kmeans"``.
-    n_iter_, n_steps_ : int
-        Passes over the data, and mini-batches seen.
+    n_iter_ : int
+        Passes over the data.
+    n_steps_ : int
+        Mini-batches seen.
     loss_curve_ : list of float
         Mean training objective of each pass, as each step had it. Empty for some solvers.
     validation_loss_curve_ : list of float
@@ -209,17 +205,18 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
     validation_explained_variance_ : float
         Fraction of their variance that is explained.
     validation_l0_ : float
-        Mean number of features that are active on them.
+        Their mean L0: number of active features.
     train_explained_variance_ : float
         The same fraction for samples of the fit, 2,048 at most.
     train_l0_ : float
-        Mean number of features that are active on those.
+        Their mean L0.
     dictionary_ : Dictionary
         All of the above in one object, which codes tensors: see :class:`Dictionary`.
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
-        Its mean absolute code where active, shrunk to that of all features by one observation.
+        Its mean magnitude where active, shrunk to that of all features by one observation. This
+        and the next are of codes a step nearer to least squares, as in `score_samples`.
     noise_variance_ : float
         Mean squared residual, per column.
     variance_ : float
@@ -380,18 +377,18 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
             ones lose more than a quarter of the explained variance. If the codes are worse than
             none it is a ConvergenceWarning.
         """
-        previous, is_new = previous_of(self)
+        previous, is_new = start_of(self)
         params = checked_params(self)
         rows = self._source(X, reset=is_new, min_samples=2)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
         X = X.whole if isinstance(X, Source) else X  # a fold: only callbacks want it whole
         n_epochs = self.max_iter if SOLVERS[self.solver].in_epochs else 0
         context = self._init_callback_context(max_subtasks=n_epochs)
-        reports = Reports(self, X, y, context, self._coding)
+        reports = Reports(self, X, y, context, partial(coding_of, self))
         self._forget()  # callbacks get copies, to which attributes are added
-        attributes_of = partial(attributes_after_fit, coding_of=self._coding)
+        attributes_of = partial(attributes_after_fit, coding_of=partial(coding_of, self))
         found = fit(params, rows, previous, reports, attributes_of)
-        attributes = look(found, self._coding(found.dictionary))
+        attributes = look(found, coding_of(self, found.dictionary))
         self._publish(attributes_of(found, params) | attributes)
         reports.end()
         return self
@@ -435,7 +432,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         rows = self._source(X, reset=not hasattr(self, "components_"), min_samples=min_samples)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
         found = learn_portion(params, rows, before, solver)
-        coding = self._coding(found.dictionary)
+        coding = coding_of(self, found.dictionary)
         measured = judge(found, coding, is_over=False)
         self._publish(before.attributes_with(found, measured.statistics, params))
         if self.verbose:

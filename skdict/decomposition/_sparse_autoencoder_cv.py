@@ -193,7 +193,8 @@ class SparseAutoencoderDictionaryCV(
     feature_density_ : ndarray of shape (n_components,)
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
-        Mean absolute code of each feature where it is active.
+        Mean magnitude of each feature where it is active. This and the next are of codes a step
+        nearer to least squares, as in `score`.
     noise_variance_ : float
         Mean squared residual, per column.
     variance_ : float

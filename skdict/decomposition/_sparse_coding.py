@@ -216,8 +216,8 @@ def warn_of_gaps(gaps, tol):
         Of all blocks of a call, which gives one warning.
     """
     gaps = torch.cat(gaps) if gaps else torch.zeros(0, dtype=torch.float64, device="cpu")
-    n_above = int((~(gaps <= tol)).sum())
-    if n_above:
+    if not (gaps <= tol).all():
+        n_above = int((~(gaps <= tol)).sum())
         known = gaps[~gaps.isnan()]
         size = f"at most {float(known.max()):.1e} of the objective" if len(known) else "unknown"
         if 0 < len(known) < len(gaps):

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array, issparse, vstack
 
-from ..metrics._rows import as_matrix, check_finite, float64_block, row_blocks
+from ..metrics._rows import as_rows, check_finite, float64_block, row_blocks
 from ..utils._arrays import as_numbers, to_ndarray
 
 
@@ -43,7 +43,7 @@ def active_rows(codes, features):
 
     Parameters
     ----------
-    codes : matrix from `as_matrix`
+    codes : matrix from `as_rows`
     features : ndarray of int64
         The columns, in the order wanted.
 
@@ -84,7 +84,7 @@ def positive_entries(codes, name):
     positive : csr_array of shape (n_samples, n_components)
         Does not share memory with `codes`.
     """
-    codes = as_matrix(codes, name)
+    codes = as_rows(codes, name)
     if issparse(codes):
         positive = csr_array(codes, dtype=np.float64, copy=True)
         positive.sum_duplicates()

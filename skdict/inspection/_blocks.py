@@ -7,7 +7,7 @@ from sklearn import config_context
 
 from .._core.language.texts import check_texts, text_portions
 from ..metrics._coding import with_sparse_codes
-from ..metrics._rows import as_matrix, check_finite, to_numpy
+from ..metrics._rows import as_rows, check_finite, to_numpy
 from ..utils import _arrays
 from ..utils._arrays import read_only
 from ..utils._extractors import extractor_of
@@ -38,7 +38,7 @@ class CodedBlocks:
     def __init__(self, X, dictionary=None):
         self.extractor = None
         if dictionary is None:
-            self.X = as_matrix(X, "X")
+            self.X = as_rows(X, "X")
             self.n_components = self.X.shape[1]
         else:
             if not hasattr(dictionary, "transform"):
@@ -48,7 +48,7 @@ class CodedBlocks:
                 )
             self.extractor = extractor_of(dictionary)
             if self.extractor is None:
-                self.X = as_matrix(X, "X")
+                self.X = as_rows(X, "X")
             else:
                 is_text = self.extractor.tokenizer is not None
                 self.X = check_texts(X) if is_text else _arrays.as_matrix(X, "X", allow_nd=True)
@@ -79,7 +79,7 @@ class CodedBlocks:
                     given = (
                         codes if self._frame is None else self._frame.iloc[start : start + step]
                     )
-                    codes = as_matrix(transformed(self.dictionary, given), "codes")
+                    codes = as_rows(transformed(self.dictionary, given), "codes")
                 yield first, given, codes
                 first += codes.shape[0]
 
@@ -88,12 +88,12 @@ class CodedBlocks:
             yield self.X
         elif self.extractor.tokenizer is not None:
             for start, stop in text_portions(self.X):
-                yield as_matrix(self.extractor.transform(self.X[start:stop]), "activations")
+                yield as_rows(self.extractor.transform(self.X[start:stop]), "activations")
         else:
             start, n_samples = 0, int(self.extractor.batch_size)
             while start < self.X.shape[0]:
                 some = self.X[start : start + n_samples]
-                activations = as_matrix(self.extractor.transform(some), "activations")
+                activations = as_rows(self.extractor.transform(some), "activations")
                 yield activations
                 start += n_samples
                 # estimate the rows per sample from the portion just run
@@ -128,7 +128,7 @@ def nonzero_entries(codes, columns):
 
     Parameters
     ----------
-    codes : matrix from `as_matrix`
+    codes : matrix from `as_rows`
     columns : ndarray of int64
 
     Returns

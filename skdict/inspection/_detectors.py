@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
-from ..metrics._rows import as_matrix
+from ..metrics._rows import as_rows
 from ..utils._sklearn_compat import Interval, validate_params
 from ._active import active_rows, check_indices
 from ._named_labels import boolean_labels
@@ -192,8 +192,8 @@ def _threshold(values, n_detected):
 
 
 def check_codes_and_labels(codes, labels):
-    """Codes as a matrix from `as_matrix`, labels as a boolean ndarray."""
-    codes = as_matrix(codes, "codes")
+    """Codes as a matrix from `as_rows`, labels as a boolean ndarray."""
+    codes = as_rows(codes, "codes")
     labels = boolean_labels(labels)
     if len(labels) != codes.shape[0]:
         raise ValueError(

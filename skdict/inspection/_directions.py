@@ -8,7 +8,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..metrics._coding import can_have_sparse_codes, check_dictionary
-from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, unit_rows
+from ..metrics._rows import BLOCK_SIZE, as_rows, check_finite, float64_block, unit_rows
 
 
 def unit_directions(dictionary, name, attribute="components_"):
@@ -40,7 +40,7 @@ def unit_directions(dictionary, name, attribute="components_"):
                 "has it, or an array of directions of shape (n_components, n_features)."
             )
         directions, density = getattr(step, attribute), getattr(step, "feature_density_", None)
-    directions = as_matrix(directions, name)
+    directions = as_rows(directions, name)
     if issparse(directions):
         raise TypeError(
             f"{name} is a sparse matrix, but must be an estimator or a dense array of directions "
@@ -59,7 +59,7 @@ def feature_directions(dictionary, features):
 
     Parameters
     ----------
-    dictionary : estimator, or matrix of directions from `as_matrix`
+    dictionary : estimator, or matrix of directions from `as_rows`
     features : ndarray of int64 of shape (n_selected,)
 
     Returns

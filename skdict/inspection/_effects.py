@@ -18,7 +18,7 @@ from .._core.language.next_token import (
     next_token_logits,
 )
 from .._core.language.windows import TokenWindows
-from ..metrics._rows import as_matrix, to_numpy
+from ..metrics._rows import as_rows, to_numpy
 from ..utils._warnings import warn
 from ._active import check_indices
 from ._blocks import nonzero_entries
@@ -230,7 +230,7 @@ def _codes(language, windows, bounds, wanted, features):
         rows = np.concatenate([np.arange(bounds[w], bounds[w + 1]) for w in batch])
         window = np.repeat(batch, bounds[np.add(batch, 1)] - bounds[batch])
         is_followed[rows] = counted_predictions(kept)[kept].cpu().numpy()
-        codes = as_matrix(language.dictionary.transform(to_numpy(activations[kept])), "codes")
+        codes = as_rows(language.dictionary.transform(to_numpy(activations[kept])), "codes")
         at, feature, values = nonzero_entries(codes, features)
         is_wanted = np.isin(feature * len(windows) + window[at], wanted)
         entries.append((rows[at[is_wanted]], feature[is_wanted], values[is_wanted]))

@@ -135,7 +135,8 @@ class FeatureHeatmapDisplay:
 
         channel_axis : {"auto", 1, -1}, default="auto"
             Axis of the channels. "auto" takes the only one of the two that has length 1 or 3,
-            and there is an error if both have, or neither.
+            and there is an error if both have, or neither. Without an axis of channels only
+            "auto" is allowed.
 
         crop : int, default=None
             Show only a square of so many pixels around the greatest code. None for whole

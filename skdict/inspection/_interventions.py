@@ -18,7 +18,7 @@ from ..metrics._coding import (
     with_sparse_codes,
     without_gradient,
 )
-from ..metrics._rows import as_matrix, check_finite, to_numpy
+from ..metrics._rows import as_rows, check_finite, to_numpy
 from ..utils._arrays import as_numbers, read_only, to_ndarray
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ._active import check_indices
@@ -311,7 +311,7 @@ def steer(
         dictionary = with_sparse_codes(dictionary)
         n_components = n_components_of(dictionary)
     else:
-        dictionary = as_matrix(dictionary, "dictionary")
+        dictionary = as_rows(dictionary, "dictionary")
         check_finite(dictionary.data if issparse(dictionary) else dictionary, "dictionary")
         n_components = dictionary.shape[0]
     features = np.atleast_1d(to_ndarray(as_numbers(features, "features")))
@@ -377,7 +377,7 @@ class _Shift:
             return None
         # read-only: to_numpy may share memory with the model
         codes = self.dictionary.transform(read_only(to_numpy(activations)))
-        codes = as_matrix(codes, "codes")[:, self.features]
+        codes = as_rows(codes, "codes")[:, self.features]
         return codes.toarray() if issparse(codes) else np.asarray(codes)
 
 
@@ -390,7 +390,7 @@ class _Scaled:
             setattr(self, name, getattr(last_step(dictionary), name, None))
 
     def transform(self, X):
-        codes = as_matrix(self.dictionary.transform(X), "codes")
+        codes = as_rows(self.dictionary.transform(X), "codes")
         factors = np.ones(codes.shape[1], dtype=codes.dtype)
         factors[self.features] = self.factors
         return codes.multiply(factors).tocsr() if issparse(codes) else codes * factors

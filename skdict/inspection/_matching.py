@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import Bunch, gen_batches
 
-from ..metrics._rows import BLOCK_SIZE, as_matrix, check_finite, float64_block, row_blocks, varies
+from ..metrics._rows import BLOCK_SIZE, as_rows, check_finite, float64_block, row_blocks, varies
 from ..utils._sklearn_compat import Interval, StrOptions, validate_params
 from ._directions import unit_directions
 
@@ -132,7 +132,7 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
     array([1, 2, 0])
     """
     if by == "codes":
-        similarity, alive_a, alive_b = _correlations(as_matrix(a, "a"), as_matrix(b, "b"))
+        similarity, alive_a, alive_b = _correlations(as_rows(a, "a"), as_rows(b, "b"))
     else:
         attribute = {"atoms": "components_", "encoders": "encoder_coef_"}[by]
         a, alive_a = unit_directions(a, "a", attribute)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 
-from ..metrics._rows import as_matrix, to_numpy
+from ..metrics._rows import as_rows, to_numpy
 from ..utils._arrays import as_numbers
 
 
@@ -44,7 +44,7 @@ def boolean_labels(labels):
             "labels must have shape (n_samples, n_labels), but is one-dimensional. Give a single "
             "label as a column: labels.reshape(-1, 1)."
         )
-    labels = as_matrix(labels, "labels")
+    labels = as_rows(labels, "labels")
     if isinstance(labels, torch.Tensor):
         labels = to_numpy(labels)
     elif issparse(labels):

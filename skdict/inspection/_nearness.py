@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..metrics._rows import as_matrix
+from ..metrics._rows import as_rows
 from ._blocks import transformed
 from ._directions import feature_directions, split_dictionary
 
@@ -48,7 +48,7 @@ class Nearness:
 
     def rows(self, given):
         """The matrix to score, for a block of the dictionary's input."""
-        return as_matrix(given if self._before is None else transformed(self._before, given), "X")
+        return as_rows(given if self._before is None else transformed(self._before, given), "X")
 
     def scores(self, block):
         """Scores of a dense float64 block of `rows`, float32 of shape (n_rows, n_selected)."""

@@ -101,6 +101,11 @@ def channels_last(data, documents, channel_axis, name, *, n_axes, n_channels):
             f"{name} must have {n_axes + 1} axes, or {n_axes + 2} with one of channels, but has "
             f"shape {data.shape}."
         )
+    if data.ndim == n_axes + 1 and channel_axis != "auto":
+        raise ValueError(
+            f"{name} has shape {data.shape}, without an axis of channels, but channel_axis="
+            f"{channel_axis} names one. Leave it 'auto', or give {name} with {n_axes + 2} axes."
+        )
     drawn = data[documents]
     drawn = drawn / 255 if drawn.dtype == np.uint8 else drawn.astype(np.float64)
     if data.ndim == n_axes + 1:

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.utils import Bunch
 
 from .._core.data.finite import check_entries_finite
-from ..metrics._rows import as_matrix, float64_block, row_blocks
+from ..metrics._rows import as_rows, float64_block, row_blocks
 from ..utils._arrays import as_vector
 from ..utils._sklearn_compat import Interval, validate_params
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
@@ -172,7 +172,7 @@ def _check_matrices(codes, n_samples):
     matrices = {}
     for key, given in codes.items() if several else [("codes", codes)]:
         name = f"codes[{key!r}]" if several else "codes"
-        matrix = as_matrix(given, name)
+        matrix = as_rows(given, name)
         check_entries_finite(matrix, name)
         if matrix.shape[0] != n_samples:
             raise ValueError(

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils import Bunch
 
 from .._core.data.finite import check_entries_finite
-from ..metrics._rows import as_matrix, float64_block
+from ..metrics._rows import as_rows, float64_block
 from ..utils._sklearn_compat import Interval, validate_params
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels
@@ -119,7 +119,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         if neurons is None and who == "neuron":
             continue
         name = "codes" if who == "feature" else "neurons"
-        matrix = as_matrix(matrix, name)
+        matrix = as_rows(matrix, name)
         check_entries_finite(matrix, name)
         if matrix.shape[0] != labels.shape[0]:
             raise ValueError(

@@ -9,7 +9,12 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import Bunch
 
 from .._core.language.evaluation import evaluation_mode
-from .._core.language.hooks import read_activation, run_replaced
+from .._core.language.hooks import (
+    check_called,
+    read_activation,
+    record_activations,
+    run_replaced,
+)
 from .._core.language.interventions import edit_rows
 from .._core.language.network import Network
 from .._core.language.next_token import (
@@ -21,6 +26,7 @@ from .._core.language.next_token import (
 )
 from .._core.language.texts import check_texts
 from .._core.language.windows import batches_by_length, tokenize
+from ..utils._extractors import extractor_of
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..utils._warnings import warn
 from ._coding import reconstruction_function
@@ -32,13 +38,23 @@ from ._coding import reconstruction_function
         "layer": [str],
         "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"])],
         "side": [StrOptions({"input", "output"})],
+        "call": [Integral, None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
     },
     prefer_skip_nested_validation=True,
 )
 def loss_recovered(
-    model, layer, dictionary, texts, *, tokenizer, side="output", max_length=None, batch_size=16
+    model,
+    layer,
+    dictionary,
+    texts,
+    *,
+    tokenizer,
+    side="output",
+    call=None,
+    max_length=None,
+    batch_size=16,
 ):
     """Cross-entropy of the dictionary model, against the model's own and two ablations.
 
@@ -70,8 +86,10 @@ def loss_recovered(
     dictionary : estimator, callable, or dict of these
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`, or a function
         that returns the reconstruction. It is given activations of shape (n_tokens, n_features),
-        an ndarray of dtype float32 (float64 if the model's are). With several dictionaries,
-        under any names, the forward passes that do not depend on them are made once.
+        an ndarray of dtype float32 (float64 if the model's are). Of a Pipeline that starts with an
+        :class:`~skdict.feature_extraction.ActivationExtractor` of this layer, the steps after it
+        are taken. With several dictionaries, under any names, the forward passes that do not
+        depend on them are made once.
 
     texts : list, ndarray or Series of str
         Non-empty texts.
@@ -81,6 +99,10 @@ def loss_recovered(
 
     side : {"output", "input"}, default="output"
         Whether the output or the input of the layer is replaced.
+
+    call : int, default=None
+        Of a layer that a forward pass calls several times, the call to replace the activations
+        at: 0, 1, ... from the first, or -1, -2, ... from the last. None for the only one.
 
     max_length : int, default=None
         Number of tokens per window, special tokens included. By default the context length of
@@ -124,9 +146,9 @@ def loss_recovered(
         If the model returns no logits, `dictionary` is not a dictionary, or an entry of `texts` is
         not a str.
     ValueError
-        If there is no such layer, its activations or the reconstructions have another shape, a
-        text is empty, none has two tokens to predict one from the other, or the model is not
-        causal.
+        If there is no such layer or call, its activations or the reconstructions have another
+        shape, a text is empty, none has two tokens to predict one from the other, the model is
+        not causal, or the extractor of a Pipeline reads at another place.
 
     Notes
     -----
@@ -167,7 +189,10 @@ def loss_recovered(
     (1.0, 0.0)
     """
     dictionaries = dictionary if isinstance(dictionary, Mapping) else {None: dictionary}
-    reconstructions = {name: reconstruction_function(each) for name, each in dictionaries.items()}
+    reconstructions = {
+        name: reconstruction_function(_after_extractor(each, layer=layer, side=side, call=call))
+        for name, each in dictionaries.items()
+    }
     network = Network(model)
     texts = check_texts(texts, name="texts")
     windows = tokenize(texts, tokenizer, network, max_length=max_length)
@@ -186,12 +211,41 @@ def loss_recovered(
     )
     passes = partial(windows.passes, network, batches)
     with evaluation_mode(model), torch.no_grad():
-        totals = _measure(model, layer, side, passes, reconstructions)
+        site = _site(model, layer, side, call, passes)
+        totals = _measure(site, passes, reconstructions)
     results = _results(totals, dictionaries)
     return results if isinstance(dictionary, Mapping) else results[None]
 
 
-def _measure(model, layer, side, passes, reconstructions):
+def _after_extractor(dictionary, **place):
+    """The steps of a Pipeline after its extractor, which must read at this place."""
+    extractor = extractor_of(dictionary)
+    if extractor is None:
+        return dictionary
+    of_extractor = {name: getattr(extractor, name) for name in place}
+    if of_extractor != place:
+        theirs, here = (
+            ", ".join(f"{name}={value!r}" for name, value in each.items())
+            for each in (of_extractor, place)
+        )
+        raise ValueError(
+            f"dictionary is a Pipeline whose extractor reads at {theirs}, but its reconstructions "
+            f"would be put at {here}. Give the place of the extractor."
+        )
+    return dictionary[1:]
+
+
+def _site(model, layer, side, call, passes):
+    """Where activations are replaced: ``call`` is counted from the first, None of the only one."""
+    if call is not None and call < 0:
+        _, forward, _, _ = next(iter(passes()))
+        n_calls = len(record_activations(model, layer, forward, side=side))
+        check_called(model, layer, n_calls, call)
+        call += n_calls
+    return Bunch(model=model, layer=layer, side=side, call=call)
+
+
+def _measure(site, passes, reconstructions):
     """Sums over all predictions, in nats.
 
     Returns
@@ -203,7 +257,7 @@ def _measure(model, layer, side, passes, reconstructions):
             Of each name.
         n_replaced, n_predictions : int
     """
-    mean = _mean_activation(model, layer, side, passes())
+    mean = _mean_activation(site, passes())
     replacements = {
         "zero": torch.zeros_like,
         "mean": lambda activations: mean.to(activations).expand_as(activations),
@@ -222,7 +276,7 @@ def _measure(model, layer, side, passes, reconstructions):
         clean = next_token_logits(forward(), ids)
         totals.cross_entropy["clean"] += _cross_entropy(clean, ids, counted)
         for variant, function in replacements.items():
-            logits = _replaced_logits(model, layer, side, forward, ids, content, function)
+            logits = _replaced_logits(site, forward, ids, content, function)
             totals.cross_entropy[variant] += _cross_entropy(logits, ids, counted)
             if variant not in ("zero", "mean"):
                 _, name = variant
@@ -264,26 +318,29 @@ def _windows_with_predictions(windows):
     return indices
 
 
-def _mean_activation(model, layer, side, passes):
+def _mean_activation(site, passes):
     """Mean activation at the content tokens, float64 of shape (n_features,)."""
     total, n_tokens = 0.0, 0
     for _, forward, _, content in passes:
-        activations = read_activation(model, layer, forward, side=side)
-        _check_activations(activations, content, layer)
+        activations = read_activation(
+            site.model, site.layer, forward, side=site.side, call=site.call or 0
+        )
+        _check_activations(activations, content, site.layer)
         at_content = activations[content]  # (n_tokens, n_features)
         total = total + at_content.sum(dim=0, dtype=torch.float64)
         n_tokens += len(at_content)
     return total / n_tokens
 
 
-def _replaced_logits(model, layer, side, forward, ids, content, function):
+def _replaced_logits(site, forward, ids, content, function):
     """Logits of a forward pass with `function` of the activations at content tokens."""
 
     def replace(activations):
-        _check_activations(activations, content, layer)
+        _check_activations(activations, content, site.layer)
         return edit_rows(activations, content, function)
 
-    return next_token_logits(run_replaced(model, layer, replace, forward, side=side), ids)
+    where = {"side": site.side, "call": site.call}
+    return next_token_logits(run_replaced(site.model, site.layer, replace, forward, **where), ids)
 
 
 def _check_activations(activations, content, layer):

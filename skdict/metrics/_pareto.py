@@ -122,7 +122,7 @@ class ParetoDisplay:
             For each line, the ``cv_results_`` of a search, for instance a
             :class:`~sklearn.model_selection.GridSearchCV` over alpha, with a `DictionaryScorer`
             with the metrics "l0" and "explained_variance" as ``scoring``. Each candidate is a
-            point at its means over the test folds.
+            point at its means over the test folds; those that failed (NaN) are left out.
 
         ax : matplotlib Axes, default=None
             Axes to draw on; a new figure by default.
@@ -213,7 +213,8 @@ class ParetoDisplay:
     def plot(self, ax=None):
         """Draw the lines, and beside them the points that are not on a Pareto front.
 
-        Points with an L0 of 0 (all features are dead) are left out: the axis is logarithmic.
+        Points with an L0 of 0 (all features are dead) are left out, as the axis is logarithmic,
+        and those with NaN: fits that failed.
 
         Parameters
         ----------
@@ -243,7 +244,8 @@ class ParetoDisplay:
         self.lines_, self.beaten_ = {}, {}
         for i, name in enumerate(dict.fromkeys(self.group.tolist())):
             look = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
-            shown = np.flatnonzero((self.group == name) & (self.l0 > 0))
+            shown = (self.group == name) & (self.l0 > 0) & ~np.isnan(self.explained_variance)
+            shown = np.flatnonzero(shown)
             # the sparser first; of equally sparse ones that which explains most
             shown = shown[np.lexsort((-self.explained_variance[shown], self.l0[shown]))]
             x, y = self.l0[shown], self.explained_variance[shown]

@@ -2,13 +2,13 @@
 
 from scipy.optimize import linear_sum_assignment
 
-from ._rows import as_matrix, check_finite, float64_block, unit_rows
+from ._rows import as_rows, check_finite, float64_block, unit_rows
 
 
 def _cosines(components, true_components):
     """Cosines of all true atoms with all learned ones, (n_true, n_learned); 0 for zero atoms."""
-    learned = as_matrix(components, "components")
-    true = as_matrix(true_components, "true_components")
+    learned = as_rows(components, "components")
+    true = as_rows(true_components, "true_components")
     if learned.shape[1] != true.shape[1]:
         raise ValueError(
             "components and true_components must have the same number of features (columns), "

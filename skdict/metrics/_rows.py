@@ -11,7 +11,7 @@ from ..utils import _arrays
 BLOCK_SIZE = 2**22
 
 
-def as_matrix(X, name):
+def as_rows(X, name):
     """Validate a matrix; returns an ndarray, CSR matrix or dense tensor, copied only if needed."""
     X = _arrays.as_matrix(X, name)
     if isinstance(X, torch.Tensor) and X.layout is torch.sparse_csr:
@@ -49,7 +49,7 @@ def row_blocks(X):
 
 
 def float64_block(X, rows):
-    """The rows of a matrix from `as_matrix` as a dense float64 ndarray."""
+    """The rows of a matrix from `as_rows` as a dense float64 ndarray."""
     return as_float64(X[rows])
 
 

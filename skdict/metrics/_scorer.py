@@ -10,7 +10,7 @@ from ..utils._extractors import extractor_of
 from ._coding import coding_blocks, with_sparse_codes
 from ._loss_recovered import loss_recovered
 from ._reconstruction import ReconstructionSums
-from ._rows import as_matrix, float64_block
+from ._rows import as_rows, float64_block
 from ._sparsity import DENSE, count_active
 
 CODING_METRICS = ("explained_variance", "shrinkage", "l0", "dead_fraction", "dense_fraction")
@@ -136,12 +136,12 @@ def _last_step(estimator, X):
 
 
 def _coding_metrics(dictionary, X, wanted):
-    matrix, sums, n_active = as_matrix(X, "X"), ReconstructionSums(), 0
+    matrix, sums, n_active = as_rows(X, "X"), ReconstructionSums(), 0
     if not hasattr(X, "columns"):  # keep a DataFrame: the dictionary may check its column names
         X = matrix
     for rows, codes, reconstruction in coding_blocks(with_sparse_codes(dictionary), X):
-        n_active = n_active + count_active(as_matrix(codes, "codes"))
-        rows, reconstruction = as_matrix(rows, "X"), as_matrix(reconstruction, "X_reconstructed")
+        n_active = n_active + count_active(as_rows(codes, "codes"))
+        rows, reconstruction = as_rows(rows, "X"), as_rows(reconstruction, "X_reconstructed")
         sums.update(float64_block(rows, slice(None)), float64_block(reconstruction, slice(None)))
     density = n_active / sums.n_samples
     functions = {
@@ -173,10 +173,11 @@ def _dictionary_model(estimator, texts):
     return loss_recovered(
         language.model,
         extractor.layer,
-        estimator[1:],
+        estimator,
         texts,
         tokenizer=language.tokenizer,
         side=extractor.side,
+        call=extractor.call,
         max_length=extractor.max_length,
         batch_size=extractor.batch_size,
     )

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import issparse
 
 from ..utils._sklearn_compat import Interval, validate_params
-from ._rows import as_matrix, check_finite, row_blocks
+from ._rows import as_rows, check_finite, row_blocks
 
 # A feature that is active on more than this fraction of the samples is dense.
 DENSE = 0.1
@@ -16,7 +16,7 @@ DENSE = 0.1
 def count_active(codes):
     """Number of non-zero entries of each column, int64 of (n_components,); CSR stays sparse.
 
-    `codes` is from `as_matrix`.
+    `codes` is from `as_rows`.
     """
     if issparse(codes):
         if not codes.has_canonical_format:  # sum duplicates: they could cancel
@@ -61,7 +61,7 @@ def feature_density(codes):
     >>> feature_density([[0.5, 0.0, 0.0], [2.0, 0.1, 0.0]])
     array([1. , 0.5, 0. ])
     """
-    codes = as_matrix(codes, "codes")
+    codes = as_rows(codes, "codes")
     return count_active(codes) / codes.shape[0]
 
 
@@ -91,7 +91,7 @@ def mean_l0(codes):
     >>> mean_l0([[0.5, 0.0, 0.0], [2.0, 0.1, 0.0]])
     1.5
     """
-    codes = as_matrix(codes, "codes")
+    codes = as_rows(codes, "codes")
     return float(count_active(codes).sum() / codes.shape[0])
 
 

@@ -8,6 +8,7 @@ import functools
 
 from sklearn.base import _clone_parametrized as clone_parametrized
 from sklearn.base import _fit_context
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import _align_api_if_sparse as align_sparse_interface
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -21,6 +22,7 @@ from sklearn.utils._param_validation import validate_params as _validate_params
 from .._core.parameters import python_number
 
 __all__ = [
+    "BaseSearchCV",
     "HasMethods",
     "Interval",
     "Options",

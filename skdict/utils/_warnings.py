@@ -4,10 +4,13 @@ import contextlib
 import os
 import sys
 import warnings
+import weakref
 from pathlib import Path
 
 import joblib
 import sklearn
+
+from ._sklearn_compat import BaseSearchCV
 
 # Files whose frames are not the caller's: this package, and what wraps or calls its functions.
 _INSIDE = (
@@ -23,3 +26,30 @@ def warn(message, category=UserWarning):
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, stacklevel = frame.f_back, stacklevel + 1
     warnings.warn(message, category, stacklevel=stacklevel)
+
+
+# Of a search of scikit-learn's, what has been said of its fits.
+_said = weakref.WeakKeyDictionary()
+
+
+def warn_once(message, key):
+    """`warn`, but not again of the same ``key`` in a fit of the same search.
+
+    scikit-learn's searches let every fit warn. Fits in other processes or threads do not know of
+    each other.
+    """
+    search = _search_around(sys._getframe(1))
+    said = set() if search is None else _said.setdefault(search, set())
+    if key not in said:
+        warn(message)
+        said.add(key)
+
+
+def _search_around(frame):
+    """The search that has called this, such as a GridSearchCV, or None."""
+    while frame is not None:
+        search = frame.f_locals.get("self") if frame.f_code.co_name == "fit" else None
+        if isinstance(search, BaseSearchCV):
+            return search
+        frame = frame.f_back
+    return None

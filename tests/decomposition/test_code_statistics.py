@@ -23,13 +23,13 @@ def X(planted):
 @pytest.fixture
 def n_taken(monkeypatch):
     """How often statistics have been taken, in a list of one."""
-    count, plain = [0], _code_statistics.statistics_of
+    count, plain = [0], _code_statistics.quality_of
 
-    def statistics_of(*args):
+    def quality_of(*args, **options):
         count[0] += 1
-        return plain(*args)
+        return plain(*args, **options)
 
-    monkeypatch.setattr(_code_statistics, "statistics_of", statistics_of)
+    monkeypatch.setattr(_code_statistics, "quality_of", quality_of)
     return count
 
 

@@ -308,6 +308,23 @@ def test_an_estimator_that_fails_is_named_and_the_others_go_on(train, test):
         compare_dictionaries({"failing": Failing(2)}, train, test)
 
 
+def test_what_is_compiled_is_not_timed(train, test, monkeypatch):
+    """By a clock that goes on by an hour at the first fit in a process, and by a second later."""
+    clock, n_fits = [0.0], [0]
+    fit = SparseAutoencoderDictionary.fit
+
+    def slow(self, X, y=None):
+        clock[0] += 1 if n_fits[0] else 3600
+        n_fits[0] += 1
+        return fit(self, X, y)
+
+    monkeypatch.setattr(SparseAutoencoderDictionary, "fit", slow)
+    monkeypatch.setattr("skdict.decomposition._comparison.time.perf_counter", lambda: clock[0])
+    sae = SparseAutoencoderDictionary(16, max_iter=1, random_state=0)
+    table = compare_dictionaries({"first": sae, "second": clone(sae)}, train, test)
+    assert list(table["fit_seconds"]) == [1, 1]
+
+
 def test_settings_tell_estimators_of_a_list_apart():
     sae = SparseAutoencoderDictionary
     assert settings([PCA(3)]) == [""]
@@ -409,6 +426,11 @@ def test_the_picture(table):
         ),
         ({"transform_algorithms": ()}, ValueError, "give one or more of auto"),
         ({"transform_algorithms": None}, ValueError, "give one or more of auto"),
+        (
+            {"estimators": {"1": PCA(1), "2": PCA(1), 1: PCA(2)}},
+            ValueError,
+            "estimators has the names '1' and 1, which are the same in a table",
+        ),
         ({"estimators": {"x": []}}, ValueError, r"estimators\['x'\] is empty"),
         ({"budgets": []}, ValueError, r"budgets=\[\]: give a sequence"),
         ({"budgets": [0, 3]}, ValueError, r"budgets=\[0, 3\]: .* finite and greater than 0"),

@@ -22,6 +22,27 @@ def test_sizes_are_those_of_the_fit(solver, n_components):
     assert estimate.n_components == len(sae.components_)
 
 
+@pytest.mark.parametrize("batch_size", [60, 100_000])
+def test_a_step_has_no_more_samples_than_there_are(batch_size, monkeypatch):
+    sizes, step = [], AutoencoderSolver.step
+    monkeypatch.setattr(
+        AutoencoderSolver, "step", lambda self, x: sizes.append(len(x)) or step(self, x)
+    )
+    sae = SparseAutoencoderDictionary(
+        16, max_iter=3, batch_size=batch_size, early_stopping=False, random_state=0
+    )
+    estimate = estimate_fit(sae, X[:120])
+    timed = set(sizes)
+    sizes.clear()
+    assert estimate.batch_size == min(batch_size, 120)
+    assert estimate.n_steps == sae.fit(X[:120]).n_steps_
+    assert timed == set(sizes) == {estimate.batch_size}
+    assert (
+        estimate.memory
+        == estimate_fit(sae.set_params(batch_size=estimate.batch_size), X[:120]).memory
+    )
+
+
 @pytest.mark.parametrize(
     ("solver", "kind"), [("autoencoder", AutoencoderSolver), ("alternating", AlternatingSolver)]
 )

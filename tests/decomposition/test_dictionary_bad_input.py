@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from dictionary_testing import LEARN_FROM_STREAMS, SOLVERS, make_estimator
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 
 from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
 
@@ -312,3 +313,27 @@ def test_alpha_grid_of_nothing():
         alpha_grid(np.ones((10, 3)))
     with pytest.raises(ValueError, match="minimum of 2"):
         alpha_grid(np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("params", "grid", "message"),
+    [
+        ({"architecture": "topk"}, {"alpha": [0.1, 0.2]}, "alpha=0.1 has hardly any effect"),
+        ({"architecture": "relu"}, {"n_nonzero_coefs": [1, 2]}, "does not use n_nonzero_coefs"),
+    ],
+)
+def test_a_search_over_what_has_no_effect_warns_once(planted, params, grid, message):
+    """scikit-learn's, which fits each candidate in each fold, and the best one again."""
+    for _ in range(2):  # each search for itself
+        estimator = make_estimator(max_iter=1, **params)
+        search = GridSearchCV(estimator, grid, cv=2)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            search.fit(planted)
+        assert len([w for w in caught if "effect" in str(w.message)]) == 1
+        assert sum(bool(re.search(message, str(w.message))) for w in caught) == 1
+    for _ in range(2):  # and each fit by itself
+        with pytest.warns(UserWarning, match=message):
+            make_estimator(max_iter=1, **params).set_params(
+                **{name: values[0] for name, values in grid.items()}
+            ).fit(planted)

@@ -31,6 +31,7 @@ from skdict.decomposition import (
     amortisation_gap,
     compare_dictionaries,
 )
+from skdict.decomposition._search_values import as_text
 from skdict.decomposition.architectures import Architecture, SparsityGrid, TopK, register
 from skdict.metrics import (
     DictionaryScorer,
@@ -374,6 +375,26 @@ def test_a_single_entry_is_no_edge(planted):
     selected.scoring = Near(100, of_k)
     with pytest.warns(UserWarning, match="n_nonzero_coefs=16 has the best score"):
         selected.fit(planted)  # no more than there are features
+
+
+def test_all_entries_are_no_edge(planted):
+    """Nothing is denser than a code without a zero."""
+    n_components = planted.shape[1] // 2
+    selected = make_cv(n_components=n_components, architecture="topk", max_iter=1)
+    selected.set_params(alphas="auto", scoring=Near(1000, of_k))
+    for given in (None, [2, 4, n_components]):
+        with refused(".*best score"):
+            selected.set_params(n_nonzero_coefs=given).fit(planted)
+        assert selected.n_nonzero_coefs_ == n_components
+    selected.set_params(n_nonzero_coefs=[2, 4, n_components - 1])
+    with pytest.warns(UserWarning, match=f"n_nonzero_coefs={n_components - 1} has the best score"):
+        selected.fit(planted)
+
+
+def test_whole_numbers_are_printed_in_full():
+    assert [as_text(value) for value in (1024, np.int64(4096), 0.123456, True, "topk")] == [
+        "1024", "4096", "0.123", "True", "'topk'"
+    ]  # fmt: skip
 
 
 def test_numbers_of_entries_that_were_given(planted):

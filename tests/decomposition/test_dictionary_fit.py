@@ -10,7 +10,13 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from dictionary_testing import SOLVERS, fit_sklearns, fitted_attributes, make_estimator
+from dictionary_testing import (
+    SOLVERS,
+    debiased,
+    fit_sklearns,
+    fitted_attributes,
+    make_estimator,
+)
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import NotFittedError
@@ -296,7 +302,7 @@ def test_the_statistics_of_a_stream_decay(planted, monkeypatch):
         estimator.partial_fit(portion)
         codes = estimator.transform(portion)
         factor = min(1, 150 / n_samples) if n_samples else 1
-        residual = portion - estimator.inverse_transform(codes)
+        _, residual = debiased(estimator, portion, codes)
         counts = factor * counts + (codes > 0).sum(axis=0)
         error = factor * error + np.sum(residual**2) / 16
         n_samples = factor * n_samples + 200

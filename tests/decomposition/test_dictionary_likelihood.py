@@ -1,31 +1,35 @@
 """score: against numpy, against numerical integration, and what it selects."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from dictionary_testing import SOLVERS, make_estimator
+from dictionary_testing import debiased as plainly_debiased
 from scipy.integrate import quad
 from scipy.stats import norm
 
 from skdict.datasets import make_superposition
-from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
+from skdict.decomposition import SparseAutoencoderDictionary, SparseCodes, alpha_grid
+from skdict.decomposition._likelihood import debiased
 
 
 def reference(estimator, X, noise_variance=None, *, signed=False):
     """The equation of `score_samples`, sample by sample, feature by feature."""
     codes = estimator.transform(X)
-    reconstruction = codes @ estimator.components_ + estimator.intercept_
+    magnitudes, residuals = plainly_debiased(estimator, X, codes)
     n, tau2 = estimator.n_samples_seen_, estimator.resolution * estimator.variance_
     variance = (estimator.noise_variance_ if noise_variance is None else noise_variance) + tau2
     p = (estimator.feature_density_ * n + 0.5) / (n + 1)
     m = estimator.feature_magnitude_
     values = []
-    for x, z, x_hat in zip(X, codes, reconstruction, strict=True):
-        value = -0.5 * len(x) * np.log(2 * np.pi * variance)
-        value -= (np.sum((x - x_hat) ** 2) + len(x) * tau2) / (2 * variance)
+    for code, z, residual in zip(codes, magnitudes, residuals, strict=True):
+        value = -0.5 * X.shape[1] * np.log(2 * np.pi * variance)
+        value -= (residual @ residual + X.shape[1] * tau2) / (2 * variance)
         for j in range(len(z)):
-            if z[j] == 0:
+            if code[j] == 0:
                 value += np.log(1 - p[j])
             else:
                 value += np.log(p[j] / m[j]) - abs(z[j]) / m[j]
@@ -41,7 +45,7 @@ def test_scores_are_the_equation(planted, fitted, solver):
     assert got.shape == (50,)
     assert got.dtype == np.float64
     np.testing.assert_allclose(got, reference(estimator, X), rtol=1e-9)
-    residual = X - estimator.inverse_transform(estimator.transform(X))
+    _, residual = plainly_debiased(estimator, X, estimator.transform(X))
     for n in (1, 2, 50):  # their own noise, and that of the fit as one more sample
         own = (np.mean(residual[:n] ** 2) * n + estimator.noise_variance_) / (n + 1)
         want = reference(estimator, X[:n], own).mean()
@@ -68,7 +72,7 @@ def test_score_in_float32_and_by_blocks(planted, fitted, monkeypatch):
 
 
 def one_atom(n_features, *, noise_variance, magnitude, density):
-    """A model of one atom, whose codes are the most probable ones of its own posterior."""
+    """A model of one atom."""
     rng = np.random.default_rng(0)
     atom = rng.normal(size=(1, n_features))
     atom /= np.linalg.norm(atom)
@@ -79,19 +83,21 @@ def one_atom(n_features, *, noise_variance, magnitude, density):
     estimator.feature_magnitude_ = np.array([magnitude])
     estimator.feature_density_ = np.array([density])
     estimator.n_samples_seen_ = 10**12
-    # minus log posterior of z > 0: ‖r‖² / 2σ² + z / m, so the mode is the Lasso's for σ² / m
-    return estimator.set_params(transform_alpha=noise_variance / magnitude)
+    return estimator
 
 
+@pytest.mark.parametrize("alpha", [1e-3, 0.2])
 @pytest.mark.parametrize("n_features", [1, 2, 5])
-def test_laplace_is_exact_far_from_zero(n_features):
+def test_laplace_is_exact_far_from_zero(n_features, alpha):
     """One atom: the posterior of an active code is a Gaussian, cut where the code is zero.
 
     Well away from the cut, and where the inactive code has no posterior mass, Laplace's method
-    at the mode is exact: it must agree with integration over the code.
+    must agree with integration over the code, whatever the alpha that has shrunk it. Left out is
+    that the prior moves the mode from least squares by σ² / m, which is worth σ² / 2m².
     """
     variance, magnitude, density = 0.01, 2.0, 0.3
     model = one_atom(n_features, noise_variance=variance, magnitude=magnitude, density=density)
+    model.set_params(transform_alpha=alpha)
     (atom,), intercept = model.components_, model.intercept_
     rng = np.random.default_rng(1)
     for z in (1.0, 1.7, 4.0):
@@ -108,6 +114,7 @@ def test_laplace_is_exact_far_from_zero(n_features):
             epsrel=1e-12,
         )
         exact = np.log((1 - density) * density_of_x(0.0) + density * active)
+        exact -= variance / (2 * magnitude**2)
         assert model.score_samples(x[None])[0] == pytest.approx(exact, abs=1e-6)
 
 
@@ -123,6 +130,58 @@ def test_laplace_is_exact_where_the_feature_is_off():
 def lasso(atoms, alpha):
     """A dictionary of these atoms, which are not learned."""
     return make_estimator(n_components=len(atoms), solver="lasso", dict_init=atoms, alpha=alpha)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_features", "l0"), [(64, 2.0), (96, 6.0)])
+def test_the_true_atoms_score_best_with_the_true_sparsity(n_features, l0):
+    """An L1 penalty makes codes too small, the more the sparser: that is no noise."""
+    X, atoms, code = make_superposition(2000, n_features, 192, l0=l0, noise=0.05, random_state=0)
+    estimator = lasso(atoms, 0.1).set_params(n_components=192, fit_intercept=False).fit(X[:1000])
+    scores, found = [], []
+    for alpha in alpha_grid(X, 10):
+        estimator.set_params(alpha=alpha).fit(X[:1000])
+        scores.append(estimator.score(X[1000:]))
+        found.append(np.count_nonzero(estimator.transform(X[1000:])) / 1000)
+    assert found[np.argmax(scores)] == pytest.approx(np.count_nonzero(code) / 2000, rel=0.25)
+    assert found[0] > 4 * l0 and found[-1] < l0 / 2
+
+
+def test_debiased_codes_of_orthogonal_atoms_are_least_squares():
+    rng = np.random.default_rng(0)
+    atoms, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+    code = rng.exponential(size=(50, 8)) * (rng.random((50, 8)) < 0.3)
+    X, noise = code @ atoms, torch.as_tensor(0.01 * rng.normal(size=(50, 8)))
+    shrunk = torch.as_tensor(np.maximum(code - 0.1, 0))
+    found, residual = debiased(
+        SparseCodes.of(shrunk), torch.as_tensor(X) + noise - shrunk @ atoms, torch.as_tensor(atoms)
+    )
+    want = np.where(shrunk > 0, (X + noise.numpy()) @ atoms.T, 0)
+    np.testing.assert_allclose(found.dense(), want, atol=1e-12)
+    np.testing.assert_allclose(residual, X + noise.numpy() - want @ atoms, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-18])
+def test_debiased_codes_are_the_plain_ones_and_never_worse(dtype, scale):
+    """Against the reference of these tests, for codes of both signs, empty ones and exact ones."""
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.randn(12, 5, generator=generator, dtype=dtype)
+    codes = torch.randn(40, 12, generator=generator, dtype=dtype) * scale
+    codes[torch.rand(40, 12, generator=generator) < 0.7] = 0
+    codes[:3] = 0
+    X = codes @ atoms + scale * torch.randn(40, 5, generator=generator, dtype=dtype)
+    X[5] = codes[5] @ atoms
+    before = X - codes @ atoms
+    found, residual = debiased(SparseCodes.of(codes), before, atoms)
+    model = SimpleNamespace(components_=atoms.double().numpy(), intercept_=0)
+    want, left = plainly_debiased(model, X, codes)
+    tol = 1e-5 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(found.dense() / scale, want / scale, atol=tol)
+    np.testing.assert_allclose(residual / scale, left / scale, atol=tol)
+    error = residual.double().square().sum(dim=1)
+    assert (error <= before.double().square().sum(dim=1)).all()
+    assert (found.dense().sign() == codes.sign()).all()
 
 
 def test_score_turns_and_scales_with_the_data(planted):

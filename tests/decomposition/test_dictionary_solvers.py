@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from dictionary_testing import SOLVERS, fit_sklearns, make_estimator, objective
+from dictionary_testing import SOLVERS, debiased, fit_sklearns, make_estimator, objective
 from sklearn.linear_model import Lasso, OrthogonalMatchingPursuit
 
 from skdict._core.data.source import Source
@@ -135,11 +135,11 @@ def test_statistics_are_those_of_the_training_codes(planted, fitted, solver):
     codes = estimator.transform(planted)
     counts = (codes > 0).sum(axis=0)
     np.testing.assert_allclose(estimator.feature_density_, counts / 600)
+    codes, residual = debiased(estimator, planted, codes)
     overall = codes.sum() / counts.sum()
     np.testing.assert_allclose(
         estimator.feature_magnitude_, (codes.sum(axis=0) + overall) / (counts + 1)
     )
-    residual = planted - estimator.inverse_transform(codes)
     assert estimator.noise_variance_ == pytest.approx(np.mean(residual**2))
     assert estimator.n_samples_seen_ == 600
 

@@ -19,7 +19,7 @@ from skdict._core.models.architectures import AbsTopK, GroupMax, JumpReLU, ReLU,
 from skdict._core.normalization import RowNormalization
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.decomposition._pretrained import estimator_from
+from skdict.decomposition._records import estimator_from
 from skdict.inspection import replace_activations, steer
 from skdict.metrics import explained_variance_scorer
 

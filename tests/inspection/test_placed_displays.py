@@ -43,6 +43,10 @@ def images():
     return np.random.default_rng(0).uniform(size=(4, 3, 8, 6))
 
 
+# Pictures without an axis of channels.
+FLAT = np.zeros((4, 8, 6))
+
+
 class TestHeatmap:
     @pytest.mark.parametrize("container", [np.asarray, csr_array, torch.tensor])
     def test_the_greatest_first(self, container, codes, images):
@@ -116,6 +120,11 @@ class TestHeatmap:
             ({"images": np.zeros((4, 3, 8, 3))}, r"both of axis 1 and axis -1.* channel_axis=1"),
             ({"images": np.zeros((4, 2, 8, 6))}, r"neither of axis 1 and axis -1"),
             ({"images": np.zeros((4, 2, 8, 6)), "channel_axis": 1}, r"has 2 entries, but 1 or 3"),
+            (
+                {"images": FLAT, "channel_axis": 1},
+                r"\(4, 8, 6\), without an axis of channels, but",
+            ),
+            ({"images": FLAT, "channel_axis": -1}, r"but channel_axis=-1 names one"),
             ({"images": np.zeros((4, 8))}, r"images must have 3 axes, or 4 with one of channels"),
             ({"images": np.zeros((2, 8, 6))}, r"documents from 0 to 3, but images has 2 entries"),
             ({"feature": 2}, r"feature has 2, but there are 2"),

@@ -464,6 +464,43 @@ def test_layers_that_are_not_called_once(bigram, language_model):
         loss_recovered(bigram, "embed", np.copy, TEXTS, **options)
 
 
+def test_a_call_of_a_layer_that_is_called_twice(bigram, language_model):
+    """The other call keeps its activations, and the mean is of the call's own."""
+    options = {"tokenizer": language_model[1], "max_length": 12}
+    bigram.forward = lambda ids: bigram.head(bigram.embed(ids) + 2 * bigram.embed(ids // 2))
+    first, second, last = (
+        loss_recovered(bigram, "embed", np.zeros_like, TEXTS, call=call, **options)
+        for call in (0, 1, -1)
+    )
+    assert second == last
+    assert first.cross_entropy_clean == second.cross_entropy_clean
+    assert first.cross_entropy_dictionary == first.cross_entropy_zero
+    bigram.forward = lambda ids: bigram.head(bigram.embed(ids))
+    only = loss_recovered(bigram, "embed", lambda X: 0 * X, TEXTS, **options)
+    bigram.forward = lambda ids: bigram.head(bigram.embed(ids) + 0 * bigram.embed(ids // 2))
+    same = loss_recovered(bigram, "embed", lambda X: 0 * X, TEXTS, call=0, **options)
+    assert_allclose(list(same.values()), list(only.values()), rtol=1e-6, atol=1e-9)
+    for call in (2, -3):
+        with pytest.raises(ValueError, match=f"call={call}, but layer='embed' is called 2 times"):
+            loss_recovered(bigram, "embed", np.copy, TEXTS, call=call, **options)
+
+
+def test_the_steps_after_an_extractor(language_model, dictionary):
+    model, tokenizer = language_model
+    extractor = ActivationExtractor(model, LAYER, tokenizer=tokenizer)
+    pipeline = make_pipeline(extractor, dictionary)
+    expected = loss_recovered(model, LAYER, dictionary, TEXTS, tokenizer=tokenizer)
+    found = loss_recovered(model, LAYER, {"a": pipeline}, TEXTS, tokenizer=tokenizer)
+    assert found == {"a": expected}
+    for change in ({"layer": "transformer.h.1.mlp.act"}, {"side": "input"}, {"call": 0}):
+        place = {"layer": LAYER} | change
+        (name, value) = next(iter(change.items()))
+        with pytest.raises(
+            ValueError, match=f"extractor reads at layer='{LAYER}'.*{name}={value!r}"
+        ):
+            loss_recovered(model, dictionary=pipeline, texts=TEXTS, tokenizer=tokenizer, **place)
+
+
 def test_a_model_without_head(language_model):
     model, tokenizer = language_model
     with pytest.raises(TypeError, match=r"returns a .* without logits of shape"):

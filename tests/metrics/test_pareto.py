@@ -137,3 +137,14 @@ def test_without_matplotlib(monkeypatch):
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_points_that_could_not_be_measured_are_left_out(plt):
+    """The sparsest of them would hide the next point on the front."""
+    l0, variance = [1.0, 2.0, np.nan, 4.0, 5.0], [np.nan, 0.5, 0.9, 0.4, 0.8]
+    display = ParetoDisplay(l0, variance, ["a"] * 5).plot()
+    assert_array_equal(display.lines_["a"].get_xdata(), [2, 5])
+    assert_array_equal(display.beaten_["a"].get_xdata(), [4])
+    display = ParetoDisplay([1.0, 2.0], [np.nan, np.nan], ["a", "a"]).plot()
+    assert len(display.lines_["a"].get_xdata()) == 0
+    assert not display.beaten_

@@ -7,7 +7,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.decomposition import PCA
 
-from skdict.metrics._rows import as_matrix, check_finite, float64_block, to_numpy, varies
+from skdict.metrics._rows import as_rows, check_finite, float64_block, to_numpy, varies
 
 PLAIN = np.array([[0.0, 1.5], [2.0, 0.0]])
 
@@ -25,14 +25,14 @@ PLAIN = np.array([[0.0, 1.5], [2.0, 0.0]])
     ],
 )
 def test_kinds(X):
-    assert_array_equal(float64_block(as_matrix(X, "X"), slice(None)), PLAIN)
+    assert_array_equal(float64_block(as_rows(X, "X"), slice(None)), PLAIN)
 
 
 def test_columns_of_different_dtypes():
     frame = pd.DataFrame({"a": [True, False], "b": [2, 3]})
-    assert_array_equal(as_matrix(frame, "X"), [[1, 2], [0, 3]])
+    assert_array_equal(as_rows(frame, "X"), [[1, 2], [0, 3]])
     with pytest.raises(TypeError, match="X must be a matrix of real numbers"):
-        as_matrix(frame.assign(c=["x", "y"]), "X")
+        as_rows(frame.assign(c=["x", "y"]), "X")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.bfloat16])
@@ -43,7 +43,7 @@ def test_tensors_keep_their_values(dtype):
 
 def test_estimators_are_no_matrices():
     with pytest.raises(TypeError, match=r"dictionary must be .* but is a PCA.*pipeline\[1:\]"):
-        as_matrix(PCA(), "dictionary")
+        as_rows(PCA(), "dictionary")
 
 
 def test_check_finite():

@@ -12,17 +12,14 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..kernels import Support, lasso
-from ..kernels.scaling import scaled, unit_factors
+from ..kernels import Support, lasso, unit_rows
+from ..kernels.scaling import LARGEST, unit_factors
 from .base import Coder, register
 from .codes import SparseCodes
 
 # The smallest alpha, as a fraction of a sample's largest correlation. With less, steps among atoms
 # that depend on each other get too short (`kernels.tolerances.MIN_PIVOT`).
 SMALLEST_ALPHA = {torch.float32: 1e-6, torch.float64: 1e-8}
-# For samples and atoms with entries of about 1: with a larger alpha all codes are zero, and larger
-# codes are not used to start from.
-LARGEST = 1e30
 
 
 class Lasso:
@@ -45,9 +42,8 @@ class Lasso:
         self.dtype = dictionary.dtype
         sizes = dictionary.abs().amax(dim=1)
         factor = unit_factors(sizes.max())
-        self.factor = factor.double()
-        extremes = (torch.where(sizes == 0, 1 / factor, sizes) * self.factor).aminmax()
-        smallest, largest = torch.stack(extremes).tolist()
+        extremes = (torch.where(sizes == 0, 1 / factor, sizes) * factor).aminmax()
+        smallest, largest, self.factor = torch.stack([*extremes, factor]).tolist()
         limits = torch.finfo(dictionary.dtype)
         if smallest < (limits.tiny / limits.eps) ** 0.5:  # squares of these lose digits
             dictionary = dictionary.double()
@@ -84,9 +80,7 @@ class Lasso:
             Duality gap over objective of the codes as they are returned, 0 where both are.
         """
         x = x.to(self.compute_dtype)
-        factor = unit_factors(x.abs().amax(dim=1))
-        x, factor = x * factor[:, None], factor.double()
-        of_codes = self.factor / factor
+        x, alpha, of_codes = unit_rows(x, self.alpha, self.factor)
         if start is None:
             none = torch.zeros(len(x) + 1, dtype=torch.int64, device=x.device)
             support = Support(none, none[:0], self.n_components)
@@ -95,7 +89,6 @@ class Lasso:
             support, values = start
             values = values.double() / of_codes[support.rows]
             values = torch.where(values.abs() < LARGEST, values, 0)
-        alpha = scaled(self.alpha, factor, self.factor).clamp_max(LARGEST)
         counts, indices, values, gaps = self.code(x, alpha, of_codes, support, values)
         if not self.is_certain:
             gaps = torch.full_like(gaps, torch.nan)

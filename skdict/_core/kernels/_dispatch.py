@@ -14,6 +14,7 @@ TABLE = {
     "select": {"any": "reference.select", "cpu": "cpu.select", "cuda": "bfloat16"},
     "encode": {"any": "reference.encode", "cpu": "cpu.encode"},
     "linear": {"any": "reference.products", "cpu": "cpu.products"},
+    "products_are": {"any": "reference.products", "cpu": "cpu.products"},
     "transpose": {"any": "reference.products", "cpu": "cpu.transpose"},
     "weighted_sums": {"any": "reference.products", "cpu": "fused", "cuda": PRODUCTS_ON_CUDA},
     "sampled_product": {
@@ -24,11 +25,12 @@ TABLE = {
     "residual_products": {
         "any": "reference.products",
         "cpu": "cpu.products",
-        "cuda": PRODUCTS_ON_CUDA,
+        "cuda": "composed",
     },
     "add_at_": {"any": "reference.products", "cpu": "fused"},
     "add_outer_products": {"any": "reference.dict_learning", "cpu": "cpu.dict_learning"},
     "update_in_turn": {"any": "reference.dict_learning", "cpu": "cpu.dict_learning"},
+    "unit_rows": {"any": "reference.lasso", "cpu": "cpu.lasso"},
     "lasso": {"any": "reference.lasso", "cpu": "cpu.lasso"},
     "omp": {"any": "reference.omp", "cpu": "cpu.omp"},
 }

@@ -23,10 +23,5 @@ def sampled_product(left, right, support):
     return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
 
 
-def residual_products(target, values, support, table):
-    residual = target - weighted_sums(values, support, table)
-    return residual, sampled_product(residual, table, support)
-
-
 def add_at_(table, index, rows):
     return table.index_add_(0, index, rows)  # on the CPU only: CUDA adds in any order

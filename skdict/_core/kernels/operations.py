@@ -43,6 +43,23 @@ def linear(x, weight, bias=None):
     return body("linear", weight.device)(x, weight, bias)
 
 
+def products_are(vector, weight, products, tol):
+    """Whether ``weight @ vector`` (n,) is still as it was, within tol (n,); a NaN is not.
+
+    Parameters
+    ----------
+    vector : tensor of shape (d,)
+    weight : tensor of shape (n, d)
+        Float32 or float64, and all of one dtype.
+    products, tol : tensor of shape (n,)
+
+    Returns
+    -------
+    are_equal : bool
+    """
+    return body("products_are", weight.device)(vector, weight, products, tol)
+
+
 def weighted_sums(values, support, table):
     """``z @ table``: (B, d), for codes z by their values at the support, or dense without one."""
     if support is None:
@@ -124,6 +141,29 @@ def encode(weight, bias, n_largest, threshold):
         their codes.
     """
     return body("encode", weight.device)(weight, bias, n_largest, threshold)
+
+
+def unit_rows(x, alpha, of_atoms):
+    """Scale the Lasso problems of some rows, so that rows have entries of about 1.
+
+    Parameters
+    ----------
+    x : tensor of shape (B, d)
+    alpha : float
+        L1 coefficient for the rows and atoms as they were.
+    of_atoms : float
+        What atoms have been multiplied by, a power of two.
+
+    Returns
+    -------
+    x : tensor of shape (B, d)
+        Each row times a power of two.
+    alpha : tensor of shape (B,), float64
+        L1 coefficients of the scaled problems, at most `scaling.LARGEST`.
+    of_codes : tensor of shape (B,), float64
+        What codes of the scaled problems have to be multiplied by.
+    """
+    return body("unit_rows", x.device)(x, alpha, of_atoms)
 
 
 def lasso(dictionary, *, dtype, least_alpha, positive, tol, max_iter):

@@ -2,6 +2,10 @@
 
 import torch
 
+# For samples and atoms with entries of about 1: with a larger alpha all codes are zero, and larger
+# codes are not used to start from.
+LARGEST = 1e30
+
 
 def unit_factors(size):
     """Powers of two that bring sizes (..., >= 0) to about 1."""

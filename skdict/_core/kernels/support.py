@@ -69,6 +69,8 @@ class Support:
     @cached_property
     def rows(self):
         """The row of each entry: (nnz,), int64."""
+        if len(self.indptr) == 2:
+            return torch.zeros_like(self.indices)
         rows = torch.arange(len(self.indptr) - 1, device=self.indices.device)
         return torch.repeat_interleave(rows, self.indptr.diff(), output_size=len(self.indices))
 

@@ -14,7 +14,7 @@ from ..optim import fitting_scale, normalize_
 from ..tensors import away_from
 from .autoencoder_training import Training
 from .base import EpochSolver, alpha_in_training, default_n_nonzero, register
-from .schedule import INTERVAL, STREAM_WATCHED, Schedule
+from .schedule import Schedule, resampling_of_stream
 
 # W_enc starts as the atoms times this. Larger is sparse sooner, and with biases that make codes
 # sparse from the start not worse; without them 1 would overshoot.
@@ -24,8 +24,8 @@ INITIAL_L0 = 200
 N_CALIBRATION_SAMPLES = 4096
 # Atoms whose biases are found at a time: their pre-activations take 16 MiB.
 N_CALIBRATED = 1024
-# Pre-activations that a threshold is taken from, where none has been learned.
-N_CALIBRATION_ENTRIES = 1 << 24
+# Samples that a threshold is taken from, where none has been learned.
+N_THRESHOLD_SAMPLES = 1024
 # Codes of atoms that resemble each other would add up to many times the sample. The encoder is
 # scaled down to what fits best, but no further than to this fraction: from very small codes it
 # takes many steps to sparse ones.
@@ -167,7 +167,7 @@ class AutoencoderSolver(EpochSolver):
             learning_rate=learning_rate,
             n_steps=n_steps,
             from_scratch=self.from_scratch,
-            resample_after=max(STREAM_WATCHED, int(INTERVAL * n_seen)),
+            resample_after=resampling_of_stream(batch_size, n_seen),
         )
 
     def _learning_rate(self, batch_size, n_steps):
@@ -231,8 +231,7 @@ class AutoencoderSolver(EpochSolver):
 
     @torch.no_grad()
     def _calibrated(self, autoencoder, rows):
-        most = min(N_CALIBRATION_SAMPLES, N_CALIBRATION_ENTRIES // len(autoencoder.dictionary))
-        every = math.ceil(len(rows) / max(most, 1))
+        every = math.ceil(len(rows) / N_THRESHOLD_SAMPLES)
         x = self.standardised(rows)[torch.arange(0, len(rows), every, device="cpu")]
         centred = x - autoencoder.intercept
         pre_activations = autoencoder.pre_activations(centred, None)

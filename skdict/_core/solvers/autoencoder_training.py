@@ -19,6 +19,9 @@ DENSE_ELEMENTS = 1 << 24
 MAX_ENTRIES = 1 << 21
 # Smallest number of samples since the last check before a silent feature counts as dead.
 MIN_WATCHED = 1000
+# Statistics of a stream's average are measured on this part of a batch, but on no fewer rows than
+# the second. They are running means, and at fewer steps would lag behind.
+PART_MEASURED, LEAST_MEASURED = 8, 64
 
 
 class Training:
@@ -47,7 +50,8 @@ class Training:
             len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
         )
         self.n_watched = 0  # samples since `has_fired` was cleared
-        self.average = Average(autoencoder.tensors)
+        self.average = Average(autoencoder.parameters)
+        self.measured = None  # the `measured_stats` of the average
         self._density = density
 
     @torch.enable_grad()  # whatever the caller has set
@@ -83,10 +87,33 @@ class Training:
         self.n_watched += len(x)
         if schedule.n_steps is None:
             self.average.update()
+            self._measure(architecture, x)
         if self.n_watched >= MIN_WATCHED and schedule.resamples_at(self.n_steps, self.n_watched):
             self._resample(autoencoder, x)
         self.n_steps += 1
         return total
+
+    @torch.no_grad()
+    def _measure(self, architecture, x):
+        """Measure statistics on the codes of the averaged parameters.
+
+        There is less noise in these than in the parameters of any step: with the mean of the
+        steps' thresholds, codes would have fewer entries. Stochastic weight averaging does so
+        with the statistics of batch normalisation (Izmailov et al., UAI 2018).
+        """
+        if self.measured is None:
+            names = self.autoencoder.architecture.measured_stats
+            self.measured = {name: self.autoencoder.state[name].clone() for name in names}
+        if not architecture.measured_stats:
+            return
+        autoencoder = self._average()
+        x = x[: max(LEAST_MEASURED, len(x) // PART_MEASURED)]
+        centred = x - autoencoder.intercept
+        support = autoencoder.select(centred)
+        pre_activations = autoencoder.pre_activations(centred, support)
+        state = autoencoder.state_at(support)
+        values = architecture.values(pre_activations, state, len(x))
+        architecture.update_running_stats(values, self.measured, len(x))
 
     @property
     def _width(self):
@@ -128,14 +155,21 @@ class Training:
         """The autoencoder of a stream's averaged parameters; of a fit it is the trained one."""
         if self.average.values is None:
             return self.autoencoder
-        dictionary, weight, bias, *state, intercept = self.average.values
+        average = self._average()
+        return replace(average, dictionary=normalize_(average.dictionary.clone()))
+
+    def _average(self):
+        """`averaged`, but with atoms that are not of unit norm."""
+        autoencoder = self.autoencoder
+        dictionary, weight, bias, *learned, intercept = self.average.values
+        names = [n for n in autoencoder.state if n not in autoencoder.architecture.running_stats]
         return replace(
-            self.autoencoder,
-            dictionary=normalize_(dictionary.clone()),
+            autoencoder,
+            dictionary=dictionary,
             encoder_weight=weight,
             encoder_bias=bias,
             intercept=intercept,
-            state=dict(zip(self.autoencoder.state, state, strict=True)),
+            state=autoencoder.state | dict(zip(names, learned, strict=True)) | self.measured,
         )
 
     def state_dict(self):
@@ -152,6 +186,7 @@ class Training:
             "has_fired": self.has_fired,
             "n_watched": self.n_watched,
             "average": self.average.state_dict(),
+            "measured": self.measured,
             "density": self._density,
         }
 
@@ -177,4 +212,8 @@ class Training:
         training.has_fired = state["has_fired"].to(device, copy=True)
         training.n_watched = state["n_watched"]
         training.average.load_state_dict(state["average"], device)
+        if state["measured"] is not None:
+            training.measured = {
+                name: value.to(device, copy=True) for name, value in state["measured"].items()
+            }
         return training

@@ -7,9 +7,11 @@ from ..optim import learning_rate_factor
 
 INTERVAL = 0.05
 # A stream begins as a fit of so many steps does, but for the decay.
-STREAM_BEGINNING = 256
-# Samples of a stream between one resampling and the next: so many, or this part of those so far.
-STREAM_WATCHED = 20_000
+STREAM_BEGINNING = 320
+# Samples and steps of a stream between one resampling and the next, at least. It has to be
+# resampled several times in its beginning, as a fit is: of duplicates that are there when the
+# architecture becomes itself, one dies.
+STREAM_WATCHED, STREAM_STEPS = 4000, 8
 RESAMPLE_AT = tuple(percent / 100 for percent in range(10, 80, 5))  # INTERVAL apart
 
 
@@ -105,3 +107,8 @@ class Schedule:
         interval = INTERVAL * self.n_steps
         every = max(1, math.ceil(self.min_steps_between_resampling / interval))
         return step + 1 in {round(f * self.n_steps) for f in self.resample_at[every - 1 :: every]}
+
+
+def resampling_of_stream(batch_size, n_seen):
+    """Samples from one resampling to the next, where so many have been seen."""
+    return max(STREAM_WATCHED, STREAM_STEPS * batch_size, int(INTERVAL * n_seen))

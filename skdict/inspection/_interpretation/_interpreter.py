@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from ..._core.parameters import python_number
-from ...metrics._rows import as_matrix
+from ...metrics._rows import as_rows
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import (
     Interval,
@@ -294,7 +294,7 @@ class AutoInterpreter(BaseEstimator):
         return with_numbers._interpret(codes, tokens, features, labels, neurons)
 
     def _interpret(self, codes, tokens, features, labels, neurons):
-        codes = as_matrix(codes, "codes")
+        codes = as_rows(codes, "codes")
         features = check_indices(features, codes.shape[1], name="features", of="columns of codes")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         grid = WindowGrid(tokens, codes.shape[0], self.window_length, seed)
@@ -367,7 +367,7 @@ class AutoInterpreter(BaseEstimator):
 
 
 def _check_neurons(neurons, codes):
-    neurons = as_matrix(neurons, "neurons")
+    neurons = as_rows(neurons, "neurons")
     if neurons.shape[0] != codes.shape[0]:
         raise ValueError(
             f"codes has {codes.shape[0]} rows, but neurons has {neurons.shape[0]}. Give both with "

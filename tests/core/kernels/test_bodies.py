@@ -8,6 +8,7 @@ import torch
 from skdict._core import kernels
 from skdict._core.kernels import Support, _dispatch
 from skdict._core.kernels._dispatch import TABLE, body
+from skdict._core.kernels.cpu.products import few_rows_in_bfloat16
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.float64]
@@ -120,6 +121,49 @@ def test_linear_loses_no_nan():
     weight[1, 2], weight[2, 0] = torch.nan, torch.inf
     products = linear(torch.ones(1, 3), weight)[0]
     assert products[0] == 1 and products[1].isnan() and products[2].isinf()
+
+
+@pytest.mark.parametrize("n_rows", [1, 4])
+def test_few_rows_in_bfloat16(n_rows):
+    x, table = randn(n_rows, 37, dtype=torch.float32), randn(20, 37, seed=1).bfloat16()
+    x[0, :2] = torch.tensor([1 + 2.0**-8, 1 + 3 * 2.0**-8])  # ties, which go to even
+    low, products = map(
+        torch.from_numpy, few_rows_in_bfloat16(x.numpy(), table.view(torch.int16).numpy())
+    )
+    assert torch.equal(low, x.bfloat16().float())
+    assert torch.equal(products, products.bfloat16().float())
+    torch.testing.assert_close(products, low @ table.float().T, rtol=2.0**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_are(dtype):
+    vector, weight = randn(12, dtype=dtype, seed=1), randn(20, 24, dtype=dtype)[:, ::2]
+    products, tol = weight @ vector, torch.full((20,), 1e-4, dtype=dtype)
+    for j in (0, 19):
+        changed = weight.clone()
+        for amount, expected in ((0.0, True), (2e-4, False), (torch.nan, False)):
+            changed[j, 11] = weight[j, 11] + amount / vector[11]
+            reference, others = bodies("products_are")
+            for products_are in (reference, *others):
+                assert products_are(vector, changed, products, tol) is expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("of_atoms", [1.0, 2.0**-100])
+def test_unit_rows(dtype, of_atoms):
+    x = randn(9, 8, dtype=dtype).T.contiguous().T
+    largest, tiny = torch.finfo(dtype).max, torch.finfo(dtype).tiny
+    x *= torch.tensor([1, 2, 0.25, 0, 1e-30, 1e30, largest / 4, tiny, tiny / 8], dtype=dtype)[
+        :, None
+    ]
+    reference, others = bodies("unit_rows")
+    for alpha in (0.0, 0.3, 1e300):
+        expected = reference(x, alpha, of_atoms)
+        largest = expected[0].abs().amax(dim=1)
+        assert ((largest < 1) & (largest >= 0.5))[torch.tensor([0, 1, 2, 4, 5, 6])].all()
+        for unit_rows in others:
+            for found, known in zip(unit_rows(x, alpha, of_atoms), expected, strict=True):
+                assert found.dtype == known.dtype and torch.equal(found, known)
 
 
 def test_transpose():

@@ -11,7 +11,7 @@ from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import UnitNormAdam, normalize_
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.resampling import merge_duplicates, revive, split
-from skdict._core.solvers.schedule import RESAMPLE_AT, Schedule
+from skdict._core.solvers.schedule import RESAMPLE_AT, Schedule, resampling_of_stream
 
 
 def make_autoencoder(n=12, d=5, seed=0):
@@ -214,6 +214,8 @@ def test_no_feature_is_dead_after_few_samples_or_at_the_end():
         steps = [step for step in range(n_steps) if schedule.resamples_at(step, 10**6)]
         assert min(b - a for a, b in itertools.pairwise([-1, *steps])) >= 20
     assert len(steps) == 14
+    sizes = (64, 0), (64, 200_000), (1024, 0), (1024, 1_000_000)
+    assert [resampling_of_stream(*size) for size in sizes] == [4000, 10_000, 8192, 50_000]
     stream = Schedule(alpha=0.1, learning_rate=1e-3, resample_after=30_000)
     assert [stream.resamples_at(9, n) for n in (29_999, 30_000)] == [False, True]
     x = torch.randn(990, 5, generator=torch.Generator().manual_seed(0))

@@ -29,4 +29,6 @@ def in_pieces(code, n_rows, n_components):
     step = max(1, PIECE_ELEMENTS // n_components)
     pieces = [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
     found = zip(*map_on_cores(code, pieces), strict=True)
-    return tuple(torch.from_numpy(np.concatenate(part)) for part in found)
+    return tuple(
+        torch.from_numpy(part[0] if len(part) == 1 else np.concatenate(part)) for part in found
+    )

@@ -12,10 +12,13 @@ the working set is in float64, and so is the gap that is returned: it is exact i
 precision the search was.
 """
 
+import math
+
 import numpy as np
 import torch
 
 from ..reference.lasso import LassoByWorkingSets
+from ..scaling import LARGEST
 from ..tolerances import N_ENTRANTS, STALLED
 from .compile import call_interruptibly, compiled
 from .gram import gram_fits, in_pieces, product
@@ -28,9 +31,14 @@ from .linalg import (
     smallest_pivot,
     vectorised,
 )
-from .products import linear
+from .products import FEW_ROWS, few_rows_in_bfloat16, linear
 from .search import append_from, bound_of_largest, integers_of, largest_key
 from .working_set import solve_by_loops, solve_working_set
+
+
+def unit_rows(x, alpha, of_atoms):
+    arrays = _unit_rows(x.contiguous().numpy(), alpha, of_atoms)
+    return tuple(torch.from_numpy(array) for array in arrays)
 
 
 def lasso(dictionary, **settings):
@@ -43,37 +51,34 @@ class LassoOnGram:
     """Prepared Lasso codes; parameters and calls as `operations.lasso` has them."""
 
     def __init__(self, dictionary, *, dtype, least_alpha, positive, tol, max_iter):
-        self.dictionary = dictionary
-        self.dtype = dtype
+        gram = product(dictionary, dictionary)
+        self.arrays = dictionary.numpy(), gram.numpy()
+        self.room = torch.empty(1, dtype=dtype, device="cpu").numpy()
         self.settings = least_alpha, positive, tol, max_iter
-        self.gram = product(dictionary, dictionary)
         self.correlations = Correlations(dictionary)
 
     def __call__(self, x, alpha, of_codes, support, values):
-        atoms, gram = self.dictionary.numpy(), self.gram.numpy()
         of_samples = alpha.numpy(), of_codes.numpy()
-        indptr, indices, values = (
-            tensor.numpy() for tensor in (support.indptr, support.indices, values)
-        )
+        of_start = support.indptr.numpy(), support.indices.numpy(), values.numpy()
 
         def code(block):
             piece = x[block]
-            first, error = self.correlations(piece)
+            indptr, indices, values = of_start
             entries = slice(indptr[block.start], indptr[block.stop])
             return call_interruptibly(
                 code_rows,
-                *(tensor.numpy() for tensor in (piece, first, error)),
-                atoms,
-                gram,
+                piece.numpy(),
+                *self.correlations(piece),
+                *self.arrays,
                 *(array[block] for array in of_samples),
-                torch.empty(1, dtype=self.dtype, device="cpu").numpy(),
+                np.empty_like(self.room),
                 *self.settings,
                 indptr[block.start : block.stop + 1] - entries.start,
                 indices[entries],
                 values[entries],
             )
 
-        return in_pieces(code, len(x), len(atoms))
+        return in_pieces(code, len(x), len(self.arrays[0]))
 
 
 class Correlations:
@@ -91,19 +96,56 @@ class Correlations:
         dtype = torch.bfloat16 if low else dictionary.dtype if exact else torch.float64
         self.dictionary = dictionary.to(dtype)
         self.dtype = dictionary.dtype
-        self.size = norm(dictionary, dim=1).max()
-        self.rounding = norm(dictionary - self.dictionary, dim=1).max()
+        size = float(norm(dictionary, dim=1).max())
+        rounding = float(norm(dictionary - self.dictionary, dim=1).max())
         sums_in = torch.float32 if low else dtype
-        self.summing = 2 * dictionary.shape[1] * torch.finfo(sums_in).eps
+        summing = 2 * dictionary.shape[1] * torch.finfo(sums_in).eps
+        self.bounds = size, rounding, summing, torch.finfo(dtype).eps
+
+        self.bits = self.dictionary.view(torch.int16).numpy() if low else None
 
     def __call__(self, x):
-        low = x.to(self.dictionary.dtype)
-        products = linear(low, self.dictionary).to(self.dtype)
-        norm = torch.linalg.vector_norm(x, dim=1)
-        error = (torch.linalg.vector_norm(x - low, dim=1) + self.summing * norm) * self.size
-        error += 1.01 * norm * self.rounding
-        error += torch.finfo(low.dtype).eps * products.abs().amax(dim=1)
-        return products, error.double()
+        if self.bits is not None and len(x) <= FEW_ROWS:
+            low, products = few_rows_in_bfloat16(x.numpy(), self.bits)
+        else:
+            low = x.to(self.dictionary.dtype)
+            products = linear(low, self.dictionary).to(self.dtype).numpy()
+            low = low.to(self.dtype).numpy()
+        return products, _errors(x.numpy(), low, products, *self.bounds)
+
+
+@compiled(error_model="numpy")
+def _unit_rows(x, alpha, of_atoms):
+    """As `operations.unit_rows`, on arrays."""
+    scaled, one = np.empty_like(x), x.dtype.type
+    alphas, of_codes = np.empty(len(x)), np.empty(len(x))
+    tiny = np.finfo(x.dtype).tiny
+    for i in range(len(x)):
+        size = one(largest_size(x[i], x.shape[1]))
+        size = min(max(size, tiny), one(1) / tiny) if size > 0 else one(1)
+        factor = one(math.ldexp(1.0, -math.frexp(size)[1]))
+        for k in range(x.shape[1]):
+            scaled[i, k] = x[i, k] * factor
+        smaller, larger = min(np.float64(factor), of_atoms), max(np.float64(factor), of_atoms)
+        alphas[i] = min(alpha * larger * smaller, LARGEST)
+        of_codes[i] = of_atoms / factor
+    return scaled, alphas, of_codes
+
+
+@vectorised
+def _errors(x, low, products, size, rounding, summing, eps):
+    """Bounds for each row (B,) of the error of ``products``, from operands that were rounded."""
+    errors = np.empty(len(x))
+    for i in range(len(x)):
+        square, square_off = 0.0, 0.0
+        for k in range(x.shape[1]):
+            off = x[i, k] - low[i, k]
+            square += np.float64(x[i, k]) * np.float64(x[i, k])
+            square_off += np.float64(off) * np.float64(off)
+        norm = np.sqrt(square)
+        errors[i] = (np.sqrt(square_off) + summing * norm) * size + 1.01 * norm * rounding
+        errors[i] += eps * largest_size(products[i], products.shape[1])
+    return errors
 
 
 @vectorised

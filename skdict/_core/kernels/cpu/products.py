@@ -3,6 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from .compile import compiled
 from .threads import SMALL_WORK, map_on_cores
@@ -27,14 +30,23 @@ def linear(x, weight, bias=None):
     in_bfloat16 = weight.dtype == torch.bfloat16  # which NumPy does not have
     multiply = _few_rows_with_bfloat16 if in_bfloat16 else _few_rows
     table = weight.view(torch.int16) if in_bfloat16 else weight
-    arrays = [tensor.numpy() for tensor in (x, table, products)]
+    arrays = x.numpy(), table.numpy(), products.numpy()
     n, small = len(weight), SMALL_WORK // max(1, x.numel())
     step = max(1, small, -(-n // torch.get_num_threads()))
-    pieces = [(first, min(first + step, n)) for first in range(0, n, step)]
-    map_on_cores(lambda piece: multiply(*arrays, *piece), pieces)
+    if step >= n:
+        multiply(*arrays, 0, n)
+    else:
+        pieces = [(first, min(first + step, n)) for first in range(0, n, step)]
+        map_on_cores(lambda piece: multiply(*arrays, *piece), pieces)
     if bias is not None:
         products += bias
     return products.to(weight.dtype)
+
+
+def products_are(vector, weight, products, tol):
+    weight = weight.detach().contiguous()
+    arrays = (tensor.numpy() for tensor in (vector, weight, products, tol))
+    return _products_are(*arrays)
 
 
 def sampled_product(left, right, support):
@@ -80,16 +92,62 @@ def _few_rows(x, table, products, first, end):
             products[i, j] = total
 
 
+@compiled(error_model="numpy")
+def few_rows_in_bfloat16(x, bits):
+    """Rows of float32 (B, d) rounded to bfloat16, and their products with a table in it (B, n).
+
+    Both in float32, and the table read as int16. The same as `linear` of bfloat16, without the
+    tensors in between.
+    """
+    low, products = x.copy(), np.empty((len(x), len(bits)), np.float32)
+    _round_to_bfloat16(low.view(np.int32))
+    _few_rows_with_bfloat16(low, bits, products, 0, len(bits))
+    _round_to_bfloat16(products.view(np.int32))
+    return low, products
+
+
+@compiled()
+def _round_to_bfloat16(bits):
+    """Round float32 numbers, read as int32 (B, d), in place: to nearest, ties to even."""
+    for i in range(len(bits)):
+        for k in range(bits.shape[1]):
+            odd = (bits[i, k] >> np.int32(16)) & np.int32(1)
+            bits[i, k] = (bits[i, k] + np.int32(0x7FFF) + odd) & np.int32(-0x10000)
+
+
+@intrinsic
+def _float_of_bits(typing_context, bits):
+    """The float32 that has the bits of an int32; vector instructions can read it so."""
+
+    def bitcast(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), bitcast
+
+
 @compiled(error_model="numpy", fastmath={"reassoc", "contract"})
 def _few_rows_with_bfloat16(x, bits, products, first, end):
     """The same for a table in bfloat16, read as int16: the upper halves of float32."""
-    row = np.empty((1, bits.shape[1]), np.float32)
-    of_row, of_products = row.view(np.int32)[0], np.empty((len(x), 1), np.float32)
     for j in range(first, end):
-        for k in range(len(of_row)):
-            of_row[k] = np.int32(bits[j, k]) << 16
-        _few_rows(x, row, of_products, 0, 1)
-        products[:, j] = of_products[:, 0]
+        row = bits[j]
+        for i in range(len(x)):
+            total, of_x = np.float32(0), x[i]
+            for k in range(len(row)):
+                total += of_x[k] * _float_of_bits(np.int32(row[k]) << np.int32(16))
+            products[i, j] = total
+
+
+@compiled(error_model="numpy", fastmath={"reassoc", "contract"})
+def _products_are(vector, table, products, tol):
+    """Whether |vector · table[j] - products[j]| <= tol[j] for all j."""
+    zero = table.dtype.type(0)
+    for j in range(len(table)):
+        total, row = zero, table[j]
+        for k in range(len(row)):
+            total += vector[k] * row[k]
+        if not abs(total - products[j]) <= tol[j]:
+            return False
+    return True
 
 
 @compiled(error_model="numpy", fastmath={"reassoc", "contract"})

@@ -75,6 +75,9 @@ def map_on_cores(function, *iterables):
     """
     pieces = deque(enumerate(zip(*iterables, strict=True)))
     n_threads = min(torch.get_num_threads(), len(pieces))
+    if n_threads <= 1:
+        with _torch_threads(1):
+            return [function(*arguments) for _, arguments in pieces]
     results = [None] * len(pieces)
 
     def work():

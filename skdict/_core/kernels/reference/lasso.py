@@ -7,8 +7,16 @@ finds the atoms that violate optimality most, which enter. Samples whose gap is 
 import torch
 import torch.nn.functional as F
 
+from ..scaling import LARGEST, scaled, unit_factors
 from ..tolerances import N_ENTRANTS, STALLED
 from .working_sets import BATCH_ELEMENTS, solve_working_sets
+
+
+def unit_rows(x, alpha, of_atoms):
+    factor = unit_factors(x.abs().amax(dim=1))
+    x, factor = x * factor[:, None], factor.double()
+    alpha = scaled(alpha, factor, factor.new_full((), of_atoms)).clamp_max(LARGEST)
+    return x, alpha, of_atoms / factor
 
 
 def lasso(dictionary, **settings):

@@ -11,6 +11,10 @@ def linear(x, weight, bias=None):
     return F.linear(x, weight, bias)
 
 
+def products_are(vector, weight, products, tol):
+    return bool(((linear(vector, weight) - products).abs() <= tol).all())
+
+
 def transpose(support):
     indices, order = torch.sort(support.indices, stable=True)
     # not by bincount, for which the host waits

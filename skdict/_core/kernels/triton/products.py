@@ -37,11 +37,6 @@ def sampled_product(left, right, support):
     return out
 
 
-def residual_products(target, values, support, table):
-    residual = target - weighted_sums(values, support, table)
-    return residual, sampled_product(residual, table, support)
-
-
 def _accumulator(tensor):
     return tl.float64 if tensor.dtype == torch.float64 else tl.float32
 

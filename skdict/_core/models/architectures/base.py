@@ -147,6 +147,9 @@ class Architecture(Parameterized):
 
     # Names in the state of what `update_running_stats` changes, and no gradient.
     running_stats = ()
+    # Those of them that are measured on codes, and do not steer the training: of the averaged
+    # parameters of a stream they are measured once more.
+    measured_stats = ()
     # Fraction of the steps of a fit from scratch that train `first_variant` instead. While every
     # feature that fires gets a gradient, few die.
     first_variant_until = 0.0

@@ -43,7 +43,7 @@ class BatchTopK(Architecture):
     (1000, 16)
     """
 
-    running_stats = ("threshold",)
+    running_stats = measured_stats = ("threshold",)
     first_variant_until = 0.5
 
     def __init__(self, k=None, *, rate=0.1, margin=0.9):
