@@ -62,14 +62,17 @@ def reference(X, given):
     """Codes and reconstructions by the definition."""
     g = {"offset": 0.0, "input_scale": 1.0, "threshold": 0.0, "k": None, **given}
     rule, n = g.get("selection", "positive"), norms(g["decoder"])
-    mean, size = 0.0, 1.0
+    mean, size, eps = 0.0, 1.0, 0.0
     normalization = g.get("normalization")
     if normalization is not None and normalization.kind == "layer_norm":
         mean = X.mean(axis=1, keepdims=True)
-        size = X.std(axis=1, keepdims=True, ddof=normalization.ddof) + normalization.eps
+        size = X.std(axis=1, keepdims=True, ddof=normalization.ddof)
+        eps = normalization.eps  # not when it is undone
     elif normalization is not None:
         size = norms(X)[:, None] / np.sqrt(X.shape[1])
-    p = ((X - mean) / size * g["input_scale"] - g["offset"]) @ g["encoder"].T + g["encoder_bias"]
+    p = ((X - mean) / (size + eps) * g["input_scale"] - g["offset"]) @ g["encoder"].T + g[
+        "encoder_bias"
+    ]
     s = p * n if g.get("scales_by_norm") else p
     ranked = p * n if g.get("ranks_by_norm") else s
     if g.get("keeps_equal"):
