@@ -246,13 +246,14 @@ def _k(state, trainer):
 
 
 def _activation(trainer, buffer):
-    side = {"out": "output", "in": "input", "in_and_out": "input"}.get(buffer.get("io"))
+    sides = {"out": "output", "in": "input", "in_and_out": "input"}
+    side = sides.get(buffer.get("io", kinds=str))
     leaves_out = buffer.get("remove_bos", False, bool)
     return {
         "model": trainer.get("lm_name"),
         "layer_number": trainer.get("layer"),
         "side": side,
-        "context_size": buffer.get("ctx_len"),
+        "context_size": buffer.count("ctx_len"),
         "excluded_tokens": ["bos"] if leaves_out else None,
     }
 

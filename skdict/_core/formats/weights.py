@@ -197,6 +197,11 @@ class Weights:
                     f"{where}: {name} has shape {tuple(part.shape)}, expected {shape} beside an "
                     f"encoder of {n} latents of {d} columns."
                 )
+        threshold = self.threshold
+        if torch.is_tensor(threshold) and tuple(threshold.shape) not in ((), (n,)):
+            raise FormatError(
+                f"{where}: the threshold has shape {tuple(threshold.shape)}, expected ({n},)."
+            )
         if n_features != d and not self.is_transcoder:
             raise FormatError(
                 f"{where}: the encoder reads {d} columns, and the decoder writes {n_features}."
