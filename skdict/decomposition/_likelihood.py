@@ -71,19 +71,25 @@ def debiased(codes, residual, atoms):
     support, values = codes.support, codes.values
     slope = sampled_product(residual, atoms, support) * (values != 0)  # (nnz,)
     change = weighted_sums(slope, support, atoms)  # (B, n_features), of a step of length 1
-    length = _products(residual, change) / _products(change, change)
+    squares = residual.new_zeros(len(codes), dtype=torch.float64)
+    squares = add_at_(squares, support.rows, slope.double().square())  # ⟨residual, change⟩
+    length = squares / _norms(change).square()
     length = length.nan_to_num(0.0, 0.0, 0.0)  # there is no slope
     better = values + length.to(slope.dtype)[support.rows] * slope
-    better = better.where(better.sign() == values.sign(), values)
+    stays = better.sign() != values.sign()
+    better = better.where(~stays, values)
     left = residual + weighted_sums(values - better, support, atoms)
-    is_better = _products(left, left) < _products(residual, residual)
-    better = better.where(is_better[support.rows], values)
-    return SparseCodes(support, better), left.where(is_better[:, None], residual)
+    rows = support.rows[stays].unique()  # all others are better
+    rows = rows[_norms(left[rows]) >= _norms(residual[rows])]
+    left[rows] = residual[rows]
+    is_worse = torch.zeros_like(squares, dtype=torch.bool)
+    is_worse[rows] = True
+    return SparseCodes(support, better.where(~is_worse[support.rows], values)), left
 
 
-def _products(left, right):
-    """Of each row, in float64, which squares of float32 do not leave."""
-    return (left.double() * right.double()).sum(dim=1)
+def _norms(rows):
+    """In float64: squares leave the range of float32."""
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 @dataclass
