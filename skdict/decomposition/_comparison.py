@@ -97,8 +97,9 @@ def compare_dictionaries(
     ----------
     estimators : dict of str to estimator, or to list of estimators
         Those that are not fitted are cloned and fitted on ``X_train``; fitted ones are taken as
-        they are. Besides :class:`SparseAutoencoderDictionary`, all of whose solvers and named
-        atoms (``dict_init``) can be compared, anything with `fit`, `transform` and
+        they are, those that :func:`skdict.io.load_dictionary` has read calibrated on ``X_train``
+        where they were not. Besides :class:`SparseAutoencoderDictionary`, all of whose solvers and
+        named atoms (``dict_init``) can be compared, anything with `fit`, `transform` and
         `inverse_transform`. The estimators of a list, such as one for each alpha of a grid, share
         a name; the column "setting" says which is which.
     X_train : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
@@ -357,6 +358,8 @@ def _is_fitted(estimator):
 def _fit(estimator, X_train):
     """The fitted estimator and the time that took; nan if it was fitted before."""
     if _is_fitted(estimator):
+        if _is_ours(estimator) and not hasattr(estimator, "variance_"):  # of another library
+            estimator = copy.copy(estimator).calibrate(X_train)
         return estimator, np.nan
     if _is_ours(estimator):
         _compile(estimator, X_train)

@@ -40,6 +40,8 @@ def save(estimator, folder, *, format="skdict", overwrite=False):
     record = record_of(estimator)
     with replacing_folder(folder, overwrite=overwrite) as temporary:
         FORMATS[format].write(record, temporary)
+    for caution in record.cautions:
+        warn(caution)
 
 
 def load(files, request, kind, format="auto"):
@@ -82,17 +84,20 @@ def record_of(estimator):
     TypeError
         If it is no dictionary, but a pipeline with one.
     """
+    if isinstance(estimator, type):
+        raise TypeError(f"The class {estimator.__name__} was given: give a fitted estimator.")
+    if hasattr(estimator, "fit"):
+        check_is_fitted(estimator)
+    estimator = getattr(estimator, "best_estimator_", estimator)  # of any search
     if hasattr(estimator, "steps"):
         raise TypeError(
-            "A Pipeline was given, of which only the dictionary can be saved: its other steps are "
-            f"not in the formats. Give the step itself, as pipeline[-1], of {estimator!r:.200}."
+            "Of a Pipeline only the dictionary can be saved: its other steps are not in the "
+            "formats. Give the step itself, such as pipeline[-1]."
         )
-    if not hasattr(estimator, "dictionary_") and not hasattr(type(estimator), "dictionary_"):
+    if not hasattr(estimator, "dictionary_"):
         raise TypeError(
             f"A fitted SparseAutoencoderDictionary is needed, not {type(estimator).__name__}."
         )
-    check_is_fitted(estimator)
-    estimator = getattr(estimator, "best_estimator_", estimator)
     state, params = estimator.__getstate__(), estimator.get_params(deep=False)  # all plain
     dictionary, architecture = estimator.dictionary_, estimator.dictionary_.architecture
     if architecture is None and isinstance(dictionary.encoder, Encoder):  # attributes set by hand

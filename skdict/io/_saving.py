@@ -23,8 +23,9 @@ def save_dictionary(estimator, folder, format="skdict", overwrite=False):
 
     Parameters
     ----------
-    estimator : SparseAutoencoderDictionary or SparseAutoencoderDictionaryCV
-        Fitted, or loaded. Of a search the best estimator is written.
+    estimator : SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV or a search
+        Fitted, or loaded. Of a search, such as `GridSearchCV`, the best estimator is written.
+        Where its ``activation_`` says what it was trained on, so do the files.
 
     folder : str or Path
         Where to write. It is made, with those above it.
@@ -40,13 +41,21 @@ def save_dictionary(estimator, folder, format="skdict", overwrite=False):
     Raises
     ------
     ValueError
-        If the format cannot hold the dictionary, or cannot be written.
+        If the format cannot hold the dictionary, or cannot be written; if ``folder`` is the
+        working directory or above it.
+    NotFittedError
+        If ``estimator`` is not fitted.
     TypeError
         If ``estimator`` is no dictionary. Of a `Pipeline` give the step.
     FileExistsError
         If the folder holds files, and these may not be replaced.
     ImportError
         If safetensors is needed and not installed.
+
+    Warns
+    -----
+    UserWarning
+        If the library gives the same codes, but other reconstructions.
 
     See Also
     --------

@@ -5,6 +5,7 @@ import os
 import shutil
 import uuid
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 try:
     import fcntl
@@ -49,7 +50,7 @@ def replacing_folder(folder, *, overwrite=False):
 
     Until then it is beside it, under a hidden name, and what was there stays as it is. An old
     folder is set aside under a hidden name before the new one takes its place, and comes back if
-    that fails.
+    that fails. Where `folder` is a symbolic link, the folder that it leads to is replaced.
 
     Parameters
     ----------
@@ -66,8 +67,15 @@ def replacing_folder(folder, *, overwrite=False):
     ------
     FileExistsError
         If it holds files that would be lost.
+    ValueError
+        If it is the working directory, or one above it, which a process cannot lose.
     """
-    folder = folder.absolute()
+    given, folder = folder, folder.resolve()
+    if Path.cwd().is_relative_to(folder):
+        raise ValueError(
+            f"{str(given)!r} is the working directory or above it, and cannot be replaced. Name a "
+            "folder in it."
+        )
     if not overwrite and _names_in(folder):
         raise FileExistsError(
             f"{str(folder)!r} holds files already. Give overwrite=True to replace them, or "
@@ -97,7 +105,7 @@ def _put_in_place(temporary, folder, aside):
         os.rename(folder, aside)
     try:
         os.rename(temporary, folder)
-    except OSError:
+    except BaseException:  # an interruption too
         if is_old:
             os.rename(aside, folder)
         raise

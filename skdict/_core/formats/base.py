@@ -193,6 +193,7 @@ class Format:
         Parameters
         ----------
         record : Record
+            Its cautions get what the user is warned of.
         folder : Path
 
         Raises

@@ -37,6 +37,7 @@ class Files:
         else:
             raise FileNotFoundError(f"There is no file or folder {self.where!r}.")
         self.problems = []
+        self._identity = self.root.stat().st_ino
 
     def __contains__(self, name):
         return name in self.names
@@ -124,6 +125,14 @@ class Files:
         path : Path
         """
         return self.root / name
+
+    def check_unchanged(self):
+        """Refuse what was read while another folder took the place of this one.
+
+        Its files may be of two dictionaries then.
+        """
+        if not self.root.exists() or self.root.stat().st_ino != self._identity:
+            raise FormatError(f"{self.where} was replaced while it was read. Load it again.")
 
     @property
     def place(self):

@@ -40,7 +40,9 @@ def open_files(path_or_repo, path=None, *, revision=None, local_files_only=False
     """
     folder, parts = Path(path_or_repo), PurePosixPath(path or "").parts
     if ".." in parts or PurePosixPath(path or "").is_absolute():
-        raise ValueError(f"path={path!r} must be a folder or file inside of {path_or_repo!r}.")
+        raise ValueError(
+            f"path={path!r} must be a folder or file inside of {str(path_or_repo)!r}."
+        )
     given = str(path_or_repo)
     if folder.exists() or not isinstance(path_or_repo, str) or not REPO_ID.fullmatch(given):
         if not folder.exists():
@@ -48,6 +50,11 @@ def open_files(path_or_repo, path=None, *, revision=None, local_files_only=False
                 f"There is no file or folder {given!r}. A repository of a hub would be "
                 "'owner/name'; SAELens' names of releases, as 'gpt2-small-res-jb', are none: its "
                 "table says which repository and path they stand for."
+            )
+        if not (folder / (path or "")).exists():
+            names = Files(folder).names
+            raise FileNotFoundError(
+                f"{given!r} has no file or folder {path!r}. {near_names(path, names)}."
             )
         return Files(folder / (path or ""))
     return HubFiles(
@@ -57,6 +64,26 @@ def open_files(path_or_repo, path=None, *, revision=None, local_files_only=False
         local_files_only=local_files_only,
         token=token,
     )
+
+
+def near_names(path, names):
+    """Folders and files that a wrong path may mean, or else all, as part of an error.
+
+    Parameters
+    ----------
+    path : str
+    names : list of str
+        Of files, with "/".
+
+    Returns
+    -------
+    listed : str
+    """
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}
+    near = difflib.get_close_matches(path, sorted({*names, *folders}), 5, 0.5)
+    # what ends as it does, however deep
+    near += [name for name in sorted(folders) if name.endswith(path) and name not in near]
+    return f"Near names: {shorten(near)}" if near else f"It has {shorten(sorted(names))}"
 
 
 class HubFiles(Files):
@@ -108,6 +135,9 @@ class HubFiles(Files):
             )
         return Path(found)
 
+    def check_unchanged(self):
+        """Files of a commit never change."""
+
     @property
     def place(self):
         """Where the files are, for provenance."""
@@ -122,11 +152,7 @@ class HubFiles(Files):
         return inside if is_deep else [name for name in inside if "/" not in name]
 
     def _no_such_path(self, path, names):
-        folders = {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}
-        near = difflib.get_close_matches(path, sorted({*names, *folders}), 5, 0.5)
-        # what ends as it does, however deep
-        near += [name for name in sorted(folders) if name.endswith(path) and name not in near]
-        has = f"Near names: {shorten(near)}" if near else f"It has {shorten(sorted(names))}"
+        has = near_names(path, names)
         if self.local_files_only:
             has += ". With local_files_only=True only files that were fetched before are seen"
         return f"{self.repo_id} has no file or folder {path!r} at commit {self.commit}. {has}."

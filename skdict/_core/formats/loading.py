@@ -1,5 +1,7 @@
 """Which format files are of, and what they hold."""
 
+import difflib
+
 from .base import FORMATS
 from .config import shorten
 from .tensors import FormatError
@@ -56,10 +58,14 @@ def read(files, name, request):
     if name == "auto":
         name = detect(files)
     if name not in FORMATS:
-        raise ValueError(f"format must be 'auto' or one of {list(FORMATS)}, not {name!r}.")
+        near = difflib.get_close_matches(name, FORMATS, 1)
+        meant = f" Is {near[0]!r} meant?" if near else ""
+        raise ValueError(f"format must be 'auto' or one of {list(FORMATS)}, not {name!r}.{meant}")
     if request.scale is not None and not FORMATS[name].scales:
         raise ValueError(f"scale={request.scale} is not used for files of format {name!r}.")
     record = FORMATS[name].read(files, request)
+    files.check_unchanged()
+    record.activation = {k: v for k, v in record.activation.items() if v is not None}
     record.source = _source(record.source, name, files.place)
     return record
 

@@ -21,6 +21,8 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 KEYS = ("input_dim", "hidden_dim", "k", "dead_threshold")
 # Of the layer norm: s is the standard deviation, divided by d - 1, plus this.
 EPS, DDOF = 1e-5, 1
+# Relative difference of weights that differ by rounding alone.
+SAME = 1e-5
 # Of training alone; those of the library itself.
 K_AUX, DEAD_THRESHOLD = 512, 30
 
@@ -81,6 +83,9 @@ class SentenceTransformers(Format):
             from safetensors.torch import save_file
 
         encoder, offset, normalizes = _checked(record.dictionary)
+        decodes_otherwise = _decodes_otherwise(record.dictionary, encoder, offset)
+        if decodes_otherwise:
+            record.cautions.append(decodes_otherwise)
         n, d = encoder.weight.shape
         k = n if encoder.n_largest is None else encoder.n_largest
         tensors = {
@@ -141,3 +146,18 @@ def _checked(dictionary):
         encoder = replace(encoder, weight=weight, bias=bias, divisor=None)
     offset = dictionary.intercept if dictionary.offset is None else dictionary.offset
     return encoder, offset, normalization is not None
+
+
+def _decodes_otherwise(dictionary, encoder, offset):
+    """That the module's reconstructions are not ours; None where they are."""
+    atoms = dictionary.atoms.double()
+    wrong = float((encoder.weight.double() - atoms).norm() / atoms.norm())
+    moved = float((offset.double() - dictionary.intercept.double()).abs().max())
+    if wrong <= SAME and moved <= SAME * float(dictionary.intercept.abs().max()):
+        return None
+    return (
+        "The module of sentence-transformers will give these codes, but other reconstructions: it "
+        "decodes by its encoder transposed, and adds the vector that it subtracts. These atoms "
+        f"are {wrong:.2g} of their norm away from that. Where reconstructions count, save for "
+        "skdict too."
+    )
