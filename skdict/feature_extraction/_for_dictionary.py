@@ -1,7 +1,9 @@
 """An extractor for the place that a loaded dictionary was trained on."""
 
+import torch
 from sklearn.pipeline import Pipeline
 
+from .._core.language.hooks import find_module
 from .._core.language.sites import site_of_hook
 from ..utils._warnings import warn
 from ._inputs import network_of
@@ -63,13 +65,16 @@ def extractor_for(kind, dictionary, model, params):
     transform = known.get("transform")
     if found["layer"] is None and "layer" not in params:
         if "hook" not in known:
+            says = f"; of where it is, it says {known}" if known else ""
             raise ValueError(
-                "The dictionary does not say which layer it reads. Give layer= (and side=)."
+                f"The dictionary does not say which layer it reads{says}. Give layer= (and side=)."
             )
         network = network_of(kind(model, "", **{k: v for k, v in params.items() if k != "side"}))
         site = site_of_hook(known["hook"], network.module)
         found = {"layer": site.layer, "side": site.side}
         transform = transform or site.transform
+    elif "layer" not in params:
+        found["layer"] = _path_in(model, found["layer"])
     if "excluded_tokens" in known:
         found["include_special_tokens"] = not known["excluded_tokens"]
     if "context_size" in known:
@@ -85,6 +90,19 @@ def extractor_for(kind, dictionary, model, params):
     return extractor if steps is None else Pipeline([("extractor", extractor), ("rows", steps)])
 
 
+def _path_in(model, layer):
+    """The path of a module in a model with a head, of one from the part below, or the reverse.
+
+    Some libraries train on the model without its head: "layers.3" is "model.layers.3" with it.
+    """
+    prefix = getattr(model, "base_model_prefix", "") + "."
+    if not isinstance(model, torch.nn.Module):  # a name: it is not loaded for this
+        return layer
+    names = {name for name, _ in model.named_modules()}
+    paths = (layer, prefix + layer, layer.removeprefix(prefix))
+    return next((path for path in paths if path in names), layer)
+
+
 def row_transform(transform, scale, extractor):
     """What rows of the extractor's module need, or None."""
     if transform is None and scale == 1.0:
@@ -93,7 +111,7 @@ def row_transform(transform, scale, extractor):
     if transform == "centre_rows":
         options["centre"] = True
     elif transform == "divide_by_norm_weight":
-        norm = network_of(extractor).module.get_submodule(extractor.layer)
+        norm = find_module(network_of(extractor).module, extractor.layer)
         weight = norm.weight.detach().float().cpu().numpy()
         # norms of Gemma multiply by 1 + weight
         options["divisor"] = 1 + weight if "gemma" in type(norm).__name__.lower() else weight

@@ -184,3 +184,35 @@ def test_a_pipeline_with_rows_that_are_transformed():
     )
     pipeline = ActivationExtractor.for_dictionary(dictionary, model, tokenizer=None)
     assert isinstance(pipeline, Pipeline) and list(pipeline.named_steps) == ["extractor", "rows"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_path_of_the_model_with_its_head_or_without(family):
+    """sparsify trains on the model without its head, and writes "layers.1"."""
+    model = make(family)
+    name = {"gpt2": "h.1", "llama": "layers.1"}[family]
+    prefix = model.base_model_prefix
+    for path, module, expected in (
+        (name, model, f"{prefix}.{name}"),
+        (f"{prefix}.{name}", model, f"{prefix}.{name}"),
+        (f"{prefix}.{name}", model.base_model, name),
+        (name, model.base_model, name),
+    ):
+        dictionary = SimpleNamespace(activation_={"layer": path})
+        extractor = ActivationExtractor.for_dictionary(dictionary, module, tokenizer=None)
+        assert extractor.layer == expected
+        assert extractor.fit_transform(TOKENS).shape == (TOKENS.size, 16)
+
+
+def test_a_place_that_the_model_lacks_is_named():
+    known = {"layer": "model.layers.0.mlp", "transform": "divide_by_norm_weight"}
+    with pytest.raises(ValueError, match=r"'model\.layers\.0\.mlp' names no submodule"):
+        ActivationExtractor.for_dictionary(
+            SimpleNamespace(activation_=known), make("gpt2"), tokenizer=None
+        )
+
+
+def test_what_is_known_of_a_place_helps_to_name_it():
+    known = {"model": "a", "layer_number": 3, "side": "output"}
+    with pytest.raises(ValueError, match=r"it says.*'layer_number': 3.*Give layer="):
+        ActivationExtractor.for_dictionary(SimpleNamespace(activation_=known))

@@ -108,6 +108,15 @@ def test_what_is_not_known_of_the_activations_is_left_out(name, tmp_path):
     assert None not in load_dictionary(tmp_path / "saved").activation_.values()
 
 
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(two, monkeypatch):
+    def refused(folder):
+        raise PermissionError(f"Permission denied: {str(folder)!r}")
+
+    monkeypatch.setattr(os, "scandir", refused)  # root may read all, so that modes do not help
+    with pytest.raises(PermissionError, match="run"):
+        load_dictionary(two)
+
+
 # -- writing -------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The files of a saved dictionary: read lazily, checked, and never executed."""
 
 import fnmatch
+import os
 from pathlib import Path, PurePosixPath
 
 from ..optional import optional
@@ -32,6 +33,7 @@ class Files:
             self.names = with_configs(folder.name, beside)
         elif folder.is_dir():
             self.root = folder
+            os.scandir(folder).close()  # an error where it may not be read, which rglob hides
             found = (path for path in folder.rglob("*") if path.is_file())
             self.names = sorted(path.relative_to(folder).as_posix() for path in found)
         else:
