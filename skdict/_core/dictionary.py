@@ -121,11 +121,11 @@ class Dictionary:
 
     @property
     def code_effects(self):
-        """What a unit of each code adds to a reconstruction: the atoms.
+        """What a unit of each of `unit_codes` adds to a reconstruction: the unit atoms.
 
         None where rows are normalised: then that is another amount for each row.
         """
-        return self.atoms if self.normalization is None else None
+        return self.components if self.normalization is None else None
 
     def to(self, dtype, device):
         """The same with all tensors in a dtype, on a device; itself where nothing changes.
@@ -214,15 +214,30 @@ class Dictionary:
             # Lasso's Gram matrix depends on how torch multiplies
             precision = torch.get_float32_matmul_precision()
             key = name, precision, *sorted(options.items())
-            atoms = self.atoms
+            atoms = self.components
             code = self._keep(key, [atoms], partial(CODERS[name], atoms, **options))
+            if self.norms is not None:
+                code = partial(self._code_by_unit_atoms, code)
         origin = self.intercept
         if name == "encoder" and self.offset is not None:
             origin = self.offset
         normalise = self.normalization
-        if normalise is None:
-            return lambda x, *start: code(x - origin, *start)
-        return lambda x, *start: code(normalise(x)[0] - origin, *start)
+        if normalise is not None:
+            return lambda x, *start: code(normalise(x)[0] - origin, *start)
+        if self.skip is not None and name != "encoder":
+            return lambda x, *start: code(x - origin - x @ self.skip.T, *start)
+        return lambda x, *start: code(x - origin, *start)
+
+    def _code_by_unit_atoms(self, code, centred, *start):
+        """Codes that a coder finds with unit atoms, in the units that the atoms' norms give them.
+
+        So an L1 coefficient means the same, and no atom is preferred for its norm.
+        """
+        start = [given * self.norms if given.dim() == 2 else given for given in start]  # or counts
+        codes = code(centred, *start)
+        norms = self.norms[codes.support.indices]
+        codes.values = codes.values / torch.where(norms > 0, norms, 1)
+        return codes
 
     def reconstruct(self, x, codes):
         """What codes of rows say of them: b + z D, in the rows' own units, and what skips them.
@@ -245,6 +260,25 @@ class Dictionary:
             _, mean, scale = self.normalization(x)
             found = found * scale + mean
         return found
+
+    def scale_of(self, x):
+        """What decoded codes of rows (B, n_inputs) are multiplied by: (B, 1), or None for 1."""
+        return None if self.normalization is None else self.normalization(x)[2]
+
+    def unit_codes(self, codes):
+        """Codes as coefficients of unit atoms, which an L1 coefficient and statistics are of.
+
+        Parameters
+        ----------
+        codes : SparseCodes of shape (B, n_components)
+
+        Returns
+        -------
+        codes : SparseCodes of shape (B, n_components)
+        """
+        if self.norms is None:
+            return codes
+        return replace(codes, values=codes.values * self.norms[codes.support.indices])
 
     def residual(self, x, codes):
         """What codes leave over: x - b - z D.
@@ -322,6 +356,33 @@ class Dictionary:
         if self.architecture is not None:
             bias, state = self.architecture.unfold(encoder.bias, threshold)
         return replace(self, encoder=encoder, state=state, offset=None, norms=None)
+
+    def in_unit_codes(self):
+        """The same with codes in units of unit atoms; those that are selected stay the same.
+
+        Returns
+        -------
+        dictionary : Dictionary
+            Itself, if codes are in these units.
+        """
+        encoder, norms = self.encoder, self.norms
+        if norms is None:
+            return self
+        state = self.state
+        if isinstance(encoder, Encoder) and encoder.n_largest is None:  # of each latent by itself
+            factor, threshold = norms.double(), encoder.threshold
+            if threshold is not None:
+                threshold = (factor * threshold).to(norms)
+            weight, bias = factor[:, None] * encoder.weight, factor * encoder.bias
+            encoder = replace(
+                encoder, weight=weight.to(norms), bias=bias.to(norms), threshold=threshold
+            )
+            if self.architecture is not None:
+                _, state = self.architecture.unfold(encoder.bias, threshold)
+        elif isinstance(encoder, Encoder):
+            divisor = 1 if encoder.divisor is None else encoder.divisor
+            encoder = replace(encoder, divisor=divisor / torch.where(norms > 0, norms, 1))
+        return replace(self, encoder=encoder, state=state, norms=None)
 
     @property
     def tensors(self):

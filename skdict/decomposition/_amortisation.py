@@ -29,9 +29,10 @@ def amortisation_gap(estimator, X, *, alpha=None):
     An encoder finds codes by one product with a matrix. Sparse coding finds them by optimisation,
     with the same atoms and intercept: the Lasso's have the least objective
     :math:`\tfrac12 \lVert x - b - z D \rVert_2^2 + \alpha \lVert z \rVert_1`, and those of
-    non-negative matching pursuit, with as many non-zeros as the encoder's have on that sample,
+    matching pursuit, with as many non-zeros as the encoder's have on that sample,
     about the least error at equal sparsity. What is lost between these and the encoder's is the
-    encoder's fault, what is left of the error is the dictionary's.
+    encoder's fault, what is left of the error is the dictionary's. All are non-negative where the
+    encoder's are, and z are coefficients of unit atoms.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ def amortisation_gap(estimator, X, *, alpha=None):
     Raises
     ------
     ValueError
-        If the estimator has no encoder, X does not fit it or is constant, or alpha is negative.
+        If the estimator has no encoder, normalises rows or is a transcoder, X does not fit it or
+        is constant, or alpha is negative or not known.
 
     See Also
     --------
@@ -82,11 +84,22 @@ def amortisation_gap(estimator, X, *, alpha=None):
     X = check_activations(estimator, X, check_finite=False)
     rows = Source(X, resolve_device(estimator.device))
     alpha = estimator.alpha_ if alpha is None else alpha
+    if alpha is None:
+        raise ValueError(
+            "The dictionary was loaded without an L1 coefficient. Give alpha=, or call its "
+            "calibrate(X)."
+        )
     alpha = float(alpha)
+    if estimator.dictionary_.normalization is not None:
+        raise ValueError(
+            "The dictionary normalises each row, so that its codes and an L1 coefficient are in "
+            "other units for each: there is no objective that the rows have in common."
+        )
     dictionary = estimator.dictionary_.to(rows.dtype, rows.device)
     encode = dictionary.coder("encoder")
-    lasso = dictionary.coder("lasso", alpha=alpha)
-    omp = dictionary.coder("omp")
+    positive = not dictionary.encoder.signed
+    lasso = dictionary.coder("lasso", alpha=alpha, positive=positive)
+    omp = dictionary.coder("omp", positive=positive)
     parts = {name: [] for name in CODERS}
     gaps = []
     for _, x in rows.blocks(len(dictionary.components)):
@@ -96,7 +109,7 @@ def amortisation_gap(estimator, X, *, alpha=None):
         gaps.append(codes["lasso"].gaps)
         for name, z in codes.items():
             error = dictionary.residual(x, z).double().square().sum(dim=1)
-            objective = 0.5 * error + alpha * z.l1_norms()
+            objective = 0.5 * error + alpha * dictionary.unit_codes(z).l1_norms()
             parts[name].append(torch.stack([objective, error, z.counts.double()]).cpu())
     total = len(rows) * variation(rows) ** 2
     result = Bunch(alpha=alpha)

@@ -248,6 +248,10 @@ class DictionaryTransformer(
         Without it activations behind a ReLU, which are sparse in the basis of the neurons, would
         always be best described by copies of the neurons.
 
+        Where there are ``component_norms_``, of a dictionary that was loaded, its codes count as
+        multiplied by them, as codes of unit atoms; where it normalises rows, by the scale of the
+        row.
+
         The noise is that of the fit, so a sample's value does not depend on the others that it is
         given with. Compare samples by it, and dictionaries by `score`, whose noise is that of
         the samples: the mean over samples is another, as a rule less.
@@ -317,9 +321,12 @@ class DictionaryTransformer(
         rows, coding = self._source(X), coding_of(self)
         resolution = checked(self, "resolution")
         model = SparseCodingModel.of(self, resolution, signed=coding.signed, device=rows.device)
-        atoms = coding.dictionary.to(rows.dtype, rows.device).code_effects
+        of = coding.dictionary.to(rows.dtype, rows.device)
         with coding.coded(rows) as blocks:
-            parts = [model.parts(codes, residual, atoms).cpu() for _, codes, residual in blocks]
+            parts = [
+                model.parts(of.unit_codes(codes), residual, of.code_effects, of.scale_of(x)).cpu()
+                for x, codes, residual in blocks
+            ]
         return model, torch.cat(parts)
 
     # -- statistics of the codes, taken when they are asked for ------------------------------

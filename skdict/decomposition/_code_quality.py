@@ -70,7 +70,8 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
     origin : tensor or ndarray of shape (n_features,), or None
         A point among the rows, for the precision of the sums; None takes the first row.
     also : callable or None
-        Is given the `SparseCodes` and the residual of each block, to save another coding.
+        Is given the codes of each block, as coefficients of unit atoms, and their residual, to
+        save another coding.
     warns : bool
         Whether to warn of codes that are not as good as wanted.
     """
@@ -84,7 +85,7 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
         for chunk in index.split(N_ROWS_AT_A_TIME):
             x = rows[chunk]
             codes = code(x)
-            residual = dictionary.residual(x, codes)
+            residual, codes = dictionary.residual(x, codes), dictionary.unit_codes(codes)
             statistics.update(codes, residual, dictionary.code_effects)
             quality.error += float(residual.double().square().sum())
             if also is not None:

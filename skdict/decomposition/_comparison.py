@@ -33,6 +33,7 @@ from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._base import coding_of
 from ._code_statistics import FitStatistics
+from ._fitting import variance_of
 from ._likelihood import SparseCodingModel
 from ._settings import settings
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -434,9 +435,13 @@ def _match_l0(coding, budget, test):
     step = math.ceil(len(test) / N_MATCHED_SAMPLES)
     x = test[torch.arange(0, len(test), step, device="cpu")]
     dictionary = coding.dictionary.to(x.dtype, x.device)
-    coder = CODERS[coding.name](dictionary.atoms, **coding.options)
+    coder = CODERS[coding.name](dictionary.components, **coding.options)
+    if dictionary.normalization is not None:
+        x, _, _ = dictionary.normalization(x)
+    elif dictionary.skip is not None:
+        x = x - x @ dictionary.skip.T
     x = x - dictionary.intercept
-    largest = float((x @ dictionary.atoms.T).max())
+    largest = float((x @ dictionary.components.T).max())
     top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
 
     @cache
@@ -482,7 +487,10 @@ class _Own:
         self.n_components = coding.dictionary.shape[0]
         self.device = train.device
         found = FitStatistics(train, coding).found().attributes(train.n_features)
-        found |= {"variance_": fitted.variance_, "n_features_in_": train.n_features}
+        variance = getattr(fitted, "variance_", None)
+        if variance is None:  # of a dictionary that was loaded
+            variance = variance_of(location_and_scale(train)[1], train)
+        found |= {"variance_": variance, "n_features_in_": train.n_features}
         self.model = SparseCodingModel.of(
             SimpleNamespace(**found), fitted.resolution, signed=coding.signed, device=train.device
         )
@@ -508,13 +516,15 @@ class _Own:
         return self.coding.dictionary.to(x.dtype, x.device).residual(x, codes)
 
     def l1(self, codes):
-        """Sum of the L1 norms."""
-        return float(codes.l1_norms().sum())
+        """Sum of the L1 norms, as coefficients of unit atoms."""
+        dictionary = self.coding.dictionary.to(codes.values.dtype, codes.values.device)
+        return float(dictionary.unit_codes(codes).l1_norms().sum())
 
-    def parts(self, codes, residual):
+    def parts(self, x, codes, residual):
         """Sums of what the score is made of."""
-        atoms = self.coding.dictionary.to(residual.dtype, residual.device).code_effects
-        return self.model.parts(codes, residual, atoms).sum(dim=0)
+        of = self.coding.dictionary.to(residual.dtype, residual.device)
+        codes = of.unit_codes(codes)
+        return self.model.parts(codes, residual, of.code_effects, of.scale_of(x)).sum(dim=0)
 
     def score(self, total, n_samples):
         return self.model.score(total, n_samples)
@@ -550,7 +560,7 @@ class _Foreign:
         """Sum of the L1 norms that the codes would have with unit-norm atoms."""
         return float(codes.column_sums()[1] @ self.norms)
 
-    def parts(self, codes, residual):
+    def parts(self, x, codes, residual):
         return np.nan
 
     def score(self, total, n_samples):
@@ -580,7 +590,7 @@ def _measure(candidate, X_test, alpha, rms):
             l1 += candidate.l1(codes)
             residual = candidate.residual(x, codes)
             error += float(residual.double().square().sum())
-            parts += candidate.parts(codes, residual)
+            parts += candidate.parts(x, codes, residual)
     n = len(source)
     return {
         "n_components": candidate.n_components,

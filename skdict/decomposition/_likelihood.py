@@ -96,7 +96,7 @@ def _norms(rows):
 class CodeStatistics:
     """Sums over samples from which the parameters of the model are estimated.
 
-    Magnitudes and residuals are those of `debiased` codes.
+    Magnitudes and residuals are those of `debiased` codes, as coefficients of unit atoms.
 
     Parameters
     ----------
@@ -196,14 +196,19 @@ class SparseCodingModel:
             signed=signed,
         )
 
-    def parts(self, codes, residual, atoms):
+    def parts(self, codes, residual, atoms, scale=None):
         """What the log-likelihoods of samples are made of, whatever the noise.
 
         Parameters
         ----------
         codes : SparseCodes
+            Coefficients of unit atoms.
         residual : tensor of shape (B, n_features)
-        atoms : tensor of shape (n_components, n_features)
+        atoms : tensor of shape (n_components, n_features) or None
+            As in `debiased`.
+        scale : tensor of shape (B, 1) or None
+            What the atoms are multiplied by in each row, where rows are normalised. The factor
+            of each active feature is divided by it.
 
         Returns
         -------
@@ -224,6 +229,8 @@ class SparseCodingModel:
         )
         squares = residual.to(on.dtype).square().sum(dim=1, keepdim=True)
         of_codes[:, 1] += off.sum()
+        if scale is not None:
+            of_codes[:, 1] -= of_codes[:, 0] * torch.where(scale > 0, scale, 1).log().squeeze(1)
         return torch.cat([squares, of_codes], dim=1)
 
     def log_likelihood(self, parts, noise_variance):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._core.data.source import Source
 from .._core.formats import Request
 from .._core.formats.card import card_of
 from .._core.formats.hub import open_files
@@ -15,7 +16,7 @@ from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._base import coding_of
-from ._code_quality import quality_of
+from ._code_quality import quality_of, spread
 from ._code_statistics import FitStatistics
 from ._fitting import variance_of
 from ._learned import Stream
@@ -23,6 +24,8 @@ from ._records import load, record_of, save
 
 # Samples that a calibration looks at, evenly spread.
 N_CALIBRATED = 100_000
+# Samples that the scale of normalised rows is taken from.
+N_FOR_SCALE = 10_000
 
 
 class PretrainedMixin:
@@ -82,7 +85,7 @@ class PretrainedMixin:
         rows = self._source(X)
         mean, rms = location_and_scale(rows)
         if self.alpha_ is None:
-            self.alpha_ = ALPHA_FRACTION * rms
+            self.alpha_ = ALPHA_FRACTION * self._scale_of_coded(rows, rms)
         coding = coding_of(self)
         found = quality_of(coding, rows, N_CALIBRATED, origin=mean)
         vars(self).pop("feature_density_", None)  # of other data, where a file had it
@@ -205,6 +208,14 @@ class PretrainedMixin:
                 commit_message="Dictionary written by skdict",
             )
         return commit.oid
+
+    def _scale_of_coded(self, rows, rms):
+        """Centred RMS norm of rows as they are coded: `rms`, unless they are normalised."""
+        normalise = self.dictionary_.normalization
+        if normalise is None:
+            return rms
+        some, _, _ = normalise(rows[spread(len(rows), N_FOR_SCALE)])
+        return location_and_scale(Source(some, some.device))[1]
 
     def _misfit(self, unexplained, l0, mean):
         """Why a dictionary may leave more of X than its mean does."""

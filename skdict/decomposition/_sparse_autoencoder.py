@@ -216,7 +216,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
         Its mean magnitude where active, shrunk to that of all features by one observation. This
-        and the next are of codes a step nearer to least squares, as in `score_samples`.
+        and the next are of codes a step nearer to least squares, as in `score_samples`, and of
+        unit atoms whatever the ``component_norms_`` of a loaded dictionary.
     noise_variance_ : float
         Mean squared residual, per column.
     variance_ : float

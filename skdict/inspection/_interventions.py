@@ -12,7 +12,6 @@ from .._core.torch_state import without_autocast
 from ..metrics._coding import (
     check_dictionary,
     last_step,
-    reads_rows,
     reconstructed,
     reconstruction_function,
     with_sparse_codes,
@@ -159,7 +158,10 @@ def replace_activations(
         check_dictionary(dictionary, "With scale and keep_error, ")
         dictionary = with_sparse_codes(dictionary)
         features, factors = _check_scale(scale or {}, n_components_of(dictionary))
-        if keep_error:
+        if keep_error and _normalises(dictionary):
+            changed = reconstruction_function(_Scaled(dictionary, features, factors))
+            edit = _Difference(changed, reconstruction_function(dictionary))
+        elif keep_error:
             directions = feature_directions(dictionary, features)
             edit = _Shift(dictionary, features, directions, lambda codes: (factors - 1) * codes)
         else:
@@ -303,7 +305,7 @@ def steer(
     name, amount = ("strength", strength) if pin_to is None else ("pin_to", pin_to)
     if pin_to is not None or hasattr(dictionary, "inverse_transform"):
         check_dictionary(dictionary, f"With {name}, ")
-        if reads_rows(last_step(dictionary)):
+        if _normalises(dictionary):
             raise ValueError(
                 "This dictionary normalises each row, so that a unit of a code is another amount "
                 "for each token. Multiply codes instead: replace_activations with scale=."
@@ -381,6 +383,16 @@ class _Shift:
         return codes.toarray() if issparse(codes) else np.asarray(codes)
 
 
+class _Difference:
+    """Add to activations what two reconstructions of them differ by."""
+
+    def __init__(self, changed, unchanged):
+        self.changed, self.unchanged = changed, unchanged
+
+    def __call__(self, activations):
+        return activations + self.changed(activations) - self.unchanged(activations)
+
+
 class _Scaled:
     """A dictionary that multiplies the codes of some features by factors before decoding."""
 
@@ -400,6 +412,11 @@ class _Scaled:
 
     def reconstruct(self, X, codes):
         return reconstructed(self.dictionary, X, codes)
+
+
+def _normalises(dictionary):
+    """Whether a unit of a code is another amount for each row."""
+    return getattr(last_step(dictionary), "input_normalization_", None) is not None
 
 
 def _check_scale(scale, n_components):

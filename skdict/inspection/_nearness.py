@@ -11,8 +11,9 @@ from ._directions import feature_directions, split_dictionary
 class Nearness:
     """Scores of activations; the greater the score, the closer the feature is to active.
 
-    If an encoder makes the codes, the scores are its pre-activations: a feature is active if they
-    exceed a threshold or are among the largest. Otherwise they are the projections on the atoms.
+    If an encoder makes the codes, the scores are its pre-activations, of `AbsTopK` their absolute
+    values: a feature is active if they exceed a threshold or are among the largest. Otherwise
+    they are the projections on the atoms.
 
     Parameters
     ----------
@@ -39,10 +40,12 @@ class Nearness:
             self._origin = getattr(coder, "input_offset_", coder.intercept_)
             self._normalise = getattr(coder, "input_normalization_", None)
             bias = coder.encoder_intercept_[columns]
+            encoder = getattr(getattr(coder, "dictionary_", None), "encoder", None)
+            self._by_size = getattr(encoder, "selection", None) == "absolute"
         else:
             self.name, self.least, self._before = "projections", 0.0, None
             weights, self._origin = feature_directions(dictionary, columns), 0.0
-            self._normalise = None
+            self._normalise, self._by_size = None, False
             bias = np.zeros(len(columns))
         self._weights, self._bias = weights.T.astype(np.float32), bias.astype(np.float32)
 
@@ -56,4 +59,4 @@ class Nearness:
             block = self._normalise(torch.from_numpy(block))[0].numpy()
         scores = (block - self._origin).astype(np.float32) @ self._weights
         scores += self._bias
-        return scores
+        return abs(scores) if self._by_size else scores

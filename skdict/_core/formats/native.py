@@ -152,7 +152,7 @@ def _record(config, tensors, request):
     config.provenance()
     tensors.check_all_taken()
     if request.units == "unit" and dictionary.norms is not None:
-        record.dictionary = dictionary.to_train()
+        record.dictionary = dictionary.in_unit_codes()
     return record
 
 

@@ -117,23 +117,22 @@ class Weights:
             of_decoder *= self.decoder_factor.double()
         if self.scales_by_norm:  # codes are p n: folded into the encoder
             to_encoder, to_bias = to_encoder * own, to_bias * own
-            of_decoder /= torch.where(own > 0, own, 1)
-        elif self.ranks_by_norm and self.k is None:  # p n > θ where p > θ / n
-            to_threshold /= raw
+            of_decoder /= _or_one(own)
+        elif self.ranks_by_norm and self.k is None:  # p n > θ where p > θ / n, and never if n = 0
+            to_encoder, to_bias = to_encoder * (raw > 0), to_bias * (raw > 0)
+            to_threshold /= _or_one(raw)
         elif self.ranks_by_norm:
-            to_encoder, to_bias, divisor = to_encoder * raw, to_bias * raw, raw
+            to_encoder, to_bias, divisor = to_encoder * raw, to_bias * raw, _or_one(raw)
         norms = of_decoder.abs() * own
         # a negative factor turns the atom around
-        components = _scaled(
-            self.decoder, of_decoder / torch.where(norms > 0, norms, 1), 1 / out, dtype
-        )
+        components = _scaled(self.decoder, of_decoder / _or_one(norms), 1 / out, dtype)
         if units == "unit":
             if self.k is None:
                 factor = norms
                 to_encoder, to_bias = to_encoder * factor, to_bias * factor
                 to_threshold = to_threshold * factor
             elif not _is_unit(norms):
-                divisor = 1 / norms if divisor is None else divisor / norms
+                divisor = (1 if divisor is None else divisor) / _or_one(norms)
             norms = torch.ones_like(norms)
         bias = 0 if self.encoder_bias is None else self.encoder_bias.double()
         zeros = torch.zeros(self.decoder.shape[1], dtype=torch.float64)
@@ -235,6 +234,11 @@ def _scaled(matrix, rows, columns, dtype):
 
 def _rows_at_a_time(matrix):
     return 1 + N_FOLDED // max(1, matrix.shape[1])
+
+
+def _or_one(norms):
+    """Norms to divide by: of rows of zeros 1."""
+    return torch.where(norms > 0, norms, 1)
 
 
 def _is_unit(norms):
