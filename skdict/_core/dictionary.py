@@ -218,15 +218,21 @@ class Dictionary:
             code = self._keep(key, [atoms], partial(CODERS[name], atoms, **options))
             if self.norms is not None:
                 code = partial(self._code_by_unit_atoms, code)
-        origin = self.intercept
-        if name == "encoder" and self.offset is not None:
-            origin = self.offset
+        if name != "encoder":
+            return lambda x, *start: code(self.to_explain(x), *start)
+        origin = self.intercept if self.offset is None else self.offset
         normalise = self.normalization
-        if normalise is not None:
-            return lambda x, *start: code(normalise(x)[0] - origin, *start)
-        if self.skip is not None and name != "encoder":
-            return lambda x, *start: code(x - origin - x @ self.skip.T, *start)
-        return lambda x, *start: code(x - origin, *start)
+        if normalise is None:
+            return lambda x, *start: code(x - origin, *start)
+        return lambda x, *start: code(normalise(x)[0] - origin, *start)
+
+    def to_explain(self, x):
+        """What atoms have to add up to in rows (B, n_features): what is left of them without."""
+        if self.normalization is not None:
+            return self.normalization(x)[0] - self.intercept
+        if self.skip is not None:
+            x = x - x @ self.skip.T
+        return x - self.intercept
 
     def _code_by_unit_atoms(self, code, centred, *start):
         """Codes that a coder finds with unit atoms, in the units that the atoms' norms give them.

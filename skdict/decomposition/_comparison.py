@@ -33,7 +33,6 @@ from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._base import coding_of
 from ._code_statistics import FitStatistics
-from ._fitting import variance_of
 from ._likelihood import SparseCodingModel
 from ._settings import settings
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -435,12 +434,8 @@ def _match_l0(coding, budget, test):
     step = math.ceil(len(test) / N_MATCHED_SAMPLES)
     x = test[torch.arange(0, len(test), step, device="cpu")]
     dictionary = coding.dictionary.to(x.dtype, x.device)
+    x = dictionary.to_explain(x)
     coder = CODERS[coding.name](dictionary.components, **coding.options)
-    if dictionary.normalization is not None:
-        x, _, _ = dictionary.normalization(x)
-    elif dictionary.skip is not None:
-        x = x - x @ dictionary.skip.T
-    x = x - dictionary.intercept
     largest = float((x @ dictionary.components.T).max())
     top = math.log(max(largest, torch.finfo(x.dtype).tiny))  # where all codes are zero
 
@@ -487,10 +482,7 @@ class _Own:
         self.n_components = coding.dictionary.shape[0]
         self.device = train.device
         found = FitStatistics(train, coding).found().attributes(train.n_features)
-        variance = getattr(fitted, "variance_", None)
-        if variance is None:  # of a dictionary that was loaded
-            variance = variance_of(location_and_scale(train)[1], train)
-        found |= {"variance_": variance, "n_features_in_": train.n_features}
+        found |= {"variance_": fitted.variance_, "n_features_in_": train.n_features}
         self.model = SparseCodingModel.of(
             SimpleNamespace(**found), fitted.resolution, signed=coding.signed, device=train.device
         )

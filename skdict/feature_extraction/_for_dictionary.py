@@ -110,6 +110,8 @@ def row_transform(transform, scale, extractor):
     options = {"scale": float(scale)}
     if transform == "centre_rows":
         options["centre"] = True
+    elif transform == "row_norm":
+        options["equal_norms"] = True
     elif transform == "divide_by_norm_weight":
         norm = find_module(network_of(extractor).module, extractor.layer)
         weight = norm.weight.detach().float().cpu().numpy()

@@ -22,6 +22,10 @@ class RowTransform(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     divisor : array-like of shape (n_features,), default=None
         What its columns are divided by.
 
+    equal_norms : bool, default=False
+        Whether each row is brought to the norm √n_features then. Rows of zeros stay what they
+        are.
+
     scale : float, default=1.0
         What rows are multiplied by at last.
 
@@ -41,10 +45,11 @@ class RowTransform(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
            [-0.5,  0.5]])
     """
 
-    def __init__(self, *, centre=False, shift=None, divisor=None, scale=1.0):
+    def __init__(self, *, centre=False, shift=None, divisor=None, equal_norms=False, scale=1.0):
         self.centre = centre
         self.shift = shift
         self.divisor = divisor
+        self.equal_norms = equal_norms
         self.scale = scale
 
     def fit(self, X, y=None):
@@ -92,6 +97,9 @@ class RowTransform(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             X = X - X.mean(axis=1, keepdims=True)
         if self.divisor is not None:
             X = X / np.asarray(self.divisor, dtype)
+        if self.equal_norms:
+            norms = np.linalg.norm(X, axis=1, keepdims=True)
+            X = X / np.where(norms > 0, norms / X.shape[1] ** 0.5, 1)
         return (X * self.scale).astype(dtype, copy=False)
 
     def inverse_transform(self, X):
@@ -105,7 +113,18 @@ class RowTransform(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         X_original : ndarray of shape (n_samples, n_features)
+
+        Raises
+        ------
+        ValueError
+            If the rows were brought to equal norms: how long they were is lost.
         """
+        if self.equal_norms:
+            raise ValueError(
+                "equal_norms=True leaves no trace of how long each row was, so that it cannot be "
+                "undone. Give what reconstructs rows the transformed ones: pipeline[-1], and not "
+                "the whole Pipeline."
+            )
         X = np.asarray(X)
         dtype = X.dtype
         X = X / self.scale

@@ -171,6 +171,12 @@ def test_row_transform():
     centred = RowTransform(centre=True).fit_transform(X)
     np.testing.assert_allclose(centred.mean(axis=1), 0, atol=1e-15)
     assert transform.transform(X.astype(np.float32)).dtype == np.float32
+    equal = RowTransform(equal_norms=True, scale=3.0).fit(X)
+    expected = 3 * 4**0.5 * X / np.linalg.norm(X, axis=1, keepdims=True)
+    np.testing.assert_allclose(equal.transform(X), expected)
+    assert not equal.transform(0 * X).any()
+    with pytest.raises(ValueError, match="cannot be undone"):
+        equal.inverse_transform(X)
     with pytest.raises(ValueError, match="divisor has shape"):
         RowTransform(divisor=[1.0]).fit(X)
     with pytest.raises(ValueError, match="zero"):
@@ -216,3 +222,11 @@ def test_what_is_known_of_a_place_helps_to_name_it():
     known = {"model": "a", "layer_number": 3, "side": "output"}
     with pytest.raises(ValueError, match=r"it says.*'layer_number': 3.*Give layer="):
         ActivationExtractor.for_dictionary(SimpleNamespace(activation_=known))
+
+
+def test_rows_of_equal_norms():
+    """As InterPLM's encoders want them where they were trained with normalize_to_sqrt_d."""
+    known = {"hook": "blocks.0.hook_resid_post", "transform": "row_norm"}
+    dictionary = SimpleNamespace(activation_=known)
+    pipeline = ActivationExtractor.for_dictionary(dictionary, make("gpt2"), tokenizer=None)
+    assert pipeline.named_steps["rows"].equal_norms
