@@ -40,8 +40,26 @@ def save(estimator, folder, *, format="skdict", overwrite=False):
     record = record_of(estimator)
     with replacing_folder(folder, overwrite=overwrite) as temporary:
         FORMATS[format].write(record, temporary)
-    for caution in record.cautions:
+    for caution in [*record.cautions, *_not_written(record.activation, format)]:
         warn(caution)
+
+
+def _not_written(activation, format):
+    """What rows have to be, where a format of another library has no place for it."""
+    if format == "skdict":
+        return
+    scale, transform = activation.get("scale"), activation.get("transform")
+    if scale not in (None, 1):
+        yield (
+            f"The files of format={format!r} do not say that the dictionary reads activations "
+            f"multiplied by {scale:.6g} (activation_['scale']): scale them in that library too."
+        )
+    if transform == "row_norm" or (transform == "centre_rows" and format != "sae_lens"):
+        how = "to norm √d each" if transform == "row_norm" else "to mean zero each"
+        yield (
+            f"The files of format={format!r} do not say that the dictionary reads rows brought "
+            f"{how} (activation_['transform']): prepare them so in that library too."
+        )
 
 
 def load(files, request, kind, format="auto"):

@@ -2,6 +2,7 @@
 
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from skdict._core.models.architectures import (
     TopK,
 )
 from skdict._core.normalization import RowNormalization
-from skdict.io import load_dictionary
+from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.io import load_dictionary, save_dictionary
 
 N, D, K = 24, 8, 5
 ARCHITECTURES = {
@@ -195,3 +197,25 @@ def test_kinds_that_are_not_the_library_s_are_refused(tmp_path):
     for name in ("relu", "jumprelu"):
         with pytest.raises(ValueError, match="sparsify holds top-k and group max alone"):
             FORMATS["sparsify"].write(record_of(name), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("activation", "format", "message"),
+    [
+        ({"scale": 0.4}, "sae_lens", "multiplied by 0.4"),
+        ({"transform": "row_norm"}, "sae_lens", "norm √d each"),
+        ({"transform": "centre_rows"}, "dictionary_learning", "mean zero each"),
+        ({"transform": "centre_rows"}, "sae_lens", None),  # it has a place for that
+        ({"scale": 0.4}, "skdict", None),
+    ],
+)
+def test_what_rows_have_to_be_is_not_lost_silently(activation, format, message, tmp_path):
+    X = np.random.default_rng(0).normal(size=(64, 4))
+    estimator = SparseAutoencoderDictionary(8, max_iter=1, random_state=0, device="cpu").fit(X)
+    estimator.activation_ = activation
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        save_dictionary(estimator, tmp_path / "saved", format=format)
+    found = [str(one.message) for one in caught if "do not say" in str(one.message)]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
