@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdict._core.formats import loading
+from skdict._core.formats.hub import HubFiles
 from skdict.decomposition import (
     SparseAutoencoderDictionary,
     SparseAutoencoderDictionaryCV,
@@ -64,6 +65,34 @@ def test_a_wrong_path_is_told_what_comes_near(two):
 def test_a_path_stays_inside(two, path):
     with pytest.raises(ValueError, match=f"inside of '{two}'"):
         load_dictionary(two, path=path)
+
+
+def test_the_layer_of_sparsify_is_the_name_of_its_folder(tmp_path):
+    shutil.copytree(GOLDEN / "sparsify-topk", tmp_path / "run")
+    for root, path in ((tmp_path, "run/layers.3"), (tmp_path / "run", None)):
+        found = load_dictionary(root, path=path).activation_
+        assert found == {"layer": "layers.3", "side": "output"}
+    (tmp_path / "run" / "layers.3").rename(tmp_path / "mine")
+    assert "layer" not in load_dictionary(tmp_path / "mine").activation_
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "path", "expected"),
+    [
+        ("gemmascope-res", "google/gemma-scope-2b-pt-res", "layer_3", "model.layers.3"),
+        ("sparsify-topk", "owner/name", "layers.3", "layers.3"),
+    ],
+)
+def test_what_only_a_path_says_of_a_repository(name, repo, path, expected, tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit, owner = "0" * 40, repo.replace("/", "--")
+    snapshot = tmp_path / f"models--{owner}" / "snapshots" / commit
+    shutil.copytree(GOLDEN / name, snapshot)
+    monkeypatch.setattr(HubFiles, "locate", lambda self, name: snapshot / self.folder / name)
+    loaded = load_dictionary(repo, path=path, revision=commit, local_files_only=True)
+    assert loaded.activation_["layer"] == expected
+    assert loaded.source_["commit"] == commit
 
 
 def test_links_and_names_of_all_scripts(two):

@@ -135,6 +135,10 @@ class HubFiles(Files):
             )
         return Path(found)
 
+    def full(self, name):
+        """The name of a file behind those of the repository and the folder."""
+        return "/".join(part for part in (self.repo_id, self.folder, name) if part)
+
     def check_unchanged(self):
         """Files of a commit never change."""
 

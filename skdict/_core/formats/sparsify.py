@@ -4,6 +4,9 @@ z = top_k(relu((x - b) W + c)), of transcoders without b. Version 1.3: sparse_co
 fused_encoder.py; files of July 2024 may be signed.
 """
 
+import re
+from pathlib import PurePosixPath
+
 from ..models.architectures import AbsTopK, GroupMax, TopK
 from .base import Format, Record, register
 from .tensors import FormatError
@@ -11,6 +14,9 @@ from .weights import Weights
 from .writing import check_holds, exported, write_json, write_safetensors
 
 CONFIG, TENSORS = "cfg.json", "sae.safetensors"
+
+# The path of a module in its blocks, as "layers.3" or "h.3.mlp", which names a folder.
+HOOKPOINT = re.compile(r"\.\d+(\.|$)")
 
 
 @register("sparsify")
@@ -63,7 +69,10 @@ class Sparsify(Format):
             is_transcoder=transcodes or has_skip,
         )
         tensors.check_all_taken()
-        hookpoint = folder.strip("/") or config.get("hookpoint", None, str)
+        hookpoint = config.get("hookpoint", None, str)
+        above = PurePosixPath(files.full(name)).parent.name  # also where path= named it
+        if hookpoint is None and HOOKPOINT.search(above):
+            hookpoint = above
         return Record(
             weights.dictionary(units=request.units, dtype=request.dtype, where=tensors.where),
             architecture,
