@@ -156,11 +156,17 @@ def used_interpreters():
     yield interpreter
 
 
+def fit_row_transforms():
+    X = pd.DataFrame(np.ones((3, 2)), columns=["a", "b"])
+    yield OBJECTS["skdict.feature_extraction.RowTransform"]().fit(X)
+
+
 FITTED = {
     "skdict.decomposition.SparseAutoencoderDictionary": fit_dictionaries,
     "skdict.decomposition.SparseAutoencoderDictionaryCV": fit_selected_dictionaries,
     "skdict.feature_extraction.ActivationExtractor": fit_extractors,
     "skdict.feature_extraction.DocumentFeatures": fit_document_features,
+    "skdict.feature_extraction.RowTransform": fit_row_transforms,
     "skdict.inspection.AutoInterpreter": used_interpreters,
 }
 

@@ -268,7 +268,17 @@ class Dictionary:
         return found
 
     def scale_of(self, x):
-        """What decoded codes of rows (B, n_inputs) are multiplied by: (B, 1), or None for 1."""
+        """What decoded codes of rows are multiplied by, where rows are normalised.
+
+        Parameters
+        ----------
+        x : tensor of shape (B, n_inputs)
+
+        Returns
+        -------
+        scale : tensor of shape (B, 1) or None
+            None is 1.
+        """
         return None if self.normalization is None else self.normalization(x)[2]
 
     def unit_codes(self, codes):
