@@ -13,6 +13,8 @@ from skdict._core.coding import CODERS, Coder, SparseCodes
 from skdict._core.coding import register as register_coder
 from skdict._core.data.source import Source
 from skdict._core.dictionary import Dictionary
+from skdict._core.formats import FORMATS, Format, Record, Weights
+from skdict._core.formats import register as register_format
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.solvers import SOLVERS, Solver
 from skdict._core.solvers import register as register_solver
@@ -20,6 +22,7 @@ from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
 from skdict.decomposition.architectures import Architecture
 from skdict.decomposition.architectures import register as register_architecture
+from skdict.io import formats, load_dictionary, save_dictionary
 from skdict.metrics import mean_l0
 
 
@@ -87,14 +90,51 @@ def gini(codes):
     return 1 - (2 * shares.sum() - 1) / len(means)
 
 
+class Text(Format):
+    """A dictionary with a linear encoder, as a matrix of text."""
+
+    description = "numbers in a text file"
+    looks = "dictionary.txt"
+    writes = True
+
+    @staticmethod
+    def detect(files):
+        return "dictionary.txt" in files
+
+    @staticmethod
+    def read(files, request):
+        n, d, *numbers = map(float, files.text("dictionary.txt").split())
+        n, d = int(n), int(d)
+        sizes = [n * d, n, n * d, d]
+        encoder, bias, decoder, intercept = torch.tensor(numbers).double().split(sizes)
+        weights = Weights(
+            encoder=encoder.view(n, d),
+            encoder_bias=bias,
+            decoder=decoder.view(n, d),
+            decoder_bias=intercept,
+            offset=intercept,
+        )
+        dictionary = weights.dictionary(units=request.units, where="dictionary.txt")
+        return Record(dictionary, source={"library": "none"})
+
+    @staticmethod
+    def write(record, folder):
+        parts = record.dictionary
+        tensors = parts.encoder.weight, parts.encoder.bias, parts.components, parts.intercept
+        numbers = torch.cat([tensor.flatten() for tensor in tensors]).tolist()
+        text = " ".join(map(repr, [*parts.shape, *numbers]))
+        (folder / "dictionary.txt").write_text(text, encoding="utf-8")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """The nouns have their names while this file is tested."""
     register_architecture("elastic_net")(ElasticNet)
     register_solver("principal")(PrincipalDirections)
     register_coder("nearest")(Nearest)
+    register_format("text")(Text)
     yield
-    del ARCHITECTURES["elastic_net"], SOLVERS["principal"], CODERS["nearest"]
+    del ARCHITECTURES["elastic_net"], SOLVERS["principal"], CODERS["nearest"], FORMATS["text"]
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +194,17 @@ def test_the_coder_serves_all_that_code(X):
     np.testing.assert_array_equal((codes != 0).sum(axis=1), correlations.max(axis=1) > 0)
     rows = codes.any(axis=1)
     np.testing.assert_array_equal(codes[rows].argmax(axis=1), correlations[rows].argmax(axis=1))
+
+
+def test_a_format_is_found_read_and_written(X, tmp_path):
+    sae = SparseAutoencoderDictionary(12, max_iter=2, random_state=0).fit(X.astype(np.float32))
+    save_dictionary(sae, tmp_path / "mine", format="text")
+    loaded = load_dictionary(tmp_path / "mine")
+    assert loaded.source_["format"] == "text"
+    assert formats()[-1]["name"] == "text"
+    rows = X.astype(np.float32)
+    np.testing.assert_allclose(loaded.transform(rows), sae.transform(rows), atol=1e-6)
+    np.testing.assert_allclose(loaded.components_, sae.components_, atol=1e-6)
 
 
 def test_a_source_is_what_can_be_read_row_by_row(X):
