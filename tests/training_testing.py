@@ -13,5 +13,6 @@ def train(training, schedule, x, *, n_passes, batch_size):
 
 def codes_of(autoencoder, x):
     """Dense codes of x (B, n_features) by the folded encoder, as an estimator finds them."""
-    encoder = Encoder(*autoencoder.folded(), autoencoder.architecture.n_largest)
+    rule = autoencoder.architecture
+    encoder = Encoder(*autoencoder.folded(), rule.n_largest, rule.selection)
     return encoder(x - autoencoder.intercept.detach()).dense()

@@ -53,8 +53,8 @@ class SparseAutoencoderDictionaryCV(
     is ``alpha``.
 
     On each fold a dictionary is trained from scratch for the densest codes only; each sparser one
-    goes on from the dictionary, the encoder and the intercept of the one before, for about a
-    seventh of the epochs. While the best mean score is at an edge of the grid, values are added
+    goes on from the dictionary, the encoder and the intercept of the one before, for about
+    three tenths of the epochs. While the best mean score is at an edge of the grid, values are added
     beyond it, six at most; a warning tells if it still is at an edge then. The best value is used
     for a fit to all data. Much faster than :class:`~sklearn.model_selection.GridSearchCV`; scores
     along the path can be better than those of fits from scratch, as dictionaries further along it
@@ -101,7 +101,7 @@ class SparseAutoencoderDictionaryCV(
     resolution : float, default=0.03
         Differences of this share of the data's variance do not count for `score`.
     max_iter : int, default=20
-        Epochs: passes over the data. About a seventh of them for each value but that of the
+        Epochs: passes over the data. Three tenths of them for each value but that of the
         densest codes.
     batch_size : int or "auto", default="auto"
         Samples per step.

@@ -70,7 +70,7 @@ def test_training_begins_as_relu():
     assert kinds == [ReLU] * 5 + [TopK] * 5
     stream = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=None)
     kinds = [type(topk.variant_at(stream.progress_at(step))) for step in range(1000)]
-    assert kinds == [ReLU] * 128 + [TopK] * 872
+    assert kinds == [ReLU] * 160 + [TopK] * 840
     for n_steps in (None, 10):
         goes_on = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps, from_scratch=False)
         assert topk.variant_at(goes_on.progress_at(0)) is topk

@@ -120,7 +120,7 @@ def test_a_search_tells_of_its_fits(planted, capsys):
     assert len(of_fits) == 6
     for line, score in zip(of_fits, search.scores_.T.ravel(), strict=True):
         assert float(re.search(f"score {NUMBER}", line)[1]) == pytest.approx(score, rel=1e-5)
-    assert "fold 2/3, alpha 0.2: score" in of_fits[2]
+    assert "fold 2/3, alpha=0.2: score" in of_fits[2]
     assert sum("pass" in line for line in lines) == 4  # of the last fit
     search.set_params(verbose=2).fit(planted)
     assert capsys.readouterr().out.count("] pass ") == 3 * (4 + 1) + 4

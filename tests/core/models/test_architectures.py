@@ -67,9 +67,30 @@ def gated(x, dictionary, pre, intercept, log_gain, shift):
     return error + 0.5 * (frozen**2).sum() + ALPHA * gate.sum()
 
 
+def abs_topk(x, dictionary, pre, intercept):
+    sizes = pre.abs()
+    codes = torch.where(sizes >= sizes.sort(dim=1).values[:, -K:][:, :1], pre, 0)
+    return 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum()
+
+
+def group_max(x, dictionary, pre, intercept):
+    groups = pre.clamp(min=0).view(B, K, N // K)
+    codes = torch.where(groups == groups.amax(dim=2, keepdim=True), groups, 0).view(B, N)
+    return 0.5 * ((x - codes @ dictionary - intercept) ** 2).sum()
+
+
 REFERENCES = {
     function.__name__: function
-    for function in (relu, topk, batch_topk, matryoshka, jumprelu, gated)
+    for function in (
+        relu,
+        topk,
+        batch_topk,
+        matryoshka,
+        jumprelu,
+        gated,
+        abs_topk,
+        group_max,
+    )
 }
 # architectures learn nothing besides by these names, or a threshold without a gradient
 STATE = {"jumprelu": ("log_threshold", "log_price"), "gated": ("log_gain", "shift")}

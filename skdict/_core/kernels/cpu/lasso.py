@@ -35,6 +35,9 @@ from .products import FEW_ROWS, few_rows_in_bfloat16, linear
 from .search import append_from, bound_of_largest, integers_of, largest_key
 from .working_set import solve_by_loops, solve_working_set
 
+# The objective is at least 0; rounding may take it below by this fraction of ½‖x‖².
+ROUNDED_BELOW = 1e-3
+
 
 def unit_rows(x, alpha, of_atoms):
     arrays = _unit_rows(x.contiguous().numpy(), alpha, of_atoms)
@@ -366,6 +369,7 @@ def code_rows(
         for j in range(n):
             largest = max(largest, c[j] if positive else abs(c[j]))
         alpha = max(given_alpha[i], least_alpha * largest)
+        lowest = -0.5 * square_x * (1 + ROUNDED_BELOW)
         n_atoms, n_known = 0, 0
         for entry in range(indptr[i], indptr[i + 1]):
             atoms[n_atoms], codes[n_atoms] = indices[entry], start[entry]
@@ -378,7 +382,16 @@ def code_rows(
                 work = np.empty((len(sub_gram) + 4, len(sub_gram)))
             n_known = n_atoms
             solve_working_set(
-                sub_gram, first_at_set, codes, at_set, n_atoms, alpha, positive, least, work
+                sub_gram,
+                first_at_set,
+                codes,
+                at_set,
+                n_atoms,
+                alpha,
+                positive,
+                least,
+                lowest,
+                work,
             )
 
             residual_correlations(q, c, gram, atoms, codes, n_atoms)

@@ -83,7 +83,9 @@ def _fit_non_negative(
     """
     codes[:n_atoms] = 0.0
     alpha = ALPHA_OF_OMP * np.abs(first_at_set[:n_atoms]).max()
-    solve_working_set(sub_gram, first_at_set, codes, at_set, n_atoms, alpha, True, least, work)
+    solve_working_set(
+        sub_gram, first_at_set, codes, at_set, n_atoms, alpha, True, least, -np.inf, work
+    )
     n_kept = 0
     for j in range(n_atoms):
         if codes[j] > 0:

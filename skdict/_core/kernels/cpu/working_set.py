@@ -13,7 +13,9 @@ N_ROUNDS = 3
 
 
 @vectorised
-def solve_working_set(gram, first, codes, correlations, n_atoms, alpha, positive, least, work):
+def solve_working_set(
+    gram, first, codes, correlations, n_atoms, alpha, positive, least, lowest, work
+):
     """Minimise over the codes of the working set, from those given.
 
     Sweeps of coordinate descent find about the right support. Newton steps approach the exact
@@ -29,6 +31,9 @@ def solve_working_set(gram, first, codes, correlations, n_atoms, alpha, positive
         c, z, which are updated, and room for q = c - G z.
     least : float
         A pivot that is smaller, as a fraction of the diagonal, is rounding.
+    lowest : float
+        What the objective less ½‖x‖² cannot be below. A Gram matrix of more atoms than columns
+        that was rounded may have negative eigenvalues, along which it falls without end.
     work : array of shape (>= n_atoms + 4, >= n_atoms)
     """
     support = np.empty(n_atoms, np.int64)
@@ -51,7 +56,7 @@ def solve_working_set(gram, first, codes, correlations, n_atoms, alpha, positive
             gram, codes, correlations, n_atoms, alpha, support, n_support, n_known, least, work
         )
         objective = _objective(gram, first, codes, correlations, n_atoms, alpha)
-        if not objective <= before:  # rounding
+        if not lowest <= objective <= before:  # rounding
             codes[:n_atoms] = saved[:n_atoms]
             _objective(gram, first, codes, correlations, n_atoms, alpha)
             break
@@ -154,5 +159,14 @@ def _solve_each(gram, first, codes, alpha, positive):
     least = smallest_pivot(np.finfo(np.float64).eps)
     for i in range(len(codes)):
         solve_working_set(
-            gram[i], first[i], codes[i], at_set, n_atoms, alpha[i], positive, least, work
+            gram[i],
+            first[i],
+            codes[i],
+            at_set,
+            n_atoms,
+            alpha[i],
+            positive,
+            least,
+            -np.inf,
+            work,
         )
