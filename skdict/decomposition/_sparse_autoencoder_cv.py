@@ -53,8 +53,8 @@ class SparseAutoencoderDictionaryCV(
     is ``alpha``.
 
     On each fold a dictionary is trained from scratch for the densest codes only; each sparser one
-    goes on from the dictionary, the encoder and the intercept of the one before, for about
-    three tenths of the epochs. While the best mean score is at an edge of the grid, values are added
+    goes on from the dictionary, the encoder and the intercept of the one before, for about three
+    tenths of the epochs. While the best mean score is at an edge of the grid, values are added
     beyond it, six at most; a warning tells if it still is at an edge then. The best value is used
     for a fit to all data. Much faster than :class:`~sklearn.model_selection.GridSearchCV`; scores
     along the path can be better than those of fits from scratch, as dictionaries further along it
