@@ -23,7 +23,7 @@ from test_golden import EXPRESSIBLE, GOLDEN
 
 from skdict.io import load_dictionary
 
-N_FILES = 1000  # of each format, in the slow set
+N_FILES = 1000  # of each format, by pytest -m slow
 N_FEW = 12
 HOLD_TENSORS = (".safetensors", ".npz", ".pt", ".pth")
 MAX_GROWTH = 1 << 29  # bytes of memory that loading all of them may take
@@ -254,6 +254,7 @@ def test_a_few_damaged_files(kind, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.enumeration
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_many_damaged_files(kind, tmp_path, monkeypatch):
