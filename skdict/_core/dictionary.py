@@ -232,7 +232,16 @@ class Dictionary:
         return lambda x, *start: code(normalise(x)[0] - origin, *start)
 
     def to_explain(self, x):
-        """What atoms have to add up to in rows (B, n_features): what is left of them without."""
+        """What atoms have to add up to: what is left of rows without all else.
+
+        Parameters
+        ----------
+        x : tensor of shape (B, n_features)
+
+        Returns
+        -------
+        left : tensor of shape (B, n_features)
+        """
         if self.normalization is not None:
             return self.normalization(x)[0] - self.intercept
         if self.skip is not None:

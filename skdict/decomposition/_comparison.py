@@ -4,7 +4,6 @@ import copy
 import inspect
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -29,7 +28,7 @@ from ..metrics._pareto import named_estimators
 from ..utils._arrays import as_vector, check_activations
 from ..utils._frames import as_frame
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._warnings import warn
+from ..utils._warnings import quiet, warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._base import coding_of
 from ._code_statistics import FitStatistics
@@ -377,8 +376,7 @@ def _compile(estimator, X_train):
     estimator = clone(estimator).set_params(max_iter=1, verbose=0)
     if isinstance(estimator, SparseAutoencoderDictionaryCV):
         estimator.set_params(alphas=2, cv=2)
-    with warnings.catch_warnings(), suppress(Exception):
-        warnings.simplefilter("ignore")
+    with quiet(), suppress(Exception):
         estimator.fit(X_train[:N_WARM_UP_FIT])
 
 

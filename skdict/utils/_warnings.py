@@ -1,6 +1,7 @@
 """Warnings that point at the line of the caller."""
 
 import contextlib
+import contextvars
 import os
 import sys
 import warnings
@@ -20,8 +21,23 @@ _INSIDE = (
 )
 
 
+_is_quiet = contextvars.ContextVar("_is_quiet", default=False)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Context in which `warn` is silent in this thread; filters of warnings are of all threads."""
+    token = _is_quiet.set(True)
+    try:
+        yield
+    finally:
+        _is_quiet.reset(token)
+
+
 def warn(message, category=UserWarning):
     """`warnings.warn`, at the line that called the package."""
+    if _is_quiet.get():
+        return
     frame, stacklevel = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         frame, stacklevel = frame.f_back, stacklevel + 1

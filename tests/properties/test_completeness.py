@@ -4,7 +4,7 @@ from calls import CALLS
 from numbers_given import PARAMETERS
 from test_indices import FUNCTIONS
 
-from skdict import datasets, decomposition, feature_extraction, inspection, metrics
+from skdict import datasets, decomposition, feature_extraction, inspection, io, metrics
 
 # They take texts, models, or what other functions return, and have tests of their own.
 OTHERS = {
@@ -20,14 +20,17 @@ OTHERS = {
     "FeatureSeriesDisplay",
     "FeatureSplittingDisplay",
     "InterpretationDisplay",
+    "RowTransform",
     "Snippet",
     "SparseCodes",
     "SteeringDisplay",
     "architectures",
     "WidthCurveDisplay",
     "feature_effects",
+    "formats",
     "label_python_spans",
     "label_tokens",
+    "load_dictionary",
     "load_one_layer_transformer",
     "load_python_corpus",
     "logit_attribution",
@@ -35,6 +38,7 @@ OTHERS = {
     "loss_recovered_scorer",
     "python_token_labels",
     "replace_activations",
+    "save_dictionary",
     "steering_effect",
 }
 
@@ -43,7 +47,7 @@ def test_every_public_function_is_tried_or_named_here():
     tried = {
         name.split("(")[0].split(".")[0].split()[0] for name in (*CALLS, *PARAMETERS, *FUNCTIONS)
     }
-    modules = datasets, decomposition, feature_extraction, inspection, metrics
+    modules = datasets, decomposition, feature_extraction, inspection, io, metrics
     public = {name for module in modules for name in module.__all__}
     assert public - tried == OTHERS
     assert tried <= public

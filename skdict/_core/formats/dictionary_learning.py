@@ -287,7 +287,10 @@ def _state(record):
         return {**_linear(out, b_dec=out.decoder_bias), **buffers}, {"k": k}, name
     if name == "MatryoshkaBatchTopKSAE":
         sizes = record.group_sizes or _group_sizes(record.architecture, len(out.encoder))
-        buffers = {**_buffers(k, out.threshold[0]), "group_sizes": torch.tensor(sizes)}
+        buffers = {
+            **_buffers(k, out.threshold[0]),
+            "group_sizes": torch.tensor(sizes, device="cpu"),
+        }
         return {**_matrices(out), **buffers}, {"k": k, "group_sizes": sizes}, name
     return {**_matrices(out), "threshold": out.threshold}, {}, name
 
@@ -334,5 +337,5 @@ def _matrices(out):
 
 
 def _buffers(k, threshold):
-    threshold = torch.as_tensor(threshold, dtype=torch.float32).clone()
-    return {"k": torch.tensor(k, dtype=torch.int32), "threshold": threshold}
+    threshold = torch.as_tensor(threshold, dtype=torch.float32, device="cpu").clone()
+    return {"k": torch.tensor(k, dtype=torch.int32, device="cpu"), "threshold": threshold}

@@ -273,7 +273,7 @@ def _crosscoder(files, names, request):
     skip = None
     if any(part is not None for part in skips):
         width = widths.pop()
-        zeros = torch.zeros(width, width)
+        zeros = torch.zeros(width, width, device="cpu", dtype=torch.float32)
         skip = torch.block_diag(*(zeros if part is None else part for part in skips))
     weights = Weights(
         encoder=torch.block_diag(*encoders)[order],
@@ -312,7 +312,7 @@ def _rows_of_parts(readers, components):
     spans = list(itertools.pairwise(starts))
     asked = [[j for j, c in enumerate(chosen) if start <= c < end] for start, end in spans]
     rows = [[chosen[j] - start for j in of] for of, (start, _) in zip(asked, spans, strict=True)]
-    return rows, torch.tensor([j for of in asked for j in of]).argsort()
+    return rows, torch.tensor([j for of in asked for j in of], device="cpu").argsort()
 
 
 def _in_order(files, names):

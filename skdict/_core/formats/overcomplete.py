@@ -57,7 +57,9 @@ class Overcomplete(Format):
         atoms = state.take(ATOMS, (None, None), rows=rows)
         n, d = state.shape(ATOMS)
         gain = state.number(MULTIPLIER) if MULTIPLIER in state else 0.0
-        factor = torch.tensor(gain, dtype=torch.float64).exp() / (row_norms(atoms) + EPS)
+        factor = torch.tensor(gain, dtype=torch.float64, device="cpu").exp() / (
+            row_norms(atoms) + EPS
+        )
         encoder, bias, is_tied = _encoder(state, atoms, (n, d), rows)
         if kind == "BatchTopKSAE":
             threshold = info.need("running_threshold", float)

@@ -52,7 +52,7 @@ def write(record, folder):
     save_file(tensors, folder / "sae_weights.safetensors", {"format": "pt"})
     density = record.attributes.get("feature_density_")
     if density is not None:
-        density = torch.as_tensor(density, dtype=torch.float64)
+        density = torch.as_tensor(density, dtype=torch.float64, device="cpu")
         logarithm = (density + LEAST_DENSITY).log10().float()
         save_file({"sparsity": logarithm}, folder / "sparsity.safetensors", {"format": "pt"})
     write_json(folder / "cfg.json", config)

@@ -92,7 +92,7 @@ class SentenceTransformers(Format):
             "encoder.weight": encoder.weight.float().contiguous(),
             "latent_bias": encoder.bias.float().contiguous(),
             "pre_bias": offset.float().contiguous(),
-            "stats_last_nonzero": torch.zeros(n, dtype=torch.int64),
+            "stats_last_nonzero": torch.zeros(n, dtype=torch.int64, device="cpu"),
         }
         save_file(tensors, str(folder / TENSORS), metadata={"format": "pt"})
         config = {

@@ -166,7 +166,7 @@ def _code_norms(state, config, decoder):
 def _normalizer(state, shape):
     """m, g and what is multiplied back, of each column: float64. Without a mean: 0, 1 and 1."""
     n_columns = shape[0] * shape[1] if len(shape) == 2 else shape[0]
-    ones = torch.ones(n_columns, dtype=torch.float64)
+    ones = torch.ones(n_columns, dtype=torch.float64, device="cpu")
     if "activation_mean" not in state:
         return 0 * ones, ones, ones
     mean = state.take("activation_mean", shape, finite=False).double()

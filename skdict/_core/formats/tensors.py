@@ -262,7 +262,9 @@ class NpzTensors(Tensors):
             tensor = torch.from_numpy(np.ascontiguousarray(array))
         except Exception as error:
             raise FormatError(f"{self.where}: {name} cannot be read: {error}.") from None
-        return tensor if rows is None else tensor.index_select(axis, torch.tensor(rows))
+        return (
+            tensor if rows is None else tensor.index_select(axis, torch.tensor(rows, device="cpu"))
+        )
 
 
 class TorchTensors(Tensors, Mapping):
@@ -293,7 +295,9 @@ class TorchTensors(Tensors, Mapping):
 
     def read(self, name, rows=None, axis=0):
         tensor = self.value[name].detach()
-        return tensor if rows is None else tensor.index_select(axis, torch.tensor(rows))
+        return (
+            tensor if rows is None else tensor.index_select(axis, torch.tensor(rows, device="cpu"))
+        )
 
     def part(self, key):
         """Tensors of a dict inside of this one.

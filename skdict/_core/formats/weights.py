@@ -103,9 +103,11 @@ class Weights:
         """
         n, d = self.encoder.shape
         self._check_shapes(n, d, where)
-        scale = torch.as_tensor(self.input_scale, dtype=torch.float64)  # () or (n_inputs,)
+        scale = torch.as_tensor(
+            self.input_scale, dtype=torch.float64, device="cpu"
+        )  # () or (n_inputs,)
         out = self.input_scale if self.output_scale is None else self.output_scale
-        out = torch.as_tensor(out, dtype=torch.float64)  # () or (n_features,)
+        out = torch.as_tensor(out, dtype=torch.float64, device="cpu")  # () or (n_features,)
         raw = row_norms(self.decoder)  # (n,), float64
         to_encoder, to_bias = torch.ones_like(raw), torch.ones_like(raw)
         to_threshold, of_decoder = torch.ones_like(raw), torch.ones_like(raw)
@@ -135,7 +137,7 @@ class Weights:
                 divisor = (1 if divisor is None else divisor) / _or_one(norms)
             norms = torch.ones_like(norms)
         bias = 0 if self.encoder_bias is None else self.encoder_bias.double()
-        zeros = torch.zeros(self.decoder.shape[1], dtype=torch.float64)
+        zeros = torch.zeros(self.decoder.shape[1], dtype=torch.float64, device="cpu")
         intercept = zeros if self.decoder_bias is None else self.decoder_bias.double() / out
         encoder = Encoder(
             _scaled(self.encoder, to_encoder, scale, dtype),
@@ -160,16 +162,16 @@ class Weights:
     def _offset(self, intercept, dtype):
         """What is subtracted from the input in its own units; None if that is the intercept."""
         if self.offset is None:
-            offset = torch.zeros(self.encoder.shape[1], dtype=dtype)
+            offset = torch.zeros(self.encoder.shape[1], dtype=dtype, device="cpu")
         else:
-            scale = torch.as_tensor(self.input_scale, dtype=torch.float64)
+            scale = torch.as_tensor(self.input_scale, dtype=torch.float64, device="cpu")
             offset = (self.offset.double() / scale).to(dtype)
         return None if torch.equal(offset, intercept) and not self.is_transcoder else offset
 
     def _threshold(self, factor, dtype):
         if self.threshold is None:
             return None
-        threshold = torch.as_tensor(self.threshold, dtype=torch.float64) * factor
+        threshold = torch.as_tensor(self.threshold, dtype=torch.float64, device="cpu") * factor
         if self.selection == "positive":  # a negative entry of the code is none
             threshold = threshold.clamp_min(0)
         threshold = threshold.to(dtype)
@@ -224,7 +226,7 @@ def _scaled(matrix, rows, columns, dtype):
 
     Computed in float64 and rounded once: a new matrix in C order.
     """
-    out = torch.empty(matrix.shape, dtype=dtype)
+    out = torch.empty(matrix.shape, dtype=dtype, device="cpu")
     n_rows = _rows_at_a_time(matrix)
     for start in range(0, len(matrix), n_rows):
         part = slice(start, start + n_rows)
