@@ -81,8 +81,8 @@ def parse_arguments():
     arguments = parser.parse_args()
     sizes = {
         # characters of text; about 3.3 make a token
-        "n_train": 60_000 if arguments.quick else 150_000,
-        "n_test": 30_000 if arguments.quick else 100_000,
+        "n_train": 60_000 if arguments.quick else 110_000,
+        "n_test": 30_000 if arguments.quick else 80_000,
         "n_components": 512 if arguments.quick else 1024,
         "max_iter": 3 if arguments.quick else 4,
         "n_alphas": 3 if arguments.quick else 5,
