@@ -11,7 +11,7 @@ from .registry import register
 class AbsTopK(Architecture):
     """The k pre-activations of largest absolute value of each sample, with their sign.
 
-    z = p where |p| is among the k largest, else 0; no penalty. An atom then stands for two
+    z = p where its absolute value is among the k largest, else 0; no penalty. An atom then stands for two
     opposite features. Its products are dense, so that a step takes as long as that of a dense
     autoencoder.
 
