@@ -11,9 +11,9 @@ from .registry import register
 class AbsTopK(Architecture):
     """The k pre-activations of largest absolute value of each sample, with their sign.
 
-    z = p where its absolute value is among the k largest, else 0; no penalty. An atom then stands for two
-    opposite features. Its products are dense, so that a step takes as long as that of a dense
-    autoencoder.
+    z = p where its absolute value is among the k largest, else 0; no penalty. An atom then stands
+    for two opposite features. Its products are dense, so that a step takes as long as that of a
+    dense autoencoder.
 
     Parameters
     ----------
