@@ -115,14 +115,9 @@ class Dictionary:
 
     @property
     def is_sound(self):
-        """Whether all numbers are finite, and not all atoms zero; waits for the device.
-
-        With an encoder none of them: a step that overflows makes only those zero that it changed.
-        """
+        """Whether all numbers are finite, and not all atoms zero; waits for the device."""
         is_finite = all(bool(tensor.isfinite().all()) for tensor in self.tensors)
-        are_atoms = self.components.any(dim=1)
-        has_encoder = isinstance(self.encoder, Encoder)
-        return is_finite and bool(are_atoms.all() if has_encoder else are_atoms.any())
+        return is_finite and bool(self.components.any())
 
     @property
     def code_effects(self):

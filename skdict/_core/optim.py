@@ -1,6 +1,7 @@
 """Optimiser, learning-rate schedule, unit-norm atoms."""
 
 import copy
+import math
 
 import torch
 
@@ -62,8 +63,13 @@ def remove_along_(vectors, atoms):
 
 
 def normalize_(dictionary):
-    """Give every row unit norm, in place; a zero row stays zero."""
+    """Give every row unit norm, in place; a zero row stays zero.
+
+    A row whose norm overflows has no direction left, and becomes NaN: not zero, which would pass
+    for an atom that nothing has changed.
+    """
     norm = torch.linalg.vector_norm(dictionary, dim=1, keepdim=True)
+    norm.nan_to_num_(nan=math.nan, posinf=math.nan, neginf=math.nan)
     return dictionary.div_(norm.clamp_min_(torch.finfo(dictionary.dtype).tiny))
 
 

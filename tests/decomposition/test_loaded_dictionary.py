@@ -301,6 +301,16 @@ def test_what_is_trained_begins_as_the_loaded_one(name):
     )
 
 
+def test_training_goes_on_beside_a_dead_latent():
+    """Its atom is zero: that is no divergence."""
+    given = parts()
+    given["decoder"] = 0.1 * given["decoder"]
+    given["encoder"][3], given["encoder_bias"][3], given["decoder"][3] = 0, -1, 0
+    estimator = loaded(dtype=torch.float32, **given).partial_fit(rows(300).astype(np.float32))
+    assert np.isfinite(estimator.components_).all()
+    assert np.isfinite(estimator.score(rows(300)))
+
+
 def test_a_clone_of_what_training_begins_with_is_refused():
     estimator = SparseAutoencoderDictionary(dict_init=loaded(**parts()))
     with pytest.raises(ValueError, match=r"dict_init=loaded\.dictionary_"):
