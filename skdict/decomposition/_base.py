@@ -22,7 +22,7 @@ from ..utils._arrays import check_activations, check_codes, collect_dense, colle
 from ..utils._sklearn_compat import validate_parameter_constraints
 from ._code_statistics import DataChangedError
 from ._coding import Coding
-from ._likelihood import SparseCodingModel
+from ._likelihood import SparseCodingModel, debiased
 
 # Fitted attributes that only dictionaries of other libraries have: names in `Dictionary`.
 OF_OTHERS = {
@@ -324,7 +324,9 @@ class DictionaryTransformer(
         of = coding.dictionary.to(rows.dtype, rows.device)
         with coding.coded(rows) as blocks:
             parts = [
-                model.parts(of.unit_codes(codes), residual, of.code_effects, of.scale_of(x)).cpu()
+                model.parts(
+                    *debiased(of.unit_codes(codes), residual, of.code_effects), of.scale_of(x)
+                ).cpu()
                 for x, codes, residual in blocks
             ]
         return model, torch.cat(parts)

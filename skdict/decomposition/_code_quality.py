@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from .._core.torch_state import plain_torch
-from ._likelihood import CodeStatistics
+from ._likelihood import CodeStatistics, debiased
 
 # Rows that are coded at a time: what is made of them stays in cache.
 N_ROWS_AT_A_TIME = 256
@@ -70,8 +70,8 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
     origin : tensor or ndarray of shape (n_features,), or None
         A point among the rows, for the precision of the sums; None takes the first row.
     also : callable or None
-        Is given the codes of each block, as coefficients of unit atoms, and their residual, to
-        save another coding.
+        Is given the `debiased` codes of each block, as coefficients of unit atoms, and their
+        residual, to save another coding.
     warns : bool
         Whether to warn of codes that are not as good as wanted.
     """
@@ -86,8 +86,9 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
             x = rows[chunk]
             codes = code(x)
             residual, codes = dictionary.residual(x, codes), dictionary.unit_codes(codes)
-            statistics.update(codes, residual, dictionary.code_effects)
             quality.error += float(residual.double().square().sum())
+            codes, residual = debiased(codes, residual, dictionary.code_effects)
+            statistics.update(codes, residual)
             if also is not None:
                 also(codes, residual)
             x = (x - origin).double()

@@ -32,7 +32,7 @@ from ..utils._warnings import quiet, warn
 from ._alpha import ALPHA_FRACTION, location_and_scale, variation
 from ._base import coding_of
 from ._code_statistics import FitStatistics
-from ._likelihood import SparseCodingModel
+from ._likelihood import SparseCodingModel, debiased
 from ._settings import settings
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
@@ -513,8 +513,8 @@ class _Own:
     def parts(self, x, codes, residual):
         """Sums of what the score is made of."""
         of = self.coding.dictionary.to(residual.dtype, residual.device)
-        codes = of.unit_codes(codes)
-        return self.model.parts(codes, residual, of.code_effects, of.scale_of(x)).sum(dim=0)
+        codes, residual = debiased(of.unit_codes(codes), residual, of.code_effects)
+        return self.model.parts(codes, residual, of.scale_of(x)).sum(dim=0)
 
     def score(self, total, n_samples):
         return self.model.score(total, n_samples)

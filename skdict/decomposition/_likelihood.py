@@ -118,11 +118,9 @@ class CodeStatistics:
     def empty(cls, n_components):
         return cls(counts=np.zeros(n_components), magnitudes=np.zeros(n_components))
 
-    def update(self, codes, residual, atoms):
-        """Add samples: `SparseCodes` of B of them in atoms, and their residual (B, n_features)."""
-        counts, _ = codes.column_sums()
-        codes, residual = debiased(codes, residual, atoms)
-        _, magnitudes = codes.column_sums()
+    def update(self, codes, residual):
+        """Add samples: `debiased` codes of B of them, and their residual (B, n_features)."""
+        counts, magnitudes = codes.column_sums()
         self.counts = self.counts + counts.cpu().numpy()
         self.magnitudes = self.magnitudes + magnitudes.cpu().numpy()
         self.squared_error += float(residual.double().square().sum())
@@ -196,16 +194,15 @@ class SparseCodingModel:
             signed=signed,
         )
 
-    def parts(self, codes, residual, atoms, scale=None):
+    def parts(self, codes, residual, scale=None):
         """What the log-likelihoods of samples are made of, whatever the noise.
 
         Parameters
         ----------
         codes : SparseCodes
-            Coefficients of unit atoms.
+            `debiased`, as coefficients of unit atoms.
         residual : tensor of shape (B, n_features)
-        atoms : tensor of shape (n_components, n_features) or None
-            As in `debiased`.
+            What they leave.
         scale : tensor of shape (B, 1) or None
             What the atoms are multiplied by in each row, where rows are normalised. The factor
             of each active feature is divided by it.
@@ -213,15 +210,13 @@ class SparseCodingModel:
         Returns
         -------
         parts : tensor of shape (B, 3)
-            Squared error of the `debiased` code, number of active features, and the terms of p_j
-            and m_j.
+            Squared error, number of active features, and the terms of p_j and m_j.
         """
         p = (self.density * self.n_samples + 0.5) / (self.n_samples + 1)
         off = torch.log1p(-p)
         on = torch.log(p) - torch.log(self.magnitude) - off - self.signed * math.log(2)
         # of each entry of a code, what it costs instead of the zero that it might be
         index, is_on = codes.support.indices, (codes.values != 0).to(on.dtype)
-        codes, residual = debiased(codes, residual, atoms)
         values = codes.values.abs().to(on.dtype)
         cost = on[index] * is_on - values * self.magnitude.reciprocal()[index]
         of_codes = add_at_(

@@ -304,10 +304,8 @@ def _scored(fitted, rows, by_likelihood):
     options = {"signed": coding.signed, "device": rows.device}
     model, blocks = SparseCodingModel.of(fitted, fitted.resolution, **options), []
 
-    atoms = coding.dictionary.to(rows.dtype, rows.device).code_effects
-
     def add(codes, residual):
-        blocks.append(model.parts(codes, residual, atoms).cpu())
+        blocks.append(model.parts(codes, residual).cpu())
 
     quality = quality_of(coding, rows, also=add)
     parts = torch.cat(blocks)
