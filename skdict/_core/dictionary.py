@@ -365,22 +365,19 @@ class Dictionary:
             factor = factor / encoder.divisor if factor is not None else 1 / encoder.divisor
         if factor is None and self.offset is None:
             return self
-        bias, weight, threshold = encoder.bias.double(), encoder.weight.double(), encoder.threshold
+        bias = encoder.bias.double()
         if self.offset is not None:  # (x - o) W + c = (x - b) W + c + (b - o) W
-            bias = bias + weight @ (self.intercept.double() - self.offset.double())
-        if factor is not None:
-            factor = factor.double()
-            weight, bias = factor[:, None] * weight, factor * bias
-            threshold = None if threshold is None else (factor * threshold.double()).to(factor)
-        to = self.components
-        threshold = None if threshold is None else threshold.to(to)
-        encoder = replace(
-            encoder, weight=weight.to(to), bias=bias.to(to), threshold=threshold, divisor=None
-        )
-        state = {}
-        if self.architecture is not None:
-            bias, state = self.architecture.unfold(encoder.bias, threshold)
+            between = self.intercept.double() - self.offset.double()
+            bias = bias + encoder.weight.double() @ between
+        encoder = replace(encoder.scaled(factor, bias), divisor=None)
+        state = self._state_with(encoder)
         return replace(self, encoder=encoder, state=state, offset=None, norms=None)
+
+    def _state_with(self, encoder):
+        """The architecture's state to go on training from with another encoder."""
+        if self.architecture is None:
+            return {}
+        return self.architecture.unfold(encoder.bias, encoder.threshold)[1]
 
     def in_unit_codes(self):
         """The same with codes in units of unit atoms; those that are selected stay the same.
@@ -395,15 +392,8 @@ class Dictionary:
             return self
         state = self.state
         if isinstance(encoder, Encoder) and encoder.n_largest is None:  # of each latent by itself
-            factor, threshold = norms.double(), encoder.threshold
-            if threshold is not None:
-                threshold = (factor * threshold).to(norms)
-            weight, bias = factor[:, None] * encoder.weight, factor * encoder.bias
-            encoder = replace(
-                encoder, weight=weight.to(norms), bias=bias.to(norms), threshold=threshold
-            )
-            if self.architecture is not None:
-                _, state = self.architecture.unfold(encoder.bias, threshold)
+            encoder = encoder.scaled(norms, encoder.bias.double())
+            state = self._state_with(encoder)
         elif isinstance(encoder, Encoder):
             divisor = 1 if encoder.divisor is None else encoder.divisor
             encoder = replace(encoder, divisor=divisor / torch.where(norms > 0, norms, 1))

@@ -43,6 +43,27 @@ class Encoder:
         parts = vars(self).items()
         return replace(self, **{name: move(part) for name, part in parts if torch.is_tensor(part)})
 
+    def scaled(self, factor, bias):
+        """The encoder that gives codes times a factor, in float64 and rounded once.
+
+        Parameters
+        ----------
+        factor : tensor of shape (n_components,) or None
+            None is 1.
+        bias : tensor of shape (n_components,), float64
+            To be used instead of its own.
+
+        Returns
+        -------
+        encoder : Encoder
+        """
+        to, weight, threshold = self.weight.dtype, self.weight, self.threshold
+        if factor is not None:
+            factor = factor.double()
+            weight, bias = (factor[:, None] * weight).to(to), factor * bias
+            threshold = None if threshold is None else (factor * threshold).to(to)
+        return replace(self, weight=weight, bias=bias.to(to), threshold=threshold)
+
     @property
     def signed(self):
         """Whether codes may be negative."""

@@ -163,7 +163,7 @@ def _record(config, tensors, request, reading):
             "scale": reading["input_scale"],
             "config": config.provenance(),
         },
-        activation={key: value for key, value in activation.items() if value is not None},
+        activation=activation,
     )
 
 

@@ -81,7 +81,7 @@ class Llamascopium(Format):
                 "scale": weights.input_scale,
                 "config": config.provenance(),
             },
-            activation={key: value for key, value in activation.items() if value is not None},
+            activation=activation,
         )
 
 

@@ -119,7 +119,7 @@ class SAELens(Format):
             weights.dictionary(units=request.units, dtype=request.dtype, where=tensors.where),
             architecture,
             source={"library": "sae_lens", "library_version": version, **kept},
-            activation={key: value for key, value in activation.items() if value is not None},
+            activation=activation,
             attributes=_densities(files, folder, weights, request),
             input_shape=(None, None) if is_heads else None,
             group_sizes=widths and [b - a for a, b in pairwise([0, *widths])],

@@ -1,14 +1,11 @@
 """The k largest of each sample by absolute value, with their sign."""
 
-import torch
-
-from ...coding.selection import largest_absolute
-from .base import Architecture
+from .largest import Largest
 from .registry import register
 
 
 @register("abs_topk")
-class AbsTopK(Architecture):
+class AbsTopK(Largest):
     """The k pre-activations of largest absolute value of each sample, with their sign.
 
     z = p where its absolute value is among the k largest, else 0; no penalty. An atom then stands
@@ -33,22 +30,3 @@ class AbsTopK(Architecture):
     """
 
     selection = "absolute"
-
-    def __init__(self, k=None):
-        self.k = k
-
-    def validate(self):
-        self._require_k()
-
-    @property
-    def n_largest(self):
-        return self.k
-
-    def select(self, scan, state, n_rows):
-        return scan(k=self.k, selection=self.selection)
-
-    def values(self, pre_activations, state, n_rows):
-        if pre_activations.dim() == 1:  # a support holds only the largest
-            return pre_activations
-        kept = largest_absolute(pre_activations.detach(), None, self.k) != 0
-        return torch.where(kept, pre_activations, 0)

@@ -1,15 +1,12 @@
 """The largest of each of k groups."""
 
-import torch
-
-from ...coding.selection import group_maximum
-from .base import Architecture
+from .largest import Largest
 from .registry import register
 from .relu import ReLU
 
 
 @register("group_max")
-class GroupMax(Architecture):
+class GroupMax(Largest):
     """The largest pre-activation of each of k groups of features, if it is positive.
 
     The groups are contiguous: features 0 to n_components / k - 1 are the first. No penalty. There
@@ -37,24 +34,5 @@ class GroupMax(Architecture):
     first_variant_until = 0.5
     selection = "groups"
 
-    def __init__(self, k=None):
-        self.k = k
-
-    def validate(self):
-        self._require_k()
-
-    @property
-    def n_largest(self):
-        return self.k
-
     def first_variant(self):
         return ReLU()
-
-    def select(self, scan, state, n_rows):
-        return scan(k=self.k, selection=self.selection)
-
-    def values(self, pre_activations, state, n_rows):
-        if pre_activations.dim() == 1:  # a support holds only the largest
-            return pre_activations
-        kept = group_maximum(pre_activations.detach(), None, self.k) != 0
-        return torch.where(kept, pre_activations, 0)

@@ -2,14 +2,14 @@
 
 import torch
 
-from ...coding.selection import signed
-from .base import Architecture, keep_largest
+from .base import keep_largest
+from .largest import Largest
 from .registry import register
 from .relu import ReLU
 
 
 @register("topk")
-class TopK(Architecture):
+class TopK(Largest):
     """The k largest pre-activations of each sample (Makhzani and Frey 2013; Gao et al. 2024).
 
     z = max(0, TopK(p)), no penalty.
@@ -41,34 +41,23 @@ class TopK(Architecture):
     first_variant_until = 0.5
 
     def __init__(self, k=None, *, nonnegative=True):
-        self.k = k
+        super().__init__(k)
         self.nonnegative = nonnegative
 
     def validate(self):
-        self._require_k()
+        super().validate()
         self.require("nonnegative", isinstance(self.nonnegative, bool), "a bool")
 
     @property
     def selection(self):
         return "positive" if self.nonnegative else "signed"
 
-    @property
-    def n_largest(self):
-        return self.k
-
     def first_variant(self):
         return ReLU()
 
-    def select(self, scan, state, n_rows):
-        return scan(k=self.k, selection=self.selection)
-
     def values(self, pre_activations, state, n_rows):
-        is_dense = pre_activations.dim() == 2  # a support holds only the largest
-        if is_dense and self.nonnegative:
-            return keep_largest(pre_activations, self.k)
         if not self.nonnegative:
-            if not is_dense:
-                return pre_activations
-            kept = signed(pre_activations.detach(), None, self.k) != 0
-            return torch.where(kept, pre_activations, 0)
+            return super().values(pre_activations, state, n_rows)
+        if pre_activations.dim() == 2:  # dense; a support holds only the largest
+            return keep_largest(pre_activations, self.k)
         return torch.relu(pre_activations)
