@@ -12,7 +12,7 @@ import math
 
 from ..models.architectures import JumpReLU
 from .base import Format, Record, register
-from .places import layer_number
+from .places import between_hooks
 from .tensors import FormatError
 from .weights import Weights
 
@@ -127,10 +127,7 @@ def _read_r1(files, request):
 
 def _record(config, tensors, request, reading):
     """What both have in common: a linear encoder, a decoder, thresholds."""
-    hook = config.get("hook_point_in", None, str)
-    hook_out = config.get("hook_point_out", hook, str)
-    number = layer_number(hook)
-    request.check_layer(number, config.where)
+    activation = between_hooks(config, request, config.get("hook_point_in", None, str))
     config.choice("act_fn", ("jumprelu",), "jumprelu")
     config.expect("use_glu_encoder", False)
     config.expect("apply_decoder_bias_to_pre_encoder", False)
@@ -146,15 +143,12 @@ def _record(config, tensors, request, reading):
         encoder_bias=tensors.take("encoder.bias", (n,), rows=rows),
         decoder=decoder,
         decoder_bias=tensors.take("decoder.bias", (decoder.shape[1],)) if has_bias else None,
-        is_transcoder=hook_out != hook,
+        is_transcoder="hook_out" in activation,
         **reading,
     )
     tensors.check_all_taken()
     config.get("dtype"), config.get("device")
     config.harmless(*HARMLESS)
-    activation = {"hook": hook, "layer_number": number}
-    if hook_out != hook:
-        activation["hook_out"] = hook_out
     return Record(
         weights.dictionary(units=request.units, dtype=request.dtype, where=tensors.where),
         JumpReLU(),

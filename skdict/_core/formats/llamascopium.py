@@ -11,7 +11,7 @@ import math
 from ..models.architectures import JumpReLU, ReLU, TopK
 from ..normalization import RowNormalization
 from .base import Format, Record, register
-from .places import layer_number
+from .places import between_hooks
 from .tensors import FormatError, TorchTensors
 from .weights import Weights
 
@@ -63,16 +63,12 @@ class Llamascopium(Format):
                 "multiplies the pre-activations (a GLU)."
             )
         hook = config.need("hook_point_in", str)
-        hook_out = config.get("hook_point_out", hook, str)
-        number = layer_number(hook)
-        request.check_layer(number, config.where)
+        activation = between_hooks(config, request, hook)
+        hook_out = activation.get("hook_out", hook)
         weights, architecture = _weights(config, tensors, request, hook, hook_out)
         tensors.check_all_taken()
         config.get("dtype"), config.get("device")
         config.harmless(*HARMLESS)
-        activation = {"hook": hook, "layer_number": number}
-        if hook_out != hook:
-            activation["hook_out"] = hook_out
         return Record(
             weights.dictionary(units=request.units, dtype=request.dtype, where=tensors.where),
             architecture,

@@ -37,6 +37,29 @@ def layer_number(hook):
     return number_in(r"^blocks\.(\d+)\.", hook or "")
 
 
+def between_hooks(config, request, hook):
+    """What the keys of Language-Model-SAEs say of where a dictionary reads and writes.
+
+    Parameters
+    ----------
+    config : Config
+    request : Request
+        Its layer has to be that of the hook.
+    hook : str or None
+        Where it reads.
+
+    Returns
+    -------
+    activation : dict
+        As of a `Record`; with "hook_out" where it writes elsewhere, as a transcoder.
+    """
+    hook_out = config.get("hook_point_out", hook, str)
+    number = layer_number(hook)
+    request.check_layer(number, config.where)
+    activation = {"hook": hook, "layer_number": number}
+    return activation if hook_out == hook else {**activation, "hook_out": hook_out}
+
+
 def module_and_side(name):
     """The path of a module of transformers, and its side, of "model.layers.3.output".
 
