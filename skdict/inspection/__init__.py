@@ -1,31 +1,31 @@
 """What features stand for: what activates them, what they do, how they relate to each other."""
 
-from ._communities import feature_communities
-from ._dashboard import FeatureDashboard
-from ._detectors import evaluate_feature_detectors, select_feature_detectors
-from ._display import FeatureDensityDisplay, FeatureDisplay
-from ._effects import feature_effects
-from ._examples import Snippet, context_snippets, top_activations
-from ._heatmap_display import FeatureHeatmapDisplay
-from ._interpretation._asking import Completion
-from ._interpretation._display import InterpretationDisplay
-from ._interpretation._interpreter import AutoInterpreter
-from ._interpretation._openai import OpenAIChat
-from ._interventions import replace_activations, steer
-from ._labels import label_tokens
-from ._logits import logit_attribution
-from ._map import FeatureMapDisplay
-from ._matching import match_features
-from ._matching_display import FeatureMatchDisplay
-from ._probing import sparse_probing
-from ._report import feature_report
-from ._series_display import FeatureSeriesDisplay
-from ._specificity import ActivationSpecificityDisplay, activation_specificity
-from ._splitting import feature_splitting
-from ._splitting_display import FeatureSplittingDisplay
-from ._statistics import feature_statistics
-from ._steering import SteeringDisplay, steering_effect
-from ._width import WidthCurveDisplay, width_curve
+from .actions._effects import feature_effects
+from .actions._interventions import replace_activations, steer
+from .actions._logits import logit_attribution
+from .actions._steering import SteeringDisplay, steering_effect
+from .dashboard._dashboard import FeatureDashboard
+from .displays._feature import FeatureDensityDisplay, FeatureDisplay
+from .displays._heatmap import FeatureHeatmapDisplay
+from .displays._interpretation import InterpretationDisplay
+from .displays._map import FeatureMapDisplay
+from .displays._matching import FeatureMatchDisplay
+from .displays._series import FeatureSeriesDisplay
+from .displays._splitting import FeatureSplittingDisplay
+from .interpretation._asking import Completion
+from .interpretation._interpreter import AutoInterpreter
+from .interpretation._openai import OpenAIChat
+from .results._detectors import evaluate_feature_detectors, select_feature_detectors
+from .results._examples import Snippet, context_snippets, top_activations
+from .results._labels import label_tokens
+from .results._probing import sparse_probing
+from .results._report import feature_report
+from .results._specificity import ActivationSpecificityDisplay, activation_specificity
+from .results._statistics import feature_statistics
+from .structure._communities import feature_communities
+from .structure._matching import match_features
+from .structure._splitting import feature_splitting
+from .structure._width import WidthCurveDisplay, width_curve
 
 __all__ = [
     "ActivationSpecificityDisplay",

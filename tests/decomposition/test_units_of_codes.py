@@ -17,7 +17,7 @@ from skdict.decomposition import (
 )
 from skdict.decomposition._records import estimator_from
 from skdict.inspection import replace_activations
-from skdict.inspection._nearness import Nearness
+from skdict.inspection.codes._nearness import Nearness
 from skdict.io import load_dictionary, save_dictionary
 
 D, N = 12, 30

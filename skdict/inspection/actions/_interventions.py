@@ -1,0 +1,443 @@
+"""Run a model on a dictionary's reconstructions, or with its features scaled or steered."""
+
+from collections.abc import Mapping
+from numbers import Integral
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+
+from ..._core.language.interventions import intervene
+from ..._core.torch_state import without_autocast
+from ...metrics._coding import (
+    check_dictionary,
+    last_step,
+    reconstructed,
+    reconstruction_function,
+    with_sparse_codes,
+    without_gradient,
+)
+from ...metrics._rows import as_rows, check_finite, to_numpy
+from ...utils._arrays import as_numbers, read_only, to_ndarray
+from ...utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
+from ..codes._active import check_indices
+from ..codes._directions import feature_directions, n_components_of
+
+_SETTING = {
+    "model": [torch.nn.Module],
+    "layer": [str],
+    "side": [StrOptions({"input", "output"})],
+    "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"]), None],
+    "feature_axis": [StrOptions({"auto"}), Integral],
+    "call": [Interval(Integral, 0, None, closed="left"), None],
+}
+
+
+@validate_params(
+    {**_SETTING, "scale": [Mapping, None], "keep_error": ["boolean"]},
+    prefer_skip_nested_validation=True,
+)
+def replace_activations(
+    model,
+    layer,
+    dictionary,
+    *,
+    scale=None,
+    keep_error=False,
+    side="output",
+    where=None,
+    tokenizer=None,
+    feature_axis="auto",
+    call=None,
+):
+    """Run a model on the reconstructions of a layer's activations, in a ``with`` block.
+
+    Inside the block the model is the dictionary model: each activation :math:`x` of the layer
+    is replaced by
+
+    .. math::
+        \\hat{x}(s \\odot z) = b + \\sum_j s_j z_j d_j
+        \\qquad \\text{or with } \\texttt{keep_error} \\qquad
+        x + \\sum_j (s_j - 1) z_j d_j
+
+    with its code :math:`z`, the atoms :math:`d_j` and a factor :math:`s_j` for each feature,
+    which is 1 unless `scale` gives another; 0 ablates the feature. On exit, also after an
+    exception, the model is restored. Blocks can be nested: the inner block sees the activations
+    that the outer block has replaced.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model. Inside the block it is called as usual, also by ``generate``.
+
+    layer : str
+        Dotted path of the layer whose activations are replaced, as in
+        ``model.named_modules()``.
+
+    dictionary : estimator or callable
+        A fitted estimator (or Pipeline) with `transform` and `inverse_transform`. Without
+        `scale` and `keep_error`, a function from activations to reconstructions, both ndarrays
+        of shape (n_tokens, n_features), is accepted too.
+
+    scale : dict of int to float, default=None
+        Factors by which the codes of some features are multiplied.
+
+    keep_error : bool, default=False
+        Whether to keep the dictionary's error :math:`x - \\hat{x}`, so that only `scale` changes
+        the activations.
+
+    side : {"output", "input"}, default="output"
+        Whether to replace what the layer returns or its input.
+
+    where : array-like of bool, or callable, default=None
+        Tokens at which activations are replaced; all by default. An array has shape (length,)
+        or (n_sequences, length). Its columns are those of the token ids, including padding on
+        the left; with a key-value cache they count from the beginning of the sequence. Nothing
+        is replaced after the last column. A function is called with the token ids of a forward
+        pass, a tensor of shape (n_sequences, length) or None, and the positions of its columns,
+        an integer tensor of shape (length,); it returns booleans that broadcast to
+        (n_sequences, length). Special tokens and padding are never changed.
+
+    tokenizer : tokenizer of transformers, default=None
+        Its special tokens are not changed. By default the special tokens are the BOS, EOS and
+        padding tokens of the model's config.
+
+    feature_axis : "auto" or int, default="auto"
+        Axis of the layer's activation that holds the features, as in
+        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
+        model is given tokens; otherwise it is inferred from the layer and those before it.
+
+    call : int, default=None
+        Of a layer that a forward pass calls several times, the only call to change, counted from
+        0 in each forward pass of `model`. None for all calls.
+
+    Returns
+    -------
+    context : context manager
+        Returns the model, as in ``with replace_activations(...) as model:``.
+
+    Raises
+    ------
+    TypeError
+        If `dictionary` is not a dictionary.
+    ValueError
+        If the layer or a feature does not exist. Inside the block, if the shapes of activations,
+        reconstructions and `where` do not fit.
+    NotImplementedError
+        If a gradient through the replaced activations is requested: the dictionary computes with
+        NumPy.
+
+    Warns
+    -----
+    UserWarning
+        On exit, if the layer was never called in the block, or there was no such `call`.
+
+    See Also
+    --------
+    steer : Add to features or set their codes, without replacing the rest.
+    skdict.metrics.loss_recovered : How much the language model loses on reconstructions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdict.datasets import load_one_layer_transformer
+    >>> from skdict.inspection import replace_activations
+    >>> language = load_one_layer_transformer()
+    >>> ids = language.tokenizer("import numpy as", return_tensors="pt").input_ids
+    >>> with torch.no_grad(), replace_activations(
+    ...     language.model, "transformer.h.0.mlp.act", lambda X: 0 * X
+    ... ) as ablated:
+    ...     without_neurons = ablated(ids).logits
+    >>> with torch.no_grad():
+    ...     bool((language.model(ids).logits == without_neurons).all())
+    False
+    """
+    if scale is None and not keep_error:
+        edit = reconstruction_function(dictionary)
+    else:
+        check_dictionary(dictionary, "With scale and keep_error, ")
+        dictionary = with_sparse_codes(dictionary)
+        features, factors = _check_scale(scale or {}, n_components_of(dictionary))
+        if keep_error and _normalises(dictionary):
+            changed = reconstruction_function(_Scaled(dictionary, features, factors))
+            edit = _Difference(changed, reconstruction_function(dictionary))
+        elif keep_error:
+            directions = feature_directions(dictionary, features)
+            edit = _Shift(dictionary, features, directions, lambda codes: (factors - 1) * codes)
+        else:
+            edit = reconstruction_function(_Scaled(dictionary, features, factors))
+    return intervene(
+        model,
+        layer,
+        edit,
+        side=side,
+        where=where,
+        tokenizer=tokenizer,
+        feature_axis=feature_axis,
+        call=call,
+    )
+
+
+@validate_params(_SETTING, prefer_skip_nested_validation=True)
+def steer(
+    model,
+    layer,
+    dictionary,
+    features,
+    *,
+    strength=None,
+    pin_to=None,
+    side="output",
+    where=None,
+    tokenizer=None,
+    feature_axis="auto",
+    call=None,
+):
+    """Run a model steered by features, in a ``with`` block.
+
+    Each activation :math:`x` of the layer is replaced by
+
+    .. math::
+        x + \\sum_j s_j d_j
+        \\qquad \\text{with } \\texttt{pin\\_to} \\qquad
+        x + \\sum_j (v_j - z_j) d_j
+
+    with the atoms :math:`d_j` of the chosen features and for each a `strength` :math:`s_j`, or a
+    value :math:`v_j` that replaces the feature's code :math:`z_j`. The dictionary's error is
+    kept. This works in ``generate`` of a transformers model, with a key-value cache or without.
+    On exit, also after an exception, the model is restored.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model. Inside the block it is called as usual, also by ``generate``.
+
+    layer : str
+        Dotted path of the layer, as in ``model.named_modules()``.
+
+    dictionary : estimator or array-like of shape (n_components, n_features)
+        A fitted estimator (or Pipeline) with `transform` and `inverse_transform`. With
+        `strength`, a matrix of directions in activation space, one per row, is accepted too.
+
+    features : int or array-like of int of shape (n_selected,)
+        Which features.
+
+    strength : float or array-like of shape (n_selected,), default=None
+        What is added, in the units of the feature's code. The feature's greatest code is the
+        scale to measure it by: begin with half, once and twice that, and watch the cross-entropy
+        that `steering_effect` returns. In the model that ships with skdict once is as much as the
+        texts bear (3.8 nats instead of 3.1), and at three times (5.6) they fall apart. Of a large
+        model, Templeton et al. report 5 to 10 times.
+
+    pin_to : float or array-like of shape (n_selected,), default=None
+        What the feature's code is set to, at every token. Either this or `strength`.
+
+    side : {"output", "input"}, default="output"
+        Whether to change what the layer returns or its input.
+
+    where : array-like of bool, or callable, default=None
+        Tokens to steer at, as in `replace_activations`. Special tokens and padding are never
+        changed.
+
+    tokenizer : tokenizer of transformers, default=None
+        Its special tokens are not changed. By default the special tokens are the BOS, EOS and
+        padding tokens of the model's config.
+
+    feature_axis : "auto" or int, default="auto"
+        Axis of the layer's activation that holds the features, as in
+        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
+        model is given tokens; otherwise it is inferred from the layer and those before it.
+
+    call : int, default=None
+        Of a layer that a forward pass calls several times, the only call to change, counted from
+        0 in each forward pass of `model`. None for all calls.
+
+    Returns
+    -------
+    context : context manager
+        Returns the model, as in ``with steer(...) as model:``.
+
+    Raises
+    ------
+    TypeError
+        If `dictionary` is not a dictionary.
+    ValueError
+        If the layer or a feature does not exist, or unless exactly one of `strength` and
+        `pin_to` is given. Inside the block, if the shapes of activations, atoms and `where` do
+        not fit.
+    NotImplementedError
+        With `pin_to`, if a gradient through the layer is requested: the dictionary computes with
+        NumPy.
+
+    Warns
+    -----
+    UserWarning
+        On exit, if the layer was never called in the block, or there was no such `call`.
+
+    See Also
+    --------
+    replace_activations : Run the model on reconstructions; ablate features.
+    steering_effect : The effect of steering on the texts that a model writes.
+
+    References
+    ----------
+    Bricken et al., "Towards Monosemanticity" (2023), pin a feature to its greatest code;
+    Templeton et al., "Scaling Monosemanticity" (2024), to several times that.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skdict.datasets import load_one_layer_transformer
+    >>> from skdict.inspection import steer
+    >>> language = load_one_layer_transformer()
+    >>> ids = language.tokenizer("import numpy as", return_tensors="pt").input_ids
+    >>> neurons = torch.eye(512)  # as a dictionary
+    >>> with torch.no_grad(), steer(
+    ...     language.model, "transformer.h.0.mlp.act", neurons, 3, strength=10.0
+    ... ):
+    ...     steered = language.model(ids).logits
+    """
+    if (strength is None) == (pin_to is None):
+        raise ValueError(
+            f"Exactly one of strength and pin_to is needed, but strength={strength!r} and "
+            f"pin_to={pin_to!r}."
+        )
+    name, amount = ("strength", strength) if pin_to is None else ("pin_to", pin_to)
+    if pin_to is not None or hasattr(dictionary, "inverse_transform"):
+        check_dictionary(dictionary, f"With {name}, ")
+        if _normalises(dictionary):
+            raise ValueError(
+                "This dictionary normalises each row, so that a unit of a code is another amount "
+                "for each token. Multiply codes instead: replace_activations with scale=."
+            )
+        dictionary = with_sparse_codes(dictionary)
+        n_components = n_components_of(dictionary)
+    else:
+        dictionary = as_rows(dictionary, "dictionary")
+        check_finite(dictionary.data if issparse(dictionary) else dictionary, "dictionary")
+        n_components = dictionary.shape[0]
+    features = np.atleast_1d(to_ndarray(as_numbers(features, "features")))
+    features = check_indices(
+        features, n_components, name="features", of="features of the dictionary"
+    )
+    if len(np.unique(features)) < len(features):
+        raise ValueError(f"features must be different features, but is {features.tolist()!r:.80}.")
+    amount = _check_amount(amount, len(features), name)
+    directions = feature_directions(dictionary, features)
+    if pin_to is None:
+        edit = _Shift(None, features, directions, lambda codes: amount)
+    else:
+        edit = _Shift(dictionary, features, directions, lambda codes: amount - codes)
+    return intervene(
+        model,
+        layer,
+        edit,
+        side=side,
+        where=where,
+        tokenizer=tokenizer,
+        feature_axis=feature_axis,
+        call=call,
+    )
+
+
+class _Shift:
+    """Add directions to activations, in amounts that may depend on the features' codes.
+
+    Parameters
+    ----------
+    dictionary : estimator or None
+        Only needed if `amount` uses the codes.
+    features : ndarray of int64 of shape (n_selected,)
+    directions : ndarray of float64 of shape (n_selected, n_features)
+    amount : callable
+        From the codes (n_tokens, n_selected), or None without a dictionary, to the amounts,
+        (n_selected,) or (n_tokens, n_selected).
+    """
+
+    def __init__(self, dictionary, features, directions, amount):
+        self.dictionary = dictionary
+        self.features = features
+        self.directions = torch.from_numpy(directions)
+        self.amount = amount
+
+    @without_autocast()
+    def __call__(self, activations):
+        if self.directions.shape[1] != activations.shape[1]:
+            raise ValueError(
+                f"dictionary has atoms of {self.directions.shape[1]} features, but the layer's "
+                f"activations have {activations.shape[1]}. Name the layer that it was fitted on."
+            )
+        amount = self.amount(self._codes(activations))
+        dtype = torch.promote_types(activations.dtype, torch.float32)
+        amount = torch.tensor(np.atleast_2d(amount), dtype=dtype, device=activations.device)
+        if self.dictionary is not None:
+            amount = without_gradient(amount, activations)
+        return activations + amount @ self.directions.to(activations.device, dtype)
+
+    def _codes(self, activations):
+        if self.dictionary is None:
+            return None
+        # read-only: to_numpy may share memory with the model
+        codes = self.dictionary.transform(read_only(to_numpy(activations)))
+        codes = as_rows(codes, "codes")[:, self.features]
+        return codes.toarray() if issparse(codes) else np.asarray(codes)
+
+
+class _Difference:
+    """Add to activations what two reconstructions of them differ by."""
+
+    def __init__(self, changed, unchanged):
+        self.changed, self.unchanged = changed, unchanged
+
+    def __call__(self, activations):
+        return activations + self.changed(activations) - self.unchanged(activations)
+
+
+class _Scaled:
+    """A dictionary that multiplies the codes of some features by factors before decoding."""
+
+    def __init__(self, dictionary, features, factors):
+        self.dictionary, self.features, self.factors = dictionary, features, factors
+        for name in ("input_normalization_", "skip_coef_"):  # asks for `reconstruct`
+            setattr(self, name, getattr(last_step(dictionary), name, None))
+
+    def transform(self, X):
+        codes = as_rows(self.dictionary.transform(X), "codes")
+        factors = np.ones(codes.shape[1], dtype=codes.dtype)
+        factors[self.features] = self.factors
+        return codes.multiply(factors).tocsr() if issparse(codes) else codes * factors
+
+    def inverse_transform(self, codes):
+        return self.dictionary.inverse_transform(codes)
+
+    def reconstruct(self, X, codes):
+        return reconstructed(self.dictionary, X, codes)
+
+
+def _normalises(dictionary):
+    """Whether a unit of a code is another amount for each row."""
+    return getattr(last_step(dictionary), "input_normalization_", None) is not None
+
+
+def _check_scale(scale, n_components):
+    features = check_indices(
+        np.array(list(scale), dtype=None if scale else int),
+        n_components,
+        name="scale",
+        of="features of the dictionary",
+    )
+    return features, _check_amount(list(scale.values()), len(features), "scale")
+
+
+def _check_amount(amount, n, name):
+    """`amount` as float64 of shape (n,)."""
+    numbers = as_numbers(amount, name)
+    if isinstance(numbers, torch.Tensor):
+        numbers = to_numpy(numbers)
+    if numbers.shape not in ((), (n,)):
+        raise ValueError(
+            f"{name} must be a number, or one for each of the {n} features, but is {amount!r}."
+        )
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} must be finite, but is {amount!r}.")
+    return np.broadcast_to(numbers.astype(np.float64), (n,))

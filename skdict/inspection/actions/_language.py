@@ -1,0 +1,124 @@
+"""The parts of a Pipeline from texts to codes: language model, windows, dictionary."""
+
+from functools import cached_property
+
+import numpy as np
+
+from ..._core.language.hooks import run_replaced
+from ..._core.language.layers import Layer
+from ..._core.language.network import Network
+from ..._core.language.next_token import sees_later_tokens
+from ..._core.language.texts import check_texts
+from ..._core.language.windows import TokenWindows, tokenize
+from ...metrics._coding import check_dictionary, with_sparse_codes
+from ...utils._extractors import extractor_of
+from ..codes._directions import n_components_of
+
+
+class Language:
+    """The parts of a Pipeline of an ActivationExtractor and a dictionary.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted; its first step is an ActivationExtractor on a language model.
+
+    Attributes
+    ----------
+    extractor : ActivationExtractor
+    dictionary : Pipeline
+        All steps after it, with CSR codes if the last one can make them.
+    model, tokenizer
+        As the extractor uses them.
+    """
+
+    def __init__(self, pipeline):
+        extractor = extractor_of(pipeline)
+        if extractor is None:
+            raise TypeError(
+                "pipeline must be a fitted Pipeline whose first step is an ActivationExtractor "
+                f"and whose last is a dictionary, but is {pipeline!r:.200}. Join fitted steps by "
+                "make_pipeline(extractor, dictionary)."
+            )
+        if extractor.tokenizer is None or extractor.pooling is not None:
+            raise ValueError(
+                "pipeline must start with an ActivationExtractor on a language model with one "
+                f"row per token, but it has tokenizer={extractor.tokenizer!r:.50} and "
+                f"pooling={extractor.pooling!r}. FeatureDashboard.from_activations shows features "
+                "of other rows, with a text of yours for each; FeatureHeatmapDisplay and "
+                "FeatureSeriesDisplay show them in pictures and series."
+            )
+        check_dictionary(pipeline[1:], "After the extractor, ")
+        self.extractor, self.dictionary = extractor, with_sparse_codes(pipeline[1:])
+        self.layer, self.side = extractor.layer, extractor.side
+        self.model, self.tokenizer = (extractor.load()[k] for k in ("model", "tokenizer"))
+        self.network = Network(self.model)
+        self.n_components = n_components_of(self.dictionary)
+
+    def why_not_causal(self):
+        """Why the model is not a causal language model; None if it is one."""
+        try:
+            causal = not sees_later_tokens(self.network, self.tokenizer)
+        except (TypeError, ValueError) as error:  # no logits, or it wants more than token ids
+            return f"{type(error).__name__}: {error}"
+        return None if causal else "its predictions depend on later tokens"
+
+    def check_causal(self):
+        """Raise a ValueError unless the model is a causal language model."""
+        reason = self.why_not_causal()
+        if reason is not None:
+            raise ValueError(
+                f"pipeline must start with an extractor of a causal language model, but with a "
+                f"{type(self.model).__name__}: {reason:.300}"
+            )
+
+    def run_replaced(self, function, forward):
+        """Run a forward pass with the extractor's activation replaced by a function of it."""
+        where = {"side": self.side, "call": self.call}
+        return run_replaced(self.model, self.layer, function, forward, **where)
+
+    def windows(self, texts):
+        """The windows that the extractor runs; row r belongs to the r-th kept token."""
+        return tokenize(
+            check_texts(texts, name="texts"),
+            self.tokenizer,
+            self.network,
+            max_length=self.extractor.max_length,
+            long_documents=self.extractor.long_documents,
+            include_special_tokens=self.extractor.include_special_tokens,
+        )
+
+    @cached_property
+    def call(self):
+        """Which of the layer's calls in a forward pass, counted from 0; None for the only one."""
+        if self.extractor.call is None:
+            return None
+        return self._layer(TokenWindows.first()).call_from_first
+
+    def _layer(self, windows):
+        return Layer(
+            self.network,
+            self.layer,
+            self.side,
+            windows,
+            batch_size=self.extractor.batch_size,
+            feature_axis=self.extractor.feature_axis,
+            call=self.extractor.call,
+        )
+
+    def batches(self, windows, indices=None):
+        """Iterate over batches of windows of similar length, see `TokenWindows.passes`."""
+        layer = self._layer(windows)
+        if not layer.has_vectors_at_tokens:
+            raise ValueError(
+                f"layer={self.layer!r} gives no activation of shape (n_texts, n_tokens, "
+                "n_features), which is needed to change it token by token. Name a layer with such "
+                "an activation."
+            )
+        indices = range(len(windows)) if indices is None else indices
+        return windows.passes(self.network, layer.batches(indices))
+
+
+def first_rows(windows):
+    """Index of the first row of each window, and at the end the number of rows."""
+    return np.append(0, np.cumsum(windows.n_rows(None)))

@@ -1,0 +1,1 @@
+"""Where features are active, once: the codes of a corpus with its tokens."""

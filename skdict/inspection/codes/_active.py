@@ -1,0 +1,98 @@
+"""Where features are active: the positive entries of columns of codes."""
+
+import numpy as np
+from scipy.sparse import csr_array, issparse, vstack
+
+from ...metrics._rows import as_rows, check_finite, float64_block, row_blocks
+from ...utils._arrays import as_numbers, to_ndarray
+
+
+def check_indices(indices, n, *, name, of):
+    """`indices` as an array of int64 in [0, n).
+
+    Parameters
+    ----------
+    indices : array-like of int, or boolean mask of length n
+    n : int
+    name, of : str
+        For error messages: what the user calls the indices, and what is counted by n.
+    """
+    indices = to_ndarray(as_numbers(indices, name))
+    if indices.dtype == bool:
+        if indices.shape != (n,):
+            raise ValueError(
+                f"{name} is a boolean mask of shape {indices.shape}, but there are {n} {of}. Give "
+                f"one entry for each of them, or indices."
+            )
+        return np.flatnonzero(indices)
+    if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name} must be a list of integers, but has dtype {indices.dtype} and shape "
+            f"{indices.shape}. Give a single index i as [i]."
+        )
+    outside = (indices < 0) | (indices >= n)
+    if outside.any():
+        raise ValueError(
+            f"{name} has {indices[outside][0]}, but there are {n} {of}, from 0 to {n - 1}."
+        )
+    return indices.astype(np.int64)
+
+
+def active_rows(codes, features):
+    """Yield (rows, values) of the positive entries of each column; rows ascending.
+
+    Parameters
+    ----------
+    codes : matrix from `as_rows`
+    features : ndarray of int64
+        The columns, in the order wanted.
+
+    Yields
+    ------
+    rows : ndarray of int
+    values : ndarray of float64
+    """
+    if issparse(codes):
+        columns = codes[:, features].tocsc()
+        columns.sum_duplicates()
+        for start, stop in zip(columns.indptr[:-1], columns.indptr[1:], strict=True):
+            values = columns.data[start:stop].astype(np.float64)
+            yield _positive(values, columns.indices[start:stop])
+    else:
+        for feature in features:
+            yield _positive(float64_block(codes, (slice(None), feature)), None)
+
+
+def _positive(values, rows):
+    check_finite(values, "codes")
+    active = np.flatnonzero(values > 0)
+    return active if rows is None else rows[active], values[active]
+
+
+def positive_entries(codes, name):
+    """The positive entries of a matrix of codes, as a canonical csr_array of float64.
+
+    Parameters
+    ----------
+    codes : array-like, sparse matrix or tensor of shape (n_samples, n_components)
+        Dense codes are converted one block of rows at a time.
+    name : str
+        What the user calls them.
+
+    Returns
+    -------
+    positive : csr_array of shape (n_samples, n_components)
+        Does not share memory with `codes`.
+    """
+    codes = as_rows(codes, name)
+    if issparse(codes):
+        positive = csr_array(codes, dtype=np.float64, copy=True)
+        positive.sum_duplicates()
+        blocks = [positive]
+    else:
+        blocks = [csr_array(float64_block(codes, rows)) for rows in row_blocks(codes)]
+    for block in blocks:
+        check_finite(block.data, name)
+        np.maximum(block.data, 0, out=block.data)
+        block.eliminate_zeros()
+    return blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")

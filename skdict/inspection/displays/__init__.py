@@ -1,0 +1,1 @@
+"""Matplotlib displays, one a file."""

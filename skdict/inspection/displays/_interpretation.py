@@ -1,0 +1,171 @@
+"""Scores of explanations and their baselines, as box plots."""
+
+import numpy as np
+
+from ...utils._drawing import (
+    COLORS,
+    MARKERS,
+    PLAIN_TEXT,
+    axes_for,
+    draw_legend,
+    legend_label,
+    plain,
+)
+from ..interpretation._questions import CHANCE
+
+# Suffix of a scorer's name in a result, and the name of this source of scores in the figure.
+_SOURCES = {"": "features", "_shuffled": "explanations of other features", "_neuron": "neurons"}
+_WIDTH = 0.8  # of the boxes of one scorer together
+
+
+class InterpretationDisplay:
+    """Distributions of the scores of explanations: features, shuffled explanations, neurons.
+
+    It is recommended to use `from_interpretation`, which stores its results as attributes.
+
+    Parameters
+    ----------
+    scores : dict of str to dict of str to array-like
+        For each scorer and source of scores, the scores. Entries that are nan are left out.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the boxes.
+
+    figure_ : matplotlib Figure
+        Figure that contains the axes.
+
+    boxes_ : dict of (str, str) to matplotlib PathPatch
+        The box for each scorer and source: from the first to the third quartile.
+
+    See Also
+    --------
+    AutoInterpreter : Explains features and scores the explanations.
+
+    Examples
+    --------
+    >>> from skdict.inspection import InterpretationDisplay
+    >>> display = InterpretationDisplay(
+    ...     {"detection": {"features": [0.9, 0.8, 0.95], "neurons": [0.6, 0.5, 0.7]}}
+    ... ).plot()
+    >>> list(display.boxes_)
+    [('detection', 'features'), ('detection', 'neurons')]
+    """
+
+    def __init__(self, scores):
+        self.scores = {
+            scorer: {
+                source: np.asarray(values, dtype=np.float64) for source, values in sources.items()
+            }
+            for scorer, sources in scores.items()
+        }
+        if not any(self.scores.values()):
+            raise ValueError("scores is empty. Give at least one scorer with one source.")
+
+    @classmethod
+    def from_interpretation(cls, result, *, ax=None):
+        """Draw the result of :meth:`AutoInterpreter.interpret`.
+
+        Parameters
+        ----------
+        result : mapping
+            The result, or a DataFrame of it.
+
+        ax : matplotlib Axes, default=None
+            Axes to draw on; a new figure by default.
+
+        Returns
+        -------
+        display : InterpretationDisplay
+            The drawn display.
+
+        Examples
+        --------
+        >>> from skdict.inspection import InterpretationDisplay
+        >>> result = {"fuzzing": [0.9, 1.0], "fuzzing_shuffled": [0.5, 0.4]}
+        >>> InterpretationDisplay.from_interpretation(result).scores
+        {'fuzzing': {'features': array([0.9, 1. ]), 'explanations of other features': ...}}
+        """
+        scores = {
+            scorer: {
+                name: result[scorer + source]
+                for source, name in _SOURCES.items()
+                if scorer + source in result
+            }
+            for scorer in CHANCE
+            if scorer in result
+        }
+        if not scores:
+            raise ValueError(
+                f"result has none of {list(CHANCE)}. Pass what AutoInterpreter.interpret returned."
+            )
+        return cls(scores).plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw a box for each scorer and source, and a point for each score.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on; a new figure by default.
+
+        Returns
+        -------
+        display : InterpretationDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> from skdict.inspection import InterpretationDisplay
+        >>> display = InterpretationDisplay({"intruder": {"features": [0.5, 0.9]}}).plot()
+        >>> display.ax_.get_ylabel()
+        'Score'
+        """
+        ax = axes_for(self, ax)
+        names = list(dict.fromkeys(name for sources in self.scores.values() for name in sources))
+        step, rng = _WIDTH / len(names), np.random.default_rng(0)
+        self.boxes_, shown = {}, {}
+        for i, (scorer, sources) in enumerate(self.scores.items()):
+            for name, values in sources.items():
+                k = names.index(name)
+                values = values[~np.isnan(values)]
+                place = i - _WIDTH / 2 + (k + 0.5) * step
+                color = COLORS[k % len(COLORS)]
+                parts = ax.boxplot(
+                    values,
+                    positions=[place],
+                    widths=0.8 * step,
+                    showfliers=False,
+                    patch_artist=True,
+                    manage_ticks=False,
+                    boxprops={"facecolor": color, "alpha": 0.3},
+                    medianprops={"color": "black", "linewidth": 1.5},
+                )
+                self.boxes_[scorer, name] = parts["boxes"][0]
+                jitter = rng.uniform(-0.25 * step, 0.25 * step, len(values))
+                shown[name] = ax.scatter(
+                    place + jitter,
+                    values,
+                    s=12,
+                    color=color,
+                    marker=MARKERS[k % len(MARKERS)],
+                    linewidths=0,
+                    alpha=0.7,
+                    label=legend_label(name),
+                )
+            if scorer in CHANCE:
+                shown["chance"] = ax.hlines(
+                    CHANCE[scorer], i - 0.45, i + 0.45, color="black", ls="--", label="chance"
+                )
+        ax.set_xticks(range(len(self.scores)), [*map(plain, self.scores)], **PLAIN_TEXT)
+        ax.set_ylabel("Score")
+        ax.grid(axis="y", alpha=0.3)
+        draw_legend(ax, handles=list(shown.values()))
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

@@ -1,0 +1,1 @@
+"""What activates features: examples, statistics, labels, detectors."""

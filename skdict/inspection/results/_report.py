@@ -1,0 +1,161 @@
+"""How well features, and single neurons, detect known labels."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.metrics import average_precision_score
+from sklearn.utils import Bunch
+
+from ..._core.data.finite import check_entries_finite
+from ...metrics._rows import as_rows, float64_block
+from ...utils._sklearn_compat import Interval, validate_params
+from ._detectors import evaluate_feature_detectors, select_feature_detectors
+from ._named_labels import named_labels
+from ._parts import two_parts
+from ._specificity import activation_specificity
+
+
+@validate_params(
+    {
+        "test_size": [Interval(Real, 0, 1, closed="neither")],
+        "n_levels": [Interval(Integral, 1, None, closed="left")],
+        "min_precision": [Interval(Real, 0, 1, closed="both")],
+    },
+    prefer_skip_nested_validation=True,
+)
+def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, min_precision=0.0):
+    """Report how well the best feature, and the best single neuron, detect each label.
+
+    For each label, the feature and its threshold are selected on the first rows
+    (`select_feature_detectors`), and the scores are measured on the last rows. If rows are tokens
+    in the order of their documents, at most one document is in both parts. Rows that are sorted by
+    label have to be shuffled before; a warning says so.
+
+    Parameters
+    ----------
+    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+        Codes of the activations.
+
+    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels), or mapping
+        The labels of each sample; the columns of a DataFrame are their names. Or a mapping with
+        the labels as "data" and their names as "target_names", as `label_tokens` and
+        :func:`~skdict.datasets.python_token_labels` return it.
+
+    neurons : matrix of shape (n_samples, n_features), default=None
+        The activations themselves. If given, the same is reported for the best single neuron.
+        Negative values never detect; for neurons that can be negative, give
+        ``numpy.hstack([X, -X])`` to count both signs.
+
+    test_size : float, default=0.5
+        Fraction of the rows, the last ones, to measure the scores on.
+
+    n_levels : int, default=5
+        Number of intervals of activation, of equal width from 0 to the maximum.
+
+    min_precision : float, default=0.0
+        Minimum precision of a detector on the rows that it is selected on, in [0, 1].
+
+    Returns
+    -------
+    report : :class:`~sklearn.utils.Bunch`
+        Columns with one entry per label, so ``pandas.DataFrame(report)`` is a table.
+
+        label : ndarray of str objects
+            Name of the label.
+        base_rate : ndarray of float64
+            Fraction of the samples with the label: the precision of guessing.
+        base_f1 : ndarray of float64
+            F1 of marking every sample: what any detector has to exceed.
+        feature : ndarray of int64
+            The feature; -1 if no feature detects the label. If `neurons` are given, this and the
+            following columns exist also with "neuron" in place of "feature".
+        feature_threshold : ndarray of float64
+            The label is detected where the code is greater.
+        feature_precision, feature_recall, feature_f1 : ndarray of float64
+            Fraction of the detected samples that have the label; fraction of the samples with
+            the label that are detected; the harmonic mean of the two.
+        feature_average_precision : ndarray of float64
+            Mean precision over all thresholds, weighted by the gain in recall
+            (:func:`sklearn.metrics.average_precision_score`).
+        feature_correlation : ndarray of float64
+            Pearson correlation of code (0 where negative) and label.
+        feature_precision_by_level : list of ndarray of shape (n_levels,)
+            Fraction with the label in each interval of activation, the weakest first; nan for
+            empty intervals.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not a matrix, if they differ in their number of rows, or `labels`
+        contains anything but true and false (1 and 0).
+
+    Warns
+    -----
+    UserWarning
+        If in the first or in the last rows none has a label, or all have it, but not in both.
+
+    See Also
+    --------
+    sparse_probing : Several features together, where a label is spread over them.
+    activation_specificity : Precision by level, with the counts.
+    ActivationSpecificityDisplay : Draws it.
+
+    Examples
+    --------
+    >>> from skdict.inspection import feature_report
+    >>> codes = [[0.0, 3.0], [0.9, 0.0], [0.0, 2.0], [0.5, 0.0], [0.0, 2.5], [0.7, 1.0]]
+    >>> is_keyword = [[True], [False], [True], [False], [True], [False]]
+    >>> report = feature_report(codes, is_keyword)
+    >>> report.feature, report.feature_threshold, report.feature_recall
+    (array([1]), array([0.]), array([1.]))
+    >>> report.feature_precision, report.feature_average_precision
+    (array([0.5]), array([1.]))
+    """
+    names, labels = named_labels(labels)
+    selecting, reporting = two_parts(names, labels, test_size)
+    report = Bunch(label=names)
+    for who, matrix in (("feature", codes), ("neuron", neurons)):
+        if neurons is None and who == "neuron":
+            continue
+        name = "codes" if who == "feature" else "neurons"
+        matrix = as_rows(matrix, name)
+        check_entries_finite(matrix, name)
+        if matrix.shape[0] != labels.shape[0]:
+            raise ValueError(
+                f"{who}s and labels must have one row per sample, but have {matrix.shape[0]} "
+                f"and {labels.shape[0]}."
+            )
+        detectors = select_feature_detectors(
+            matrix[selecting], labels[selecting], min_precision=min_precision
+        )
+        held_out, true = matrix[reporting], labels[reporting]
+        table = evaluate_feature_detectors(detectors, held_out, true)
+        report["base_rate"], report["base_f1"] = table.base_rate, table.base_f1
+        report[who] = table.feature
+        for name in ("threshold", "precision", "recall", "f1"):
+            report[f"{who}_{name}"] = table[name]
+        if issparse(held_out):
+            held_out = held_out.tocsc()  # single columns follow
+        graded = [
+            _graded(held_out, feature, true[:, k], n_levels)
+            for k, feature in enumerate(table.feature)
+        ]
+        average_precision, correlation, by_level = zip(*graded, strict=True)
+        report[f"{who}_average_precision"] = np.array(average_precision)
+        report[f"{who}_correlation"] = np.array(correlation)
+        report[f"{who}_precision_by_level"] = list(by_level)
+    return report
+
+
+def _graded(codes, feature, true, n_levels):
+    """Average precision, correlation and precision by level of one feature; nan if undefined."""
+    if feature < 0 or not true.any():
+        return np.nan, np.nan, np.full(n_levels, np.nan)
+    code = np.maximum(float64_block(codes, (slice(None), [feature])).ravel(), 0)
+    constant = true.all() or (code == code[0]).all()
+    return (
+        average_precision_score(true, code),
+        np.nan if constant else np.corrcoef(code, true)[0, 1],
+        activation_specificity(code, true, n_levels=n_levels).precision,
+    )

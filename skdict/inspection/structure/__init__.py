@@ -1,0 +1,1 @@
+"""How features relate to each other."""
