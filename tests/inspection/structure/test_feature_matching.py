@@ -16,7 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.inspection import FeatureMatchDisplay, _matching, match_features
+from skdict.inspection import FeatureMatchDisplay, match_features
+from skdict.inspection.structure import _matching
 from skdict.metrics import _rows
 
 

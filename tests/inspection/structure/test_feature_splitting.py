@@ -8,7 +8,8 @@ import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdict.inspection import FeatureSplittingDisplay, _splitting, feature_splitting
+from skdict.inspection import FeatureSplittingDisplay, feature_splitting
+from skdict.inspection.structure import _splitting
 
 
 def random_codes(seed, n_components, n=120, density=0.3):
