@@ -15,6 +15,7 @@ from .displays._splitting import FeatureSplittingDisplay
 from .interpretation._asking import Completion
 from .interpretation._interpreter import AutoInterpreter
 from .interpretation._openai import OpenAIChat
+from .results._association import feature_association
 from .results._detectors import evaluate_feature_detectors, select_feature_detectors
 from .results._examples import Snippet, context_snippets, top_activations
 from .results._labels import label_tokens
@@ -47,6 +48,7 @@ __all__ = [
     "activation_specificity",
     "context_snippets",
     "evaluate_feature_detectors",
+    "feature_association",
     "feature_communities",
     "feature_effects",
     "feature_report",

@@ -354,6 +354,27 @@ CALLS = dict(
             takes=("nothing",),
         ),
         call(
+            "feature_association",
+            "codes",
+            CODES,
+            lambda given: inspection.feature_association(given, LABEL),
+        ),
+        call(
+            "feature_association",
+            "y",
+            LABEL,
+            lambda given: inspection.feature_association(CODES, given),
+            sparse=False,
+        ),
+        call(
+            "feature_association",
+            "groups",
+            np.repeat(np.arange(20.0), 3),
+            lambda given: inspection.feature_association(CODES, LABEL, groups=given),
+            sparse=False,
+            takes=("nothing",),
+        ),
+        call(
             "sparse_probing",
             "codes",
             CODES,

@@ -222,6 +222,12 @@ PARAMETERS = {
         {"n_levels": (3, (0, -1))},
         {"min_precision": (0.25, (-0.1, 1.1)), "test_size": (0.25, (0, 1, -1))},
     ),
+    "feature_association": Parameters(
+        lambda **given: inspection.feature_association(CODES, LABEL, **given),
+        {"random_state": (3, (-1, 2**32))},
+        {"test_size": (0.25, (0, 1, -1)), "confidence": (0.75, (0, 1))},
+        optional=("random_state",),
+    ),
     "sparse_probing": Parameters(
         lambda **given: inspection.sparse_probing(CODES, LABELS, **given),
         {},

@@ -5,7 +5,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from calls import CODES, FITTED, NET, TOKENS, X, differences
+from calls import CODES, FITTED, LABEL, NET, TOKENS, X, differences
 from outcomes import outcome_of, verdict_on
 
 from skdict import inspection
@@ -51,6 +51,11 @@ FUNCTIONS = {
     ),
     "feature_statistics": (
         lambda given: inspection.feature_statistics(CODES, given),
+        "features",
+        6,
+    ),
+    "feature_association": (
+        lambda given: inspection.feature_association(CODES, LABEL, given),
         "features",
         6,
     ),
