@@ -3,9 +3,9 @@
     python benchmarks/association.py --n-features 65536 --n-rows 200000
 
 The columns say which fraction of the features has a p of at most 0.05, and how many of them have
-such a q. The codes have 50 non-zeros a row, the frequencies of the features are those of Zipf's law. y is a
-label of 5 % of the rows, one of ten classes, or numbers; rows are independent, or tokens of
-documents of 200.
+such a q. The codes have 50 non-zeros a row, the frequencies of the features are those of Zipf's
+law. y is a label of 5 % of the rows, one of ten classes, or numbers; rows are independent, or
+tokens of documents of 200.
 """
 
 import argparse

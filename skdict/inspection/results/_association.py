@@ -154,8 +154,9 @@ def feature_association(
     distribution would be far too optimistic where a rare feature meets a rare label: 15
     coincidences where three are expected have a normal p of 4e-12, and in truth one of 1e-6. p is
     therefore twice the tail of the gamma distribution with the same three moments (Pearson's type
-    III), or of the normal one where that is greater, after a correction for continuity by half the step of the sum that one active sample makes. As Fisher's
-    exact test, it is conservative for features that are active on few samples.
+    III), or of the normal one where that is greater, after a correction for continuity by half
+    the step of the sum that one active sample makes. As Fisher's exact test, it is conservative
+    for features that are active on few samples.
 
     **Groups.** Tokens of a document are not independent, and a test that takes them to be so finds
     in any two topics a difference of all features.
