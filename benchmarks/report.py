@@ -193,7 +193,7 @@ def detectors(work, dictionary, of_next=False):
 
 
 def actions(work, dictionary, classes):
-    """Measured ablation against attribution, and in context against out of it."""
+    """Measured ablation against first order, and in context against out of it."""
     pipeline = make_pipeline(work.extractor, dictionary)
     texts = work.texts[: 1 + np.searchsorted(np.cumsum([len(t) for t in work.texts]), 200_000)]
     tokens = work.extractor.tokens(texts)
@@ -206,8 +206,8 @@ def actions(work, dictionary, classes):
     effects = feature_effects(pipeline, texts, drawn)
     weights = logit_attribution(pipeline, [texts[0][:2000]], drawn).weights
     for effect, of_token in zip(effects, weights, strict=True):
-        effect.logit = effect.activations * of_token[tokens.token_id[effect.rows + 1]]
-    names = ("ablation", "attribution", "logit")
+        effect.logit = effect.codes * of_token[tokens.token_id[effect.rows + 1]]
+    names = ("ablation", "first_order", "logit")
     pooled = [np.concatenate([effect[name] for effect in effects]) for name in names]
     effects = [effect for effect in effects if len(effect.rows) >= 10]
     agreement = [effect.agreement for effect in effects]

@@ -8,10 +8,13 @@ from ..._core.language.hooks import run_replaced
 from ..._core.language.layers import Layer
 from ..._core.language.network import Network
 from ..._core.language.next_token import sees_later_tokens
+from ..._core.language.rest import Rest
 from ..._core.language.texts import check_texts
 from ..._core.language.windows import TokenWindows, tokenize
 from ...metrics._coding import check_dictionary, with_sparse_codes
+from ...utils._arrays import as_numbers, to_ndarray
 from ...utils._extractors import extractor_of
+from ..codes._active import check_indices
 from ..codes._directions import n_components_of
 
 
@@ -54,6 +57,14 @@ class Language:
         self.model, self.tokenizer = (extractor.load()[k] for k in ("model", "tokenizer"))
         self.network = Network(self.model)
         self.n_components = n_components_of(self.dictionary)
+
+    def checked_features(self, features):
+        """`features` as an array of indices: one of them, some, or all for None."""
+        if features is None:
+            return np.arange(self.n_components)
+        features = np.atleast_1d(to_ndarray(as_numbers(features, "features")))
+        of = "features of the dictionary"
+        return check_indices(features, self.n_components, name="features", of=of)
 
     def why_not_causal(self):
         """Why the model is not a causal language model; None if it is one."""
@@ -106,8 +117,22 @@ class Language:
             call=self.extractor.call,
         )
 
+    @cached_property
+    def n_logits(self):
+        """Number of logits, as far as the model or its tokenizer says."""
+        return self.network.n_token_ids or len(self.tokenizer)
+
+    @cached_property
+    def rest(self):
+        """The part of the model after the layer."""
+        return Rest(self.network, self.layer, side=self.side, call=self.call)
+
     def batches(self, windows, indices=None):
         """Iterate over batches of windows of similar length, see `TokenWindows.passes`."""
+        return windows.passes(self.network, self.indices_of_batches(windows, indices))
+
+    def indices_of_batches(self, windows, indices=None):
+        """Divide windows, all or some, into batches of similar length, the longest first."""
         layer = self._layer(windows)
         if not layer.has_vectors_at_tokens:
             raise ValueError(
@@ -116,7 +141,7 @@ class Language:
                 "an activation."
             )
         indices = range(len(windows)) if indices is None else indices
-        return windows.passes(self.network, layer.batches(indices))
+        return layer.batches(indices)
 
 
 def first_rows(windows):

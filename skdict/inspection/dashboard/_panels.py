@@ -210,7 +210,7 @@ def _add_snippets(features, snippets, found, blocks, columns, language):
     effects = [{}] * len(columns)
     if language is not None:
         rows = [groups[0] for groups in snippets.centres["top"]]
-        measured = measured_effects(language, blocks.X, columns, rows, attribute=False)
+        measured = measured_effects(language, blocks.X, columns, rows)
         effects = [dict(zip(e.rows.tolist(), e.ablation, strict=True)) for e in measured]
     for i, feature in enumerate(features):
         feature["snippets"] = snippets.of(i, codes[i], effects[i])

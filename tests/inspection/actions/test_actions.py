@@ -312,13 +312,13 @@ class TestFeatureEffects:
                         rows.append(row)
                         expected.append(float(clean[t, ids[0, t + 1]] - ablated[t, ids[0, t + 1]]))
             assert_array_equal(effect.rows, rows)
-            assert_allclose(effect.activations, codes[rows, feature], atol=1e-5)
+            assert_allclose(effect.codes, codes[rows, feature], atol=1e-5)
             assert_allclose(effect.ablation, expected, atol=2e-4)
             assert_allclose(
-                effect.agreement, spearmanr(effect.ablation, effect.attribution).statistic
+                effect.agreement, spearmanr(effect.ablation, effect.first_order).statistic
             )
 
-    def test_attribution_is_the_slope_of_ablation(self, language, pipeline, short, features):
+    def test_first_order_is_the_slope_of_ablation(self, language, pipeline, short, features):
         double = copy.deepcopy(language.model).double()
         extractor = ActivationExtractor(double, LAYER, tokenizer=language.tokenizer)
         dictionary = pipeline[1]
@@ -341,7 +341,7 @@ class TestFeatureEffects:
             return np.concatenate(found)
 
         slope = (log_p(1 + small) - log_p(1 - small)) / (2 * small)
-        assert_allclose(effect.attribution, slope[effect.rows], rtol=1e-3, atol=1e-6)
+        assert_allclose(effect.first_order, slope[effect.rows], rtol=1e-3, atol=1e-6)
 
     @pytest.mark.parametrize("signed", [False, True])
     def test_layers_that_attention_follows(self, language, short, signed):
@@ -385,7 +385,7 @@ class TestFeatureEffects:
         followed = np.append(np.diff(tokens.position) == 1, False)
         assert_array_equal(effect.rows, np.flatnonzero((codes > 0) & followed))
         assert_allclose(effect.ablation, (log_p(1) - log_p(0))[effect.rows], atol=1e-4)
-        assert_allclose(effect.attribution, slope[effect.rows], rtol=1e-3, atol=1e-4)
+        assert_allclose(effect.first_order, slope[effect.rows], rtol=1e-3, atol=1e-4)
 
     def test_models_that_work_in_place(self, language, pipeline, short, features):
         model = copy.deepcopy(language.model)
@@ -398,7 +398,7 @@ class TestFeatureEffects:
         (effect,) = feature_effects(make_pipeline(extractor, pipeline[1]), short, features[:1])
         (expected,) = feature_effects(pipeline, short, features[:1])
         assert_array_equal(effect.rows, expected.rows)
-        assert_allclose(effect.activations, expected.activations, rtol=1e-6)
+        assert_allclose(effect.codes, expected.codes, rtol=1e-6)
 
     def test_operations_without_forward_derivative(self, language, pipeline, short, features):
         class Same(torch.autograd.Function):
@@ -421,12 +421,11 @@ class TestFeatureEffects:
         model = copy.deepcopy(language.model)
         model.transformer.ln_f = Wrapped(model.transformer.ln_f)
         extractor = ActivationExtractor(model, LAYER, tokenizer=language.tokenizer)
-        with pytest.warns(UserWarning, match="The attribution is nan: .* no forward-mode"):
-            found = feature_effects(make_pipeline(extractor, pipeline[1]), short, features[:2])
+        found = feature_effects(make_pipeline(extractor, pipeline[1]), short, features[:2])
         expected = feature_effects(pipeline, short, features[:2])
         for effect, same in zip(found, expected, strict=True):
             assert_allclose(effect.ablation, same.ablation, atol=1e-6)
-            assert np.isnan(effect.attribution).all() and np.isnan(effect.agreement)
+            assert_allclose(effect.first_order, same.first_order, atol=1e-6)
         with pytest.warns(UserWarning, match="No logits: "):
             dashboard = FeatureDashboard.from_pipeline(
                 make_pipeline(extractor, pipeline[1]), short, features=features[:2], n_top=2
@@ -448,7 +447,7 @@ class TestFeatureEffects:
         empty = copy.deepcopy(dictionary)
         empty.components_ = np.zeros_like(dictionary.components_)
         pipeline = make_pipeline(extractor, empty)
-        effects = measured_effects(Language(pipeline), short, features, attribute=False)
+        effects = measured_effects(Language(pipeline), short, features)
         ablation = np.concatenate([effect.ablation for effect in effects])
         assert len(ablation) > 20
         assert_array_equal(ablation, 0)
@@ -461,7 +460,7 @@ class TestFeatureEffects:
             assert_array_equal(
                 logit_attribution(pipeline, short[:1], features[:1]).weights, weights
             )
-        assert_array_equal(found.attribution, expected.attribution)
+        assert_array_equal(found.first_order, expected.first_order)
 
     def test_chosen_rows(self, pipeline, extractor, short, features):
         whole = feature_effects(pipeline, short, features)
@@ -472,7 +471,7 @@ class TestFeatureEffects:
             assert set(part.rows) == set(top.rows) & set(all_rows.rows)
             at = np.searchsorted(all_rows.rows, part.rows)
             assert_allclose(part.ablation, all_rows.ablation[at], atol=1e-5)
-            assert_allclose(part.attribution, all_rows.attribution[at], atol=1e-5)
+            assert_allclose(part.first_order, all_rows.first_order[at], atol=1e-5)
 
     def test_more_windows_and_features_than_32_bits_number(
         self, pipeline, short, features, monkeypatch
