@@ -4,6 +4,8 @@ from .actions._effects import feature_effects
 from .actions._interventions import replace_activations, steer
 from .actions._logits import logit_attribution
 from .actions._steering import SteeringDisplay, steering_effect
+from .codes._collecting import collect_codes
+from .codes._store import FeatureCodes
 from .dashboard._dashboard import FeatureDashboard
 from .displays._feature import FeatureDensityDisplay, FeatureDisplay
 from .displays._heatmap import FeatureHeatmapDisplay
@@ -32,6 +34,7 @@ __all__ = [
     "ActivationSpecificityDisplay",
     "AutoInterpreter",
     "Completion",
+    "FeatureCodes",
     "FeatureDashboard",
     "FeatureDensityDisplay",
     "FeatureDisplay",
@@ -46,6 +49,7 @@ __all__ = [
     "SteeringDisplay",
     "WidthCurveDisplay",
     "activation_specificity",
+    "collect_codes",
     "context_snippets",
     "evaluate_feature_detectors",
     "feature_association",

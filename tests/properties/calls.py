@@ -76,6 +76,15 @@ class Call:
     takes: tuple = ()  # kinds of `array_kinds.BAD` that are no fault here
 
 
+def found_codes(codes):
+    """What FeatureCodes hold, as plain arrays."""
+    near = {} if codes.near_misses is None else {**codes.near_misses}
+    return {
+        "codes": codes.columns(range(codes.n_components)).toarray(),
+        **vars(codes.moments),
+    } | near
+
+
 def call(public, name, clean, function, **options):
     return f"{public}({name})", Call(function, clean, name, public, **options)
 
@@ -249,24 +258,25 @@ CALLS = dict(
             sparse=False,
             takes=NOT_FINITE,
         ),
-        call("feature_statistics", "X", CODES, inspection.feature_statistics),
+        call("feature_statistics", "codes", CODES, inspection.feature_statistics),
         call(
-            "feature_statistics dictionary",
+            "collect_codes",
             "X",
             X,
-            lambda given: inspection.feature_statistics(given, dictionary=FITTED),
+            lambda given: found_codes(inspection.collect_codes(FITTED, given, n_near_misses=2)),
+        ),
+        call(
+            "FeatureCodes.from_matrix",
+            "codes",
+            CODES,
+            lambda given: found_codes(inspection.FeatureCodes.from_matrix(given)),
         ),
         call("width_curve", "X", X, lambda given: inspection.width_curve([FITTED], given)),
         call(
-            "top_activations", "X", CODES, lambda given: inspection.top_activations(given, n_top=3)
-        ),
-        call(
-            "top_activations dictionary",
-            "X",
-            X,
-            lambda given: inspection.top_activations(
-                given, dictionary=FITTED, n_top=3, n_near_misses=2
-            ),
+            "top_activations",
+            "codes",
+            CODES,
+            lambda given: inspection.top_activations(given, n_top=3),
         ),
         call(
             "feature_communities",

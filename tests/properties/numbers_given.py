@@ -234,21 +234,26 @@ PARAMETERS = {
         {"test_size": (0.25, (0, 1, -1))},
     ),
     "feature_statistics": Parameters(
-        lambda **given: inspection.feature_statistics(CODES, **given), {"n_bins": (5, (0, -1))}
+        lambda **given: inspection.feature_statistics(CODES, **given),
+        {"n_intervals": (5, (0, -1))},
     ),
     "top_activations": Parameters(
         lambda **given: inspection.top_activations(
-            X, dictionary=FITTED, **({"n_top": 2, "random_state": 0} | given)
+            CODES, **({"n_top": 2, "random_state": 0} | given)
         ),
         {
             "n_top": (3, (0, -1)),
             "n_intervals": (2, (-1,)),
             "n_per_interval": (2, (0, -1)),
             "n_random": (3, (-1,)),
-            "n_near_misses": (2, (-1,)),
             "random_state": (3, (-1, 2**32)),
         },
         optional=("random_state",),
+    ),
+    "collect_codes": Parameters(
+        lambda **given: inspection.collect_codes(FITTED, X, **given),
+        {"n_near_misses": (2, (-1,)), "max_norm": (2.0, (0, -1))},
+        optional=("max_norm",),
     ),
     "context_snippets": Parameters(
         lambda **given: inspection.context_snippets(

@@ -13,6 +13,7 @@ PRODUCTS_ON_CUDA = "triton.products" if importlib.util.find_spec("triton") else 
 TABLE = {
     "select": {"any": "reference.select", "cpu": "cpu.select", "cuda": "bfloat16"},
     "encode": {"any": "reference.encode", "cpu": "cpu.encode"},
+    "exceeding": {"any": "reference.encode", "cpu": "cpu.encode"},
     "linear": {"any": "reference.products", "cpu": "cpu.products"},
     "products_are": {"any": "reference.products", "cpu": "cpu.products"},
     "transpose": {"any": "reference.products", "cpu": "cpu.transpose"},

@@ -143,6 +143,23 @@ def encode(weight, bias, n_largest, threshold):
     return body("encode", weight.device)(weight, bias, n_largest, threshold)
 
 
+def exceeding(weight, bias):
+    """Prepare a search for entries p_j > t_j of p = centred @ weight.T + bias.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n, d)
+    bias : tensor of shape (n,)
+
+    Returns
+    -------
+    search : callable
+        Takes centred samples (B, d), at least one, and thresholds t (n,) of any sign. Returns
+        counts (B,), indices (nnz,) and values p (nnz,); indices ascend in each row.
+    """
+    return body("exceeding", weight.device)(weight, bias)
+
+
 def unit_rows(x, alpha, of_atoms):
     """Scale the Lasso problems of some rows, so that rows have entries of about 1.
 

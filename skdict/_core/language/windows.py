@@ -152,8 +152,8 @@ class TokenWindows:
             kept = self.kept_mask(batch).to(network.device)
             yield batch, partial(network.run, arguments, keywords), arguments[0], kept
 
-    def split(self, activation, batch, feature_axis=-1):
-        """Split the activation of a batch into one array (n_tokens, n_features) per window."""
+    def of_tokens(self, activation, batch, feature_axis=-1):
+        """The activation of a batch as a tensor (n_windows, n_tokens, n_features)."""
         batch = np.array(batch)
         expected = (len(batch), self.lengths[batch].max())
         if activation.ndim == 2 and len(activation) == expected[0] * expected[1]:
@@ -166,8 +166,13 @@ class TokenWindows:
                 f"{expected[1]} tokens, but one vector per token is needed: (n_texts, n_tokens, "
                 "n_features). Name another layer, or its other side."
             )
-        block = activation.float().cpu().numpy()
-        return [rows[:length] for rows, length in zip(block, self.lengths[batch], strict=True)]
+        return activation
+
+    def split(self, activation, batch, feature_axis=-1):
+        """Split the activation of a batch into one array (n_tokens, n_features) per window."""
+        block = self.of_tokens(activation, batch, feature_axis).float().cpu().numpy()
+        lengths = self.lengths[np.array(batch)]
+        return [rows[:length] for rows, length in zip(block, lengths, strict=True)]
 
     def positions(self):
         """Return the place of each row, a dict of arrays; see `ActivationExtractor.positions`."""
@@ -185,10 +190,9 @@ class TokenWindows:
         ).T
         shared = {}  # one string object per distinct token
         token = np.empty(len(token_id), dtype=object)
-        for row, (index, left, right) in enumerate(
-            zip(positions["document"], start, end, strict=True)
-        ):
-            text = texts[index][left:right] or tokenizer.convert_ids_to_tokens(int(token_id[row]))
+        columns = (each.tolist() for each in (positions["document"], token_id, start, end))
+        for row, (index, id, left, right) in enumerate(zip(*columns, strict=True)):
+            text = texts[index][left:right] or tokenizer.convert_ids_to_tokens(id)
             token[row] = shared.setdefault(text, text)
         return positions | {"token_id": token_id, "token": token, "start": start, "end": end}
 

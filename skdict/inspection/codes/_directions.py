@@ -3,12 +3,15 @@
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
+from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from ..._core.dictionary import Dictionary
 from ...metrics._coding import can_have_sparse_codes, check_dictionary
 from ...metrics._rows import BLOCK_SIZE, as_rows, check_finite, float64_block, unit_rows
+from ...utils._arrays import read_only
 
 
 def unit_directions(dictionary, name, attribute="components_"):
@@ -69,6 +72,9 @@ def feature_directions(dictionary, features):
     if isinstance(dictionary, np.ndarray | torch.Tensor) or issparse(dictionary):
         return float64_block(dictionary, features)
     check_dictionary(dictionary)
+    before, coder = split_dictionary(dictionary)
+    if before is None and isinstance(getattr(coder, "dictionary_", None), Dictionary):
+        return coder.dictionary_.atoms.numpy()[features].astype(np.float64)
     n_selected, n_components = len(features), n_components_of(dictionary)
     intercept = np.asarray(dictionary.inverse_transform(np.zeros((1, n_components))))
     directions = np.empty((n_selected, intercept.shape[1]))
@@ -118,3 +124,9 @@ def n_components_of(dictionary):
         "components_, so its number of features is unknown. Give an estimator that has one of "
         "them."
     )
+
+
+def transformed(estimator, X):
+    """`estimator.transform(X)` as an array unless `set_output` says otherwise; X is read-only."""
+    with config_context(transform_output="default"):
+        return estimator.transform(read_only(X))

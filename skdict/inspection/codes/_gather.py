@@ -3,16 +3,14 @@
 from itertools import pairwise
 
 import numpy as np
-import torch
-from scipy.sparse import vstack
 from sklearn.utils import gen_batches, murmurhash3_32
 
-from ...metrics._rows import float64_block, to_numpy, varies
-from ._active import positive_entries
-from ._stream import active_entries
+from ...metrics._rows import varies
 
-# Candidates to buffer before they are merged: 32 bytes each, 64 MB in all.
-MAX_WAITING = 2**21
+# Candidates to buffer before they are merged: 32 bytes each, 64 MB in all at most.
+MIN_WAITING, MAX_WAITING = 2**16, 2**21
+# Products of the codes of some features with those of all: 128 MB.
+PRODUCTS = 2**24
 
 
 class Largest:
@@ -30,8 +28,9 @@ class Largest:
         self.threshold = np.full(n_groups, -np.inf)  # values up to this cannot enter the top n
         self.held = _entries(0)
         # Allocated once, up front: small long-lived arrays allocated between large blocks would
-        # fragment the heap.
-        self.waiting, self.n_waiting = _entries(MAX_WAITING), 0
+        # fragment the heap. Thresholds rise when it is full, so it must not be too large.
+        n_waiting = min(max(2 * n_groups * n_largest, MIN_WAITING), MAX_WAITING)
+        self.waiting, self.n_waiting = _entries(n_waiting), 0
 
     def update(self, rows, groups, values, payload=None):
         """Add entries; their rows are greater than all those added before.
@@ -111,24 +110,6 @@ class Sample(Largest):
         super().update(rows, groups, key.astype(np.float64), payload=values)
 
 
-class Moments:
-    """Number of rows, and for each feature the number, sum and maximum of its active codes."""
-
-    def __init__(self, n_features):
-        self.n_rows = 0
-        self.count = np.zeros(n_features, dtype=np.int64)
-        self.total = np.zeros(n_features)
-        self.maximum = np.zeros(n_features)
-
-    def update(self, n_rows, features, values):
-        """Add the active entries of `n_rows` rows."""
-        n_features = len(self.count)
-        self.n_rows += n_rows
-        self.count += np.bincount(features, minlength=n_features)
-        self.total += np.bincount(features, weights=values, minlength=n_features)
-        np.maximum.at(self.maximum, features, values)
-
-
 class Histogram:
     """Counts of active codes in intervals of equal width, from 0 to each feature's maximum.
 
@@ -162,167 +143,105 @@ class Histogram:
         return self.counts.reshape(-1, self.n_intervals)
 
 
-class NearMisses(Largest):
-    """Rows on which a feature is inactive but closest to active.
-
-    Parameters
-    ----------
-    nearness : Nearness
-    n_features, n_near_misses : int
-    """
-
-    def __init__(self, nearness, n_features, n_near_misses):
-        super().__init__(n_features, n_near_misses)
-        self.nearness = nearness
-
-    def update(self, first, given, rows, features):
-        """Add a block of the dictionary's input, and the entries where features are active."""
-        activations = self.nearness.rows(given)
-        # bounds the dense scores (n_rows, n_groups), and the rows of sparse activations to densify
-        width = max(self.n_groups, activations.shape[1] // 2, 1)
-        step = max(1, MAX_WAITING // width)
-        for start in range(0, activations.shape[0], step):
-            block = float64_block(activations, slice(start, start + step))
-            scores = self.nearness.scores(block)
-            part = slice(*np.searchsorted(rows, [start, start + len(block)]))
-            scores[rows[part] - start, features[part]] = -np.inf
-            at, groups = np.nonzero(scores > np.maximum(self.threshold, self.nearness.least))
-            super().update(first + start + at, groups, scores[at, groups])
-
-
 def survey(
-    blocks,
+    codes,
     columns,
     *,
     n_top=0,
     n_intervals=0,
     n_per_interval=0,
     n_random=0,
-    nearness=None,
-    n_near_misses=0,
     n_bins=0,
     seed=0,
-    observers=(),
 ):
-    """Gather statistics in one pass over the codes, or two: intervals need the maxima first.
+    """Gather examples and histograms of some features in one pass over the codes.
 
     Parameters
     ----------
-    blocks : CodedBlocks
-    columns : ndarray of int64
+    codes : FeatureCodes
+    columns : ndarray of int64 of shape (n_selected,)
         The features to look at.
-    nearness : Nearness, default=None
-        Scores of the features, for near misses.
-    observers : sequence of callable
-        Each is called once with every block of codes.
 
     Returns
     -------
     found : dict
-        "moments" and "histogram" (or None). "top", "random" and "near_misses" are lists with
-        (rows, values) for each feature; "intervals" has them for each feature and interval, the
-        lowest first.
+        "histogram" (or None). "top" and "random" are lists with (rows, values) for each feature;
+        "intervals" has them for each feature and interval, the lowest first.
     """
-    n_selected = len(columns)
-    moments = Moments(n_selected)
+    n_selected, maximum = len(columns), codes.moments.maximum[columns]
     top, random = Largest(n_selected, n_top), Sample(columns, n_random, seed)
-    near = None if nearness is None else NearMisses(nearness, n_selected, n_near_misses)
-    for first, given, codes in blocks:
-        for observe in observers:
-            observe(codes)
-        rows, features, values = active_entries(codes, columns)
-        moments.update(codes.shape[0], features, values)
-        if n_top:
-            top.update(first + rows, features, values)
-        if n_random:
-            random.update(first + rows, features, values)
-        if near is not None:
-            near.update(first, given, rows, features)
-
-    intervals = Histogram(moments.maximum, max(n_intervals, 1))
+    histogram = Histogram(maximum, n_bins) if n_bins else None
+    intervals = Histogram(maximum, max(n_intervals, 1))
     keys = np.add.outer(columns * n_intervals, np.arange(n_intervals)).ravel()
     in_intervals = Sample(keys, n_per_interval, seed ^ 2)
-    histogram = Histogram(moments.maximum, n_bins) if n_bins else None
-    if n_bins or (n_intervals and n_per_interval):
-        for first, _, codes in blocks:
-            rows, features, values = active_entries(codes, columns)
+    if n_top or n_random or n_bins or (n_intervals and n_per_interval):
+        for first, rows, features, values in codes.entries(columns):
+            rows = rows + first
+            if n_top:
+                top.update(rows, features, values)
+            if n_random:
+                random.update(rows, features, values)
             if n_intervals and n_per_interval:
                 groups = features * n_intervals + intervals.interval(features, values)
-                in_intervals.update(first + rows, groups, values)
+                in_intervals.update(rows, groups, values)
             if histogram is not None:
                 histogram.update(features, values)
     return {
-        "moments": moments,
         "histogram": histogram,
         "top": top.result(),
         "random": random.result(),
-        "near_misses": [_no_rows()] * n_selected if near is None else near.result(),
         "intervals": in_intervals.result(),
     }
 
 
-def _no_rows():
-    return np.empty(0, np.int64), np.empty(0)
+def nearest_by_correlation(codes, columns, n):
+    """The other features whose codes correlate most with those of some features.
 
-
-class Correlation:
-    """Pearson correlation of the codes of some features with those of all features.
+    The sums of products are those of blocks of features with all others, so memory does not grow
+    with the square of the number of features.
 
     Parameters
     ----------
-    n_components : int
-    columns : ndarray of int64
-        The features.
+    codes : FeatureCodes
+    columns : ndarray of int64 of shape (n_selected,)
+    n : int
 
-    Attributes
-    ----------
-    n_active : ndarray of shape (n_components,), int64
-        Rows on which each feature is active.
+    Returns
+    -------
+    index, correlation : ndarray of shape (n_selected, n)
+        In descending order of Pearson's correlation; -inf where codes are constant.
     """
-
-    def __init__(self, n_components, columns):
-        self.columns = columns
-        self.n_rows = 0
-        self.n_active = np.zeros(n_components, dtype=np.int64)
-        self.total, self.squares = np.zeros(n_components), np.zeros(n_components)
-        self.products = np.zeros((len(columns), n_components))
-        self.waiting, self.n_waiting = [], 0
-
-    def __call__(self, codes):
-        """Add the codes of a block of rows; they stay sparse."""
-        block = positive_entries(codes, "codes")
-        features, values = block.indices, block.data
-        n_components = len(self.total)
-        self.n_rows += block.shape[0]
-        self.n_active += np.bincount(features, minlength=n_components)
-        self.total += np.bincount(features, weights=values, minlength=n_components)
-        self.squares += np.bincount(features, weights=values**2, minlength=n_components)
-        self.waiting.append(block)
-        self.n_waiting += block.nnz
-        if self.n_waiting > MAX_WAITING:
-            self._multiply()
-
-    def _multiply(self):
-        if self.waiting:  # one sparse product for many blocks is faster than one each
-            codes = vstack(self.waiting, format="csr")
-            products = (codes[:, self.columns].T @ codes).tocoo()
-            self.products[products.row, products.col] += products.data
-            self.waiting, self.n_waiting = [], 0
-
-    def nearest(self, n):
-        """The `n` other features with the greatest correlation, and these; (n_selected, n)."""
-        self._multiply()
-        mean = self.total / self.n_rows
-        mean_square = self.squares / self.n_rows
-        variance = mean_square - mean**2
-        variance[~varies(variance, mean_square, self.n_rows)] = np.nan
-        deviation = np.sqrt(variance)
-        correlation = self.products / self.n_rows
-        correlation -= np.outer(mean[self.columns], mean)
-        correlation /= np.outer(deviation[self.columns], deviation)
+    moments, n_rows = codes.moments, max(codes.n_counted, 1)
+    mean, mean_square = moments.total / n_rows, moments.squares / n_rows
+    variance = mean_square - mean**2
+    variance[~varies(variance, mean_square, n_rows)] = np.nan
+    deviation = np.sqrt(variance)
+    step = max(1, PRODUCTS // codes.n_components)
+    found = []
+    for start in range(0, len(columns), step):
+        some = columns[start : start + step]
+        correlation = _products(codes, some) / n_rows
+        correlation -= np.outer(mean[some], mean)
+        correlation /= np.outer(deviation[some], deviation)
         np.clip(correlation, -1, 1, out=correlation)
         correlation[np.isnan(correlation)] = -np.inf  # constant features
-        return greatest_others(correlation, self.columns, n)
+        found.append(greatest_others(correlation, some, n))
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
+
+
+def _products(codes, columns):
+    """Sums over all rows of the products of some features' codes with those of all features.
+
+    Returns
+    -------
+    products : ndarray of float64 of shape (len(columns), n_components)
+    """
+    products = np.zeros((len(columns), codes.n_components))
+    for _, block in codes.blocks():
+        block = block.astype(np.float64)
+        of_block = (block[:, columns].T @ block).tocoo()
+        products[of_block.row, of_block.col] += of_block.data
+    return products
 
 
 def greatest_others(similarity, columns, n):
@@ -348,29 +267,26 @@ def greatest_others(similarity, columns, n):
     return np.take_along_axis(index, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
-def codes_at(blocks, columns, rows):
+def codes_at(codes, columns, rows):
     """The codes of each feature at its own list of rows, in one pass.
 
     Parameters
     ----------
-    blocks : CodedBlocks
+    codes : FeatureCodes
     columns : ndarray of int64
     rows : list of ndarray of int64, one for each of `columns`
 
     Returns
     -------
-    codes : list of ndarray of float64, of the rows' shapes
+    values : list of ndarray of float64, of the rows' shapes
     """
     lengths = [len(each) for each in rows]
     row = np.concatenate(rows)
     feature = np.repeat(columns, lengths)
     order = np.argsort(row, kind="stable")
     ascending, found = row[order], np.empty(len(row))
-    for first, _, codes in blocks:
-        here = order[slice(*np.searchsorted(ascending, [first, first + codes.shape[0]]))]
+    for first, block in codes.blocks():
+        here = order[slice(*np.searchsorted(ascending, [first, first + block.shape[0]]))]
         if len(here):
-            values = codes[row[here] - first, feature[here]]
-            if isinstance(values, torch.Tensor):
-                values = to_numpy(values)
-            found[here] = np.asarray(values).ravel()
+            found[here] = np.asarray(block[row[here] - first, feature[here]]).ravel()
     return np.split(found, np.cumsum(lengths)[:-1])

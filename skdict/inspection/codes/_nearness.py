@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from ..._core.kernels import exceeding
 from ...metrics._rows import as_rows
-from ._directions import feature_directions, split_dictionary
-from ._stream import transformed
+from ._directions import feature_directions, n_components_of, split_dictionary, transformed
 
 
 class Nearness:
@@ -18,8 +18,6 @@ class Nearness:
     Parameters
     ----------
     dictionary : fitted estimator
-    columns : ndarray of int64
-        The features.
 
     Attributes
     ----------
@@ -29,34 +27,78 @@ class Nearness:
         negative projection point away from the atom.
     """
 
-    def __init__(self, dictionary, columns):
+    def __init__(self, dictionary):
         before, coder = split_dictionary(dictionary)
         by_encoder = getattr(coder, "encoder_coef_", None) is not None
         # with another transform_algorithm the encoder's pre-activations do not decide
         by_encoder &= getattr(coder, "transform_algorithm", "auto") in ("auto", "encoder")
         if by_encoder:
             self.name, self.least, self._before = "pre_activations", -np.inf, before
-            weights = coder.encoder_coef_[columns]
+            weight, bias = coder.encoder_coef_, coder.encoder_intercept_
             self._origin = getattr(coder, "input_offset_", coder.intercept_)
             self._normalise = getattr(coder, "input_normalization_", None)
-            bias = coder.encoder_intercept_[columns]
             encoder = getattr(getattr(coder, "dictionary_", None), "encoder", None)
             self._by_size = getattr(encoder, "selection", None) == "absolute"
         else:
             self.name, self.least, self._before = "projections", 0.0, None
-            weights, self._origin = feature_directions(dictionary, columns), 0.0
+            n_components = n_components_of(dictionary)
+            weight = feature_directions(dictionary, np.arange(n_components))
+            bias, self._origin = np.zeros(n_components), np.zeros(weight.shape[1])
             self._normalise, self._by_size = None, False
-            bias = np.zeros(len(columns))
-        self._weights, self._bias = weights.T.astype(np.float32), bias.astype(np.float32)
+        self._weight = torch.tensor(np.asarray(weight), dtype=torch.float32, device="cpu")
+        self._bias = torch.tensor(np.asarray(bias), dtype=torch.float32, device="cpu")
+        self._searches = {}
 
     def rows(self, given):
         """The matrix to score, for a block of the dictionary's input."""
         return as_rows(given if self._before is None else transformed(self._before, given), "X")
 
-    def scores(self, block):
-        """Scores of a dense float64 block of `rows`, float32 of shape (n_rows, n_selected)."""
+    def above(self, block, least):
+        """Scores of a block of `rows` that exceed a value of their feature.
+
+        Parameters
+        ----------
+        block : matrix of shape (n_rows, n_features)
+        least : ndarray of shape (n_components,)
+
+        Returns
+        -------
+        rows, features, scores : ndarray of shape (n_found,)
+            Row by row, and in a row with ascending features.
+        """
+        x = _dense(block)
         if self._normalise is not None:
-            block = self._normalise(torch.from_numpy(block))[0].numpy()
-        scores = (block - self._origin).astype(np.float32) @ self._weights
-        scores += self._bias
-        return abs(scores) if self._by_size else scores
+            x = self._normalise(x)[0]
+        origin = torch.as_tensor(np.asarray(self._origin), dtype=x.dtype, device=x.device)
+        x = (x - origin).to(torch.float32)
+        searches = self._prepared(x.device)
+        least = torch.as_tensor(least, dtype=torch.float32, device=x.device)
+        found = [[part.cpu().numpy() for part in search(x, least)] for search in searches]
+        rows = [np.repeat(np.arange(len(x)), counts) for counts, _, _ in found]
+        rows, features, scores = (
+            np.concatenate(parts)
+            for parts in (rows, [f for _, f, _ in found], [s for _, _, s in found])
+        )
+        if len(searches) > 1:
+            order = np.lexsort((-scores, features, rows))
+            rows, features, scores = rows[order], features[order], scores[order]
+            # with a least below 0, both signs of an entry exceed it
+            first = np.append(True, (np.diff(rows) != 0) | (np.diff(features) != 0))
+            rows, features, scores = rows[first], features[first], scores[first]
+        return rows, features.astype(np.int64), scores.astype(np.float64)
+
+    def _prepared(self, device):
+        if device not in self._searches:
+            weight, bias = self._weight.to(device), self._bias.to(device)
+            signs = (1, -1) if self._by_size else (1,)
+            self._searches[device] = [exceeding(sign * weight, sign * bias) for sign in signs]
+        return self._searches[device]
+
+
+def _dense(block):
+    """A block of rows as a tensor of at least float32."""
+    if not isinstance(block, torch.Tensor):
+        block = block.toarray() if hasattr(block, "toarray") else np.asarray(block)
+        block = block if block.dtype == np.float32 else block.astype(np.float64)
+        block = torch.from_numpy(np.ascontiguousarray(block))
+    return block if block.dtype == torch.float64 else block.float()

@@ -49,23 +49,28 @@ def token_columns(tokens, keys, *, n_rows=None, integers=(), name="tokens"):
     return columns
 
 
-def check_tokens(tokens, n_rows):
-    """Validate a table of tokens for a dashboard.
+def check_tokens(tokens, n_rows, needs=("document", "token")):
+    """Validate a table of tokens.
 
     Parameters
     ----------
     tokens : mapping
-        With "document" and "token"; "position", "start" and "end" are used if present.
+        "token", "position", "start" and "end" are used if present.
     n_rows : int
+    needs : tuple of str
+        Columns that must be there.
 
     Returns
     -------
     columns : dict of str to ndarray of shape (n_rows,)
-        The columns; with "start" and "end" also "previous_end", the end offset of the text before
-        each token.
+        All that have a value for each row; with "start" and "end" also "previous_end", the end
+        offset of the text before each token.
     """
     integers = ["document", *(key for key in ("position", "start", "end") if key in tokens)]
-    columns = token_columns(tokens, ["token", *integers], n_rows=n_rows, integers=integers)
+    checked = [*integers, *({*needs, *(["token"] if "token" in tokens else [])} - {*integers})]
+    columns = token_columns(tokens, checked, n_rows=n_rows, integers=integers)
+    others = {name: np.asarray(tokens[name]) for name in tokens if name not in columns}
+    columns |= {name: column for name, column in others.items() if column.shape == (n_rows,)}
     document = columns["document"]
     if (np.diff(document) < 0).any():
         raise ValueError("tokens['document'] must be ascending. Sort the rows text by text.")

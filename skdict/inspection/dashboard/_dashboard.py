@@ -17,11 +17,12 @@ from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
 from ...utils._warnings import warn
 from ..actions._language import Language
-from ..codes._stream import CodedBlocks
-from ..codes._tokens import check_tokens, token_table, writable
+from ..codes._active import selected
+from ..codes._collecting import collect_codes
+from ..codes._tokens import token_table, writable
 from ..displays._feature import FeatureDisplay
 from ..results._feature_names import feature_names
-from ._panels import density_histogram, gather, shown_texts
+from ._panels import N_NEAR_MISSES, density_histogram, gather, shown_texts
 
 _OPTIONS = {
     "n_top": [Interval(Integral, 1, None, closed="left")],
@@ -185,17 +186,16 @@ class FeatureDashboard:
         language = Language(pipeline)
         reason = language.why_not_causal()
         texts = check_texts(texts, name="texts")
-        tokens = language.extractor.tokens(texts)
-        tokens = check_tokens(tokens, len(tokens.token))
+        codes = collect_codes(pipeline, texts, n_near_misses=N_NEAR_MISSES)
         shown = None
         if len(show_texts):
             show_texts = check_texts(show_texts, name="show_texts")
             whole = clone(language.extractor).set_params(long_documents="window")
             steps = [("extractor", whole), ("dictionary", language.dictionary)]
-            shown = (Pipeline(steps), show_texts, whole.tokens(show_texts))
+            shown = collect_codes(Pipeline(steps), show_texts)
         dashboard = cls._gather(
-            CodedBlocks(texts, pipeline),
-            tokens,
+            codes,
+            language.dictionary,
             features,
             labels,
             shown,
@@ -280,11 +280,10 @@ class FeatureDashboard:
             If a feature is out of range, or if `tokens` or `labels` have another number of rows.
         """
         check_dictionary(dictionary)
-        blocks = CodedBlocks(X, dictionary)
-        tokens = check_tokens(tokens, blocks.X.shape[0])
+        codes = collect_codes(dictionary, X, tokens=tokens, n_near_misses=N_NEAR_MISSES)
         return cls._gather(
-            blocks,
-            tokens,
+            codes,
+            dictionary,
             features,
             labels,
             None,
@@ -298,8 +297,8 @@ class FeatureDashboard:
     @classmethod
     def _gather(
         cls,
-        blocks,
-        tokens,
+        codes,
+        dictionary,
         features,
         labels,
         shown,
@@ -309,22 +308,22 @@ class FeatureDashboard:
         language=None,
         **sizes,
     ):
-        columns = blocks.columns(features)
+        columns = selected(features, codes.n_components)
         if len(columns) == 0 or len(np.unique(columns)) < len(columns):
             raise ValueError(
                 "features must be at least one feature, and each only once, but is "
                 f"{columns.tolist()!r:.80}."
             )
-        names, scores, others = feature_names(blocks, columns, labels, len(tokens["token"]))
+        names, scores, others = feature_names(codes, columns, labels, codes.n_rows)
         seed = check_random_state(random_state).randint(2**31)
-        panels = gather(blocks, tokens, columns, seed=seed, language=language, **sizes)
+        panels = gather(codes, dictionary, columns, seed=seed, language=language, **sizes)
         statistics = panels["statistics"]
         density = panels["n_active"] / statistics.n_samples
         for j, feature, name, score in zip(
             columns, panels["features"], names, scores, strict=True
         ):
             feature |= {"id": int(j), "label": name, "score": score}
-        texts = [] if shown is None else shown_texts(*shown)
+        texts = [] if shown is None else shown_texts(shown)
         mentioned = {j for text in texts for _, active in text for j in active[::2]}
         for feature in panels["features"]:
             mentioned.update(j for j, _ in feature["cosine"] + feature["correlation"])
@@ -332,7 +331,7 @@ class FeatureDashboard:
             {
                 "title": writable(str(title)),
                 "n_samples": statistics.n_samples,
-                "n_components": blocks.n_components,
+                "n_components": codes.n_components,
                 "population": density_histogram(density),
                 "near_by": panels["near_by"],
                 "missing": panels["missing"],

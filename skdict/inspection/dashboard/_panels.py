@@ -8,12 +8,10 @@ from sklearn.utils import gen_batches
 from ...metrics._rows import BLOCK_SIZE, unit_rows
 from ..actions._effects import measured_effects
 from ..actions._logits import lacks_forward_derivative, logit_weights, vocabulary
-from ..codes._active import positive_entries
 from ..codes._directions import feature_directions, split_dictionary
-from ..codes._gather import Correlation, codes_at, greatest_others, survey
-from ..codes._nearness import Nearness
-from ..codes._stream import CodedBlocks
-from ..codes._tokens import check_tokens, shown_tokens, token_table
+from ..codes._gather import codes_at, greatest_others, nearest_by_correlation, survey
+from ..codes._store import near_misses_of
+from ..codes._tokens import shown_tokens, token_table
 from ..results._statistics import statistics_of
 
 N_BINS = 50  # bins of a feature's histogram
@@ -24,15 +22,14 @@ N_OF_TOKEN = 256  # features listed per token of a shown text; dense dictionarie
 TEXT_FOR_LOGITS = 2000  # characters that the derivative of the logits is averaged over
 
 
-def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed, language=None):
+def gather(codes, dictionary, columns, *, n_top, n_intervals, n_per_interval, seed, language=None):
     """Gather the panels of some features.
 
     Parameters
     ----------
-    blocks : CodedBlocks
-        Of activations or texts; of texts with a `language`.
-    tokens : dict
-        From `check_tokens`.
+    codes : FeatureCodes
+        With tokens and near misses; with a `language`, with texts.
+    dictionary : estimator
     columns : ndarray of int64 of shape (n_selected,)
         The features.
     n_top, n_intervals, n_per_interval : int
@@ -47,36 +44,34 @@ def gather(blocks, tokens, columns, *, n_top, n_intervals, n_per_interval, seed,
         "near_by" (the scores that near misses are ranked by), "missing" (messages about panels
         that could not be made), and "features", a list of dicts ready for JSON.
     """
-    dictionary = blocks.dictionary
-    atoms = feature_directions(dictionary, np.arange(blocks.n_components))
-    correlation = Correlation(blocks.n_components, columns)
-    nearness = Nearness(dictionary, columns)
+    atoms = feature_directions(dictionary, np.arange(codes.n_components))
     found = survey(
-        blocks,
+        codes,
         columns,
         n_top=n_top,
         n_intervals=n_intervals,
         n_per_interval=n_per_interval,
         n_random=N_RANDOM,
-        nearness=nearness,
-        n_near_misses=N_NEAR_MISSES,
         n_bins=N_BINS,
         seed=seed,
-        observers=[correlation],
     )
-    statistics = statistics_of(columns, found)
-    snippets = _Snippets(tokens, _centres(found, n_intervals))
+    near = [near_misses_of(codes, j) for j in columns]
+    found["near_misses"] = [(each.rows, each[codes.near_misses.name]) for each in near]
+    statistics = statistics_of(codes, columns, found["histogram"].result())
+    snippets = _Snippets(codes.tokens, _centres(found, n_intervals))
     features = [_numbers(statistics, i) for i in range(len(columns))]
-    _add_snippets(features, snippets, found, blocks, columns, language)
-    _add_neighbours(features, atoms, columns, correlation)
+    _add_snippets(features, snippets, found, codes, columns, language)
+    _add_neighbours(features, atoms, columns, codes)
     _add_neurons(features, atoms[columns])
     _add_encoder(features, dictionary, columns)
-    missing = [] if language is None else _add_logits(features, language, blocks.X, atoms[columns])
+    missing = (
+        [] if language is None else _add_logits(features, language, codes.texts, atoms[columns])
+    )
     return {
         "statistics": statistics,
-        "n_active": correlation.n_active,
+        "n_active": codes.moments.count,
         "tokens": snippets.table(),
-        "near_by": nearness.name,
+        "near_by": codes.near_misses.name,
         "missing": missing,
         "features": features,
     }
@@ -204,25 +199,25 @@ class _Snippets:
         return token_table(shown_tokens(self.tokens, self.used), document)
 
 
-def _add_snippets(features, snippets, found, blocks, columns, language):
+def _add_snippets(features, snippets, found, codes, columns, language):
     """Examples in context, and with a `language` the effects at the most active tokens."""
-    codes = codes_at(blocks, columns, snippets.rows)
+    values = codes_at(codes, columns, snippets.rows)
     effects = [{}] * len(columns)
     if language is not None:
         rows = [groups[0] for groups in snippets.centres["top"]]
-        measured = measured_effects(language, blocks.X, columns, rows)
+        measured = measured_effects(language, codes.texts, columns, rows)
         effects = [dict(zip(e.rows.tolist(), e.ablation, strict=True)) for e in measured]
     for i, feature in enumerate(features):
-        feature["snippets"] = snippets.of(i, codes[i], effects[i])
+        feature["snippets"] = snippets.of(i, values[i], effects[i])
         feature["near_values"] = [number(value) for value in found["near_misses"][i][1]]
         feature["words"] = snippets.words(i)
         feature["effect"] = number(np.mean([*effects[i].values()])) if effects[i] else None
 
 
-def _add_neighbours(features, atoms, columns, correlation):
+def _add_neighbours(features, atoms, columns, codes):
     """The nearest features by cosine of the atoms and by correlation of the codes."""
     unit = unit_rows(atoms)
-    by_correlation = correlation.nearest(N_LISTED)
+    by_correlation = nearest_by_correlation(codes, columns, N_LISTED)
     # similarities of a block of features to all, (n_in_block, n_components)
     for rows in gen_batches(len(columns), max(1, BLOCK_SIZE // len(unit))):
         by_cosine = greatest_others(unit[columns[rows]] @ unit.T, columns[rows], N_LISTED)
@@ -302,21 +297,20 @@ def _pairs(index, values):
     return [[int(j), number(v)] for j, v in zip(index, values, strict=True) if np.isfinite(v)]
 
 
-def shown_texts(dictionary, X, tokens):
+def shown_texts(codes):
     """Tokens of texts with the features that are active on each, in descending order of code.
 
     Returns
     -------
     shown : list, one per text, of [token, [feature, code, feature, code, ...]] per token
     """
-    tokens = check_tokens(tokens, len(tokens["document"]))
+    tokens = codes.tokens
     document = tokens["document"]
     shown = shown_tokens(tokens, np.arange(len(document)))
     texts = [[] for _ in range(document[-1] + 1)]
-    for first, _, codes in CodedBlocks(X, dictionary):
-        codes = positive_entries(codes, "codes")
-        for k, (start, stop) in enumerate(pairwise(codes.indptr)):
-            features, values = codes.indices[start:stop], codes.data[start:stop]
+    for first, block in codes.blocks():
+        for k, (start, stop) in enumerate(pairwise(block.indptr)):
+            features, values = block.indices[start:stop], block.data[start:stop]
             order = np.argsort(-values, kind="stable")[:N_OF_TOKEN]
             active = [x for i in order for x in (int(features[i]), number(values[i]))]
             texts[document[first + k]].append([shown[first + k], active])
@@ -332,12 +326,12 @@ def density_histogram(density):
     return {"low": float(low), "counts": counts.tolist(), "dead": int((density == 0).sum())}
 
 
-def best_labels(blocks, columns, target_names, data):
+def best_labels(codes, columns, target_names, data):
     """The label that each feature detects best by being active, and its F1.
 
     Parameters
     ----------
-    blocks : CodedBlocks
+    codes : FeatureCodes
     columns : ndarray of int64 of shape (n_selected,)
     target_names : list of str, length n_labels
     data : ndarray of bool of shape (n_rows, n_labels)
@@ -350,10 +344,10 @@ def best_labels(blocks, columns, target_names, data):
     data = data.astype(np.int64)
     together = np.zeros((len(columns), data.shape[1]), dtype=np.int64)
     n_active = np.zeros(len(columns), dtype=np.int64)
-    for first, _, codes in blocks:
-        active = (positive_entries(codes, "codes") > 0).astype(np.int64)[:, columns]
+    for first, block in codes.blocks():
+        active = (block > 0).astype(np.int64)[:, columns]
         n_active += active.sum(axis=0)
-        together += active.T @ data[first : first + codes.shape[0]]
+        together += active.T @ data[first : first + block.shape[0]]
     f1 = 2 * together / np.maximum(n_active[:, None] + data.sum(axis=0), 1)
     best = f1.argmax(axis=1)
     best_f1 = f1.max(axis=1)

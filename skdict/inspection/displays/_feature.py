@@ -4,8 +4,7 @@ import numpy as np
 
 from ...utils._drawing import COLORS, PLAIN_TEXT, axes_for, pair_of_axes, plain
 from ..codes._active import check_indices
-from ..codes._gather import survey
-from ..codes._stream import CodedBlocks
+from ..codes._store import as_feature_codes
 
 
 class FeatureDisplay:
@@ -135,16 +134,13 @@ class FeatureDensityDisplay:
         self.marked = check_indices(marked, len(self.density), name="marked", of="features")
 
     @classmethod
-    def from_codes(cls, X, *, dictionary=None, marked=(), ax=None):
+    def from_codes(cls, codes, *, marked=(), ax=None):
         """Count and draw.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components), or texts
-            Codes; with a `dictionary` activations, or texts, as in `top_activations`.
-
-        dictionary : estimator, default=None
-            A fitted estimator (or Pipeline) with `transform`.
+        codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
+                (n_samples, n_components)
 
         marked : array-like of int, default=()
             Features to mark.
@@ -157,9 +153,7 @@ class FeatureDensityDisplay:
         display : FeatureDensityDisplay
             The drawn display.
         """
-        blocks = CodedBlocks(X, dictionary)
-        marked = blocks.columns(marked, "marked")
-        moments = survey(blocks, blocks.columns(None))["moments"]
+        moments = as_feature_codes(codes).moments
         return cls(moments.count / moments.n_rows, marked).plot(ax=ax)
 
     def plot(self, ax=None):

@@ -6,7 +6,9 @@ import numpy as np
 
 from ...utils._arrays import as_numbers, to_ndarray
 from ...utils._drawing import PLAIN_TEXT, axes_for, plain
-from ..codes._stream import CodedBlocks, active_entries
+from ..codes._active import selected
+from ..codes._collecting import collect_codes
+from ..codes._store import as_feature_codes
 from ..codes._tokens import token_columns
 
 
@@ -16,7 +18,7 @@ def greatest_maps(X, dictionary, positions, axes, feature, *, n_documents, n_gre
     Parameters
     ----------
     X, dictionary
-        As in `CodedBlocks`.
+        Codes, or what :func:`collect_codes` makes codes of.
     positions : mapping
         As `ActivationExtractor.positions` returns it.
     axes : tuple of str
@@ -34,15 +36,10 @@ def greatest_maps(X, dictionary, positions, axes, feature, *, n_documents, n_gre
     maps : ndarray of float64 of shape (n_found, *grid)
         Codes, 0 where the feature is not active. The grid is as large as `positions` tells.
     """
-    blocks = CodedBlocks(X, dictionary)
-    column = blocks.columns([feature], "feature")
-    n_rows, rows, values = 0, [], []
-    for first, _, codes in blocks:
-        at, _, active = active_entries(codes, column)
-        rows.append(first + at)
-        values.append(active)
-        n_rows += codes.shape[0]
-    rows, values = np.concatenate(rows), np.concatenate(values).astype(np.float64)
+    codes = as_feature_codes(X) if dictionary is None else collect_codes(dictionary, X)
+    n_rows = codes.n_rows
+    column = codes.columns(selected([feature], codes.n_components, name="feature"))
+    rows, values = column.indices, column.data
     keys = ("document", *axes)
     positions = token_columns(positions, keys, n_rows=n_rows, integers=keys, name="positions")
     places = np.stack([positions[key] for key in keys])  # (1 + n_axes, n_rows)

@@ -3,15 +3,15 @@
 from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 from sklearn.utils import Bunch
 
 from ..._core.language.texts import check_text_sequence
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
-from ..codes._active import check_indices
+from ..codes._active import check_indices, selected
 from ..codes._gather import survey
-from ..codes._nearness import Nearness
-from ..codes._stream import CodedBlocks
+from ..codes._store import as_feature_codes, near_misses_of
 from ..codes._tokens import token_columns
 
 
@@ -21,42 +21,32 @@ from ..codes._tokens import token_columns
         "n_intervals": [Interval(Integral, 0, None, closed="left")],
         "n_per_interval": [Interval(Integral, 1, None, closed="left")],
         "n_random": [Interval(Integral, 0, None, closed="left")],
-        "n_near_misses": [Interval(Integral, 0, None, closed="left")],
         "random_state": ["random_state"],
     },
     prefer_skip_nested_validation=True,
 )
 def top_activations(
-    X,
+    codes,
     features=None,
     *,
-    dictionary=None,
     n_top=10,
     n_intervals=0,
     n_per_interval=5,
     n_random=0,
-    n_near_misses=0,
     random_state=0,
 ):
     """Find rows that show what a feature responds to: most active, random, and near misses.
 
-    A feature is active where its code is positive. With a `dictionary`, codes are computed in
-    blocks of rows and not kept, so memory does not grow with the number of rows.
+    A feature is active where its code is positive.
 
     Parameters
     ----------
-    X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components), or texts
-        Codes of the activations; or the activations themselves, for single neurons. With a
-        `dictionary`, activations of shape (n_samples, n_features), for instance a memory map; or
-        texts (or pictures, or series), if it is a Pipeline that starts with an
-        :class:`~skdict.feature_extraction.ActivationExtractor` of these.
+    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
+            (n_samples, n_components)
+        As :func:`collect_codes` finds them, or any matrix of codes. It is read in blocks of rows.
 
-    features : array-like of int of shape (n_selected,), default=None
-        Which columns of the codes to look at; all of them by default.
-
-    dictionary : estimator, default=None
-        A fitted estimator (or Pipeline) with `transform`. Near misses also need an encoder or
-        `inverse_transform`.
+    features : int or array-like of int of shape (n_selected,), default=None
+        Which features to look at; all of them by default.
 
     n_top : int, default=10
         Maximum number of most active rows per feature.
@@ -71,12 +61,6 @@ def top_activations(
     n_random : int, default=0
         Maximum number of rows sampled from all rows on which the feature is active.
 
-    n_near_misses : int, default=0
-        Maximum number of near misses: rows on which the feature is inactive but closest to
-        active. They need a `dictionary`. If its codes are made by an encoder, they are the rows
-        with the greatest pre-activation; for other dictionaries, those with the greatest positive
-        projection :math:`x \\cdot d_j` on the atom.
-
     random_state : int, RandomState instance or None, default=0
         Determines the samples. They do not depend on the block size.
 
@@ -86,24 +70,24 @@ def top_activations(
         For each of `features`, in their order:
 
         rows : ndarray of shape (n_found,), int64
-            Rows of `X` (for texts, of their tokens; for pictures and series, of their places) in
-            descending order of the code; ties in ascending order of the row. ``n_found`` is less
-            than `n_top` if the feature is active on fewer rows.
-        activations : ndarray of shape (n_found,), float64
+            Rows in descending order of the code; ties in ascending order of the row. ``n_found``
+            is less than `n_top` if the feature is active on fewer rows.
+        codes : ndarray of shape (n_found,), float64
             The feature's code on these rows.
         intervals : list of :class:`~sklearn.utils.Bunch`, length `n_intervals`
-            `rows` and `activations` of each interval, the lowest first.
+            `rows` and `codes` of each interval, the lowest first.
         random : :class:`~sklearn.utils.Bunch`
-            `rows` and `activations`.
-        near_misses : :class:`~sklearn.utils.Bunch`
-            `rows`, and their encoder pre-activations in `pre_activations` or their
-            :math:`x \\cdot d_j` in `projections`, in descending order.
+            `rows` and `codes`.
+        near_misses : :class:`~sklearn.utils.Bunch` or None
+            The `rows` on which the feature is inactive but closest to active, in descending order
+            of their `pre_activations` by the encoder, or of their `projections`
+            :math:`x \\cdot d_j` on the atom for dictionaries without one; as many as
+            :func:`collect_codes` was asked for. None for codes that it did not find.
 
     Raises
     ------
     ValueError
-        If `X` is not a matrix or contains NaN or infinity in these columns, if a feature is out of
-        range, or if near misses are requested without a dictionary.
+        If `codes` is not a matrix or contains NaN or infinity, or if a feature is out of range.
 
     See Also
     --------
@@ -115,51 +99,40 @@ def top_activations(
     >>> from skdict.inspection import top_activations
     >>> codes = [[0.0, 2.0], [0.5, 0.0], [0.0, 3.0], [0.0, 1.0]]
     >>> for top in top_activations(codes, [1, 0], n_top=2):
-    ...     print(top.rows, top.activations)
+    ...     print(top.rows, top.codes)
     [2 0] [3. 2.]
     [1] [0.5]
     """
-    blocks = CodedBlocks(X, dictionary)
-    columns = blocks.columns(features)
-    nearness = None
-    if n_near_misses:
-        if dictionary is None:
-            raise ValueError(
-                "n_near_misses needs a dictionary, and activations as X: from codes of 0 one "
-                "cannot tell which rows are close to active."
-            )
-        nearness = Nearness(blocks.dictionary, columns)
-    name = "projections" if nearness is None else nearness.name
+    codes = as_feature_codes(codes)
+    columns = selected(features, codes.n_components)
+    once, place = np.unique(columns, return_inverse=True)
     found = survey(
-        blocks,
-        columns,
+        codes,
+        once,
         n_top=n_top,
         n_intervals=n_intervals,
         n_per_interval=n_per_interval,
         n_random=n_random,
-        nearness=nearness,
-        n_near_misses=n_near_misses,
         seed=check_random_state(random_state).randint(2**31),
     )
+    has_near = codes.near_misses is not None
     return [
         Bunch(
-            **_activations(found["top"][i]),
+            **_codes(found["top"][i]),
             intervals=[
-                _activations(of_interval)
+                _codes(of_interval)
                 for of_interval in found["intervals"][i * n_intervals : (i + 1) * n_intervals]
             ],
-            random=_activations(found["random"][i]),
-            near_misses=Bunch(
-                rows=found["near_misses"][i][0], **{name: found["near_misses"][i][1]}
-            ),
+            random=_codes(found["random"][i]),
+            near_misses=near_misses_of(codes, feature) if has_near else None,
         )
-        for i in range(len(columns))
+        for i, feature in zip(place, columns, strict=True)
     ]
 
 
-def _activations(entries):
-    rows, activations = entries
-    return Bunch(rows=rows, activations=activations)
+def _codes(entries):
+    rows, codes = entries
+    return Bunch(rows=rows, codes=codes)
 
 
 class Snippet(NamedTuple):

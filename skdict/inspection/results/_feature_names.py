@@ -11,12 +11,12 @@ from ..interpretation._questions import CHANCE
 from ._named_labels import named_labels
 
 
-def feature_names(blocks, columns, labels, n_tokens):
+def feature_names(codes, columns, labels, n_tokens):
     """Names of features from `labels`.
 
     Parameters
     ----------
-    blocks : CodedBlocks
+    codes : FeatureCodes
     columns : ndarray of int64 of shape (n_selected,)
         The features of the page.
     labels : mapping, DataFrame, matrix or None
@@ -35,16 +35,16 @@ def feature_names(blocks, columns, labels, n_tokens):
     is_dict = isinstance(labels, Mapping) and not issparse(labels)  # a DOK matrix is a dict too
     keys = set(getattr(labels, "columns", labels if is_dict else ()))
     if {"feature", "explanation"} <= keys:
-        return _of_features(blocks, columns, _of_interpretation(labels))
+        return _of_features(codes, columns, _of_interpretation(labels))
     if is_dict and "target_names" not in keys:
-        return _of_features(blocks, columns, labels)
+        return _of_features(codes, columns, labels)
     if not is_dict and np.ndim(labels) != 2:
         raise TypeError(
             "labels must be a dict from features to names, what AutoInterpreter.interpret "
             "returned, or labels of the tokens: a DataFrame or matrix with a column for each, or "
             f"a dict with 'data' and 'target_names', but is a {type(labels).__name__}."
         )
-    return *_of_token_labels(blocks, columns, labels, n_tokens), {}
+    return *_of_token_labels(codes, columns, labels, n_tokens), {}
 
 
 def _of_interpretation(result):
@@ -58,23 +58,23 @@ def _of_interpretation(result):
     }
 
 
-def _of_token_labels(blocks, columns, labels, n_tokens):
+def _of_token_labels(codes, columns, labels, n_tokens):
     target_names, data = named_labels(labels)
     if len(data) != n_tokens:
         raise ValueError(
             f"labels has rows for {len(data)} tokens, but there are {n_tokens}. Label the "
             "tokens of these texts."
         )
-    names, scores = best_labels(blocks, columns, [*map(writable, target_names)], data)
+    names, scores = best_labels(codes, columns, [*map(writable, target_names)], data)
     return names, [None if score is None else number(score) for score in scores]
 
 
-def _of_features(blocks, columns, labels):
-    unknown = [j for j in labels if j not in range(blocks.n_components)]
+def _of_features(codes, columns, labels):
+    unknown = [j for j in labels if j not in range(codes.n_components)]
     if unknown:
         raise ValueError(
             f"labels has names for {unknown[:5]!r:.80}, but the features of the dictionary are "
-            f"the integers from 0 to {blocks.n_components - 1}."
+            f"the integers from 0 to {codes.n_components - 1}."
         )
     pairs = {}
     for j, given in labels.items():

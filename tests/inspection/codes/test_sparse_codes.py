@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array, issparse
 from sklearn.decomposition import PCA
@@ -11,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from skdict import SparseAutoencoderDictionary
 from skdict.inspection import (
     FeatureDashboard,
+    collect_codes,
     feature_effects,
     feature_statistics,
     replace_activations,
@@ -54,7 +56,10 @@ def seen(monkeypatch):
 def check_sparse(seen):
     """All codes but the single row of zeros that tells the intercept."""
     seen = [codes for codes in seen if codes.shape[0] > 1 or np.any(codes)]
-    assert seen and all(issparse(codes) for codes in seen)
+    assert seen and all(
+        codes.layout is torch.sparse_csr if isinstance(codes, torch.Tensor) else issparse(codes)
+        for codes in seen
+    )
 
 
 def test_metrics(dictionary, activations, seen):
@@ -96,8 +101,8 @@ def test_results_and_effects(extractor, dictionary, texts, activations, seen):
     pipeline = make_pipeline(extractor, dictionary)
     rows = [np.arange(40), np.arange(40)]
     for function in (
-        lambda: top_activations(activations, [0, 3], dictionary=dictionary),
-        lambda: feature_statistics(activations, [0, 3], dictionary=dictionary),
+        lambda: top_activations(collect_codes(dictionary, activations), [0, 3]),
+        lambda: feature_statistics(collect_codes(dictionary, activations), [0, 3]),
         lambda: feature_effects(pipeline, texts[:3], [0, 3], rows=rows),
         lambda: FeatureDashboard.from_pipeline(pipeline, texts[:3], features=[0, 3]),
     ):

@@ -18,11 +18,12 @@ from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     FeatureDensityDisplay,
+    collect_codes,
     feature_statistics,
     top_activations,
     width_curve,
 )
-from skdict.inspection.codes import _gather, _stream
+from skdict.inspection.codes import _activations, _active, _gather, _near, _nearness, _store
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def codes():
 @pytest.fixture(params=["one block", "many blocks"])
 def small_blocks(request, monkeypatch):
     if request.param == "many blocks":
-        monkeypatch.setattr(_stream, "BLOCK_SIZE", 12 * 7)
+        monkeypatch.setattr(_store, "BLOCK_ENTRIES", 12 * 7)
         monkeypatch.setattr(_gather, "MAX_WAITING", 50)
 
 
@@ -49,7 +50,7 @@ def interval_of(values, maximum, n):
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
 def test_statistics(codes, convert, small_blocks):
     features = [3, 5, 0]
-    found = feature_statistics(convert(codes), features, n_bins=4)
+    found = feature_statistics(convert(codes), features, n_intervals=4)
     assert found.n_samples == 300
     assert_array_equal(found.feature, features)
     for i, j in enumerate(features):
@@ -66,16 +67,16 @@ def test_statistics(codes, convert, small_blocks):
 
 
 def test_statistics_are_a_table(codes):
-    table = pd.DataFrame(feature_statistics(codes, n_bins=4))
+    table = pd.DataFrame(feature_statistics(codes, n_intervals=4))
     assert len(table) == codes.shape[1] and (table.n_samples == 300).all()
     assert [counts.sum() for counts in table.histogram] == table.n_active.tolist()
 
 
 def test_codes_on_an_edge_are_in_the_bin_above():
     codes = np.arange(1, 50.0)[:, None]
-    histogram = feature_statistics(codes, n_bins=49).histogram
+    histogram = feature_statistics(codes, n_intervals=49).histogram
     assert_array_equal(histogram, [[0] + [1] * 47 + [2]])
-    assert feature_statistics([[0.29], [1.0]], n_bins=100).histogram[0][29] == 1
+    assert feature_statistics([[0.29], [1.0]], n_intervals=100).histogram[0][29] == 1
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
@@ -88,17 +89,17 @@ def test_examples(codes, convert, small_blocks):
         active = np.flatnonzero(codes[:, j] > 0)
         order = sorted(active, key=lambda i: -codes[i, j])
         assert_array_equal(top.rows, order[:7])
-        assert_array_equal(top.activations, codes[top.rows, j])
+        assert_array_equal(top.codes, codes[top.rows, j])
         assert len(top.random.rows) == min(9, len(active)) == len(set(top.random.rows))
         assert set(top.random.rows) <= set(active)
-        assert_array_equal(top.random.activations, codes[top.random.rows, j])
+        assert_array_equal(top.random.codes, codes[top.random.rows, j])
         assert len(top.intervals) == 3
         for k, interval in enumerate(top.intervals):
             in_it = active[interval_of(codes[active, j], codes[:, j].max(initial=1), 3) == k]
             assert len(interval.rows) == min(4, len(in_it)) == len(set(interval.rows))
             assert set(interval.rows) <= set(in_it)
-            assert_array_equal(interval.activations, codes[interval.rows, j])
-        assert len(top.near_misses.rows) == 0
+            assert_array_equal(interval.codes, codes[interval.rows, j])
+        assert top.near_misses is None
 
 
 def test_draws_do_not_depend_on_blocks_but_on_the_seed(codes, monkeypatch):
@@ -109,7 +110,7 @@ def test_draws_do_not_depend_on_blocks_but_on_the_seed(codes, monkeypatch):
     whole = drawn(0)
     assert drawn(0) == whole
     assert drawn(1) != whole
-    monkeypatch.setattr(_stream, "BLOCK_SIZE", 12 * 5)
+    monkeypatch.setattr(_store, "BLOCK_ENTRIES", 12 * 5)
     monkeypatch.setattr(_gather, "MAX_WAITING", 20)
     assert drawn(0) == whole
 
@@ -130,14 +131,14 @@ def test_draws_are_uniform():
 
 @pytest.mark.parametrize("n_rows", [2**16, 90])
 def test_near_misses(activations, dictionary, n_rows, monkeypatch):
-    monkeypatch.setattr(_stream, "BLOCK_SIZE", 512 * n_rows)
+    monkeypatch.setattr(_activations, "PORTION_ENTRIES", 512 * n_rows)
     monkeypatch.setattr(_gather, "MAX_WAITING", n_rows)
     X = activations[:400]
     features = [4, 0, 9]
     codes = dictionary.transform(X)
     pre_activations = (X.astype(float) - dictionary.intercept_) @ dictionary.encoder_coef_.T
     pre_activations += dictionary.encoder_intercept_
-    tops = top_activations(X, features, dictionary=dictionary, n_near_misses=6)
+    tops = top_activations(collect_codes(dictionary, X, n_near_misses=6), features)
     for j, top in zip(features, tops, strict=True):
         silent = np.flatnonzero(codes[:, j] == 0)
         expected = silent[np.argsort(-pre_activations[silent, j])][:6]
@@ -146,7 +147,7 @@ def test_near_misses(activations, dictionary, n_rows, monkeypatch):
             top.near_misses.pre_activations, pre_activations[expected, j], rtol=1e-4, atol=1e-6
         )
         order = np.argsort(-codes[:, j])
-        assert_allclose(top.activations, codes[order, j][: len(top.rows)], atol=1e-6)
+        assert_allclose(top.codes, codes[order, j][: len(top.rows)], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_near_misses_are_the_first_to_become_active(activations, params, scaled)
     pipeline = make_pipeline(*[StandardScaler()] * scaled, sae).fit(X)
     codes = pipeline.transform(X)
     features = np.argsort(-(codes > 0).mean(axis=0))[[3, 8]]
-    tops = top_activations(X, features, dictionary=pipeline, n_near_misses=5)
+    tops = top_activations(collect_codes(pipeline, X, n_near_misses=5), features)
     for j, top in zip(features, tops, strict=True):
         silent, given = codes[:, j] == 0, sae.encoder_intercept_.copy()
         low, high = 0.0, 1e3
@@ -190,7 +191,7 @@ def test_near_misses_of_dictionaries_without_an_encoder(activations):
         codes, projections = dictionary.transform(X), X @ dictionary.components_.T
         (near,) = (
             top.near_misses
-            for top in top_activations(X, [2], dictionary=dictionary, n_near_misses=5)
+            for top in top_activations(collect_codes(dictionary, X, n_near_misses=5), [2])
         )
         silent = np.flatnonzero((codes[:, 2] <= 0) & (projections[:, 2] > 0))
         expected = silent[np.argsort(-projections[silent, 2])][:5]
@@ -202,15 +203,12 @@ def test_near_misses_of_wide_sparse_activations(monkeypatch):
     """No more rows are made dense than few."""
     X = sp.random_array((500, 300), density=0.01, format="csr", rng=np.random.default_rng(0))
     svd = TruncatedSVD(3, random_state=0).fit(X)
-    expected = top_activations(X, [0], dictionary=svd, n_near_misses=4)[0].near_misses
-    sizes, to_dense = [], _gather.float64_block
-    monkeypatch.setattr(
-        _gather,
-        "float64_block",
-        lambda X, rows: (sizes.append(X[rows].shape), to_dense(X, rows))[1],
-    )
-    monkeypatch.setattr(_gather, "MAX_WAITING", 3000)
-    found = top_activations(X, [0], dictionary=svd, n_near_misses=4)[0].near_misses
+    expected = top_activations(collect_codes(svd, X, n_near_misses=4), [0])[0].near_misses
+    sizes, to_dense = [], _nearness._dense
+    monkeypatch.setattr(_nearness, "_dense", lambda X: (sizes.append(X.shape), to_dense(X))[1])
+    monkeypatch.setattr(_near, "FIRST_ENTRIES", 3000)
+    monkeypatch.setattr(_near, "ENTRIES", 3000)
+    found = top_activations(collect_codes(svd, X, n_near_misses=4), [0])[0].near_misses
     assert max(np.prod(size) for size in sizes) <= 2 * 3000
     assert_array_equal(found.rows, expected.rows)
 
@@ -223,11 +221,11 @@ def test_names_of_columns(activations):
     codes = pipeline.transform(frame)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tops = top_activations(frame, dictionary=pipeline, n_top=3)
+        tops = top_activations(collect_codes(pipeline, frame), n_top=3)
         pca = PCA(2).fit(frame)
-        near = top_activations(frame, [0], dictionary=pca, n_near_misses=3)[0].near_misses
+        near = top_activations(collect_codes(pca, frame, n_near_misses=3), [0])[0].near_misses
         nameless = PCA(2).fit(frame.to_numpy())
-        top_activations(frame, dictionary=nameless)
+        top_activations(collect_codes(nameless, frame))
     assert_array_equal(tops[1].rows, np.argsort(-codes[:, 1])[:3])
     assert len(near.rows) == 3
 
@@ -236,7 +234,7 @@ def test_names_of_columns(activations):
 def test_from_activations_memory_maps_and_texts(
     tmp_path, extractor, texts, activations, dictionary, monkeypatch
 ):
-    monkeypatch.setattr(_stream, "BLOCK_SIZE", 512 * 1000)
+    monkeypatch.setattr(_activations, "PORTION_ENTRIES", 512 * 1000)
     monkeypatch.setattr("skdict._core.language.texts.CHARACTERS_AT_ONCE", 5000)
     codes = dictionary.transform(activations)
     expected = top_activations(codes, n_top=5)
@@ -247,17 +245,18 @@ def test_from_activations_memory_maps_and_texts(
         (np.load(tmp_path / "X.npy", mmap_mode="r"), dictionary),
         (texts, pipeline),
     ):
-        statistics = feature_statistics(X, dictionary=model, n_bins=5)
+        statistics = feature_statistics(collect_codes(model, X), n_intervals=5)
         assert statistics.n_samples == len(activations)
         assert_array_equal(statistics.n_active, (codes > 0).sum(axis=0))
         assert_allclose(statistics.maximum, codes.max(axis=0), rtol=1e-5)
-        for top, same in zip(top_activations(X, dictionary=model, n_top=5), expected, strict=True):
-            assert_allclose(top.activations, same.activations, rtol=1e-4)
+        tops = top_activations(collect_codes(model, X), n_top=5)
+        for top, same in zip(tops, expected, strict=True):
+            assert_allclose(top.codes, same.codes, rtol=1e-4)
     assert dictionary.sparse_output is False  # what is not ours is left as it is
 
 
 def test_codes_are_never_held_at_once(monkeypatch):
-    monkeypatch.setattr(_stream, "BLOCK_SIZE", 64 * 10)
+    monkeypatch.setattr(_activations, "PORTION_ENTRIES", 64 * 10)
     X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     dictionary = SparseAutoencoderDictionary(64, max_iter=1, random_state=0).fit(X)
     sizes = []
@@ -267,16 +266,15 @@ def test_codes_are_never_held_at_once(monkeypatch):
         "transform",
         lambda self, rows: sizes.append(len(rows)) or transform(self, rows),
     )
-    top_activations(X, dictionary=dictionary, n_intervals=2)
-    assert max(sizes) == 10 and sum(sizes) == 400  # two passes
+    top_activations(collect_codes(dictionary, X), n_intervals=2)
+    assert max(sizes) == 10 and sum(sizes) == 200  # one pass
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((np.ones((3, 2)),), {"n_near_misses": 2}, r"n_near_misses needs a dictionary"),
         ((np.ones((3, 2)), [5]), {}, r"features has 5, but there are 2 columns"),
-        ((["text"],), {}, r"X must be a matrix"),
+        ((["text"],), {}, r"codes must be a matrix"),
     ],
 )
 def test_bad_input(arguments, options, message):
@@ -285,8 +283,8 @@ def test_bad_input(arguments, options, message):
 
 
 def test_no_dictionary():
-    with pytest.raises(TypeError, match=r"dictionary must be a fitted estimator with transform"):
-        top_activations(np.ones((3, 2)), dictionary=np.eye(2))
+    with pytest.raises(TypeError, match=r"estimator must be fitted and have transform"):
+        collect_codes(np.eye(2), np.ones((3, 2)))
 
 
 def test_steps_that_work_in_place(activations, tmp_path):
@@ -296,7 +294,7 @@ def test_steps_that_work_in_place(activations, tmp_path):
     for copy in (True, False):
         pca = PCA(4, svd_solver="full")
         pipeline = make_pipeline(StandardScaler(copy=copy), pca).fit(activations[:400].copy())
-        near = top_activations(X, [1], dictionary=pipeline, n_near_misses=3)[0].near_misses
+        near = top_activations(collect_codes(pipeline, X, n_near_misses=3), [1])[0].near_misses
         curve = width_curve([pipeline, pipeline], X)
         kept[copy] = near.rows, curve.explained_variance
         assert_array_equal(X, activations[:400])
@@ -304,7 +302,7 @@ def test_steps_that_work_in_place(activations, tmp_path):
     assert_allclose(kept[True][1], kept[False][1], rtol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of arrays that cannot be written to
-        top_activations(X, dictionary=SparseAutoencoderDictionary(8, max_iter=1).fit(X))
+        collect_codes(SparseAutoencoderDictionary(8, max_iter=1).fit(X), X, n_near_misses=1)
 
 
 class TestWhatIsAsked:
@@ -342,7 +340,8 @@ class TestWhatIsAsked:
             assert len(top.intervals) == 10
             assert_array_equal(top.rows, same.rows)
             assert_array_equal(top.random.rows, same.random.rows)
-        assert np.shape(feature_statistics(wide, n_bins=np.uint8(200)).histogram) == (144, 200)
+        statistics = feature_statistics(wide, n_intervals=np.uint8(200))
+        assert np.shape(statistics.histogram) == (144, 200)
 
     @pytest.mark.parametrize(
         ("features", "message"),
@@ -351,7 +350,7 @@ class TestWhatIsAsked:
             (np.array([12], np.uint8), "features has 12, but there are 12"),
             (np.array([2**63], np.uint64), "features has 9223372036854775808, but there are 12"),
             ([True, False], r"features is a boolean mask of shape \(2,\), but there are 12"),
-            ([0.0], "features must be a list of integers"),
+            ([0.0], "features must be an integer or a list of integers"),
         ],
     )
     def test_what_is_none(self, codes, features, message):
@@ -363,7 +362,7 @@ class TestWhatIsAsked:
         """SciPy's indices have 32 bits."""
         codes = sp.csr_array((np.ones(1), np.array([3], np.int32), np.array([0, 1], np.int32)))
         assert codes.indices.dtype == np.int32
-        rows, features, _ = _stream.nonzero_entries(codes, np.arange(4))
+        rows, features, _ = _active.nonzero_entries(codes, np.arange(4))
         assert rows.dtype == features.dtype == np.int64
 
 
@@ -379,14 +378,14 @@ def test_rows_are_counted_in_codes(language, dictionary, monkeypatch):
     codes = dictionary.transform(X)
     assert codes.shape == (64 * 20, 256)
     j = int(np.argmax((codes > 0).sum(axis=0)))
-    expected = top_activations(X, [j], dictionary=dictionary, n_random=4, n_near_misses=4)[0]
+    expected = top_activations(collect_codes(dictionary, X, n_near_misses=4), [j], n_random=4)[0]
     for size in (2**24, 512 * 10, 512 * 200):
-        monkeypatch.setattr(_stream, "BLOCK_SIZE", size)
-        top = top_activations(ids, [j], dictionary=pipeline, n_random=4, n_near_misses=4)[0]
+        monkeypatch.setattr(_activations, "PORTION_ENTRIES", size)
+        top = top_activations(collect_codes(pipeline, ids, n_near_misses=4), [j], n_random=4)[0]
         assert_array_equal(top.rows, np.argsort(-codes[:, j], kind="stable")[:10])
         assert_array_equal(top.random.rows, expected.random.rows)
         assert_array_equal(top.near_misses.rows, expected.near_misses.rows)
-        assert feature_statistics(ids, [j], dictionary=pipeline).n_samples == 64 * 20
+        assert feature_statistics(collect_codes(pipeline, ids), [j]).n_samples == 64 * 20
 
 
 def test_steps_that_leave_rows_out():
@@ -405,8 +404,8 @@ def test_steps_that_leave_rows_out():
     X = np.random.default_rng(0).random((40, 3))
     pipeline = make_pipeline(EverySecond(), PCA(2)).fit(X)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_stream, "BLOCK_SIZE", 3 * 8)
-        top = top_activations(X, [0], dictionary=pipeline, n_top=20)[0]
+        patch.setattr(_activations, "PORTION_ENTRIES", 3 * 8)
+        top = top_activations(collect_codes(pipeline, X), [0], n_top=20)[0]
     codes = pipeline.transform(X)[:, 0]
     assert_array_equal(top.rows, np.argsort(-codes)[: np.sum(codes > 0)])
 
@@ -416,8 +415,8 @@ def test_what_the_user_set_is_left_alone(activations):
     sae = SparseAutoencoderDictionary(8, max_iter=1, random_state=0).fit(activations[:200])
     pipeline = make_pipeline(StandardScaler(), sae).fit(activations[:200])
     for dictionary in (sae.set_output(transform="pandas"), pipeline):
-        top_activations(activations[:50], dictionary=dictionary, n_near_misses=2)
-        feature_statistics(activations[:50], dictionary=dictionary)
+        top_activations(collect_codes(dictionary, activations[:50], n_near_misses=2))
+        feature_statistics(collect_codes(dictionary, activations[:50]))
         assert isinstance(sae.transform(activations[:3]), pd.DataFrame)
     assert sae.sparse_output is False
 
@@ -428,8 +427,8 @@ def test_a_vectorizer_with_a_tokenizer_is_no_extractor():
     words = TfidfVectorizer(tokenizer=str.split, token_pattern=None)
     pipeline = make_pipeline(words, TruncatedSVD(2)).fit(texts)
     with pytest.raises((TypeError, ValueError), match=r"X must be a matrix"):
-        top_activations(texts, dictionary=pipeline)
-    top = top_activations(words.transform(texts), [0], dictionary=pipeline[1:])[0]
+        top_activations(collect_codes(pipeline, texts))
+    top = top_activations(collect_codes(pipeline[1:], words.transform(texts)), [0])[0]
     assert_array_equal(top.rows, np.argsort(-pipeline.transform(texts)[:, 0]))
 
 
@@ -442,7 +441,8 @@ def test_a_density_takes_one_pass(activations, dictionary, monkeypatch):
         lambda self, rows: n_rows.append(len(rows)) or transform(self, rows),
     )
     marked = np.array([3, 200], np.uint8)
-    display = FeatureDensityDisplay.from_codes(activations, dictionary=dictionary, marked=marked)
+    codes = collect_codes(dictionary, activations)
+    display = FeatureDensityDisplay.from_codes(codes, marked=marked)
     assert sum(n_rows) == len(activations)
     assert_array_equal(display.marked, [3, 200])
     for wrong in ([-1], [1.5], [256]):

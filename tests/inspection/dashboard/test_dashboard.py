@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from skdict.datasets import python_token_labels
 from skdict.inspection import (
     AutoInterpreter,
+    FeatureCodes,
     FeatureDashboard,
     FeatureDensityDisplay,
     FeatureDisplay,
@@ -27,7 +28,7 @@ from skdict.inspection import (
     logit_attribution,
     top_activations,
 )
-from skdict.inspection.codes import _gather, _stream
+from skdict.inspection.codes import _activations, _gather, _store
 from skdict.inspection.dashboard._panels import TEXT_FOR_LOGITS
 from skdict.utils._files import replacing
 
@@ -286,7 +287,8 @@ def test_without_a_model_and_by_blocks(
     first = whole.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
     again = FeatureDashboard.from_activations(dictionary, X, few_tokens, **options)
     assert again.to_html(tmp_path / "b.html").read_text(encoding="utf-8") == first
-    monkeypatch.setattr(_stream, "BLOCK_SIZE", 512 * 300)
+    monkeypatch.setattr(_activations, "PORTION_ENTRIES", 512 * 300)
+    monkeypatch.setattr(_store, "BLOCK_ENTRIES", 1000)
     monkeypatch.setattr(_gather, "MAX_WAITING", 1000)
     blocked = panel(FeatureDashboard.from_activations(dictionary, X, few_tokens, **options), 7)
     for kind, groups in found["snippets"].items():
@@ -554,13 +556,12 @@ def test_encoder_behind_a_scaler(dictionary, X, few_tokens):
     close(found[0]["encoder"][0], encoder @ atom / np.linalg.norm(encoder))
 
 
-def test_correlation_far_from_zero():
+def test_correlation_far_from_zero(monkeypatch):
     rng = np.random.default_rng(0)
     codes = 5000 + rng.normal(size=(2000, 3)) @ rng.normal(size=(3, 4))
-    correlation = _gather.Correlation(4, np.arange(4))
-    for start in range(0, 2000, 300):
-        correlation(codes[start : start + 300])
-    index, values = correlation.nearest(3)
+    monkeypatch.setattr(_store, "BLOCK_ENTRIES", 4 * 300)
+    kept = FeatureCodes.from_matrix(codes)
+    index, values = _gather.nearest_by_correlation(kept, np.arange(4), 3)
     expected = np.corrcoef(codes.T)
     for j in range(4):
         assert_allclose(values[j], expected[j, index[j]], atol=1e-6)
@@ -570,9 +571,8 @@ def test_correlation_far_from_zero():
 def test_features_that_never_vary_are_nobodys_neighbours(constants):
     codes = np.random.default_rng(0).random((1000, 4))
     codes[:, [1, 3]] = constants
-    correlation = _gather.Correlation(4, np.arange(4))
-    correlation(codes)
-    _, values = correlation.nearest(3)
+    kept = FeatureCodes.from_matrix(codes)
+    _, values = _gather.nearest_by_correlation(kept, np.arange(4), 3)
     assert_array_equal(np.isfinite(values).sum(axis=1), [1, 0, 1, 0])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..reference.encode import encode as encode_plainly
+from ..reference.encode import exceeding as exceeding_plainly
 from ..tolerances import FEW_ROWS
 from .compile import compiled
 from .eight_bits import BLOCK_ELEMENTS, Rounded, above_threshold, uncertainty
@@ -34,17 +35,38 @@ PIECE_ELEMENTS = 1 << 23
 
 def encode(weight, bias, n_largest, threshold):
     scans = (
-        weight.dtype == torch.float32
-        and len(weight) >= MIN_COMPONENTS
+        _can_scan(weight, bias)
         and (n_largest is None or threshold is None)
-        and cpu_has("vnni")
-        # the weight is looked at by `_in_range`
-        and bool(bias.isfinite().all())
         and (threshold is None or bool(threshold.isfinite().all()))
     )
     if scans:
         return Scan(weight, bias, n_largest, threshold)
     return encode_plainly(weight, bias, n_largest, threshold, linear)
+
+
+def exceeding(weight, bias):
+    plain = exceeding_plainly(weight, bias, linear)
+    if not _can_scan(weight, bias):
+        return plain
+    scan = Scan(weight, bias, None, None)
+
+    def search(centred, threshold):
+        found = None
+        if len(centred) >= FEW_ROWS and bool(threshold.isfinite().all()):
+            found = scan.above(centred, threshold)
+        return plain(centred, threshold) if found is None else found
+
+    return search
+
+
+def _can_scan(weight, bias):
+    return (
+        weight.dtype == torch.float32
+        and len(weight) >= MIN_COMPONENTS
+        and cpu_has("vnni")
+        # the weight is looked at by `in_range`
+        and bool(bias.isfinite().all())
+    )
 
 
 class Scan:
@@ -69,13 +91,23 @@ class Scan:
         """The codes, or None where 8 bits leave too many candidates or bounds are out of range."""
         if self.n_largest is not None:
             return self._scan_largest(centred)
+        return self.above(centred, self.threshold)
+
+    def above(self, centred, threshold):
+        """Counts, indices and values of the pre-activations above a threshold, or None as `_scan`.
+
+        Parameters
+        ----------
+        centred : tensor of shape (B, d)
+        threshold : tensor of shape (n,), finite, of any sign
+        """
         of_weight, of_rows = self.rounded, Rounded.of(centred)
         if not of_rows.in_range(of_weight):
             return None
         of_atoms = self.weight, of_weight.scale, of_weight.size, of_weight.error, self.bias
         of_atoms = [tensor.numpy() for tensor in of_atoms]
         of_rows = of_rows.codes, centred, of_rows.scale, of_rows.size, uncertainty(of_rows)
-        threshold = self.threshold.numpy()
+        threshold = threshold.numpy()
 
         def search(rows):
             codes, *row_arrays = (tensor[rows] for tensor in of_rows)

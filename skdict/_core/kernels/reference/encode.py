@@ -32,3 +32,18 @@ def _code_block(codes, n_largest, threshold):
     values = values.gather(1, order)
     active = values != 0
     return active.sum(dim=1), indices[active], values[active]
+
+
+def exceeding(weight, bias, linear=F.linear):
+    pre_activations = partial(linear, weight=weight, bias=bias)
+    step = max(1, BLOCK_ELEMENTS // len(weight))
+
+    def search(centred, threshold):
+        parts = []
+        for block in centred.split(step):
+            values = pre_activations(block)
+            above = values > threshold
+            parts.append((above.sum(dim=1), above.nonzero()[:, 1], values[above]))
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    return search
