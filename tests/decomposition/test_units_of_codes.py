@@ -219,7 +219,9 @@ def test_an_error_that_is_kept_is_that_of_each_row():
 
 def test_near_misses_of_signed_codes_are_those_of_largest_absolute_value():
     estimator = loaded(AbsTopK(4), k=4, selection="absolute")
-    scores = Nearness(estimator, np.arange(N)).scores(rows())
+    at, features, values = Nearness(estimator).above(rows(), np.full(N, -np.inf))
+    scores = np.zeros((len(rows()), N))
+    scores[at, features] = values
     weight, bias = estimator.encoder_coef_, estimator.encoder_intercept_
     expected = abs(rows() @ weight.T + bias)
     np.testing.assert_allclose(scores, expected, atol=1e-5)

@@ -243,10 +243,10 @@ class _Collector:
         rows = np.flatnonzero(counted)
         given = activations if counted.all() else activations[rows]
         if len(rows):
-            codes = as_rows(transformed(self.dictionary, given), "codes")
-            codes = positive_block(codes, "codes")
+            of_any_sign = as_rows(transformed(self.dictionary, given), "codes")
+            codes = positive_block(of_any_sign, "codes")
         else:
-            codes = csr_array((0, self.n_components), dtype=np.float32)
+            codes = of_any_sign = csr_array((0, self.n_components), dtype=np.float32)
         portion_rows = codes.shape[0]
         if portion_rows != len(rows):  # a step of the dictionary returns other rows than it gets
             if not counted.all() or tokens is not None or self.near is not None:
@@ -258,7 +258,7 @@ class _Collector:
         self.moments.update(codes.indices.astype(np.int64), codes.data)
         self.moments.n_rows += portion_rows
         if self.near is not None:
-            self.near.update(self.n_rows + rows, given, codes)
+            self.near.update(self.n_rows + rows, given, of_any_sign)
         if portion_rows != len(counted):
             counts = np.zeros(len(counted), dtype=np.int64)
             counts[rows] = np.diff(codes.indptr)

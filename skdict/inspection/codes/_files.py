@@ -83,6 +83,8 @@ class Writer:
     ----------
     progress : dict
         What the last `commit` was told; empty at the start.
+    state : tuple or None
+        Moments and near misses at that time.
     """
 
     def __init__(self, folder, n_components, key):
@@ -116,7 +118,7 @@ class Writer:
         }
         names = _read_names(self.folder, index)
         self._names = {name: i for i, name in enumerate(names)}
-        self.state = _read_state(self.folder, index)
+        self.state = _parts_of(_read_state(self.folder, index))
         self._former = index["state"], index["names"]
 
     def append(self, codes, tokens, texts, counted):
@@ -263,7 +265,7 @@ def load_columns(path, *, verify):
         tokens["token"] = names[tokens["token"]]
     shape = index["n_rows"], index["n_components"]
     parts = column[f"values.{index['dtype']}"], column["indices.i32"], column["indptr.i64"]
-    moments, near_misses = _parts_of(_read_state(folder, index), index["n_rows"])
+    moments, near_misses = _parts_of(_read_state(folder, index))
     counted = np.asarray(column["counted.u1"])
     moments.n_rows = int(np.count_nonzero(counted))
     texts = None
@@ -296,7 +298,8 @@ def state_arrays(moments, near_misses):
     return arrays
 
 
-def _parts_of(arrays, n_rows):
+def _parts_of(arrays):
+    """Moments and near misses from what `state_arrays` has made of them."""
     moments = Moments(len(arrays["count"]))
     for name in Moments.ARRAYS:
         setattr(moments, name, arrays[name])

@@ -1,8 +1,11 @@
 """Rows on which features are inactive, but closest to active."""
 
 import numpy as np
+import torch
+from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
+from ...metrics._rows import to_numpy
 from ._gather import Largest
 from ._nearness import Nearness
 
@@ -39,9 +42,11 @@ class NearMisses:
             Their numbers, ascending.
         given : matrix of shape (n, n_features)
             What the dictionary was given.
-        codes : csr_array of shape (n, n_components)
-            The positive codes, with ascending columns in each row.
+        codes : matrix of shape (n, n_components)
+            A feature is active where its code is not 0.
         """
+        codes = csr_array(to_numpy(codes) if isinstance(codes, torch.Tensor) else codes)
+        codes.sum_duplicates()
         given = self.nearness.rows(given)
         # bounds the dense scores, and the rows of sparse activations that are made dense
         width = max(codes.shape[1], given.shape[1] // 2, 1)

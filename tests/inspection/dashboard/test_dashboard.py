@@ -407,7 +407,7 @@ def test_bad_input(dictionary, X, few_tokens, options, error, message):
 def test_bad_pipeline_and_tokens(dictionary, X, few_tokens, few_texts):
     with pytest.raises(TypeError, match=r"pipeline must be a fitted Pipeline"):
         FeatureDashboard.from_pipeline(dictionary, few_texts)
-    with pytest.raises(ValueError, match=r"are 5 rows, but tokens has .* 'document': \(\d+"):
+    with pytest.raises(ValueError, match=r"are 5 rows, but tokens has .*'document': \(\d+"):
         FeatureDashboard.from_activations(dictionary, X[:5], few_tokens)
 
 
