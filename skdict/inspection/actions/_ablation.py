@@ -11,7 +11,7 @@ from ..._core.language.next_token import counted_predictions
 from ..._core.language.windows import TokenWindows
 from ...metrics._coding import reconstructed
 from ...metrics._rows import BLOCK_SIZE, as_rows, to_numpy
-from ..codes._stream import nonzero_entries
+from ..codes._active import nonzero_entries
 
 # Logits of a run at single tokens, and the most of a run of windows: 32 MB, 256 MB in float32.
 N_LOGITS_OF_TOKENS, N_LOGITS_OF_WINDOWS = 2**23, 2**26
