@@ -1,11 +1,13 @@
-"""Sparse probing of the embedded transformer's tokens: features beside what has to be beaten.
+"""k-sparse probing on real labels: features beside what has to be beaten.
 
     python benchmarks/sparse_probing.py
 
-For each label of Python's grammar with at least 100 tokens in either half of the held-out ones: F1
-and area under the ROC curve of probes on k columns of the codes of a top-k dictionary, of random
-atoms by matching pursuit with as many non-zeros, of the neurons, and of principal components.
-Means over labels; "base" is the F1 of marking every token.
+On tokens of the embedded transformer, the labels are those of Python's grammar with at least 100
+tokens in the held-out files; probes are fitted to one half of these files and scored on the other.
+On scikit-learn's pictures of digits, the labels are the ten digits. For each: F1 and area under
+the ROC curve of probes on k columns of the codes of a top-k dictionary, of the neurons (pixels),
+of principal components, of random atoms at equal L0, and of random atoms by matching pursuit.
+Means over labels; "base" is the F1 of marking every sample.
 """
 
 import argparse
@@ -13,14 +15,13 @@ import argparse
 import numpy as np
 import pandas as pd
 from activations import collect, draw, load_extractor
-from sklearn.decomposition import PCA
+from sklearn.datasets import load_digits
 
 from skdict.datasets import python_token_labels
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.inspection import sparse_probing
+from skdict.inspection import k_sparse_probe
 
-N_NONZERO = 20
-SIZES = (1, 2, 5, 10)
+SIZES = (1, 2, 5, 16)
 
 
 def main():
@@ -35,42 +36,50 @@ def main():
     texts, is_prose = texts[: arguments.n_files], is_prose[: arguments.n_files]
     X, tokens = extractor.transform(texts), extractor.tokens(texts)
     labels = python_token_labels(texts, tokens, documentation=is_prose)
-    half = len(X) // 2
-    frequent = np.minimum(labels.data[:half].sum(axis=0), labels.data[half:].sum(axis=0)) >= 100
+    frequent = labels.data.sum(axis=0) >= 100
     labels = pd.DataFrame(labels.data, columns=labels.target_names).loc[:, frequent]
+    print(f"{len(X):,} held-out tokens, {labels.shape[1]} labels, ", end="")
+    compare(train, X, labels, groups=tokens["document"], n_components=1024, n_nonzero=20)
+
+    digits = load_digits()
+    pictures = digits.data.astype(np.float32)
+    print(f"\n{len(pictures):,} pictures, 10 digits, ", end="")
+    compare(pictures, pictures, digits.target, groups=None, n_components=128, n_nonzero=8)
+
+
+def compare(train, X, y, *, groups, n_components, n_nonzero):
+    """Fit, probe and print."""
     topk = SparseAutoencoderDictionary(
-        1024, architecture="topk", n_nonzero_coefs=N_NONZERO, max_iter=3, random_state=0
+        n_components,
+        architecture="topk",
+        n_nonzero_coefs=n_nonzero,
+        max_iter=max(3, 600_000 // len(train)),
+        sparse_output=True,
+        random_state=0,
     ).fit(train)
-    random = SparseAutoencoderDictionary(
-        1024,
+    pursued = SparseAutoencoderDictionary(
+        n_components,
         solver="lasso",
         dict_init="random",
         transform_algorithm="omp",
-        transform_n_nonzero_coefs=N_NONZERO,
+        transform_n_nonzero_coefs=n_nonzero,
+        sparse_output=True,
         random_state=0,
     ).fit(train)
-    codes = {
-        "features": topk.set_params(sparse_output=True).transform(X),
-        "random atoms": random.set_params(sparse_output=True).transform(X),
-        "neurons": X,
-        "PCA": PCA(100, random_state=0).fit(train[::10]).transform(X),
-    }
-    table = pd.DataFrame(sparse_probing(codes, labels, n_features=SIZES))
-    print(f"{len(X):,} held-out tokens, {labels.shape[1]} labels, base {table.base_f1.mean():.3f}")
-    means = table.groupby(["codes", "n_features"])[["f1", "roc_auc", "density"]].mean()
-    print("| codes | " + " | ".join(f"F1, k = {k}" for k in SIZES), end=" | ")
-    print(" | ".join(f"AUC, k = {k}" for k in SIZES) + " | density, k = 10 |")
-    print("|---|" + "---|" * (2 * len(SIZES) + 1))
-    for name in codes:
+    controls = {"random, by pursuit": pursued.transform(X)}
+    codes = topk.transform(X)
+    table = k_sparse_probe(codes, y, X=X, k=SIZES, controls=controls, groups=groups)
+    table = pd.DataFrame(table)
+    print(f"base {table.base_f1.mean():.3f}")
+    means = table.groupby(["representation", "k"])[["f1", "roc_auc", "density", "l0"]].mean()
+    print("| columns of | " + " | ".join(f"F1, k = {k}" for k in SIZES), end=" | ")
+    print(" | ".join(f"AUC, k = {k}" for k in SIZES) + " | density, k = 16 | L0 |")
+    print("|---|" + "---|" * (2 * len(SIZES) + 2))
+    for name in table.representation.unique():
         of_name = means.loc[name]
         cells = [*of_name.f1, *of_name.roc_auc, of_name.density.iloc[-1]]
-        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in cells) + " |")
-    of_five = table[table.n_features == 5]
-    median = of_five.base_rate.median()
-    print("\nF1, k = 5, of the rarer and of the more frequent half of the labels:")
-    for name in codes:
-        f1 = of_five[of_five.codes == name].set_index("base_rate").f1
-        print(f"{name}: {f1[f1.index <= median].mean():.3f}, {f1[f1.index > median].mean():.3f}")
+        cells = " | ".join(f"{value:.3f}" for value in cells)
+        print(f"| {name} | {cells} | {of_name.l0.iloc[-1]:.1f} |")
 
 
 if __name__ == "__main__":

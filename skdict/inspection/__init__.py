@@ -21,7 +21,7 @@ from .results._association import feature_association
 from .results._detectors import evaluate_feature_detectors, select_feature_detectors
 from .results._examples import Snippet, context_snippets, top_activations
 from .results._labels import label_tokens
-from .results._probing import sparse_probing
+from .results._probing import k_sparse_probe
 from .results._report import feature_report
 from .results._specificity import ActivationSpecificityDisplay, activation_specificity
 from .results._statistics import feature_statistics
@@ -58,12 +58,12 @@ __all__ = [
     "feature_report",
     "feature_splitting",
     "feature_statistics",
+    "k_sparse_probe",
     "label_tokens",
     "logit_attribution",
     "match_features",
     "replace_activations",
     "select_feature_detectors",
-    "sparse_probing",
     "steer",
     "steering_effect",
     "top_activations",

@@ -384,17 +384,24 @@ CALLS = dict(
             sparse=False,
             takes=("nothing",),
         ),
-        call(
-            "sparse_probing",
-            "codes",
-            CODES,
-            lambda given: inspection.sparse_probing(given, LABELS),
+        *(
+            call(
+                "k_sparse_probe",
+                name,
+                clean,
+                lambda given, name=name: unnamed(
+                    inspection.k_sparse_probe(**{"codes": CODES, "y": LABELS, "X": X, name: given})
+                ),
+            )
+            for name, clean in (("codes", CODES), ("y", LABELS), ("X", X))
         ),
         call(
-            "sparse_probing",
-            "labels",
-            LABELS,
-            lambda given: unnamed(inspection.sparse_probing(CODES, given)),
+            "k_sparse_probe groups",
+            "groups",
+            np.repeat(np.arange(20.0), 3),
+            lambda given: inspection.k_sparse_probe(CODES, LABELS, X=X, groups=given),
+            sparse=False,
+            takes=("nothing",),
         ),
         call(
             "activation_specificity",

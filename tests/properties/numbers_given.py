@@ -228,10 +228,12 @@ PARAMETERS = {
         {"test_size": (0.25, (0, 1, -1)), "confidence": (0.75, (0, 1))},
         optional=("random_state",),
     ),
-    "sparse_probing": Parameters(
-        lambda **given: inspection.sparse_probing(CODES, LABELS, **given),
-        {},
+    "k_sparse_probe": Parameters(
+        lambda **given: inspection.k_sparse_probe(CODES, LABELS, X=X, **given),
+        {"k": (2, (0, -1)), "random_state": (3, (-1, 2**32))},
         {"test_size": (0.25, (0, 1, -1))},
+        optional=("random_state",),
+        lists=("k",),
     ),
     "feature_statistics": Parameters(
         lambda **given: inspection.feature_statistics(CODES, **given),

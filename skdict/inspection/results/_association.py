@@ -8,9 +8,9 @@ from scipy.stats import false_discovery_control, norm, t
 from sklearn.utils import Bunch
 
 from ...metrics._rows import as_rows, check_finite, to_numpy
-from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, StrOptions, validate_params
 from ..codes._active import check_indices
+from ._parts import random_parts
 from ._ranks import (
     Ranked,
     Strata,
@@ -137,7 +137,7 @@ def feature_association(
 
     See Also
     --------
-    sparse_probing : How well k features together predict labels, beside what has to be beaten.
+    k_sparse_probe : How well k features together predict labels, beside what has to be beaten.
     feature_report : The best feature of each of many labels, as a detector.
 
     Notes
@@ -212,7 +212,7 @@ def feature_association(
     if groups is not None:
         columns, y, groups = _pooled(columns, y, groups)
         unit = "groups" if groups is None else "samples within groups"
-    parts = _parts(len(y) if groups is None else groups, test_size, random_state)
+    parts = random_parts(len(y), groups, test_size, random_state)
     tested, held_out = (
         _Part(columns[rows], y[rows], None if groups is None else groups[rows], classes)
         for rows in parts
@@ -271,23 +271,6 @@ def _pooled(columns, y, groups):
     columns.data /= np.bincount(groups)[columns.indices]
     columns.eliminate_zeros()  # entries may cancel
     return columns, least.astype(y.dtype), None
-
-
-def _parts(groups, test_size, random_state):
-    """Rows to test on and rows to measure on, of a number of rows or of the groups of rows."""
-    n_units = groups if isinstance(groups, int) else groups.max() + 1
-    n_measured = round(test_size * n_units)
-    if not 0 < n_measured < n_units:
-        unit = "samples" if isinstance(groups, int) else "groups"
-        raise ValueError(
-            f"test_size={test_size} of {n_units} {unit} leaves none to test, or none to measure "
-            "effects on. Give more of them, or another test_size."
-        )
-    is_measured = np.zeros(n_units, bool)
-    is_measured[check_random_state(random_state).permutation(n_units)[:n_measured]] = True
-    if not isinstance(groups, int):
-        is_measured = is_measured[groups]
-    return np.flatnonzero(~is_measured), np.flatnonzero(is_measured)
 
 
 def _prevalences(columns, y, label):

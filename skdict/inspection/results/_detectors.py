@@ -74,7 +74,7 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
     See Also
     --------
     evaluate_feature_detectors : Scores of the detectors on other samples.
-    sparse_probing : Detectors of several features, where a label is spread over them.
+    k_sparse_probe : Detectors of several features, where a label is spread over them.
 
     Examples
     --------
@@ -194,7 +194,7 @@ def _threshold(values, n_detected):
 def check_codes_and_labels(codes, labels):
     """Codes as a matrix from `as_rows`, labels as a boolean ndarray."""
     codes = as_rows(codes, "codes")
-    labels = boolean_labels(labels)
+    labels = boolean_labels(labels, "labels")
     if len(labels) != codes.shape[0]:
         raise ValueError(
             f"codes has {codes.shape[0]} rows, but labels has {len(labels)}. Give both with one "

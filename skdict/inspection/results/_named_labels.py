@@ -10,8 +10,14 @@ from ...metrics._rows import as_rows, to_numpy
 from ...utils._arrays import as_numbers
 
 
-def named_labels(labels):
+def named_labels(labels, name="labels"):
     """Names and labels from a matrix, a DataFrame, or a mapping with "data" and "target_names".
+
+    Parameters
+    ----------
+    labels : matrix, DataFrame or mapping
+    name : str
+        What the user calls them.
 
     Returns
     -------
@@ -23,35 +29,35 @@ def named_labels(labels):
         missing = {"data", "target_names"} - set(labels)
         if missing:
             raise ValueError(
-                f"labels has no {' and no '.join(sorted(missing))}. Give the result of "
+                f"{name} has no {' and no '.join(sorted(missing))}. Give the result of "
                 "label_tokens or python_token_labels, or a matrix with a column per label."
             )
         names, labels = labels["target_names"], labels["data"]
-    labels = boolean_labels(labels)
+    labels = boolean_labels(labels, name)
     names = [f"label{k}" for k in range(labels.shape[1])] if names is None else list(names)
     if len(names) != labels.shape[1]:
         raise ValueError(
-            f"labels has {labels.shape[1]} columns of data, but {len(names)} target_names."
+            f"{name} has {labels.shape[1]} columns of data, but {len(names)} target_names."
         )
     return np.array([str(name) for name in names], dtype=object), labels
 
 
-def boolean_labels(labels):
+def boolean_labels(labels, name):
     """Labels as a boolean ndarray of shape (n_samples, n_labels)."""
-    labels = as_numbers(labels, "labels")
+    labels = as_numbers(labels, name)
     if labels.ndim == 1:
         raise ValueError(
-            "labels must have shape (n_samples, n_labels), but is one-dimensional. Give a single "
-            "label as a column: labels.reshape(-1, 1)."
+            f"{name} must have shape (n_samples, n_labels), but is one-dimensional. Give a single "
+            f"label as a column: {name}.reshape(-1, 1)."
         )
-    labels = as_rows(labels, "labels")
+    labels = as_rows(labels, name)
     if isinstance(labels, torch.Tensor):
         labels = to_numpy(labels)
     elif issparse(labels):
         labels = labels.toarray()
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
-            "labels must be true or false (1 or 0) for each sample and label, but has other "
+            f"{name} must be true or false (1 or 0) for each sample and label, but has other "
             "entries. Convert classes to columns by sklearn.preprocessing.label_binarize."
         )
     return labels.astype(bool)

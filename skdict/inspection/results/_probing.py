@@ -1,82 +1,111 @@
-"""Sparse probing: how well k features together tell whether a sample has a label."""
+"""k-sparse probing: how well k features predict a label, beside what has to be beaten."""
 
 from collections.abc import Mapping
 from numbers import Real
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array, issparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.utils import Bunch
 
 from ..._core.data.finite import check_entries_finite
-from ...metrics._rows import as_rows, float64_block, row_blocks
+from ...metrics._rows import as_rows, float64_block, row_blocks, to_numpy
 from ...utils._arrays import as_vector
+from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
+from ...utils._warnings import warn
+from ._controls import controls_of
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels
-from ._parts import two_parts
+from ._parts import labels_of_one_side, random_parts
+from ._targets import as_groups, as_target, has_one_axis
 
 SCORES = ("precision", "recall", "f1", "average_precision", "roc_auc")
 
 
 @validate_params(
-    {"test_size": [Interval(Real, 0, 1, closed="neither")]}, prefer_skip_nested_validation=True
+    {
+        "controls": [Mapping, None],
+        "test_size": [Interval(Real, 0, 1, closed="neither")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
 )
-def sparse_probing(codes, labels, *, n_features=(1, 2, 5, 10), test_size=0.5):
-    r"""Probe for labels with k features, where a label is spread over several of them.
+def k_sparse_probe(
+    codes, y, *, X, k=(1, 2, 5, 16), controls=None, groups=None, test_size=0.5, random_state=0
+):
+    r"""Predict labels from k features, and from k columns of what features have to beat.
 
-    This is k-sparse probing as in [1]_ and [2]_. For each label, on the first rows, the k columns
-    are chosen whose means differ most between the samples with the label and the others,
+    This is k-sparse probing as in [1]_ and [2]_. For each label, on one part of the samples, the k
+    columns are chosen whose means differ most between the samples with the label and the others,
 
     .. math:: \left| \operatorname{mean}(z_j \mid y = 1)
               - \operatorname{mean}(z_j \mid y = 0) \right|
 
-    and a logistic regression on these columns is fitted to the same rows. The scores are those on
-    the last rows. If rows are tokens in the order of their documents, at most one document is in
-    both parts.
+    and a logistic regression on these columns is fitted to the same samples. The scores are those
+    on the other part.
 
-    A number alone says little: give the neurons, principal components and codes of random atoms
-    at the same L0 as well, and look at the density of what was chosen. Frequent labels are often
-    found in dense directions, where principal components are better than any sparse code.
+    Such a number alone says nothing of a dictionary: dense directions and random ones predict many
+    labels, too [3]_. The same is therefore always done with the neurons, with principal
+    components, and with random atoms at the same L0, and the table says how dense the chosen
+    columns are. If features are not better than these, it is not the dictionary that knows.
 
     Parameters
     ----------
-    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components), or dict
-        Codes of the activations; or several such matrices of the same samples, as a dict by name,
-        to compare. Negative entries count as they are.
+    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+        Codes of the activations. Negative entries count as they are.
 
-    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels), or mapping
-        The labels of each sample, as in `feature_report`.
+    y : array-like of shape (n_samples,), matrix of shape (n_samples, n_labels), or mapping
+        Classes, each of which is probed for against the rest (of two only the greater one); or
+        any number of labels, as in `feature_report`.
 
-    n_features : sequence of int, default=(1, 2, 5, 10)
-        Numbers k of columns to choose. Where a matrix has fewer, all of them are taken.
+    X : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_neurons)
+        The activations that the codes are of.
+
+    k : int or sequence of int, default=(1, 2, 5, 16)
+        Numbers of columns to choose. Where a matrix has fewer, all of them are taken.
+
+    controls : dict of str to matrix of shape (n_samples, any), default=None
+        More representations of the same samples to probe: codes of a dictionary whose decoder was
+        frozen at random, for instance, or of another dictionary.
+
+    groups : array-like of shape (n_samples,), default=None
+        The document that each sample comes from. Samples of a group are in the same part.
 
     test_size : float, default=0.5
-        Fraction of the rows, the last ones, to measure the scores on.
+        Fraction of the samples (of the groups, if given), drawn at random, to measure scores on.
+
+    random_state : int, RandomState instance or None, default=0
+        Determines the two parts and the random atoms.
 
     Returns
     -------
     table : :class:`~sklearn.utils.Bunch`
-        Columns with a row for each label, matrix and k, so ``pandas.DataFrame(table)`` is a table.
+        Columns with a row for each label, representation and k, so ``pandas.DataFrame(table)`` is
+        a table.
 
         label : ndarray of str objects
             Name of the label.
-        codes : ndarray of str objects
-            Name of the matrix; "codes" if it has none.
-        n_features : ndarray of int64
-            k.
+        representation : ndarray of str objects
+            "features"; "neurons", the columns of `X`; "PCA", its 100 leading principal components;
+            "random atoms", as many as there are features; or a name of `controls`.
+        k : ndarray of int64
+            The number of columns.
         base_rate, base_f1 : ndarray of float64
             Fraction of the samples with the label, and the F1 of marking every sample.
         precision, recall, f1 : ndarray of float64
             Of marking the samples whose probability exceeds a threshold, the one of greatest F1 on
-            the first rows.
+            the part that the probe is fitted to.
         average_precision, roc_auc : ndarray of float64
             Over all thresholds. nan, like `f1`, where a part has no sample with the label, or
             none without.
         density : ndarray of float64
             Fraction of the samples on which a chosen column is not zero, mean over the columns.
-        features : list of ndarray of int64
+        l0 : ndarray of float64
+            Mean number of columns of the representation that are not zero on a sample.
+        chosen : list of ndarray of int64
             The chosen columns, the greatest difference first; of equal ones the lowest.
         coefficients : list of ndarray of float64
             Weights of these columns in the log-odds, per unit of the code.
@@ -84,8 +113,8 @@ def sparse_probing(codes, labels, *, n_features=(1, 2, 5, 10), test_size=0.5):
     Raises
     ------
     ValueError
-        If an argument is not a matrix, if they differ in their number of rows, if `codes` contains
-        NaN or infinity, or `labels` anything but true and false (1 and 0).
+        If an argument is not a matrix, if they differ in their number of rows, if there is NaN or
+        infinity, or if a matrix `y` has anything but true and false (1 and 0).
 
     Warns
     -----
@@ -95,9 +124,15 @@ def sparse_probing(codes, labels, *, n_features=(1, 2, 5, 10), test_size=0.5):
     See Also
     --------
     feature_report : The best single feature of each label.
+    feature_association : Tests of all features against one label.
 
     Notes
     -----
+    The random atoms have independent normal entries. The code of a sample are its greatest
+    projections on them, as many as the codes have non-zeros on average, after the mean of `X` is
+    subtracted. That takes a product of `X` with as many directions as there are features. Codes by
+    matching pursuit in random atoms have predicted less in our measurements (`benchmarks`).
+
     The chosen columns are divided by their standard deviation before the logistic regression
     (:class:`~sklearn.linear_model.LogisticRegression`, C=1), so that its penalty does not depend
     on the unit of the codes. [2]_ does not scale, and probes on as many samples with the label as
@@ -109,39 +144,56 @@ def sparse_probing(codes, labels, *, n_features=(1, 2, 5, 10), test_size=0.5):
        Transactions on Machine Learning Research, 2023, arXiv:2305.01610.
     .. [2] Karvonen, A. et al. "SAEBench: A Comprehensive Benchmark for Sparse Autoencoders in
        Language Model Interpretability", 2025, arXiv:2503.09532.
+    .. [3] "Sanity Checks for Sparse Autoencoders: Do SAEs Beat Random Baselines?", 2026,
+       arXiv:2602.14111.
 
     Examples
     --------
     A label that is spread over three features:
 
     >>> import numpy as np
-    >>> from skdict.inspection import sparse_probing
+    >>> from skdict.inspection import k_sparse_probe
     >>> rng = np.random.default_rng(0)
     >>> codes = rng.random((600, 20)) * (rng.random((600, 20)) < 0.1)
-    >>> is_digit = (codes[:, [3, 7, 11]] > 0).any(axis=1)
-    >>> table = sparse_probing(codes, is_digit[:, None], n_features=[1, 3])
-    >>> table.features[1]
-    array([ 3, 11,  7])
-    >>> table.f1.round(2), table.base_f1.round(2)
-    (array([0.53, 0.99]), array([0.4, 0.4]))
+    >>> X = codes @ rng.normal(size=(20, 12))
+    >>> y = (codes[:, [3, 7, 11]] > 0).any(axis=1)
+    >>> table = k_sparse_probe(codes, y, X=X, k=[1, 3])
+    >>> for name, k, f1 in zip(table.representation, table.k, table.f1):
+    ...     print(f"{name}, k = {k}: {f1:.2f}")
+    features, k = 1: 0.52
+    features, k = 3: 1.00
+    neurons, k = 1: 0.56
+    neurons, k = 3: 0.67
+    PCA, k = 1: 0.66
+    PCA, k = 3: 0.68
+    random atoms, k = 1: 0.42
+    random atoms, k = 3: 0.46
     """
-    names, labels = named_labels(labels)
-    sizes = _check_sizes(n_features)
-    matrices = _check_matrices(codes, len(labels))
-    parts = two_parts(names, labels, test_size)
+    matrices = _check_matrices(codes, X, controls)
+    n_samples = matrices["features"].shape[0]
+    names, labels = _labels(y, n_samples)
+    sizes = _check_sizes(k)
+    random_state = check_random_state(random_state)
+    groups = as_groups(groups, n_samples)
+    parts = random_parts(n_samples, groups, test_size, random_state)
+    _warn_of_one_side(names, labels, parts)
+    matrices = _with_controls(matrices, parts[0], random_state)
+
     labelled = [labels[part] for part in parts]
-    rows, halves, chosen = [], {}, {}
+    rows = {name: [] for name in names}
     for name, matrix in matrices.items():
-        halves[name] = [matrix[part] for part in parts]
-        chosen[name] = _ranked(halves[name][0], labelled[0])
+        halves = [matrix[part] for part in parts]
+        chosen = _ranked(halves[0], labelled[0])
+        l0 = _n_nonzero(matrix) / n_samples
         if issparse(matrix):
-            halves[name] = [half.tocsc() for half in halves[name]]  # columns follow
-    for k, label in enumerate(names):
-        for name, of_name in halves.items():
+            halves = [half.tocsc() for half in halves]  # columns follow
+        for i, label in enumerate(names):
             for size in sizes:
-                found = _probe(of_name, [half[:, k] for half in labelled], chosen[name][k, :size])
-                rows.append({"label": label, "codes": name, "n_features": size} | found)
-    texts, lists = ("label", "codes"), ("features", "coefficients")
+                row = {"label": label, "representation": name, "k": size}
+                row |= _probe(halves, [half[:, i] for half in labelled], chosen[i, :size])
+                rows[label].append(row | {"l0": l0})
+    rows = [row for of_label in rows.values() for row in of_label]
+    texts, lists = ("label", "representation"), ("chosen", "coefficients")
     return Bunch(
         **{
             name: [row[name] for row in rows]
@@ -152,35 +204,77 @@ def sparse_probing(codes, labels, *, n_features=(1, 2, 5, 10), test_size=0.5):
     )
 
 
-def _check_sizes(n_features):
-    sizes = as_vector(n_features, "n_features")
+def _labels(y, n_samples):
+    """Names and a boolean matrix, from classes or from several labels."""
+    if has_one_axis(y):
+        indices, classes = as_target(y, n_samples, "classes")
+        first = 1 if len(classes) == 2 else 0  # of two classes the second tells all
+        names = np.array([str(name) for name in classes[first:]], dtype=object)
+        return names, indices[:, None] == np.arange(first, len(classes))
+    names, labels = named_labels(y, "y")
+    if len(labels) != n_samples:
+        raise ValueError(
+            f"y has {len(labels)} rows, but codes has {n_samples}. Give both with one row per "
+            "sample."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"y has labels of the same name: {sorted(names)!r:.200}. Rename them.")
+    return names, labels
+
+
+def _check_sizes(k):
+    sizes = as_vector([k] if np.ndim(k) == 0 else k, "k")
     if (
         not len(sizes)
         or not (np.isfinite(sizes) & (sizes >= 1) & (sizes == np.floor(sizes))).all()
     ):
         raise ValueError(
-            f"n_features={n_features!r}: give a sequence of numbers of columns, each at least 1."
+            f"k={k!r}: give a number of columns, or a sequence of them, each at least 1."
         )
     return sizes.astype(np.int64).tolist()
 
 
-def _check_matrices(codes, n_samples):
-    """A dict from names to checked matrices."""
-    several = isinstance(codes, Mapping) and not issparse(codes)  # a DOK matrix is a dict too
-    if several and not codes:
-        raise ValueError("codes is an empty dict. Give at least one matrix.")
+def _check_matrices(codes, X, controls):
+    """The matrices of the user, by name of the representation, of the same number of rows."""
+    given = {"codes": codes, "X": X}
+    given |= {f"controls[{name!r}]": matrix for name, matrix in (controls or {}).items()}
+    taken = {"features", "neurons", "PCA", "random atoms"} & {str(name) for name in controls or {}}
+    if taken:
+        raise ValueError(f"controls has {sorted(taken)}, which are there already. Rename them.")
     matrices = {}
-    for key, given in codes.items() if several else [("codes", codes)]:
-        name = f"codes[{key!r}]" if several else "codes"
-        matrix = as_rows(given, name)
+    for name, matrix in given.items():
+        matrix = as_rows(matrix, name)
         check_entries_finite(matrix, name)
-        if matrix.shape[0] != n_samples:
+        matrices[name] = to_numpy(matrix) if isinstance(matrix, torch.Tensor) else matrix
+        if matrix.shape[0] != matrices["codes"].shape[0]:
             raise ValueError(
-                f"{name} has {matrix.shape[0]} rows, but labels has {n_samples}. Give both with "
-                "one row per sample."
+                f"{name} has {matrix.shape[0]} rows, but codes has {matrices['codes'].shape[0]}. "
+                "Give both with one row per sample."
             )
-        matrices[str(key)] = matrix
-    return matrices
+    names = ["features", "neurons", *map(str, controls or {})]
+    return dict(zip(names, matrices.values(), strict=True))
+
+
+def _warn_of_one_side(names, labels, parts):
+    found = labels_of_one_side(names, labels, parts)
+    if found is not None:
+        warn(
+            f"Of two parts that were drawn at random, of {len(parts[0])} and {len(parts[1])} "
+            f"rows, one has no row with the label, or none without: {found}. Their scores are "
+            "nan. Give more rows (more groups, if they are given), or leave rare labels out."
+        )
+
+
+def _with_controls(matrices, selecting, random_state):
+    """Features, neurons, principal components, random atoms at equal L0, then the user's."""
+    codes, X = matrices.pop("features"), matrices.pop("neurons")
+    l0 = max(1, round(_n_nonzero(codes) / codes.shape[0]))
+    own = controls_of(X, selecting, codes.shape[1], l0, random_state)
+    return {"features": codes} | own | matrices
+
+
+def _n_nonzero(matrix):
+    return np.count_nonzero(matrix.data if issparse(matrix) else matrix)
 
 
 def _ranked(matrix, labels):
@@ -215,11 +309,11 @@ def _probe(halves, labelled, columns):
     n_active, n_entries = np.count_nonzero(train) + np.count_nonzero(test), train.size + test.size
     row = {"base_rate": true.mean(), "base_f1": np.nan, **dict.fromkeys(SCORES, np.nan)}
     if known.all() or not known.any():
-        return row | {"density": np.nan, "features": columns[:0], "coefficients": np.zeros(0)}
+        return row | {"density": np.nan, "chosen": columns[:0], "coefficients": np.zeros(0)}
     scale = train.std(axis=0)
     scale[scale == 0] = 1
-    probe = LogisticRegression(max_iter=1000).fit(train / scale, known)
-    row |= {"density": n_active / n_entries, "features": columns}
+    probe = LogisticRegression(solver="newton-cholesky").fit(train / scale, known)
+    row |= {"density": n_active / n_entries, "chosen": columns}
     row["coefficients"] = probe.coef_[0] / scale
     inside, outside = (probe.predict_proba(half / scale)[:, 1:] for half in (train, test))
     detector = select_feature_detectors(inside, known[:, None])

@@ -97,7 +97,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
 
     See Also
     --------
-    sparse_probing : Several features together, where a label is spread over them.
+    k_sparse_probe : Several features together, where a label is spread over them.
     activation_specificity : Precision by level, with the counts.
     ActivationSpecificityDisplay : Draws it.
 
@@ -112,7 +112,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
     >>> report.feature_precision, report.feature_average_precision
     (array([0.5]), array([1.]))
     """
-    names, labels = named_labels(labels)
+    names, labels = named_labels(labels, "labels")
     selecting, reporting = two_parts(names, labels, test_size)
     report = Bunch(label=names)
     for who, matrix in (("feature", codes), ("neuron", neurons)):

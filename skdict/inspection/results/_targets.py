@@ -52,6 +52,13 @@ def as_target(y, n_rows, kind, name="y"):
     return indices.astype(np.int64), classes
 
 
+def has_one_axis(y):
+    """Whether y is a vector, of words or of anything that has a length."""
+    if hasattr(y, "ndim"):
+        return y.ndim == 1
+    return isinstance(y, list | tuple) and not (len(y) and np.ndim(y[0]))
+
+
 def as_groups(groups, n_rows):
     """Groups as indices from 0; None stays None."""
     if groups is None:
