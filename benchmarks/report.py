@@ -37,7 +37,7 @@ from skdict.inspection import (
     feature_effects,
     feature_report,
     feature_splitting,
-    logit_attribution,
+    logit_weights,
     match_features,
     steering_effect,
 )
@@ -204,7 +204,7 @@ def actions(work, dictionary, classes):
     )
     drawn = rng.choice(np.flatnonzero(density > 100), 50, replace=False)
     effects = feature_effects(pipeline, texts, drawn)
-    weights = logit_attribution(pipeline, [texts[0][:2000]], drawn).weights
+    weights = logit_weights(pipeline, drawn, texts=[texts[0][:2000]]).weights
     for effect, of_token in zip(effects, weights, strict=True):
         effect.logit = effect.codes * of_token[tokens.token_id[effect.rows + 1]]
     names = ("ablation", "first_order", "logit")

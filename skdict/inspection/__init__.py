@@ -2,7 +2,7 @@
 
 from .actions._effects import feature_effects
 from .actions._interventions import replace_activations, steer
-from .actions._logits import logit_attribution
+from .actions._logits import logit_weights, top_logits
 from .actions._steering import SteeringDisplay, steering_effect
 from .codes._collecting import collect_codes
 from .codes._store import FeatureCodes
@@ -60,12 +60,13 @@ __all__ = [
     "feature_statistics",
     "k_sparse_probe",
     "label_tokens",
-    "logit_attribution",
+    "logit_weights",
     "match_features",
     "replace_activations",
     "select_feature_detectors",
     "steer",
     "steering_effect",
     "top_activations",
+    "top_logits",
     "width_curve",
 ]

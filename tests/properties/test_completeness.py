@@ -33,13 +33,14 @@ OTHERS = {
     "load_dictionary",
     "load_one_layer_transformer",
     "load_python_corpus",
-    "logit_attribution",
+    "logit_weights",
     "loss_recovered",
     "loss_recovered_scorer",
     "python_token_labels",
     "replace_activations",
     "save_dictionary",
     "steering_effect",
+    "top_logits",
 }
 
 

@@ -29,6 +29,14 @@ def next_token_logits(output, ids):
     return logits
 
 
+def output_embeddings(model):
+    """The module that makes logits of the last hidden states; None if the model names none."""
+    try:
+        return model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):  # the class does not say where it is
+        return None
+
+
 def counted_predictions(content):
     """Return where a prediction counts: at a content token that is followed by another one.
 

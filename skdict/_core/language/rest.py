@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from .hooks import Hooks, read_activation, run_replaced, way_to
-from .next_token import LOGITS_BLOCK_SIZE, next_token_logits
+from .next_token import LOGITS_BLOCK_SIZE, next_token_logits, output_embeddings
 
 # What a model may raise when it is run at single tokens, or a module's result is given to it.
 _UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -309,10 +309,7 @@ class _SelectedRows:
             return None
 
         self._was_selected = was_selected
-        try:
-            head = model.get_output_embeddings()
-        except (AttributeError, NotImplementedError):  # the class does not say where it is
-            head = None
+        head = output_embeddings(model)
         self.registrations = (
             [] if head is None else [partial(head.register_forward_pre_hook, select)]
         )

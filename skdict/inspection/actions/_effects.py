@@ -86,7 +86,7 @@ def feature_effects(pipeline, texts, features=None, *, rows=None, n_steps=1):
 
     See Also
     --------
-    logit_attribution : The first-order effect of features on all logits.
+    logit_weights : The weights of features on all logits.
 
     Notes
     -----

@@ -1,8 +1,7 @@
-"""The first-order effect of a feature on the logits of the next token."""
+"""The weights of features on the logits of the next token, direct and total."""
 
-import math
 from contextlib import ExitStack
-from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -11,29 +10,47 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..._core.language.evaluation import evaluation_mode
-from ..._core.language.hooks import Hooks
-from ..._core.language.next_token import next_token_logits
-from ...metrics._rows import BLOCK_SIZE
-from ..codes._active import check_indices
+from ..._core.language.next_token import next_token_logits, output_embeddings
+from ..._core.language.texts import check_texts
+from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._directions import feature_directions
+from ._direct import direct_map
 from ._language import Language
+from ._norms import fixed_scales
+
+# Weights in a block of features: 128 MB in float64.
+N_LOGITS = 2**24
 
 
-def logit_attribution(pipeline, texts, features=None):
-    """Compute the first-order effect of features on the logits of the next token.
+def logit_weights(pipeline, features=None, *, texts=None, path="direct"):
+    """Weights of features on the logits of the next token: what they raise and lower.
 
-    To first order, adding one unit of feature :math:`j` at every token changes the logits by
+    The direct weights are those of the path along the residual stream, past the attention and
+    the MLPs that follow,
 
-    .. math::
-        w_j = \\frac{1}{T} \\sum_{t=1}^{T} \\frac{\\partial \\ell_t}{\\partial x} d_j
+    .. math:: w_j = s \\, (d_j M C \\odot \\gamma) \\, U^\\top
 
-    with the logits :math:`\\ell_t` at the tokens of `texts`, the layer's activations :math:`x`
-    and the feature's atom :math:`d_j`. This is the total derivative, along all paths from the
-    layer to the logits, with the scale of each layer norm held fixed, as is usual: the
-    contributions of a last layer's features then add up to the layer's contribution. In a
-    one-layer transformer with neurons :math:`x` it is :math:`d_j W_\\mathrm{out}`, centred,
-    times the final norm's weights and mean inverse scale, times the unembedding. A constant
-    added to all logits changes no probability, so each :math:`w_j` is shifted to a median of 0.
+    with the atom :math:`d_j`, the final norm's weights :math:`\\gamma` and the unembedding
+    :math:`U`. :math:`C` subtracts the mean if the norm is a LayerNorm and is the identity if it
+    is an RMSNorm. :math:`M` leads from the layer to the residual stream: it is the identity if
+    the layer is the residual stream itself (a block, or what the final norm is given) or what an MLP or
+    attention adds to it, and the MLP's last matrix if the layer is inside the MLP, after its
+    non-linearity. Norms on the way (after the MLP in Gemma) count as the final one does. The
+    inverse scale of the norms :math:`s` differs from token to token; without texts it is left
+    out (:math:`s = 1`), as in a model with folded norms; with texts it is averaged over their
+    tokens, and the weights are in logits per unit of code.
+
+    The total weights are the mean derivative of the logits over all tokens of `texts`,
+
+    .. math:: w_j = \\frac{1}{T} \\sum_{t=1}^{T} \\frac{\\partial \\ell_t}{\\partial x} d_j
+
+    where the feature is added at all tokens, along all paths from the layer's activation
+    :math:`x` to the logits :math:`\\ell_t`, with the scale of each norm held fixed. After the
+    last attention and MLP nothing but the direct path is left, and both are the same.
+
+    A constant added to all logits changes no probability, so each :math:`w_j` is shifted to a
+    median of 0. What the model does to logits after the unembedding, such as a cap, is left out
+    of the direct weights.
 
     Parameters
     ----------
@@ -41,17 +58,20 @@ def logit_attribution(pipeline, texts, features=None):
         Fitted; an :class:`~skdict.feature_extraction.ActivationExtractor` on a causal language
         model, then a dictionary with `inverse_transform`.
 
-    texts : list, ndarray or Series of str
-        Texts to average the derivative over. One or two hundred tokens are enough for a last
-        layer, where the derivative varies only with the norm's scale.
+    features : int or array-like of int of shape (n_selected,), default=None
+        Which features; all of them by default.
 
-    features : array-like of int of shape (n_selected,), default=None
-        Which features; all of them by default. The cost is one pass through the model per
-        feature, or per neuron of the layer if there are fewer of these.
+    texts : list, ndarray or Series of str, default=None
+        Texts to average over. One or two hundred tokens are enough for a last layer, where only
+        the norm's scale varies. The total weights need them.
+
+    path : {"direct", "total"}, default="direct"
+        The direct path costs one product; for the total, the model runs once per feature, or per
+        neuron of the layer if there are fewer of these.
 
     Returns
     -------
-    attribution : :class:`~sklearn.utils.Bunch`
+    weights : :class:`~sklearn.utils.Bunch`
 
         feature : ndarray of shape (n_selected,), int64
             The features.
@@ -63,23 +83,33 @@ def logit_attribution(pipeline, texts, features=None):
     Raises
     ------
     TypeError
-        If `pipeline` is not a Pipeline of these two steps, or the model has no logits.
+        If `pipeline` is not a Pipeline of these two steps.
     ValueError
-        If the model is not causal, a feature is out of range, or `texts` has only special tokens.
+        If the model is not causal or has no logits, a feature is out of range, `texts` has only
+        special tokens or is missing for the total, or there is no direct path: where a
+        non-linearity follows the layer before the residual stream, as inside a gated MLP, or
+        where the model does not name its unembedding (``get_output_embeddings``).
 
     See Also
     --------
+    top_logits : The greatest and least weights alone, of any number of features.
     feature_effects : The effect of features on the prediction of the actual next token.
 
     Notes
     -----
+    The direct path is found by derivatives of the model with the gradient cut where a block's
+    attention and MLP return, and tried: it has to be the same map at all tokens of a short text,
+    and to mix none of them. Blocks are the entries of the outermost `torch.nn.ModuleList`.
+
     The scale is held fixed in modules of class `torch.nn.LayerNorm` and in those whose class name
     ends in "RMSNorm". Other normalisations, and those called with more than one tensor, are
     differentiated fully.
 
     References
     ----------
-    Bricken et al., "Towards Monosemanticity" (2023), logit weights.
+    Bricken et al., "Towards Monosemanticity" (2023), logit weights. nostalgebraist, "interpreting
+    GPT: the logit lens" (2020), the direct path. Elhage et al., "A Mathematical Framework for
+    Transformer Circuits" (2021), the direct path and the folded norm.
 
     Examples
     --------
@@ -87,25 +117,18 @@ def logit_attribution(pipeline, texts, features=None):
     >>> from sklearn.pipeline import make_pipeline
     >>> from skdict.datasets import load_one_layer_transformer
     >>> from skdict.feature_extraction import ActivationExtractor
-    >>> from skdict.inspection import logit_attribution
+    >>> from skdict.inspection import logit_weights
     >>> extractor = ActivationExtractor(
     ...     load_one_layer_transformer().path, "transformer.h.0.mlp.act"
     ... )
     >>> texts = ["import numpy as np", "for i in range(10):"]
     >>> pipeline = make_pipeline(extractor, PCA(2)).fit(texts)
-    >>> logit_attribution(pipeline, texts).weights.shape
+    >>> logit_weights(pipeline).weights.shape
     (2, 4096)
     """
-    language = Language(pipeline)
-    language.check_causal()
-    features = check_indices(
-        np.arange(language.n_components) if features is None else features,
-        language.n_components,
-        name="features",
-        of="features of the dictionary",
-    )
+    language, features, texts = _checked(pipeline, features, texts, path)
     directions = feature_directions(language.dictionary, features)
-    blocks = list(logit_weights(language, texts, directions))
+    blocks = list(weight_blocks(language, directions, texts, path))
     weights = np.concatenate(blocks) if blocks else np.empty((0, 0), np.float32)
     return Bunch(
         feature=features,
@@ -114,21 +137,144 @@ def logit_attribution(pipeline, texts, features=None):
     )
 
 
-def logit_weights(language, texts, directions):
+@validate_params(
+    {"n_top": [Interval(Integral, 1, None, closed="left")]}, prefer_skip_nested_validation=True
+)
+def top_logits(pipeline, features=None, *, n_top=10, texts=None, path="direct"):
+    """Tokens whose logits features raise and lower the most.
+
+    The weights are those of `logit_weights`. They are computed for a block of features at a time
+    and not kept, so that memory does not grow with features times vocabulary.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted; an :class:`~skdict.feature_extraction.ActivationExtractor` on a causal language
+        model, then a dictionary with `inverse_transform`.
+
+    features : int or array-like of int of shape (n_selected,), default=None
+        Which features; all of them by default.
+
+    n_top : int, default=10
+        Tokens of each kind.
+
+    texts, path
+        As in `logit_weights`.
+
+    Returns
+    -------
+    top : :class:`~sklearn.utils.Bunch`
+
+        feature : ndarray of shape (n_selected,), int64
+            The features.
+        raised, lowered : ndarray of shape (n_selected, n_top), int64
+            Token ids of the greatest weights, descending, and of the least, ascending.
+        raised_weights, lowered_weights : ndarray of shape (n_selected, n_top), float32
+            Their weights.
+        vocabulary : ndarray of shape (n_vocabulary,), str objects
+            The text of each token; for special tokens the name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `logit_weights`.
+
+    See Also
+    --------
+    logit_weights : The weights on all tokens.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdict.datasets import load_one_layer_transformer
+    >>> from skdict.feature_extraction import ActivationExtractor
+    >>> from skdict.inspection import top_logits
+    >>> extractor = ActivationExtractor(
+    ...     load_one_layer_transformer().path, "transformer.h.0.mlp.act"
+    ... )
+    >>> texts = ["import numpy as np", "for i in range(10):"]
+    >>> pipeline = make_pipeline(extractor, PCA(2)).fit(texts)
+    >>> top = top_logits(pipeline, 0, n_top=3)
+    >>> top.vocabulary[top.raised].shape
+    (1, 3)
+    """
+    language, features, texts = _checked(pipeline, features, texts, path)
+    directions = feature_directions(language.dictionary, features)
+    found, n_vocabulary = [], 0
+    for weights in weight_blocks(language, directions, texts, path):
+        n_vocabulary = weights.shape[1]
+        found.append(extremes(weights, n_top))
+    if not found:
+        found = [extremes(np.empty((0, n_top), np.float32), n_top)]
+    raised, raised_weights, lowered, lowered_weights = map(
+        np.concatenate, zip(*found, strict=True)
+    )
+    return Bunch(
+        feature=features,
+        raised=raised,
+        raised_weights=raised_weights,
+        lowered=lowered,
+        lowered_weights=lowered_weights,
+        vocabulary=vocabulary(language.tokenizer, n_vocabulary),
+    )
+
+
+def extremes(weights, n_top):
+    """Greatest and least entries of each row.
+
+    Parameters
+    ----------
+    weights : ndarray of float32 of shape (n_rows, n_columns)
+
+    Returns
+    -------
+    greatest, their_values, least, their_values : ndarray of shape (n_rows, n_top)
+        Columns and values; fewer if there are fewer columns.
+    """
+    rows, n_top = torch.from_numpy(weights), min(n_top, weights.shape[1])
+    greatest, least = (rows.topk(n_top, dim=1, largest=largest) for largest in (True, False))
+    parts = (greatest.indices, greatest.values, least.indices, least.values)
+    return tuple(part.numpy() for part in parts)
+
+
+def _checked(pipeline, features, texts, path):
+    if path not in ("direct", "total"):
+        raise ValueError(f"path must be 'direct' or 'total', but is {path!r}.")
+    language = Language(pipeline)
+    features = language.checked_features(features)
+    if texts is None and path == "total":
+        raise ValueError("path='total' is a mean over the tokens of texts. Give texts.")
+    texts = None if texts is None else check_texts(texts, name="texts")
+    language.check_causal()
+    return language, features, texts
+
+
+def weight_blocks(language, directions, texts, path):
     """Yield the weights of blocks of directions, float32 of shape (n_in_block, n_vocabulary).
 
-    With more directions than neurons the derivatives are taken along the neurons' axes, and
-    each direction is a linear combination of these.
+    For the total with more directions than neurons, the derivatives are taken along the neurons'
+    axes, and each direction is a linear combination of these.
     """
     n_directions, n_activations = directions.shape
     if n_directions == 0:
         return
-    through_basis = n_directions > n_activations
-    basis = np.eye(n_activations) if through_basis else directions
-    derivatives = _directional_derivatives(language, texts, basis)
-    step = max(1, BLOCK_SIZE // derivatives.shape[1])
-    for rows in gen_batches(n_directions, step):
-        weights = directions[rows] @ derivatives if through_basis else derivatives[rows]
+    if path == "direct":
+        hidden = directions @ direct_map(language, texts)
+        unembedding = output_embeddings(language.model).weight.detach()
+        hidden = torch.from_numpy(hidden).to(unembedding.device, torch.float32)
+        unembedding = unembedding.to(torch.float32).T
+        n_vocabulary = unembedding.shape[1]
+    else:
+        through_basis = n_directions > n_activations
+        basis = np.eye(n_activations) if through_basis else directions
+        derivatives = _directional_derivatives(language, texts, basis)
+        n_vocabulary = derivatives.shape[1]
+    for rows in gen_batches(n_directions, max(1, N_LOGITS // n_vocabulary)):
+        if path == "direct":
+            weights = (hidden[rows] @ unembedding).cpu().numpy()
+        else:
+            weights = directions[rows] @ derivatives if through_basis else derivatives[rows]
         weights = weights - np.median(weights, axis=1, keepdims=True)
         yield weights.astype(np.float32)
 
@@ -158,7 +304,7 @@ def _directional_derivatives(language, texts, directions):
         stack.enter_context(evaluation_mode(language.model))
         stack.enter_context(torch.no_grad())  # disables reverse mode only; forward mode works
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the one that supports forward mode
-        stack.enter_context(_fixed_scales(language.model))
+        stack.enter_context(fixed_scales(language.model))
         for _, forward, ids, kept in language.batches(windows):
             n_tokens += int(kept.sum())
             totals = totals + np.stack(
@@ -184,54 +330,3 @@ def _derivative(language, forward, ids, kept, direction):
                 f"layer={language.layer!r} has no influence on the logits. Name a layer that has."
             )
         return tangent[kept].sum(dim=0, dtype=torch.float64).cpu().numpy()
-
-
-def _fixed_scales(model):
-    """Hold the scale of norms fixed in forward-mode derivatives, in a ``with`` block."""
-
-    def fix(module, args, kwargs, output):
-        given = [*args, *kwargs.values()]
-        x, x_tangent = forward_ad.unpack_dual(given[0])
-        if x_tangent is None or len(given) > 1:
-            return None
-        y = forward_ad.unpack_dual(output).primal
-        wide = torch.promote_types(x.dtype, torch.float32)  # x^2 can overflow in half precision
-        x, x_tangent = x.to(wide), x_tangent.to(wide)
-        shape = getattr(module, "normalized_shape", y.shape[-1:])
-        epsilon, axes = _epsilon(module), tuple(range(-len(shape), 0))
-        if isinstance(module, torch.nn.LayerNorm):
-            x = x - x.mean(axes, keepdim=True)
-            x_tangent = x_tangent - x_tangent.mean(axes, keepdim=True)
-        gain = _gain(module, shape, y).to(wide) * (1 + epsilon) ** 0.5
-        scale = (x.square().mean(axes, keepdim=True) + epsilon).rsqrt()
-        return forward_ad.make_dual(y, (gain * scale * x_tangent).to(y.dtype))
-
-    return Hooks(
-        [
-            partial(module.register_forward_hook, fix, with_kwargs=True)
-            for module in model.modules()
-            if isinstance(module, torch.nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
-        ]
-    )
-
-
-def _gain(module, shape, like):
-    """The factor that a norm applies to normalised activations: its weight, or 1 + weight, ...
-
-    Measured by calling the norm, without hooks, on a normalised probe and on its negative: their
-    difference does not contain the bias.
-    """
-    width = math.prod(shape)
-    probe = torch.ones(width, dtype=torch.float32, device="cpu")
-    probe[1::2] = -1
-    if width % 2 and width > 1:  # an odd width needs three other values for mean 0 and square 1
-        probe[-3:] = 0.5**0.5 * probe.new_tensor([1.0, 1.0, -2.0])
-    probe = probe.reshape(1, *shape).to(like)
-    return (module.forward(probe) - module.forward(-probe))[0] / (2 * probe[0])
-
-
-def _epsilon(module):
-    for name in ("eps", "variance_epsilon"):
-        if getattr(module, name, None) is not None:
-            return getattr(module, name)
-    return 0.0

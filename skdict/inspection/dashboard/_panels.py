@@ -1,13 +1,14 @@
 """What a dashboard shows of each feature, as plain numbers and strings."""
 
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from ...metrics._rows import BLOCK_SIZE, unit_rows
+from ..actions._direct import has_direct_path
 from ..actions._effects import measured_effects
-from ..actions._logits import lacks_forward_derivative, logit_weights, vocabulary
+from ..actions._logits import extremes, lacks_forward_derivative, vocabulary, weight_blocks
 from ..codes._directions import feature_directions, split_dictionary
 from ..codes._gather import codes_at, greatest_others, nearest_by_correlation, survey
 from ..codes._store import near_misses_of
@@ -268,13 +269,16 @@ def _add_logits(features, language, texts, atoms):
         size += len(some[-1])
         if size >= TEXT_FOR_LOGITS:
             break
-    words = None
-    rows = chain.from_iterable(logit_weights(language, some, atoms))
+    words, first = None, 0
+    path = "direct" if has_direct_path(language) else "total"
     try:
-        for feature, weights in zip(features, rows, strict=True):
+        for weights in weight_blocks(language, atoms, some, path):
             if words is None:
-                words = vocabulary(language.tokenizer, len(weights))
-            feature["logits"] = _extremes(weights, words)
+                words = vocabulary(language.tokenizer, weights.shape[1])
+            found = zip(weights, *extremes(weights, N_LISTED), strict=True)
+            for feature, of_feature in zip(features[first:], found, strict=False):
+                feature["logits"] = _logits(*of_feature, words)
+            first += len(weights)
     except (NotImplementedError, RuntimeError) as error:
         if not lacks_forward_derivative(error):
             raise
@@ -282,12 +286,11 @@ def _add_logits(features, language, texts, atoms):
     return []
 
 
-def _extremes(weights, words):
-    order = np.argsort(weights, kind="stable")
+def _logits(weights, raised, raised_weights, lowered, lowered_weights, words):
     counts, edges = np.histogram(weights, bins=40)
     return {
-        "up": [[words[k], number(weights[k])] for k in order[::-1][:N_LISTED]],
-        "down": [[words[k], number(weights[k])] for k in order[:N_LISTED]],
+        "up": [[words[k], number(w)] for k, w in zip(raised, raised_weights, strict=True)],
+        "down": [[words[k], number(w)] for k, w in zip(lowered, lowered_weights, strict=True)],
         "counts": counts.tolist(),
         "range": [number(edges[0]), number(edges[-1])],
     }

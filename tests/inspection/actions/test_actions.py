@@ -21,14 +21,14 @@ from skdict.inspection import (
     FeatureDashboard,
     SteeringDisplay,
     feature_effects,
-    logit_attribution,
+    logit_weights,
     replace_activations,
     steering_effect,
     top_activations,
 )
 from skdict.inspection.actions._effects import measured_effects
 from skdict.inspection.actions._language import Language
-from skdict.inspection.actions._logits import _fixed_scales
+from skdict.inspection.actions._norms import fixed_scales
 
 transformers = pytest.importorskip("transformers")
 LAYER = "transformer.h.0.mlp.act"
@@ -123,7 +123,7 @@ class TestLogitAttribution:
     @pytest.mark.slow
     def test_closed_form_of_one_layer(self, language, extractor, pipeline, dictionary, short):
         features = [3, 0, 77]
-        found = logit_attribution(pipeline, short, features)
+        found = logit_weights(pipeline, features, texts=short, path="total")
         assert_array_equal(found.feature, features)
         assert found.weights.dtype == np.float32 and len(found.vocabulary) == 4096
         model = language.model
@@ -150,8 +150,8 @@ class TestLogitAttribution:
         X = extractor.fit_transform(short)
         wide = PCA(40).fit(X[:60])  # of 64 activations: fewer directions than those
         pipeline = make_pipeline(extractor, wide)
-        every = logit_attribution(pipeline, short).weights
-        some = logit_attribution(pipeline, short, np.arange(40)[::7]).weights
+        every = logit_weights(pipeline, texts=short, path="total").weights
+        some = logit_weights(pipeline, np.arange(40)[::7], texts=short, path="total").weights
         assert_allclose(every[::7], some, rtol=1e-4, atol=1e-4)
 
     def test_more_features_than_activations(self, language, pipeline, dictionary, short):
@@ -159,15 +159,15 @@ class TestLogitAttribution:
         X = extractor.fit_transform(short)
         overcomplete = copy.deepcopy(dictionary).set_params(n_components=30, max_iter=1).fit(X)
         pipeline = make_pipeline(extractor, overcomplete)
-        every = logit_attribution(pipeline, short).weights
-        some = logit_attribution(pipeline, short, [5, 29]).weights
+        every = logit_weights(pipeline, texts=short, path="total").weights
+        some = logit_weights(pipeline, [5, 29], texts=short, path="total").weights
         assert_allclose(every[[5, 29]], some, rtol=1e-3, atol=1e-4)
 
     def test_closed_form_of_rms_norm(self, language, short):
         model, extractor = tiny("llama", language.tokenizer, layer="model.layers.0.mlp.down_proj")
         X = extractor.fit_transform(short)
         pca = PCA(3).fit(X)
-        found = logit_attribution(make_pipeline(extractor, pca), short)
+        found = logit_weights(make_pipeline(extractor, pca), texts=short, path="total")
         residual = ActivationExtractor(
             model, "model.layers.0", tokenizer=language.tokenizer
         ).transform(short)
@@ -181,7 +181,7 @@ class TestLogitAttribution:
         model, extractor = tiny("gpt2", language.tokenizer, max_length=40)
         X = extractor.fit_transform(short[:1])
         pca = PCA(2).fit(X)
-        found = logit_attribution(make_pipeline(extractor, pca), short[:1], [1])
+        found = logit_weights(make_pipeline(extractor, pca), [1], texts=short[:1], path="total")
 
         def norm(module, args, output):
             x = args[0] - args[0].mean(-1, keepdim=True)
@@ -221,7 +221,7 @@ class TestLogitAttribution:
         x = 300 * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
         tangent = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
         module = module.to(dtype)
-        with torch.no_grad(), _fixed_scales(module), forward_ad.dual_level():
+        with torch.no_grad(), fixed_scales(module), forward_ad.dual_level():
             dual = module(forward_ad.make_dual(x.to(dtype), tangent.to(dtype)))
             found = forward_ad.unpack_dual(dual).tangent.double()
         axes = tuple(range(1, x.ndim))
@@ -239,7 +239,9 @@ class TestLogitAttribution:
         for layer, side in (("model.layers.0", "output"), ("model.norm", "input")):
             _, extractor = tiny("llama", language.tokenizer, layer=layer, side=side)
             X = extractor.fit_transform(short)
-            weights[layer] = logit_attribution(make_pipeline(extractor, PCA(2).fit(X)), short)
+            weights[layer] = logit_weights(
+                make_pipeline(extractor, PCA(2).fit(X)), texts=short, path="total"
+            )
         a, b = (abs(each.weights) for each in weights.values())
         assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
@@ -247,32 +249,32 @@ class TestLogitAttribution:
         n_hooks = sum(
             len(m._forward_hooks) + len(m._forward_pre_hooks) for m in language.model.modules()
         )
-        logit_attribution(pipeline, short[:1], [0])
+        logit_weights(pipeline, [0], texts=short[:1], path="total")
         assert n_hooks == sum(
             len(m._forward_hooks) + len(m._forward_pre_hooks) for m in language.model.modules()
         )
 
     def test_vocabulary(self, language, pipeline, short):
-        words = logit_attribution(pipeline, short[:1], [0]).vocabulary
+        words = logit_weights(pipeline, [0], texts=short[:1], path="total").vocabulary
         assert words[0] == "<|endoftext|>"
         (index,) = language.tokenizer(" self", add_special_tokens=False).input_ids
         assert words[index] == " self"
 
     def test_bad_input(self, extractor, dictionary, pipeline, short, bare_layer):
         with pytest.raises(ValueError, match=r"features has 256, but there are 256 features"):
-            logit_attribution(pipeline, short, [256])
+            logit_weights(pipeline, [256], texts=short, path="total")
         with pytest.raises(TypeError, match=r"pipeline must be a fitted Pipeline whose first"):
-            logit_attribution(dictionary, short)
+            logit_weights(dictionary, texts=short, path="total")
         pooled = make_pipeline(copy.copy(extractor).set_params(pooling="max"), dictionary)
         with pytest.raises(
             ValueError,
             match=r"one row per token, but .* pooling='max'.* FeatureDashboard.from_act",
         ):
-            logit_attribution(pooled, short)
+            logit_weights(pooled, texts=short, path="total")
         with pytest.raises(
             ValueError, match=r"not causal|causal language model, but with a GPT2Model: TypeError"
         ):
-            logit_attribution(make_pipeline(bare_layer, dictionary), short, [0])
+            logit_weights(make_pipeline(bare_layer, dictionary), [0], texts=short, path="total")
 
 
 @pytest.fixture
@@ -426,6 +428,11 @@ class TestFeatureEffects:
         for effect, same in zip(found, expected, strict=True):
             assert_allclose(effect.ablation, same.ablation, atol=1e-6)
             assert_allclose(effect.first_order, same.first_order, atol=1e-6)
+
+        def unknown():
+            raise NotImplementedError
+
+        model.get_output_embeddings = unknown  # no direct path to the logits either
         with pytest.warns(UserWarning, match="No logits: "):
             dashboard = FeatureDashboard.from_pipeline(
                 make_pipeline(extractor, pipeline[1]), short, features=features[:2], n_top=2
@@ -454,11 +461,12 @@ class TestFeatureEffects:
 
     def test_in_inference_mode(self, pipeline, short, features):
         (expected,) = feature_effects(pipeline, short[:1], features[:1])
-        weights = logit_attribution(pipeline, short[:1], features[:1]).weights
+        weights = logit_weights(pipeline, features[:1], texts=short[:1], path="total").weights
         with torch.inference_mode():
             (found,) = feature_effects(pipeline, short[:1], features[:1])
             assert_array_equal(
-                logit_attribution(pipeline, short[:1], features[:1]).weights, weights
+                logit_weights(pipeline, features[:1], texts=short[:1], path="total").weights,
+                weights,
             )
         assert_array_equal(found.first_order, expected.first_order)
 
@@ -535,7 +543,7 @@ def neurons(extractor, perfect):
 @pytest.fixture(scope="module")
 def neuron(neurons, short):
     """The neuron that most raises a token that reads, and that token."""
-    found = logit_attribution(neurons, short[:1])
+    found = logit_weights(neurons, texts=short[:1], path="total")
     words = found.vocabulary
     for index in np.argsort(-found.weights, axis=None):
         j, token = divmod(int(index), len(words))

@@ -21,7 +21,7 @@ from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     FeatureDashboard,
     feature_effects,
-    logit_attribution,
+    logit_weights,
     steer,
     steering_effect,
     top_activations,
@@ -111,7 +111,7 @@ class TestSharedLayers:
                 with_it, without = (tied.head(tied.block(way)).log_softmax(0) for way in ways)
             after = tokens.token_id[row + 1]
             assert abs(float(with_it[after] - without[after]) - ablation) < 1e-4
-        logits = logit_attribution(pipeline, few, [0]).weights
+        logits = logit_weights(pipeline, [0], texts=few, path="total").weights
         assert logits.shape == (1, len(language.tokenizer))
 
 
@@ -419,7 +419,7 @@ class TestNotCausal:
         pipeline = make_pipeline(bert, PCA(4)).fit(texts[:2])
         for measure in (
             lambda: feature_effects(pipeline, texts[:2], [0]),
-            lambda: logit_attribution(pipeline, texts[:2], [0]),
+            lambda: logit_weights(pipeline, [0], texts=texts[:2], path="total"),
             lambda: steering_effect(pipeline, 0, [1.0], len),
         ):
             with pytest.raises(ValueError, match=r"causal .* BertForMaskedLM: its predictions"):
@@ -468,7 +468,7 @@ class TestNotCausal:
         for measure in (
             lambda: FeatureDashboard.from_pipeline(pipeline, texts[:1]),
             lambda: feature_effects(pipeline, texts[:1], [0]),
-            lambda: logit_attribution(pipeline, texts[:1], [0]),
+            lambda: logit_weights(pipeline, [0], texts=texts[:1], path="total"),
             lambda: steering_effect(pipeline, 0, [1.0], len),
         ):
             with pytest.raises(type(error)):
@@ -508,7 +508,7 @@ class TestFlatTokens:
         pipeline = make_pipeline(extractor, PCA(2)).fit(texts[:2])
         for measure in (
             lambda: feature_effects(pipeline, texts[:2], [0]),
-            lambda: logit_attribution(pipeline, texts[:2], [0]),
+            lambda: logit_weights(pipeline, [0], texts=texts[:2], path="total"),
         ):
             with pytest.raises(ValueError, match=r"layer='flat' gives no activation of shape"):
                 measure()
@@ -594,7 +594,7 @@ class TestSteeringOtherModels:
     def test_no_tokens(self, extractor, dictionary):
         pipeline = make_pipeline(extractor, dictionary)
         with pytest.raises(ValueError, match=r"texts has only special tokens"):
-            logit_attribution(pipeline, ["<|endoftext|>"], [0])
+            logit_weights(pipeline, [0], texts=["<|endoftext|>"], path="total")
 
 
 class TestOtherDictionaries:
@@ -623,7 +623,7 @@ class TestOtherDictionaries:
     def test_nothing_asked(self, extractor, dictionary, texts, activations):
         pipeline = make_pipeline(extractor, dictionary)
         assert feature_effects(pipeline, texts[:1], []) == []
-        assert logit_attribution(pipeline, texts[:1], []).weights.shape[0] == 0
+        assert logit_weights(pipeline, [], texts=texts[:1], path="total").weights.shape[0] == 0
         assert top_activations(activations, [], dictionary=dictionary, n_near_misses=2) == []
         (effect,) = feature_effects(pipeline, texts[:1], [7], rows=[[]])
         assert len(effect.rows) == 0
@@ -636,7 +636,9 @@ class TestOtherDictionaries:
             pipeline = make_pipeline(extractor, dictionary)
             for measure in (
                 lambda pipeline=pipeline: feature_effects(pipeline, texts[:1], [0]),
-                lambda pipeline=pipeline: logit_attribution(pipeline, texts[:1], [0]),
+                lambda pipeline=pipeline: logit_weights(
+                    pipeline, [0], texts=texts[:1], path="total"
+                ),
                 lambda pipeline=pipeline: steering_effect(pipeline, 0, [1.0], len),
                 lambda pipeline=pipeline: FeatureDashboard.from_pipeline(pipeline, texts[:1]),
                 lambda dictionary=dictionary: FeatureDashboard.from_activations(

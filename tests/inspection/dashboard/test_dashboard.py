@@ -25,7 +25,7 @@ from skdict.inspection import (
     FeatureDisplay,
     feature_effects,
     feature_statistics,
-    logit_attribution,
+    logit_weights,
     top_activations,
 )
 from skdict.inspection.codes import _activations, _gather, _store
@@ -141,10 +141,12 @@ def test_effects_stand_at_the_next_token(dashboard, pipeline, few_texts, codes):
 
 @pytest.mark.slow
 def test_logits(dashboard, pipeline, few_texts):
-    expected = logit_attribution(
+    expected = logit_weights(
         pipeline,
-        [few_texts[0][:TEXT_FOR_LOGITS]] + [text[:TEXT_FOR_LOGITS] for text in few_texts[1:2]],
         FEATURES,
+        texts=[few_texts[0][:TEXT_FOR_LOGITS]]
+        + [text[:TEXT_FOR_LOGITS] for text in few_texts[1:2]],
+        path="total",
     )
     for i, j in enumerate(FEATURES):
         logits = panel(dashboard, j)["logits"]
