@@ -33,9 +33,9 @@ def logit_weights(pipeline, features=None, *, texts=None, path="direct"):
     with the atom :math:`d_j`, the final norm's weights :math:`\\gamma` and the unembedding
     :math:`U`. :math:`C` subtracts the mean if the norm is a LayerNorm and is the identity if it
     is an RMSNorm. :math:`M` leads from the layer to the residual stream: it is the identity if
-    the layer is the residual stream itself (a block, or what the final norm is given) or what an MLP or
-    attention adds to it, and the MLP's last matrix if the layer is inside the MLP, after its
-    non-linearity. Norms on the way (after the MLP in Gemma) count as the final one does. The
+    the layer is the residual stream itself (a block, or what the final norm is given) or what
+    an MLP or attention adds to it, and the MLP's last matrix if the layer is inside the MLP,
+    after its non-linearity. Norms on the way (after the MLP in Gemma) count as the final one does. The
     inverse scale of the norms :math:`s` differs from token to token; without texts it is left
     out (:math:`s = 1`), as in a model with folded norms; with texts it is averaged over their
     tokens, and the weights are in logits per unit of code.

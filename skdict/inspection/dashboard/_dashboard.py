@@ -75,7 +75,8 @@ class FeatureDashboard:
       activation. With a language model, an underline on the next token shows that the feature
       helped to predict it (solid) or hurt (dotted), measured by ablation at the most active
       tokens;
-    - the logits that it raises and lowers (`top_logits`), along the direct path, or the total if there is none;
+    - the logits that it raises and lowers (`top_logits`), along the direct path, or along all
+      paths if there is no direct one;
     - the neurons with the greatest weights in its atom, by absolute value;
     - the nearest of all features by cosine of the atoms and by correlation of the codes;
     - the cosine of encoder row and atom, and the encoder's bias. A low cosine is typical of

@@ -39,7 +39,7 @@ def made(kind):
         torch.manual_seed(0)
         model = model_class(config).eval()
         with torch.no_grad():
-            for name, weight in model.named_parameters():
+            for weight in model.parameters():
                 if weight.ndim == 1:  # norms
                     weight.add_(0.3 * torch.randn(weight.shape))
     return model
