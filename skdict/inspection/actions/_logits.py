@@ -35,10 +35,10 @@ def logit_weights(pipeline, features=None, *, texts=None, path="direct"):
     is an RMSNorm. :math:`M` leads from the layer to the residual stream: it is the identity if
     the layer is the residual stream itself (a block, or what the final norm is given) or what
     an MLP or attention adds to it, and the MLP's last matrix if the layer is inside the MLP,
-    after its non-linearity. Norms on the way (after the MLP in Gemma) count as the final one does. The
-    inverse scale of the norms :math:`s` differs from token to token; without texts it is left
-    out (:math:`s = 1`), as in a model with folded norms; with texts it is averaged over their
-    tokens, and the weights are in logits per unit of code.
+    after its non-linearity. Norms on the way (after the MLP in Gemma) count as the final one
+    does. The inverse scale :math:`s` of the norms differs from token to token; without texts it
+    is left out (:math:`s = 1`), as in a model with folded norms; with texts it is averaged over
+    their tokens, and the weights are in logits per unit of code.
 
     The total weights are the mean derivative of the logits over all tokens of `texts`,
 
