@@ -20,7 +20,7 @@ from activations import LAYER, collect, draw
 from skdict.datasets import load_one_layer_transformer, python_token_labels
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
-from skdict.inspection import AutoInterpreter, InterpretationDisplay
+from skdict.inspection import InterpretationDisplay, interpret_features
 
 SCORERS = ("detection", "fuzzing", "intruder", "simulation")
 
@@ -76,10 +76,15 @@ def main():
         features = rng.choice(alive, min(arguments.n_features, len(alive)), replace=False)
         neurons = rng.choice(X.shape[1], min(arguments.n_features, X.shape[1]), replace=False)
         labels = python_token_labels(texts, tokens, documentation=is_documentation)
-        interpreter = AutoInterpreter(scorers=SCORERS, n_explain=arguments.n_explain)
-        whole = interpreter.interpret(X, tokens, neurons, labels=labels)
+        given = {
+            "tokens": tokens,
+            "token_labels": labels,
+            "scorers": SCORERS,
+            "n_explain": arguments.n_explain,
+        }
+        whole = interpret_features(X, neurons, **given)
         start = time.perf_counter()
-        result = interpreter.interpret(codes, tokens, np.sort(features), labels=labels, neurons=X)
+        result = interpret_features(codes, np.sort(features), neurons=X, **given)
         seconds = time.perf_counter() - start
         print(
             f"\n{name}: {len(X):,} held-out tokens, {len(alive)} alive, median density "

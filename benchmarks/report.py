@@ -29,7 +29,6 @@ from skdict.datasets import load_one_layer_transformer, python_token_labels
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
-    AutoInterpreter,
     FeatureMatchDisplay,
     InterpretationDisplay,
     SteeringDisplay,
@@ -37,6 +36,7 @@ from skdict.inspection import (
     feature_effects,
     feature_report,
     feature_splitting,
+    interpret_features,
     logit_weights,
     match_features,
     steering_effect,
@@ -395,7 +395,9 @@ def interpretation(work, dictionary):
     codes = dictionary.transform(X)
     n_active = np.bincount(codes.indices, minlength=codes.shape[1])
     drawn = np.random.default_rng(0).choice(np.flatnonzero(n_active >= 200), 200, replace=False)
-    table = AutoInterpreter(n_explain=60).interpret(codes, tokens, drawn, labels=labels, neurons=X)
+    table = interpret_features(
+        codes, drawn, tokens=tokens, token_labels=labels, neurons=X, n_explain=60
+    )
     display = InterpretationDisplay.from_interpretation(table)
     display.figure_.savefig(ROOT / "docs/_static/report_interpretation.png", dpi=110)
     rows = []

@@ -45,10 +45,10 @@ from skdict.decomposition import (
 )
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
-    AutoInterpreter,
     FeatureDashboard,
     context_snippets,
     evaluate_feature_detectors,
+    interpret_features,
     select_feature_detectors,
     top_activations,
 )
@@ -314,8 +314,13 @@ def print_features(features):
 
 def interpret(test, features):
     """Explanations by rules, with their scores on texts that they were not made from."""
-    table = AutoInterpreter(window_length=16).interpret(
-        test["codes"], test["tokens"], features, labels=test["labels"], neurons=test["X"]
+    table = interpret_features(
+        test["codes"],
+        features,
+        tokens=test["tokens"],
+        token_labels=test["labels"],
+        neurons=test["X"],
+        window_length=16,
     )
     print(f"\nRules that explain {len(features)} features, scored on held-out windows:")
     print(f"{'scored by':12} {'features':>8} {'shuffled':>8} {'neurons':>8}   (medians)")

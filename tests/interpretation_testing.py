@@ -1,4 +1,4 @@
-"""What the tests of AutoInterpreter share: planted features, a judge that knows, a server."""
+"""What the tests of interpret_features share: planted features, a judge that knows, a server."""
 
 import contextlib
 import json
@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from skdict.inspection import Completion
-from skdict.inspection.interpretation import _prompts
+from skdict.inspection.interpretation.explainers._language_model import EXPLAIN
+from skdict.inspection.interpretation.scorers import SCORERS as CLASSES
 
 N_WORDS = 60
 SCORERS = ("detection", "fuzzing", "intruder", "simulation")
@@ -44,12 +45,8 @@ def planted(n_features=6, *, n_documents=120, length=32, seed=0):
 
 
 def kind_of(messages):
-    (kind,) = {
-        name
-        for name in ("explain", *SCORERS)
-        if messages[0]["content"] == getattr(_prompts, f"_{name.upper()}")
-    }
-    return kind
+    systems = {EXPLAIN: "explain"} | {CLASSES[name].system: name for name in SCORERS}
+    return systems[messages[0]["content"]]
 
 
 def excerpts(messages):

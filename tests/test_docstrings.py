@@ -149,13 +149,6 @@ def fit_document_features():
     )
 
 
-def used_interpreters():
-    tokens = ("document", "position", "token_id", "token", "start", "end")
-    interpreter = OBJECTS["skdict.inspection.AutoInterpreter"]()
-    interpreter.interpret(np.ones((1, 1)), {key: np.zeros(1, dtype=int) for key in tokens}, [0])
-    yield interpreter
-
-
 def fit_row_transforms():
     X = pd.DataFrame(np.ones((3, 2)), columns=["a", "b"])
     yield OBJECTS["skdict.feature_extraction.RowTransform"]().fit(X)
@@ -167,7 +160,6 @@ FITTED = {
     "skdict.feature_extraction.ActivationExtractor": fit_extractors,
     "skdict.feature_extraction.DocumentFeatures": fit_document_features,
     "skdict.feature_extraction.RowTransform": fit_row_transforms,
-    "skdict.inspection.AutoInterpreter": used_interpreters,
 }
 
 

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from interpretation_testing import oracle, planted
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -22,6 +23,9 @@ from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
 from skdict.decomposition.architectures import Architecture
 from skdict.decomposition.architectures import register as register_architecture
+from skdict.inspection import interpret_features
+from skdict.inspection.interpretation.scorers import SCORERS, Question, Scorer
+from skdict.inspection.interpretation.scorers import register as register_scorer
 from skdict.io import formats, load_dictionary, save_dictionary
 from skdict.metrics import mean_l0
 
@@ -126,6 +130,35 @@ class Text(Format):
         (folder / "dictionary.txt").write_text(text, encoding="utf-8")
 
 
+class Pairs(Scorer):
+    """Which of two windows, one of them active, is the active one?"""
+
+    chance = 0.5
+    others = ("wins",)
+    system = "Which excerpt is the feature active in? Answer with a JSON list of its number."
+    shot = ("Active on: colours\n\n1: a green hat\n2: a door", "[1]")
+
+    def questions(self, active, inactive, rng):
+        sides = rng.integers(2, size=len(active))
+        pairs = zip(active, inactive, sides, strict=True)
+        return [Question([b, a] if side else [a, b], np.array([side])) for a, b, side in pairs]
+
+    def content(self, question, grid):
+        texts = ["".join(grid.pieces(example.rows)) for example in question.examples]
+        return "\n".join(f"{number}: {text}" for number, text in enumerate(texts, start=1))
+
+    def parse(self, completion, question):
+        return np.array([int(completion.strip("[] \n")) - 1])
+
+    def answer_by_rule(self, question, rules):
+        holds, first = rules.holds(question.explanation, question.examples)
+        return np.array([np.add.reduceat(holds.astype(int), first).argmax()])
+
+    def measure(self, truth, answers):
+        wins = np.concatenate(truth) == np.concatenate(answers)
+        return {"score": wins.mean(), "wins": wins.sum()}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """The nouns have their names while this file is tested."""
@@ -133,7 +166,9 @@ def registered():
     register_solver("principal")(PrincipalDirections)
     register_coder("nearest")(Nearest)
     register_format("text")(Text)
+    register_scorer("pairs")(Pairs)
     yield
+    del SCORERS["pairs"]
     del ARCHITECTURES["elastic_net"], SOLVERS["principal"], CODERS["nearest"], FORMATS["text"]
 
 
@@ -226,6 +261,38 @@ def test_a_metric_is_a_function_and_its_scorer_is_one_too(X):
     assert search.best_params_ == {"alpha": 0.3}
     assert 0 < search.best_score_ < 1
     assert gini(np.eye(3)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("given", ["pairs", Pairs()], ids=["by name", "as an object"])
+def test_a_scorer_tests_explanations(given, tmp_path):
+    codes, tokens = planted(3)
+    params = {"tokens": tokens, "window_length": 8}
+    by_rules = interpret_features(codes, scorers=["detection", given, "fuzzing"], **params)
+    np.testing.assert_array_equal(by_rules.pairs, 1)
+    np.testing.assert_array_equal(by_rules.pairs_wins, by_rules.pairs_n_items)
+    np.testing.assert_array_equal(by_rules.pairs_chance, 0.5)
+    assert (by_rules.pairs_shuffled < 0.8).all()
+    without = interpret_features(codes, scorers=["detection", "fuzzing"], **params)
+    np.testing.assert_array_equal(by_rules.fuzzing, without.fuzzing)  # the same questions
+
+    def llm(messages):
+        if messages[0]["content"] != Pairs.system:
+            return oracle(messages)
+        word = messages[-1]["content"].split("\n")[0].split()[-1]
+        lines = messages[-1]["content"].split("\n")[2:]
+        return f"[{1 + int(word in lines[1].split())}]"
+
+    llm.name = "oracle"
+    by_model = interpret_features(
+        codes, llm=llm, scorers=[given], neurons=codes, table=tmp_path / "t", **params
+    )
+    np.testing.assert_array_equal(by_model.pairs, 1)
+    assert (by_model.pairs_neuron > 0.6).all()
+    unnamed = type("Unnamed", (Pairs,), {"name": None})()
+    with pytest.raises(ValueError, match="scorers must have a name each, and different ones"):
+        interpret_features(codes, scorers=[unnamed], **params)
+    with pytest.raises(ValueError, match="scorers must have a name each, and different ones"):
+        interpret_features(codes, scorers=["pairs", Pairs()], **params)
 
 
 @pytest.mark.parametrize("found", [None, torch.zeros(400, 6), torch.zeros(400, 5)])

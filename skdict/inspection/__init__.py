@@ -14,9 +14,9 @@ from .displays._map import FeatureMapDisplay
 from .displays._matching import FeatureMatchDisplay
 from .displays._series import FeatureSeriesDisplay
 from .displays._splitting import FeatureSplittingDisplay
-from .interpretation._asking import Completion
-from .interpretation._interpreter import AutoInterpreter
-from .interpretation._openai import OpenAIChat
+from .interpretation._interpret import interpret_features
+from .interpretation.clients._asking import Completion
+from .interpretation.clients._openai import OpenAIChat
 from .results._association import feature_association
 from .results._detectors import evaluate_feature_detectors, select_feature_detectors
 from .results._examples import Snippet, context_snippets, top_activations
@@ -32,7 +32,6 @@ from .structure._width import WidthCurveDisplay, width_curve
 
 __all__ = [
     "ActivationSpecificityDisplay",
-    "AutoInterpreter",
     "Completion",
     "FeatureCodes",
     "FeatureDashboard",
@@ -58,6 +57,7 @@ __all__ = [
     "feature_report",
     "feature_splitting",
     "feature_statistics",
+    "interpret_features",
     "k_sparse_probe",
     "label_tokens",
     "logit_weights",

@@ -59,16 +59,14 @@ def steer(**params):
 
 
 def explain(**params):
-    interpreter = inspection.AutoInterpreter(
-        **({"window_length": 5, "n_explain": 4, "n_score": 10} | params)
-    )
+    params = {"window_length": 5, "n_explain": 4, "n_score": 10} | params
     tokens = TOKENS | {
         "position": np.tile(np.arange(10), 6),
         "token_id": np.arange(60) % 7,
         "start": np.tile(3 * np.arange(10), 6),
         "end": np.tile(3 * np.arange(10) + 2, 6),
     }
-    return interpreter.interpret(CODES, tokens, [0, 1])
+    return inspection.interpret_features(CODES, [0, 1], tokens=tokens, **params)
 
 
 FIT_INTEGERS = {
@@ -313,7 +311,7 @@ PARAMETERS = {
         lists=("features", "strength"),
         optional=("call",),
     ),
-    "AutoInterpreter.interpret": Parameters(
+    "interpret_features": Parameters(
         explain,
         {
             "window_length": (5, (1, 0)),

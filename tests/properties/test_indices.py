@@ -31,8 +31,8 @@ def interpret(features):
         "start": np.tile(3 * np.arange(10), 6),
         "end": np.tile(3 * np.arange(10) + 2, 6),
     }
-    interpreter = inspection.AutoInterpreter(window_length=5, n_explain=4, n_score=10)
-    return interpreter.interpret(CODES, tokens, features)
+    sizes = {"window_length": 5, "n_explain": 4, "n_score": 10}
+    return inspection.interpret_features(CODES, features, tokens=tokens, **sizes)
 
 
 # {what: (function of indices, name of the parameter, how many there are to choose from)}
@@ -79,7 +79,7 @@ FUNCTIONS = {
         "marked",
         6,
     ),
-    "AutoInterpreter.interpret": (
+    "interpret_features": (
         interpret,
         "features",
         6,

@@ -141,7 +141,7 @@ class FeatureDashboard:
 
         labels : mapping, DataFrame or matrix, default=None
             Names of features: a dict from features to names, or to pairs of a name and its
-            score; or what `AutoInterpreter.interpret` returned, whose explanations are the names
+            score; or what `interpret_features` returned, whose explanations are the names
             and whose first score (detection by default) is shown. Or labels of the tokens:
             "data" and "target_names" as `label_tokens` and
             :func:`~skdict.datasets.python_token_labels` return them, or a DataFrame or matrix

@@ -11,10 +11,15 @@ from ...utils._drawing import (
     legend_label,
     plain,
 )
-from ..interpretation._questions import CHANCE
+from ..interpretation._result import score_columns
+from ..interpretation.scorers import SCORERS
 
-# Suffix of a scorer's name in a result, and the name of this source of scores in the figure.
-_SOURCES = {"": "features", "_shuffled": "explanations of other features", "_neuron": "neurons"}
+# Sources of scores and their names in the figure.
+_SOURCES = {
+    "score": "features",
+    "shuffled": "explanations of other features",
+    "neuron": "neurons",
+}
 _WIDTH = 0.8  # of the boxes of one scorer together
 
 
@@ -27,6 +32,10 @@ class InterpretationDisplay:
     ----------
     scores : dict of str to dict of str to array-like
         For each scorer and source of scores, the scores. Entries that are nan are left out.
+
+    chance : dict of str to float, default=None
+        For each scorer the score of uninformed answers, which is drawn as a dashed line. By
+        default those of the scorers that come with skdict.
 
     Attributes
     ----------
@@ -41,7 +50,7 @@ class InterpretationDisplay:
 
     See Also
     --------
-    AutoInterpreter : Explains features and scores the explanations.
+    interpret_features : Explains features and scores the explanations.
 
     Examples
     --------
@@ -53,7 +62,7 @@ class InterpretationDisplay:
     [('detection', 'features'), ('detection', 'neurons')]
     """
 
-    def __init__(self, scores):
+    def __init__(self, scores, chance=None):
         self.scores = {
             scorer: {
                 source: np.asarray(values, dtype=np.float64) for source, values in sources.items()
@@ -62,10 +71,12 @@ class InterpretationDisplay:
         }
         if not any(self.scores.values()):
             raise ValueError("scores is empty. Give at least one scorer with one source.")
+        known = {name: scorer.chance for name, scorer in SCORERS.items()}
+        self.chance = known if chance is None else dict(chance)
 
     @classmethod
     def from_interpretation(cls, result, *, ax=None):
-        """Draw the result of :meth:`AutoInterpreter.interpret`.
+        """Draw the result of :func:`interpret_features`.
 
         Parameters
         ----------
@@ -80,27 +91,30 @@ class InterpretationDisplay:
         display : InterpretationDisplay
             The drawn display.
 
+        Raises
+        ------
+        ValueError
+            If the result has no scores.
+
         Examples
         --------
         >>> from skdict.inspection import InterpretationDisplay
-        >>> result = {"fuzzing": [0.9, 1.0], "fuzzing_shuffled": [0.5, 0.4]}
+        >>> result = {"mine": [0.9, 1.0], "mine_chance": [0.5, 0.5], "mine_shuffled": [0.5, 0.4]}
         >>> InterpretationDisplay.from_interpretation(result).scores
-        {'fuzzing': {'features': array([0.9, 1. ]), 'explanations of other features': ...}}
+        {'mine': {'features': array([0.9, 1. ]), 'explanations of other features': ...}}
         """
-        scores = {
-            scorer: {
-                name: result[scorer + source]
-                for source, name in _SOURCES.items()
-                if scorer + source in result
-            }
-            for scorer in CHANCE
-            if scorer in result
-        }
-        if not scores:
+        columns = score_columns(result)
+        if not columns:
             raise ValueError(
-                f"result has none of {list(CHANCE)}. Pass what AutoInterpreter.interpret returned."
+                "result has no scores with a column of their chance level, such as 'detection' "
+                "and 'detection_chance'. Pass what interpret_features returned."
             )
-        return cls(scores).plot(ax=ax)
+        scores = {
+            scorer: {name: of[key] for key, name in _SOURCES.items() if of[key] is not None}
+            for scorer, of in columns.items()
+        }
+        chance = {scorer: of["chance"] for scorer, of in columns.items()}
+        return cls(scores, chance).plot(ax=ax)
 
     def plot(self, ax=None):
         """Draw a box for each scorer and source, and a point for each score.
@@ -159,9 +173,9 @@ class InterpretationDisplay:
                     alpha=0.7,
                     label=legend_label(name),
                 )
-            if scorer in CHANCE:
+            if scorer in self.chance:
                 shown["chance"] = ax.hlines(
-                    CHANCE[scorer], i - 0.45, i + 0.45, color="black", ls="--", label="chance"
+                    self.chance[scorer], i - 0.45, i + 0.45, color="black", ls="--", label="chance"
                 )
         ax.set_xticks(range(len(self.scores)), [*map(plain, self.scores)], **PLAIN_TEXT)
         ax.set_ylabel("Score")

@@ -1,5 +1,6 @@
 """Windows of tokens: texts are cut into them, and some are drawn to explain and to score."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class WindowGrid:
     Parameters
     ----------
     tokens : mapping
-        As the argument `tokens` of `AutoInterpreter.interpret`.
+        As the argument `tokens` of `interpret_features`.
     n_rows : int
         Rows of the codes.
     window_length : int
@@ -99,26 +100,76 @@ class WindowGrid:
             "documents": _balanced_half(document[self.first], rng),
             "windows": rng.random(len(self.first)) < 0.5,
         }
-        self._by_token = np.argsort(self.token_id, kind="stable")
-        self._sorted_id = self.token_id[self._by_token]
+        self._window_of = np.repeat(np.arange(len(self.first)), self._length)  # (n_rows,)
+        # the windows that contain each token, ascending: pairs sorted by token, then window
+        order = np.argsort(self.token_id, kind="stable")
+        token, window = self.token_id[order], self._window_of[order]
+        other = np.append(True, (np.diff(token) != 0) | (np.diff(window) != 0))[: len(order)]
+        self._sorted_id, self._holding = token[other], window[other]
+        self._by_length = np.argsort(self._length, kind="stable")
+        self._changed, self._behind = self._find_changed()
 
-    def example(self, window, activity, marked=None):
-        """A window as an example; by default the active tokens are marked."""
-        rows = np.arange(self.first[window], self.stop[window])
+    def digest(self):
+        """Identifies the tokens."""
+        digest = hashlib.sha256()
+        columns = (self.first, self._halves["documents"], self.token_id, self._start, self._end)
+        for column in columns:
+            digest.update(np.ascontiguousarray(column).tobytes())
+        for start in range(0, len(self._token), 2**16):
+            digest.update("\0".join(map(str, self._token[start : start + 2**16])).encode())
+        return digest.hexdigest()
+
+    def examples(self, windows, activity):
+        """Windows as a list of examples, with their active tokens marked."""
+        lengths = self._length[windows]
+        stop = np.cumsum(lengths)
+        rows = np.arange(lengths.sum()) + np.repeat(self.first[windows] - stop + lengths, lengths)
         activations = np.zeros(len(rows))
-        a, b = np.searchsorted(activity.rows, (rows[0], rows[-1] + 1))
-        activations[activity.rows[a:b] - rows[0]] = activity.values[a:b]
-        return Example(rows, activations, activations > 0 if marked is None else marked)
+        if len(activity.rows):
+            at = np.minimum(activity.rows.searchsorted(rows), len(activity.rows) - 1)
+            is_active = activity.rows[at] == rows
+            activations[is_active] = activity.values[at[is_active]]
+        marked, stop = activations > 0, stop.tolist()
+        parts = [slice(a, b) for a, b in zip([0, *stop], stop, strict=False)]
+        return [Example(rows[part], activations[part], marked[part]) for part in parts]
+
+    def token(self, row):
+        """The text of a token."""
+        return str(self._token[row])
 
     def pieces(self, rows):
-        """The texts of consecutive tokens; joined they are the text of the window."""
-        pieces, previous_end = [], self._start[rows[0]]
-        for row in rows:
-            start, end = self._start[row], self._end[row]
-            pieces.append(read_after(previous_end, str(self._token[row]), start, end))
-            if end > start:
-                previous_end = max(previous_end, end)
+        """The texts of the tokens of a window, a list; joined they are its text.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+            Those of an example.
+        """
+        first, stop = rows[0], rows[-1] + 1
+        pieces = [*map(str, self._token[first:stop].tolist())]
+        a, b = self._changed.searchsorted((first, stop)).tolist()
+        for row, behind in zip(self._changed[a:b].tolist(), self._behind[a:b], strict=True):
+            token, start, end = pieces[row - first], self._start[row], self._end[row]
+            pieces[row - first] = read_after(behind, token, start, end)
         return pieces
+
+    def _find_changed(self):
+        """Tokens that read otherwise than they are named, and where the text before them ends.
+
+        Returns
+        -------
+        rows : ndarray of int64 of shape (n_changed,)
+        behind : ndarray of int64 of shape (n_changed,)
+        """
+        start, end = self._start, self._end
+        has_text = end > start
+        # a running maximum in each window; tokens without characters do not count
+        behind = np.append(0, np.where(has_text, end, start.min(initial=0))[:-1])
+        behind[self.first] = start[self.first]
+        offset = self._window_of * (np.ptp(np.append(behind, 0)) + 1)
+        behind = np.maximum.accumulate(behind + offset) - offset
+        rows = np.flatnonzero(has_text & (start != behind))
+        return rows, behind[rows]
 
     def draw(self, activity, rng, *, n_explain, n_score, near_miss_fraction):
         """Draw windows to explain with and, from the other half, windows to score with.
@@ -134,17 +185,17 @@ class WindowGrid:
         """
         window, peak, peak_id = self._peaks(activity)
         is_active = np.zeros(len(self.first), dtype=bool)
-        is_active[np.searchsorted(self.first, activity.rows, side="right") - 1] = True
+        is_active[self._window_of[activity.rows]] = True
         idle = self._distinct & ~is_active
 
         for split, half in self._halves.items():  # noqa: B007
             explain, score = half[window], ~half[window]
-            n_here = (np.sum(explain), np.sum(score), np.sum(idle & ~half))
+            n_here = [np.count_nonzero(these) for these in (explain, score, idle & ~half)]
             if min(n_here) >= MIN_WINDOWS:
                 break
         else:
             raise TooFewWindows(
-                f"active in {len(window)} windows and inactive in {np.sum(idle)}, but "
+                f"active in {len(window)} windows and inactive in {np.count_nonzero(idle)}, but "
                 f"{MIN_WINDOWS} active ones are needed to explain, and {MIN_WINDOWS} active and "
                 f"{MIN_WINDOWS} inactive ones to score",
                 len(window),
@@ -170,12 +221,21 @@ class WindowGrid:
         return drawn
 
     def _peaks(self, activity):
-        """Distinct active windows: their index, greatest code, and the token id of that code."""
-        window = np.searchsorted(self.first, activity.rows, side="right") - 1
-        order = np.lexsort((activity.values, window))
-        last = order[np.flatnonzero(np.diff(window[order], append=-1))]
-        last = last[self._distinct[window[last]]]
-        return window[last], activity.values[last], self.token_id[activity.rows[last]]
+        """Distinct active windows: their index, greatest code, and the token id of that code.
+
+        Of several tokens with the greatest code, the id is that of the last.
+        """
+        rows, values = activity
+        if len(rows) == 0:
+            return np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
+        of_row = self._window_of[rows]
+        first = np.flatnonzero(np.diff(of_row, prepend=-1))
+        n_active = np.diff(first, append=len(rows))
+        peak = np.maximum.reduceat(values, first)
+        is_peak = np.flatnonzero(values == np.repeat(peak, n_active))
+        last = is_peak[np.searchsorted(is_peak, first + n_active) - 1]
+        kept = self._distinct[of_row[first]]
+        return of_row[first][kept], peak[kept], self.token_id[rows[last]][kept]
 
     def _draw_idle(self, pool, peak_id, lengths, near_miss_fraction, rng):
         """Draw a window of the pool for each of `lengths`, as close to this length as possible.
@@ -189,25 +249,60 @@ class WindowGrid:
         for token in rng.permutation(peak_id):  # with repetitions: once per window with this peak
             if len(drawn) == n_near:
                 break
-            a, b = np.searchsorted(self._sorted_id, (token, token + 1))
-            holding = np.searchsorted(self.first, self._by_token[a:b], side="right") - 1
-            holding = np.unique(holding[pool[holding]])
+            a, b = self._sorted_id.searchsorted((token, token + 1))
+            holding = self._holding[a:b]
             length = lengths[len(drawn)]
-            holding = holding[abs(self._length[holding] - length) <= length // _LENGTH_TOLERANCE]
-            if len(holding):
-                drawn.append(self._nearest_in_length(holding, length, rng))
+            distance = abs(self._length[holding] - length)
+            near = pool[holding] & (distance <= length // _LENGTH_TOLERANCE)
+            if near.any():
+                holding, distance = holding[near], distance[near]
+                nearest = holding[distance == distance.min()]
+                drawn.append(nearest[rng.integers(len(nearest))])
                 pool[drawn[-1]] = False
-        for length in lengths[len(drawn) :]:
-            left = np.flatnonzero(pool)
-            if len(left) == 0:
-                break
-            drawn.append(self._nearest_in_length(left, length, rng))
-            pool[drawn[-1]] = False
+        order = self._by_length[pool[self._by_length]]
+        left = _ByLength(order, self._length[order])
+        for length in lengths[len(drawn) :].tolist():
+            if left:
+                drawn.append(left.draw(length, rng))
         return rng.permutation(np.array(drawn, dtype=np.int64))
 
-    def _nearest_in_length(self, windows, length, rng):
-        distance = abs(self._length[windows] - length)
-        return rng.choice(windows[distance == distance.min()])
+
+class _ByLength:
+    """Windows to draw from without repetition, by their lengths.
+
+    Parameters
+    ----------
+    windows, lengths : ndarray of int64
+        Ascending in length and, among equal ones, by their numbers.
+    """
+
+    def __init__(self, windows, lengths):
+        first = np.flatnonzero(np.diff(lengths, prepend=-1))
+        bounds = np.append(first, len(windows))
+        self._left = {
+            length: windows[a:b]
+            for length, a, b in zip(lengths[first].tolist(), bounds, bounds[1:], strict=False)
+        }
+
+    def __bool__(self):
+        return bool(self._left)
+
+    def draw(self, length, rng):
+        """Draw one of those that are closest to a length."""
+        distance = min(abs(other - length) for other in self._left)
+        nearest = [n for n in {length - distance, length + distance} if n in self._left]
+        windows = self._left[nearest[0]]
+        if len(nearest) == 2:
+            windows = np.sort(np.concatenate([self._left[n] for n in nearest]))
+        drawn = windows[rng.integers(len(windows))]
+        for n in nearest:
+            there = self._left[n]
+            at = there.searchsorted(drawn)
+            if at < len(there) and there[at] == drawn:
+                self._left[n] = np.concatenate((there[:at], there[at + 1 :]))
+                if len(there) == 1:
+                    del self._left[n]
+        return drawn
 
 
 def _balanced_half(document, rng):

@@ -7,7 +7,7 @@ from scipy.sparse import issparse
 
 from ..codes._tokens import writable
 from ..dashboard._panels import best_labels, number
-from ..interpretation._questions import CHANCE
+from ..interpretation._result import score_columns
 from ._named_labels import named_labels
 
 
@@ -40,7 +40,7 @@ def feature_names(codes, columns, labels, n_tokens):
         return _of_features(codes, columns, labels)
     if not is_dict and np.ndim(labels) != 2:
         raise TypeError(
-            "labels must be a dict from features to names, what AutoInterpreter.interpret "
+            "labels must be a dict from features to names, what interpret_features "
             "returned, or labels of the tokens: a DataFrame or matrix with a column for each, or "
             f"a dict with 'data' and 'target_names', but is a {type(labels).__name__}."
         )
@@ -49,9 +49,9 @@ def feature_names(codes, columns, labels, n_tokens):
 
 def _of_interpretation(result):
     """A dict from features to pairs of explanation and score, of the first scorer there is."""
-    scorers = [name for name in CHANCE if name in result]
     explained = zip(result["feature"], result["explanation"], strict=True)
-    scores = result[scorers[0]] if scorers else np.full(len(result["feature"]), np.nan)
+    scores = [columns["score"] for columns in score_columns(result).values()]
+    scores = scores[0] if scores else np.full(len(result["feature"]), np.nan)
     return {
         int(j): (explanation or None, float(score))
         for (j, explanation), score in zip(explained, scores, strict=True)

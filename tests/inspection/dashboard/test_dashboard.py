@@ -18,13 +18,13 @@ from sklearn.pipeline import make_pipeline
 
 from skdict.datasets import python_token_labels
 from skdict.inspection import (
-    AutoInterpreter,
     FeatureCodes,
     FeatureDashboard,
     FeatureDensityDisplay,
     FeatureDisplay,
     feature_effects,
     feature_statistics,
+    interpret_features,
     logit_weights,
     top_activations,
 )
@@ -239,10 +239,11 @@ def test_labels_of_any_kind(dictionary, X, few_tokens, few_texts):
     assert named(labels.data) == named(csr_array(labels.data)) == numbered
 
 
-def test_the_result_of_auto_interpreter_names_features(dictionary, X, few_tokens, codes):
-    interpreter = AutoInterpreter(window_length=8, scorers=("fuzzing", "detection"))
+def test_the_result_of_interpret_features_names_features(dictionary, X, few_tokens, codes):
     chosen = [int(j) for j in (codes > 0).sum(axis=0).argsort()[::-1][[0, 1, -1]]]
-    result = interpreter.interpret(codes, few_tokens, chosen)
+    result = interpret_features(
+        codes, chosen, tokens=few_tokens, window_length=8, scorers=("fuzzing", "detection")
+    )
     assert result.explanation[0] and not result.explanation[2]  # the last is hardly ever active
     for given in (result, pd.DataFrame(result)):
         found = FeatureDashboard.from_activations(

@@ -14,14 +14,12 @@ import torch
 from interpretation_testing import SCORERS, Oracle, kind_of, oracle, planted
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdict.inspection import AutoInterpreter, Completion
-from skdict.inspection.interpretation import _asking
-from skdict.inspection.interpretation._asking import AnswerCache, Asker
-from skdict.inspection.interpretation._prompts import (
-    parse_expected_digits,
-    parse_explanation,
-    parse_numbers,
-)
+from skdict.inspection import Completion, interpret_features
+from skdict.inspection.interpretation._prompts import parse_numbers
+from skdict.inspection.interpretation.clients import _asking
+from skdict.inspection.interpretation.clients._asking import AnswerCache, Asker
+from skdict.inspection.interpretation.explainers._language_model import parse_explanation
+from skdict.inspection.interpretation.scorers._simulation import parse_expected_digits
 
 
 @pytest.mark.parametrize(
@@ -417,7 +415,7 @@ def test_cache_keeps_unreadable_answers_but_no_exceptions(tmp_path):
 
 def interpret(llm, codes, tokens, **params):
     params = {"scorers": SCORERS, "window_length": 8, "retry_wait": 0} | params
-    return AutoInterpreter(llm, **params).interpret(codes, tokens, range(codes.shape[1]))
+    return interpret_features(codes, tokens=tokens, llm=llm, **params)
 
 
 @pytest.mark.slow

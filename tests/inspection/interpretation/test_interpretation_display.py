@@ -8,7 +8,7 @@ import pytest
 from interpretation_testing import SCORERS, planted
 from numpy.testing import assert_allclose
 
-from skdict.inspection import AutoInterpreter, InterpretationDisplay
+from skdict.inspection import InterpretationDisplay, interpret_features
 
 
 @pytest.fixture
@@ -24,8 +24,9 @@ def plt():
 def test_from_interpretation(plt):
     codes, tokens = planted(5)
     codes[100:, 4] = 0  # too few windows: a score is nan
-    result = AutoInterpreter(window_length=8, scorers=SCORERS).interpret(
-        codes, tokens, range(5), neurons=np.random.default_rng(0).normal(size=(len(codes), 9))
+    neurons = np.random.default_rng(0).normal(size=(len(codes), 9))
+    result = interpret_features(
+        codes, tokens=tokens, window_length=8, scorers=SCORERS, neurons=neurons
     )
     assert np.isnan(result.detection).sum() == 1
     for given in (result, pd.DataFrame(result)):
@@ -69,7 +70,7 @@ def test_given_axes_and_no_scores_at_all(plt):
 def test_bad_input(monkeypatch):
     with pytest.raises(ValueError, match="scores is empty"):
         InterpretationDisplay({})
-    with pytest.raises(ValueError, match="result has none of"):
+    with pytest.raises(ValueError, match="result has no scores"):
         InterpretationDisplay.from_interpretation({"feature": [1]})
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"skdict\[plot\]"):

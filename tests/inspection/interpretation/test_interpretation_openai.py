@@ -13,7 +13,7 @@ from interpretation_testing import SCORERS, kind_of, oracle, planted, serve
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
-from skdict.inspection import AutoInterpreter, OpenAIChat
+from skdict.inspection import OpenAIChat, interpret_features
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret"
@@ -32,10 +32,8 @@ def right(number, messages):
 
 def interpret(server, codes, tokens, *, scorers=SCORERS[:3], timeout=10.0, **params):
     llm = OpenAIChat("oracle", base_url=server.url, api_key=KEY, timeout=timeout)
-    interpreter = AutoInterpreter(
-        llm, **{"scorers": scorers, "window_length": 8, "retry_wait": 0.001} | params
-    )
-    return interpreter.interpret(codes, tokens, range(codes.shape[1]))
+    params = {"scorers": scorers, "window_length": 8, "retry_wait": 0.001} | params
+    return interpret_features(codes, tokens=tokens, llm=llm, **params)
 
 
 def test_what_is_sent_and_returned():
@@ -263,22 +261,21 @@ def test_the_key_stays_where_it_is(tmp_path, monkeypatch):
     codes, tokens = planted(1)
     with serve(right) as server:
         llm = OpenAIChat("oracle", base_url=server.url, api_key=KEY)
-        interpreter = AutoInterpreter(llm, window_length=8, cache=tmp_path)
-        result = interpreter.interpret(codes, tokens, [0])
+        params = {"tokens": tokens, "window_length": 8, "cache": tmp_path}
+        result = interpret_features(codes, 0, llm=llm, table=tmp_path / "table.jsonl", **params)
         # clones can go on asking
-        clone(interpreter).set_params(random_state=1).interpret(codes, tokens, [0])
+        interpret_features(codes, 0, llm=clone(llm, safe=False), random_state=1, **params)
         copy.deepcopy(llm)(HELLO)
         copied = copy.copy(llm)
         copied.temperature = 0.5  # a copy of its own
         copied(HELLO)
         assert llm.temperature == 0.0
         assert set(server.keys_seen) == {f"Bearer {KEY}"}
-        for text in (repr(llm), str(llm), llm.name, repr(interpreter), repr(result)):
+        for text in (repr(llm), str(llm), llm.name, repr(result)):
             assert KEY not in text
-        assert KEY not in interpreter._repr_html_()
-        for file in tmp_path.rglob("*.json"):
+        for file in tmp_path.rglob("*.json*"):
             assert KEY not in file.read_text()
-        assert KEY.encode() not in pickle.dumps(interpreter)
+        assert KEY.encode() not in pickle.dumps(llm)
         # what is unpickled takes the key of the environment, and of no other server
         unpickled = pickle.loads(pickle.dumps(llm))
         monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")

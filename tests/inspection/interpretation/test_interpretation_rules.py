@@ -13,8 +13,12 @@ from skdict.datasets import (
     python_token_labels,
 )
 from skdict.feature_extraction import ActivationExtractor
-from skdict.inspection import AutoInterpreter, evaluate_feature_detectors, select_feature_detectors
-from skdict.inspection.interpretation._rules import RuleJudge, _best_tokens
+from skdict.inspection import (
+    evaluate_feature_detectors,
+    interpret_features,
+    select_feature_detectors,
+)
+from skdict.inspection.interpretation.explainers._rules import RuleExplainer, _best_tokens
 
 WORDS = [f" w{i:02d}" for i in range(40)]
 
@@ -30,8 +34,7 @@ def after(holds, tokens):
 
 def interpret(codes, tokens, labels=None, **params):
     params = {"window_length": 8, "n_explain": 60} | params
-    features = range(codes.shape[1])
-    return AutoInterpreter(**params).interpret(codes, tokens, features, labels=labels)
+    return interpret_features(codes, tokens=tokens, token_labels=labels, **params)
 
 
 def test_planted_rules(tokens):
@@ -78,13 +81,13 @@ def test_rules_are_found_on_the_windows_shown_alone(tokens, monkeypatch):
     labels = {"data": rng.random((4800, 10)) < 0.3, "target_names": list("abcdefghij")}
     codes = rng.random((4800, 8)) * (labels["data"][:, :8] & (rng.random((4800, 8)) < 0.4))
     shown = []
-    find_rule = RuleJudge._find_rule
+    find_rule = RuleExplainer._find_rule
 
     def spy(self, examples):
         shown.append(np.concatenate([example.rows for example in examples]))
         return find_rule(self, examples)
 
-    monkeypatch.setattr(RuleJudge, "_find_rule", spy)
+    monkeypatch.setattr(RuleExplainer, "_find_rule", spy)
     expected = interpret(codes, tokens, labels)
     for feature, rows in enumerate(shown[:8]):
         elsewhere = np.setdiff1d(np.arange(4800), rows)
@@ -164,8 +167,8 @@ def test_neurons_of_a_transformer():
     # active where they detect: on a few tokens
     threshold = dict(zip(detectors.feature, detectors.threshold, strict=True))
     codes = X[:, neurons] * (X[:, neurons] > [threshold[j] for j in neurons])
-    result = AutoInterpreter(window_length=16, n_explain=60).interpret(
-        codes, tokens, range(len(neurons)), labels=labels, neurons=X
+    result = interpret_features(
+        codes, tokens=tokens, token_labels=labels, neurons=X, window_length=16, n_explain=60
     )
     scored = ~np.isnan(result.detection)
     assert scored.sum() >= 5

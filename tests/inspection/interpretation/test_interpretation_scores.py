@@ -20,16 +20,14 @@ from interpretation_testing import (
     prompts,
 )
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from skdict.inspection import AutoInterpreter
+from skdict.inspection import interpret_features
 
 
 def interpret(llm, codes, tokens, features=None, *, scorers=SCORERS, neurons=None, **params):
-    interpreter = AutoInterpreter(llm, scorers=scorers, window_length=8, retry_wait=0, **params)
-    features = range(codes.shape[1]) if features is None else features
-    return interpreter.interpret(codes, tokens, features, neurons=neurons)
+    params = {"window_length": 8, "retry_wait": 0, "neurons": neurons} | params
+    return interpret_features(codes, features, tokens=tokens, llm=llm, scorers=scorers, **params)
 
 
 def constant(answer):
@@ -336,8 +334,8 @@ def test_containers(convert):
     codes, tokens = planted(3)
     frame = pd.DataFrame(tokens) if convert is sp.csr_array else tokens
     expected = interpret(None, codes, tokens, neurons=codes)
-    result = AutoInterpreter(scorers=SCORERS, window_length=8).interpret(
-        convert(codes), frame, range(3), neurons=convert(codes)
+    result = interpret_features(
+        convert(codes), tokens=frame, scorers=SCORERS, window_length=8, neurons=convert(codes)
     )
     assert same(result, expected)
 
@@ -368,13 +366,6 @@ def test_no_feature_is_no_error():
     assert result.explanation.dtype == object
 
 
-def test_parameters_are_those_of_an_estimator():
-    llm = Oracle()
-    interpreter = AutoInterpreter(llm, n_score=20)
-    assert interpreter.get_params()["n_score"] == 20
-    assert clone(interpreter).set_params(n_jobs=2).n_score == 20
-
-
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -383,8 +374,8 @@ def test_parameters_are_those_of_an_estimator():
             r"scorers must .* \('detection', 'guessing'\)",
         ),
         ({"scorers": ()}, r"scorers must be at least one of .* but is \(\)"),
-        ({"scorers": "detection"}, "'scorers' parameter of AutoInterpreter"),
-        ({"llm": "gpt"}, "'llm' parameter of AutoInterpreter"),
+        ({"scorers": "detection"}, "'scorers' parameter of interpret_features"),
+        ({"llm": "gpt"}, "'llm' parameter of interpret_features"),
         ({"window_length": 1}, "'window_length' parameter"),
         ({"n_score": 5}, "'n_score' parameter"),
         ({"near_miss_fraction": 2}, "'near_miss_fraction' parameter"),
@@ -395,7 +386,7 @@ def test_parameters_are_those_of_an_estimator():
 def test_bad_parameters(params, message):
     codes, tokens = planted(1)
     with pytest.raises(ValueError, match=message):
-        AutoInterpreter(**params).interpret(codes, tokens, [0])
+        interpret_features(codes, [0], tokens=tokens, **params)
 
 
 def without(tokens, key):
@@ -414,13 +405,16 @@ def without(tokens, key):
         (lambda t: {"codes": np.zeros(3840)}, "codes must be a matrix"),
         (lambda t: {"codes": np.full((3840, 1), np.nan)}, "codes contains NaN"),
         (lambda t: {"neurons": np.ones((3, 2))}, "codes has 3840 rows, but neurons has 3"),
-        (lambda t: {"labels": np.ones(3840)}, "labels must have shape .* but is one-dimensional"),
         (
-            lambda t: {"labels": {"data": np.ones((3840, 2)), "target_names": ["a"]}},
+            lambda t: {"token_labels": np.ones(3840)},
+            "labels must have shape .* but is one-dimensional",
+        ),
+        (
+            lambda t: {"token_labels": {"data": np.ones((3840, 2)), "target_names": ["a"]}},
             "labels has 2 columns of data, but 1 target_names",
         ),
         (
-            lambda t: {"labels": {"data": np.ones((38, 1)), "target_names": ["a"]}},
+            lambda t: {"token_labels": {"data": np.ones((38, 1)), "target_names": ["a"]}},
             "codes has 3840 rows, but labels has 38",
         ),
     ],
@@ -429,4 +423,4 @@ def test_bad_input(change, message):
     codes, tokens = planted(1)
     arguments = {"codes": codes, "tokens": tokens, "features": [0]} | change(tokens)
     with pytest.raises(ValueError, match=message):
-        AutoInterpreter().interpret(**arguments)
+        interpret_features(**arguments)

@@ -8,9 +8,9 @@ from sklearn.metrics import roc_auc_score
 
 from skdict.datasets import load_one_layer_transformer
 from skdict.feature_extraction import ActivationExtractor
-from skdict.inspection import AutoInterpreter
-from skdict.inspection.interpretation._questions import score_questions
+from skdict.inspection import interpret_features
 from skdict.inspection.interpretation._windows import Activity, TooFewWindows, WindowGrid
+from skdict.inspection.interpretation.scorers import Intruder
 
 SIZES = {"n_explain": 12, "n_score": 20, "near_miss_fraction": 0.5}
 
@@ -65,7 +65,7 @@ def test_text_of_windows():
     for window, text in enumerate(texts):
         pieces = grid.pieces(np.arange(grid.first[window], grid.stop[window]))
         assert "".join(pieces) == text
-    assert grid.pieces([1]) == [tokens.token[1]]
+    assert grid.token(1) == tokens.token[1]
 
 
 def test_text_of_tokens_without_spaces_and_without_text():
@@ -86,8 +86,8 @@ def test_examples():
     rng = np.random.default_rng(0)
     codes = np.maximum(rng.normal(size=len(tokens["token"])), 0)
     rows = np.flatnonzero(codes)
-    for window in range(len(grid.first)):
-        example = grid.example(window, Activity(rows, codes[rows]))
+    examples = grid.examples(np.arange(len(grid.first)), Activity(rows, codes[rows]))
+    for window, example in enumerate(examples):
         assert_array_equal(example.activations, codes[grid.first[window] : grid.stop[window]])
         assert_array_equal(example.marked, example.activations > 0)
 
@@ -99,7 +99,8 @@ def random_activity(n_rows, fraction, seed=0):
 
 
 def peaks(grid, activity, windows):
-    return np.array([grid.example(w, activity).activations.max() for w in windows])
+    examples = grid.examples(np.asarray(windows), activity)
+    return np.array([example.activations.max() for example in examples])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -143,8 +144,7 @@ def test_near_misses_go_with_the_tokens_of_active_windows():
         sizes = SIZES | {"near_miss_fraction": fraction}
         sample = grid.draw(activity, np.random.default_rng(0), **sizes)
         ids = set()
-        for window in np.flatnonzero(~grid._halves["documents"]):
-            example = grid.example(window, activity)
+        for example in grid.examples(np.flatnonzero(~grid._halves["documents"]), activity):
             if example.marked.any():
                 ids.add(tokens["token_id"][example.rows[example.activations.argmax()]])
         contains = [
@@ -178,13 +178,13 @@ def test_nothing_but_the_text_tells_active_windows():
         activity = Activity(rows, rng.random(len(rows)))
         sample = grid.draw(activity, np.random.default_rng(seed), **(SIZES | {"n_score": 40}))
         active, idle = (
-            [grid.example(w, activity) for w in windows]
+            grid.examples(windows, activity)
             for windows in (sample.score_active, sample.score_inactive)
         )
         both = np.concatenate([sample.score_active, sample.score_inactive])
         aucs.append(roc_auc_score(np.arange(40) < 20, length[both]))
         aucs.append(roc_auc_score(np.arange(18) < 12, length[np.concatenate(sample[:2])]))
-        for question in score_questions("intruder", active, idle, rng):
+        for question in Intruder().questions(active, idle, rng):
             (place,) = question.truth
             sizes = np.array([len(example.rows) for example in question.examples])
             shortest.append(np.mean(np.flatnonzero(sizes == sizes.min()) == place))
@@ -266,9 +266,8 @@ def test_documents_that_have_names(dtype):
 def test_numpys_scalars_as_parameters():
     codes, tokens = planted(3, n_documents=1200)  # active in more windows than an int8 counts
     params = {"window_length": 8, "n_explain": 20, "n_score": 20, "random_state": 1}
-    expected = AutoInterpreter(**params).interpret(codes, tokens, [0, 2])
-    interpreter = AutoInterpreter(**{name: np.int8(value) for name, value in params.items()})
-    found = interpreter.interpret(codes, tokens, np.array([0, 2], np.uint8))
-    assert isinstance(interpreter.n_explain, np.int8)  # parameters stay what they are
+    expected = interpret_features(codes, [0, 2], tokens=tokens, **params)
+    params = {name: np.int8(value) for name, value in params.items()}
+    found = interpret_features(codes, np.array([0, 2], np.uint8), tokens=tokens, **params)
     for name in ("detection", "fuzzing", "n_active_windows", "explanation"):
         assert_array_equal(found[name], expected[name])

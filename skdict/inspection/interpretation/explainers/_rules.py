@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._asking import Answer
+from ..clients._asking import Answer
 
 # Maximum number of tokens in a rule; a longer list would only repeat the examples.
 _MAX_TOKENS = 10
@@ -41,14 +41,12 @@ class Rule(NamedTuple):
 _NO_RULE = Rule(None, np.empty(0, dtype=np.int64), "nothing")
 
 
-class RuleJudge:
-    """Answers all kinds of questions by rules on labels and tokens.
+class RuleExplainer:
+    """Explains by rules on labels and tokens, and answers questions by them.
 
-    A rule is fitted only to the examples of the question for an explanation. It is the one with
-    the greatest F1 score on their tokens, among all labels, the best list of tokens, and both for
-    the preceding token of the window. The judge then answers yes for windows with such a token,
-    and for highlights more than half of which are on such tokens. The intruder is the window
-    whose highlighted tokens, by labels and identities, are farthest from the mean of the others.
+    A rule is fitted only to the examples that it is to explain. It is the one with the greatest
+    F1 score on their tokens, among all labels, the best list of tokens, and both for the
+    preceding token of the window. What a rule answers to a scorer's question, the scorer says.
 
     Parameters
     ----------
@@ -62,28 +60,62 @@ class RuleJudge:
         self._labels = labels
         self._label_names = label_names
 
-    def answer(self, question):
-        """Return an `Answer`, at no cost."""
-        examples, rule = question.examples, question.explanation
-        if question.kind == "explain":
-            return Answer(self._find_rule(examples))
-        if question.kind == "intruder":
-            return Answer(np.array([self._odd_one_out(examples)]))
-        holds = [self._holds(rule, example) for example in examples]
-        if question.kind == "detection":
-            return Answer(np.array([there.any() for there in holds], dtype=np.float64))
-        if question.kind == "fuzzing":
-            pairs = zip(holds, examples, strict=True)
-            return Answer(np.array([there[e.marked].mean() for there, e in pairs]))
-        return Answer(holds[0].astype(np.float64))
+    def explain(self, examples):
+        """Return the `Answer` whose value is the `Rule` for some examples, at no cost."""
+        return Answer(self._find_rule(examples))
 
-    def _holds(self, rule, example):
-        """Whether the rule holds at each token of an example."""
+    def answer(self, scorer, question):
+        """Return the `Answer` to a question of a scorer, at no cost."""
+        return Answer(scorer.answer_by_rule(question, self))
+
+    def holds(self, rule, examples):
+        """On which tokens of some examples a rule holds.
+
+        Returns
+        -------
+        holds : ndarray of bool of shape (n_tokens,)
+            The tokens of all examples, one after the other.
+        first : ndarray of int64 of shape (n_examples,)
+            Where each example begins.
+        """
+        rows = np.concatenate([example.rows for example in examples])
+        lengths = [len(example.rows) for example in examples]
+        first = np.cumsum([0, *lengths[:-1]])
         if rule.label is not None:
-            holds = self._labels[example.rows, rule.label]
+            holds = self._labels[rows, rule.label]
         else:
-            holds = np.isin(self._grid.token_id[example.rows], rule.token_ids)
-        return np.append(False, holds[:-1]) if rule.of_previous else holds
+            holds = (self._grid.token_id[rows][:, None] == rule.token_ids).any(axis=1)
+        if rule.of_previous:
+            holds = np.append(False, holds[:-1])
+            holds[first] = False
+        return holds, first
+
+    def profiles(self, examples):
+        """How often each token and each label occurs among the marked tokens of each example.
+
+        Returns
+        -------
+        profiles : ndarray of float64 of shape (n_examples, n_tokens + n_labels)
+        """
+        ids = np.unique(np.concatenate([self._grid.token_id[e.rows] for e in examples]))
+        profiles = []
+        for example in examples:
+            rows = example.rows[example.marked]
+            identity = self._grid.token_id[rows][:, None] == ids
+            profiles.append(np.hstack([identity, self._labels[rows]]).mean(axis=0))
+        return np.array(profiles)
+
+    @staticmethod
+    def to_json(rule):
+        """The rule as JSON can hold it."""
+        ids = None if rule.token_ids is None else rule.token_ids.tolist()
+        return [rule.label, ids, rule.text, rule.of_previous]
+
+    @staticmethod
+    def from_json(stored):
+        """The rule that was stored."""
+        label, ids, text, of_previous = stored
+        return Rule(label, None if ids is None else np.array(ids, np.int64), text, of_previous)
 
     def _find_rule(self, examples):
         rows = np.concatenate([e.rows for e in examples])
@@ -108,7 +140,7 @@ class RuleJudge:
             return np.zeros(len(rows), dtype=bool), _NO_RULE
         n_true = labels[is_active].sum(axis=0)
         total = labels.sum(axis=0) + is_active.sum()
-        label = np.argmax(n_true / np.maximum(total, 1))  # F1 up to a factor of 2
+        label = int(np.argmax(n_true / np.maximum(total, 1)))  # F1 up to a factor of 2
         # as examples, the tokens with the label that are active most often
         with_both = self._grid.token_id[rows[is_active & labels[:, label]]]
         ids, counts = np.unique(with_both, return_counts=True)
@@ -134,20 +166,9 @@ class RuleJudge:
 
     def _quoted(self, rows, ids):
         """The text of tokens, as they occur in the rows; several tokens can have the same."""
-        at = {int(token): row for token, row in zip(self._grid.token_id[rows], rows, strict=True)}
-        pieces = (repr(self._grid.pieces([at[int(token)]])[0]) for token in ids)
-        return ", ".join(dict.fromkeys(pieces))
-
-    def _odd_one_out(self, examples):
-        ids = np.unique(np.concatenate([self._grid.token_id[e.rows] for e in examples]))
-        profiles = []
-        for example in examples:
-            rows = example.rows[example.marked]
-            identity = self._grid.token_id[rows][:, None] == ids
-            profiles.append(np.hstack([identity, self._labels[rows]]).mean(axis=0))
-        profiles = np.array(profiles)
-        mean_of_others = (profiles.sum(axis=0) - profiles) / (len(profiles) - 1)
-        return np.linalg.norm(profiles - mean_of_others, axis=1).argmax()
+        token_id = self._grid.token_id[rows]
+        texts = (repr(self._grid.token(rows[token_id == token][-1])) for token in ids)
+        return ", ".join(dict.fromkeys(texts))
 
 
 def _best_tokens(token_id, is_active, window):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...utils._file_cache import FileCache
+from ....utils._file_cache import FileCache
 
 # Status codes after which a retry is pointless.
 _FINAL_STATUS = frozenset(range(400, 500)) - {408, 409, 425, 429}

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from numbers import Real
 from urllib.parse import urlsplit
 
-from ..._core.optional import optional
-from ..._core.parameters import python_number
-from ...utils._sklearn_compat import Interval, validate_params
+from ...._core.optional import optional
+from ...._core.parameters import python_number
+from ....utils._sklearn_compat import Interval, validate_params
 from ._asking import Completion
 
 # Number of alternative tokens requested at each position.
@@ -73,11 +73,11 @@ class OpenAIChat:
 
     See Also
     --------
-    AutoInterpreter : Explains features with such a model.
+    interpret_features : Explains features with such a model.
 
     Notes
     -----
-    Failed requests are not repeated here, but by :class:`AutoInterpreter`.
+    Failed requests are not repeated here, but by :func:`interpret_features`.
 
     Examples
     --------

@@ -1,0 +1,1 @@
+"""Who explains features: a language model, or rules."""
