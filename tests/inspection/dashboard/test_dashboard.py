@@ -251,10 +251,10 @@ def test_the_result_of_interpret_features_names_features(dictionary, X, few_toke
         ).content["features"][::-1]
         for i, feature in enumerate(found):
             assert feature["label"] == (result.explanation[i] or None)
-            if np.isnan(result.detection[i]):
+            if np.isnan(result.fuzzing[i]):
                 assert feature["score"] is None
             else:
-                close(feature["score"], result.detection[i])
+                close(feature["score"], result.fuzzing[i])
 
 
 def test_names_of_features_that_are_not_on_the_page(dictionary, X, few_tokens, pipeline):
