@@ -1,14 +1,13 @@
 """Statistics gathered from blocks of codes, in memory that does not grow with the rows."""
 
-from itertools import pairwise
-
 import numpy as np
-from sklearn.utils import gen_batches, murmurhash3_32
+import torch
+from sklearn.utils import murmurhash3_32
 
+from ..._core.kernels.cpu.corpus import add_products, keep_largest
+from ..._core.kernels.cpu.threads import map_on_cores
 from ...metrics._rows import varies
 
-# Candidates to buffer before they are merged: 32 bytes each, 64 MB in all at most.
-MIN_WAITING, MAX_WAITING = 2**16, 2**21
 # Products of the codes of some features with those of all: 128 MB.
 PRODUCTS = 2**24
 
@@ -21,16 +20,17 @@ class Largest:
     n_groups : int
     n_largest : int
         Rows to keep in each group.
+
+    Attributes
+    ----------
+    threshold : ndarray of float64 of shape (n_groups,)
+        Values up to this cannot enter.
     """
 
     def __init__(self, n_groups, n_largest):
-        self.n_groups, self.n_largest = n_groups, n_largest
-        self.threshold = np.full(n_groups, -np.inf)  # values up to this cannot enter the top n
-        self.held = _entries(0)
-        # Allocated once, up front: small long-lived arrays allocated between large blocks would
-        # fragment the heap. Thresholds rise when it is full, so it must not be too large.
-        n_waiting = min(max(2 * n_groups * n_largest, MIN_WAITING), MAX_WAITING)
-        self.waiting, self.n_waiting = _entries(n_waiting), 0
+        shape = n_groups, n_largest
+        self._rows, self._values = np.empty(shape, np.int64), np.empty(shape)
+        self._payload, self._n_held = np.empty(shape), np.zeros(n_groups, np.int64)
 
     def update(self, rows, groups, values, payload=None):
         """Add entries; their rows are greater than all those added before.
@@ -41,47 +41,22 @@ class Largest:
         payload : ndarray of shape (n_entries,), default=None
             Returned by `result` in place of the values, which only rank the entries.
         """
-        better = np.flatnonzero(values > self.threshold[groups])
-        payload = values if payload is None else payload
-        for part in gen_batches(len(better), len(self.waiting[0])):
-            some = better[part]
-            if self.n_waiting + len(some) > len(self.waiting[0]):
-                self._sort_in()
-            place = slice(self.n_waiting, self.n_waiting + len(some))
-            for column, entries in zip(self.waiting, (rows, groups, values, payload), strict=True):
-                column[place] = entries[some]
-            self.n_waiting = place.stop
+        if self._rows.shape[1] == 0:
+            return
+        values = values.astype(np.float64, copy=False)
+        payload = values if payload is None else payload.astype(np.float64, copy=False)
+        held = self._rows, self._values, self._payload, self._n_held
+        keep_largest(np.asarray(rows), np.asarray(groups), values, payload, *held)
 
-    def _sort_in(self):
-        entries = [
-            np.concatenate([held, waiting[: self.n_waiting]])
-            for held, waiting in zip(self.held, self.waiting, strict=True)
-        ]
-        rows, groups, values, _ = entries
-        order = np.lexsort((rows, -values, groups))
-        starts = np.searchsorted(groups[order], np.arange(self.n_groups + 1))
-        rank = np.arange(len(order)) - starts[groups[order]]
-        self.held = tuple(entry[order[rank < self.n_largest]] for entry in entries)
-        self.n_waiting = 0
-        # sorting costs held + waiting entries, so the buffer grows with what is held
-        if len(self.held[0]) > len(self.waiting[0]):
-            self.waiting = _entries(len(self.held[0]))
-        full = np.flatnonzero(np.diff(starts) >= self.n_largest)
-        last = order[starts[full] + self.n_largest - 1]
-        self.threshold[full] = values[last]
+    @property
+    def threshold(self):
+        n_largest = self._values.shape[1]
+        return np.where(self._n_held == n_largest, self._values[:, -1], -np.inf)
 
     def result(self):
         """Return a list of (rows, payload) per group, the greatest first, then the earlier."""
-        if self.n_waiting:
-            self._sort_in()
-        rows, groups, _, payload = self.held
-        bounds = np.searchsorted(groups, np.arange(self.n_groups + 1))
-        return [(rows[start:stop], payload[start:stop]) for start, stop in pairwise(bounds)]
-
-
-def _entries(n):
-    """Uninitialised columns for row, group, value and payload of `n` entries."""
-    return (np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n), np.empty(n))
+        held = zip(self._rows, self._payload, self._n_held.tolist(), strict=True)
+        return [(rows[:n], payload[:n]) for rows, payload, n in held]
 
 
 class Sample(Largest):
@@ -237,10 +212,17 @@ def _products(codes, columns):
     products : ndarray of float64 of shape (len(columns), n_components)
     """
     products = np.zeros((len(columns), codes.n_components))
+    place = np.full(codes.n_components, -1)
+    place[columns] = np.arange(len(columns))
+    step = -(-len(columns) // torch.get_num_threads())
+    starts = range(0, len(columns), step)
     for _, block in codes.blocks():
-        block = block.astype(np.float64)
-        of_block = (block[:, columns].T @ block).tocoo()
-        products[of_block.row, of_block.col] += of_block.data
+        parts = block.indptr, block.indices, block.data.astype(np.float64)
+
+        def add(first, parts=parts):
+            add_products(*parts, place, first, products[first : first + step])
+
+        map_on_cores(add, starts)
     return products
 
 

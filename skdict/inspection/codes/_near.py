@@ -62,11 +62,11 @@ class NearMisses:
         at, features, scores = self.nearness.above(given, least)
         n = codes.shape[1]
         active = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr)) * n + codes.indices
-        key = at * n + features
-        place = np.searchsorted(active, key)
-        is_active = np.append(active, -1)[place] == key
-        at, features, scores = at[~is_active], features[~is_active], scores[~is_active]
-        self.largest.update(rows[at], features, scores)
+        place = np.searchsorted(key := at * n + features, active)
+        place = place[np.append(key, -1)[place] == active]
+        scores[place] = -np.inf  # active, so it cannot be near
+        inactive = scores > -np.inf
+        self.largest.update(rows[at[inactive]], features[inactive], scores[inactive])
 
     def result(self):
         """Near misses as `FeatureCodes.near_misses`."""

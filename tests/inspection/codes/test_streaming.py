@@ -23,7 +23,7 @@ from skdict.inspection import (
     top_activations,
     width_curve,
 )
-from skdict.inspection.codes import _activations, _active, _gather, _near, _nearness, _store
+from skdict.inspection.codes import _activations, _active, _near, _nearness, _store
 
 
 @pytest.fixture
@@ -39,7 +39,6 @@ def codes():
 def small_blocks(request, monkeypatch):
     if request.param == "many blocks":
         monkeypatch.setattr(_store, "BLOCK_ENTRIES", 12 * 7)
-        monkeypatch.setattr(_gather, "MAX_WAITING", 50)
 
 
 def interval_of(values, maximum, n):
@@ -111,7 +110,6 @@ def test_draws_do_not_depend_on_blocks_but_on_the_seed(codes, monkeypatch):
     assert drawn(0) == whole
     assert drawn(1) != whole
     monkeypatch.setattr(_store, "BLOCK_ENTRIES", 12 * 5)
-    monkeypatch.setattr(_gather, "MAX_WAITING", 20)
     assert drawn(0) == whole
 
 
@@ -132,7 +130,6 @@ def test_draws_are_uniform():
 @pytest.mark.parametrize("n_rows", [2**16, 90])
 def test_near_misses(activations, dictionary, n_rows, monkeypatch):
     monkeypatch.setattr(_activations, "PORTION_ENTRIES", 512 * n_rows)
-    monkeypatch.setattr(_gather, "MAX_WAITING", n_rows)
     X = activations[:400]
     features = [4, 0, 9]
     codes = dictionary.transform(X)

@@ -292,7 +292,6 @@ def test_without_a_model_and_by_blocks(
     assert again.to_html(tmp_path / "b.html").read_text(encoding="utf-8") == first
     monkeypatch.setattr(_activations, "PORTION_ENTRIES", 512 * 300)
     monkeypatch.setattr(_store, "BLOCK_ENTRIES", 1000)
-    monkeypatch.setattr(_gather, "MAX_WAITING", 1000)
     blocked = panel(FeatureDashboard.from_activations(dictionary, X, few_tokens, **options), 7)
     for kind, groups in found["snippets"].items():
         for group, same in zip(groups, blocked["snippets"][kind], strict=True):
