@@ -6,6 +6,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
 from ...metrics._rows import to_numpy
+from ._active import positive_block
 from ._gather import Largest
 from ._nearness import Nearness
 
@@ -43,10 +44,13 @@ class NearMisses:
         given : matrix of shape (n, n_features)
             What the dictionary was given.
         codes : matrix of shape (n, n_components)
-            A feature is active where its code is not 0.
+            A feature is active where its code is above 0, and where an encoder has kept a
+            negative one.
         """
         codes = csr_array(to_numpy(codes) if isinstance(codes, torch.Tensor) else codes)
         codes.sum_duplicates()
+        if self.nearness.name == "projections":
+            codes = positive_block(codes, "codes")
         given = self.nearness.rows(given)
         # bounds the dense scores, and the rows of sparse activations that are made dense
         width = max(codes.shape[1], given.shape[1] // 2, 1)
