@@ -3,6 +3,7 @@
 from .actions._effects import feature_effects
 from .actions._interventions import replace_activations, steer
 from .actions._logits import logit_weights, top_logits
+from .actions._metric import metric_effects
 from .actions._steering import SteeringDisplay, steering_effect
 from .codes._collecting import collect_codes
 from .codes._store import FeatureCodes
@@ -62,6 +63,7 @@ __all__ = [
     "label_tokens",
     "logit_weights",
     "match_features",
+    "metric_effects",
     "replace_activations",
     "select_feature_detectors",
     "steer",

@@ -36,6 +36,7 @@ OTHERS = {
     "logit_weights",
     "loss_recovered",
     "loss_recovered_scorer",
+    "metric_effects",
     "python_token_labels",
     "replace_activations",
     "save_dictionary",

@@ -99,6 +99,9 @@ class Layer:
     feature_axis : int
         Axis of the activations that holds the features.
 
+    dtype : torch.dtype or None
+        Of floating-point input of the model; None for token ids.
+
     call_from_first : int or None
         `call`, counted from the first call in a forward pass of a short input.
 
@@ -131,6 +134,7 @@ class Layer:
             seen[key] = self._look(feature_axis)
         self._seen = seen[key]
         self.n_features, self.feature_axis = self._seen.n_features, self._seen.feature_axis
+        self.dtype = self._seen.dtype
         self.call_from_first = self._seen.n_calls + call if (call or 0) < 0 else call
         grid = list(self._seen.shape)
         del grid[self.feature_axis], grid[0]
