@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from sklearn.utils import murmurhash3_32
 
-from ..._core.kernels.cpu.corpus import add_products, keep_largest
+from ..._core.kernels import encode
+from ..._core.kernels.cpu.corpus import add_products, keep_largest, nearest_of_products
 from ..._core.kernels.cpu.threads import map_on_cores
-from ...metrics._rows import varies
+from ...metrics._rows import unit_rows, varies
 
 # Products of the codes of some features with those of all: 128 MB.
 PRODUCTS = 2**24
@@ -184,69 +185,81 @@ def nearest_by_correlation(codes, columns, n):
     Returns
     -------
     index, correlation : ndarray of shape (n_selected, n)
-        In descending order of Pearson's correlation; -inf where codes are constant.
+        In descending order of Pearson's correlation; -1 and -inf where there are fewer others
+        whose codes vary.
     """
     moments, n_rows = codes.moments, max(codes.n_counted, 1)
     mean, mean_square = moments.total / n_rows, moments.squares / n_rows
     variance = mean_square - mean**2
     variance[~varies(variance, mean_square, n_rows)] = np.nan
     deviation = np.sqrt(variance)
+    index = np.empty((len(columns), max(min(n, codes.n_components - 1), 0)), np.int64)
+    correlation = np.empty(index.shape)
     step = max(1, PRODUCTS // codes.n_components)
-    found = []
     for start in range(0, len(columns), step):
-        some = columns[start : start + step]
-        correlation = _products(codes, some) / n_rows
-        correlation -= np.outer(mean[some], mean)
-        correlation /= np.outer(deviation[some], deviation)
-        np.clip(correlation, -1, 1, out=correlation)
-        correlation[np.isnan(correlation)] = -np.inf  # constant features
-        found.append(greatest_others(correlation, some, n))
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+        some = slice(start, start + step)
+        found = index[some], correlation[some]
+        _nearest(codes, columns[some], mean, deviation, n_rows, *found)
+    return index, correlation
 
 
-def _products(codes, columns):
-    """Sums over all rows of the products of some features' codes with those of all features.
-
-    Returns
-    -------
-    products : ndarray of float64 of shape (len(columns), n_components)
-    """
+def _nearest(codes, columns, mean, deviation, n_rows, index, correlation):
+    """`nearest_by_correlation` of so many features that their products fit into memory."""
     products = np.zeros((len(columns), codes.n_components))
     place = np.full(codes.n_components, -1)
     place[columns] = np.arange(len(columns))
     step = -(-len(columns) // torch.get_num_threads())
     starts = range(0, len(columns), step)
     for _, block in codes.blocks():
-        parts = block.indptr, block.indices, block.data.astype(np.float64)
+        parts = block.indptr, block.indices, block.data.astype(np.float64, copy=False)
+        map_on_cores(
+            lambda i, parts=parts: add_products(*parts, place, i, products[i : i + step]), starts
+        )
 
-        def add(first, parts=parts):
-            add_products(*parts, place, first, products[first : first + step])
+    def choose(i):
+        some = slice(i, i + step)
+        parts = products[some], columns[some], mean, deviation, float(n_rows)
+        nearest_of_products(*parts, index[some], correlation[some])
 
-        map_on_cores(add, starts)
-    return products
+    map_on_cores(choose, starts)
 
 
-def greatest_others(similarity, columns, n):
-    """The `n` greatest entries of each row, and their columns, without its own column.
+def nearest_by_cosine(atoms, columns, n):
+    """The other features whose atoms have the greatest cosine with those of some features.
+
+    An encoder whose weights are the atoms finds them: those are its largest codes.
 
     Parameters
     ----------
-    similarity : ndarray of shape (n_selected, n_components)
-        Row i belongs to the feature ``columns[i]``; overwritten.
+    atoms : ndarray of shape (n_components, n_features)
     columns : ndarray of int64 of shape (n_selected,)
     n : int
 
     Returns
     -------
-    index, values : ndarray of shape (n_selected, n)
-        In descending order of the values.
+    index, cosine : ndarray of shape (n_selected, n)
+        In descending order of the cosine, as far as it is positive; then -1 and -inf.
     """
-    similarity[np.arange(len(columns)), columns] = -np.inf
-    n = min(n, similarity.shape[1] - 1)
-    index = np.argpartition(-similarity, max(n - 1, 0), axis=1)[:, : max(n, 0)]
-    values = np.take_along_axis(similarity, index, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(index, order, axis=1), np.take_along_axis(values, order, axis=1)
+    n = max(min(n, len(atoms) - 1), 0)
+    unit = torch.from_numpy(unit_rows(np.asarray(atoms, dtype=np.float64))).float()
+    bias = torch.zeros(len(unit), dtype=unit.dtype, device=unit.device)
+    code = encode(unit, bias, min(n + 1, len(unit)), None)
+    index = np.full((len(columns), n), -1)
+    cosine = np.full((len(columns), n), -np.inf)
+    step = max(1, PRODUCTS // len(unit))
+    for start in range(0, len(columns), step):
+        some = columns[start : start + step]
+        counts, features, values = (part.numpy() for part in code(unit[torch.from_numpy(some)]))
+        rows = np.repeat(np.arange(len(some)), counts)
+        others = features != some[rows]
+        rows, features, values = rows[others], features[others], values[others]
+        order = np.lexsort((features, -values, rows))
+        rows, features, values = rows[order], features[order], values[order]
+        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        kept = rank < n
+        place = start + rows[kept], rank[kept]
+        index[place], cosine[place] = features[kept], values[kept]
+    return index, cosine
 
 
 def codes_at(codes, columns, rows):

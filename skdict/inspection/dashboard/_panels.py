@@ -3,14 +3,13 @@
 from itertools import pairwise
 
 import numpy as np
-from sklearn.utils import gen_batches
 
-from ...metrics._rows import BLOCK_SIZE, unit_rows
+from ...metrics._rows import unit_rows
 from ..actions._direct import has_direct_path
 from ..actions._effects import measured_effects
 from ..actions._logits import extremes, lacks_forward_derivative, vocabulary, weight_blocks
 from ..codes._directions import feature_directions, split_dictionary
-from ..codes._gather import codes_at, greatest_others, nearest_by_correlation, survey
+from ..codes._gather import codes_at, nearest_by_correlation, nearest_by_cosine, survey
 from ..codes._store import near_misses_of
 from ..codes._tokens import shown_tokens, token_table
 from ..results._statistics import statistics_of
@@ -217,14 +216,11 @@ def _add_snippets(features, snippets, found, codes, columns, language):
 
 def _add_neighbours(features, atoms, columns, codes):
     """The nearest features by cosine of the atoms and by correlation of the codes."""
-    unit = unit_rows(atoms)
+    by_cosine = nearest_by_cosine(atoms, columns, N_LISTED)
     by_correlation = nearest_by_correlation(codes, columns, N_LISTED)
-    # similarities of a block of features to all, (n_in_block, n_components)
-    for rows in gen_batches(len(columns), max(1, BLOCK_SIZE // len(unit))):
-        by_cosine = greatest_others(unit[columns[rows]] @ unit.T, columns[rows], N_LISTED)
-        for k, i in enumerate(range(rows.start, rows.stop)):
-            features[i]["cosine"] = _pairs(by_cosine[0][k], by_cosine[1][k])
-            features[i]["correlation"] = _pairs(by_correlation[0][i], by_correlation[1][i])
+    for i, feature in enumerate(features):
+        feature["cosine"] = _pairs(by_cosine[0][i], by_cosine[1][i])
+        feature["correlation"] = _pairs(by_correlation[0][i], by_correlation[1][i])
 
 
 def _add_neurons(features, atoms):

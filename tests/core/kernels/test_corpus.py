@@ -4,7 +4,7 @@ import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import random_array
 
-from skdict._core.kernels.cpu.corpus import add_products, keep_largest
+from skdict._core.kernels.cpu.corpus import add_products, keep_largest, nearest_of_products
 
 
 def test_keep_largest():
@@ -35,3 +35,23 @@ def test_add_products():
         part = products[first : first + 3]
         add_products(codes.indptr, codes.indices, codes.data, place, first, part)
     assert_allclose(products, 1 + codes[:, columns].toarray().T @ codes.toarray())
+
+
+def test_nearest_of_products():
+    rng = np.random.default_rng(0)
+    codes = rng.random((50, 8)) * (rng.random((50, 8)) < 0.6)
+    codes[:, 5] = 0.25
+    mean, deviation = codes.mean(axis=0), codes.std(axis=0)
+    deviation[5] = np.nan
+    features = np.array([6, 0, 5])
+    index, correlation = np.empty((3, 7), np.int64), np.empty((3, 7))
+    products = codes[:, features].T @ codes
+    nearest_of_products(products, features, mean, deviation, 50.0, index, correlation)
+    with np.errstate(invalid="ignore"):
+        expected = np.corrcoef(codes.T)
+    for i, j in enumerate((6, 0)):
+        others = [k for k in range(8) if k not in (j, 5)]
+        order = sorted(others, key=lambda k, j=j: -expected[j, k])
+        assert_array_equal(index[i], [*order, -1])
+        assert_allclose(correlation[i], [*expected[j, order], -np.inf])
+    assert (index[2] == -1).all()

@@ -1,5 +1,7 @@
 """Loops over the codes of a corpus: the largest of each group, sums of products of features."""
 
+import numpy as np
+
 from .compile import compiled
 
 
@@ -59,3 +61,42 @@ def add_products(indptr, indices, values, place, first, products):
             value, sums = values[entry], products[j - first]
             for other in range(begin, end):
                 sums[indices[other]] += value * values[other]
+
+
+@compiled()
+def nearest_of_products(products, features, mean, deviation, n_rows, index, correlation):
+    """The greatest correlations of some features with others, from sums of products.
+
+    Parameters
+    ----------
+    products : array of float64 of shape (m, n_components)
+        Sums over ``n_rows`` rows.
+    features : array of int64 of shape (m,)
+        Which features the rows of ``products`` are of; a feature is no neighbour of itself.
+    mean, deviation : arrays of shape (n_components,)
+        A deviation of NaN means that a feature never varies, and is nobody's neighbour.
+    index, correlation : arrays of shape (m, n)
+        Overwritten; -1 and -inf where there are fewer neighbours.
+    """
+    n = index.shape[1]
+    for i in range(len(products)):
+        j, n_held = features[i], 0
+        index[i], correlation[i] = -1, -np.inf
+        if n == 0 or np.isnan(deviation[j]):
+            continue
+        for k in range(products.shape[1]):
+            covariance = products[i, k] / n_rows - mean[j] * mean[k]
+            value = min(max(covariance / (deviation[j] * deviation[k]), -1.0), 1.0)
+            if k == j or np.isnan(deviation[k]):
+                continue
+            if n_held == n:
+                if not value > correlation[i, n - 1]:
+                    continue
+                place = n - 1
+            else:
+                place, n_held = n_held, n_held + 1
+            while place > 0 and value > correlation[i, place - 1]:
+                correlation[i, place] = correlation[i, place - 1]
+                index[i, place] = index[i, place - 1]
+                place -= 1
+            correlation[i, place], index[i, place] = value, k
