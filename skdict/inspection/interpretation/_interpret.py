@@ -7,11 +7,10 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from ...metrics._rows import as_rows
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
-from ..codes._active import check_indices
-from ..results._detectors import check_codes_and_labels
+from ..codes._active import selected
+from ..codes._store import FeatureCodes, as_feature_codes
 from ..results._named_labels import named_labels
 from ._columns import Columns
 from ._result import make_result
@@ -291,11 +290,11 @@ def interpret_features(
     scorers = _check_scorers(scorers)
     _check_llm(llm, scorers, table=table, cache=cache)
     codes, tokens = _check_codes(codes, tokens)
-    features = _check_features(features, codes.shape[1])
-    label_names, labels = _check_labels(token_labels, codes)
-    neurons = None if neurons is None else Columns(_check_neurons(neurons, codes), "neurons")
+    features = selected(features, codes.n_components)
+    label_names, labels = _check_labels(token_labels, codes.n_rows)
+    neurons = _check_neurons(neurons, codes.n_rows)
     seed = check_random_state(random_state).randint(2**31 - 1)
-    grid = WindowGrid(tokens, codes.shape[0], window_length, seed)
+    grid = WindowGrid(tokens, codes.n_rows, window_length, seed)
     if llm is None:
         explainer = RuleExplainer(grid, labels, label_names)
     else:
@@ -321,12 +320,16 @@ def interpret_features(
 
 
 def _check_codes(codes, tokens):
+    """FeatureCodes and tokens from what a user gave."""
+    if isinstance(codes, FeatureCodes):
+        codes = as_feature_codes(codes, tokens)
+        tokens = codes.tokens
     if tokens is None:
         raise ValueError(
-            "tokens must be given with codes that are a matrix. Pass what "
+            "tokens must be given unless codes is FeatureCodes with tokens. Pass what "
             "ActivationExtractor.tokens(X) returns."
         )
-    return as_rows(codes, "codes"), tokens
+    return as_feature_codes(codes), tokens
 
 
 def _check_scorers(scorers):
@@ -366,28 +369,27 @@ def _check_llm(llm, scorers, **kept):
             )
 
 
-def _check_features(features, n_components):
-    if features is None:
-        return np.arange(n_components)
-    if isinstance(features, Integral):
-        features = [features]
-    return check_indices(features, n_components, name="features", of="columns of codes")
-
-
-def _check_labels(token_labels, codes):
+def _check_labels(token_labels, n_rows):
     """Names of labels, a list of str, and the labels, bool of shape (n_tokens, n_labels)."""
     if token_labels is None:
-        return [], np.zeros((codes.shape[0], 0), dtype=bool)
-    names, data = named_labels(token_labels)
-    _, data = check_codes_and_labels(codes, data)
+        return [], np.zeros((n_rows, 0), dtype=bool)
+    names, data = named_labels(token_labels, "token_labels")
+    if len(data) != n_rows:
+        raise ValueError(
+            f"codes has {n_rows} rows, but token_labels has {len(data)}. Give both with one row "
+            "per token."
+        )
     return list(names), np.ascontiguousarray(data)
 
 
-def _check_neurons(neurons, codes):
-    neurons = as_rows(neurons, "neurons")
-    if neurons.shape[0] != codes.shape[0]:
+def _check_neurons(neurons, n_rows):
+    """Columns of neurons, or None."""
+    if neurons is None:
+        return None
+    neurons = as_feature_codes(neurons, name="neurons")
+    if neurons.n_rows != n_rows:
         raise ValueError(
-            f"codes has {codes.shape[0]} rows, but neurons has {neurons.shape[0]}. Give both with "
-            "one row per token."
+            f"codes has {n_rows} rows, but neurons has {neurons.n_rows}. Give both with one row "
+            "per token."
         )
-    return neurons
+    return Columns(neurons, "neurons")

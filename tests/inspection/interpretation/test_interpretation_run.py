@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from interpretation_testing import SCORERS, Oracle, excerpts, kind_of, planted
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdict.inspection import interpret_features
+from skdict.inspection import FeatureCodes, interpret_features
 from skdict.inspection.interpretation import _columns, _run
 from skdict.inspection.interpretation._columns import Columns
 from skdict.inspection.interpretation._result import score_columns
@@ -137,6 +137,13 @@ def test_one_feature_and_all_features():
         assert_array_equal(alone[name], every[name][3:4])
     with pytest.raises(ValueError, match="tokens must be given"):
         interpret_features(codes)
+    kept = FeatureCodes.from_matrix(codes, tokens=tokens)
+    of_kept = interpret_features(kept, token_labels=labels, **RULES)
+    pd.testing.assert_frame_equal(pd.DataFrame(of_kept), pd.DataFrame(every))
+    with pytest.raises(ValueError, match="Leave tokens out"):
+        interpret_features(kept, tokens=tokens)
+    with pytest.raises(ValueError, match="tokens must be given unless"):
+        interpret_features(FeatureCodes.from_matrix(codes))
 
 
 def test_explanations_of_others_against_plain_loops():

@@ -415,7 +415,7 @@ def without(tokens, key):
         ),
         (
             lambda t: {"token_labels": {"data": np.ones((38, 1)), "target_names": ["a"]}},
-            "codes has 3840 rows, but labels has 38",
+            "codes has 3840 rows, but token_labels has 38",
         ),
     ],
 )
