@@ -392,7 +392,7 @@ def main():
         Pipeline([("extractor", extractor.set_params(cache=None)), ("dictionary", chosen)]),
         test_texts,
         features=shown,
-        labels=names,
+        names=names,
         show_texts=[text[:1500] for text in test_texts[:2]],
         title="Features of a one-layer transformer's neurons",
     )

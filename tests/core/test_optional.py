@@ -6,17 +6,19 @@ import pytest
 
 from skdict.datasets import load_one_layer_transformer
 from skdict.inspection import (
+    FeatureCodes,
     FeatureDashboard,
     FeatureDensityDisplay,
     FeatureMapDisplay,
     OpenAIChat,
 )
 
-CONTENT = {"features": [], "density_": None}
+TOKENS = {"document": [0, 0], "token": ["a", "b"]}
+DASHBOARD = FeatureDashboard.from_codes(FeatureCodes.from_matrix([[1.0], [0.0]], tokens=TOKENS))
 NEED = {
     "transformers": load_one_layer_transformer,
     "matplotlib": lambda: FeatureDensityDisplay([0.5]).plot(),
-    "jinja2": lambda: FeatureDashboard(CONTENT)._repr_html_(),
+    "jinja2": DASHBOARD._repr_html_,
     "openai": lambda: OpenAIChat("m"),
     "umap": lambda: FeatureMapDisplay.from_estimator(
         [[1, 0], [0, 1], [1, 1], [1, 2]], method="umap"

@@ -104,36 +104,6 @@ def read_after(previous_end, token, start, end):
     return " " + token if start > previous_end else token[previous_end - start :]
 
 
-def shown_tokens(tokens, rows):
-    """The text to show for some rows of the tokens from `check_tokens`, a list of str."""
-    shown = map(str, tokens["token"][rows])
-    if "previous_end" in tokens:
-        columns = (tokens[key][rows].tolist() for key in ("previous_end", "start", "end"))
-        shown = (
-            read_after(previous_end, token, start, end)
-            for token, previous_end, start, end in zip(shown, *columns, strict=True)
-        )
-    return [writable(token) for token in shown]
-
-
 def writable(text):
     """Text with lone surrogates escaped, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def token_table(tokens, documents):
-    """Tokens as the page stores them: each distinct string once.
-
-    Parameters
-    ----------
-    tokens : sequence of str
-    documents : list of int
-
-    Returns
-    -------
-    table : dict
-        "names", the distinct strings; "ids", for each token the index of its string; "document".
-    """
-    names = {}  # string: its index
-    ids = [names.setdefault(token, len(names)) for token in tokens]
-    return {"names": list(names), "ids": ids, "document": documents}

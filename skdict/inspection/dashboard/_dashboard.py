@@ -1,5 +1,7 @@
-"""A page of features: a single file that opens from disk."""
+"""A page of features: a file, or a folder, that opens from disk."""
 
+import gzip
+import json
 import os
 from html import escape
 from numbers import Integral
@@ -10,38 +12,37 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from ..._core.language.texts import check_texts
-from ..._core.optional import optional
 from ...metrics._coding import check_dictionary
-from ...utils._files import replacing
+from ...utils._files import replacing, replacing_folder
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
 from ...utils._warnings import warn
 from ..actions._language import Language
 from ..codes._active import selected
 from ..codes._collecting import collect_codes
-from ..codes._tokens import token_table, writable
+from ..codes._store import as_feature_codes
+from ..codes._tokens import writable
 from ..displays._feature import FeatureDisplay
-from ..results._feature_names import feature_names
-from ._panels import N_NEAR_MISSES, density_histogram, gather, shown_texts
+from ._content import gather_content
+from ._context import Context
+from ._names import Names
+from ._page import json_pieces, page_pieces, write_folder
+from ._schema import VERSION, EncodedFeatures, encoded
 
-_OPTIONS = {
-    "n_top": [Interval(Integral, 1, None, closed="left")],
-    "n_intervals": [Interval(Integral, 1, None, closed="left")],
-    "n_per_interval": [Interval(Integral, 1, None, closed="left")],
-    "random_state": ["random_state"],
-}
+N_NEAR_MISSES = 10
 N_IN_NOTEBOOK = 50  # features of the page that a notebook embeds
 
 
 class FeatureDashboard:
     """Features with their examples and statistics, as a page, in a notebook, or as figures.
 
-    Create it with `from_pipeline`, or without a language model with `from_activations`.
+    Create it with `from_codes`, or `from_pipeline` and `from_activations`, which collect the
+    codes.
 
     Parameters
     ----------
     content : dict
-        The content that these two gather.
+        The content that these gather.
 
     Attributes
     ----------
@@ -59,32 +60,39 @@ class FeatureDashboard:
 
     Notes
     -----
-    The page is a single file without external resources: it opens from disk, offline, and its
-    content security policy forbids requests. Text from the data is never interpreted as HTML or
-    script. A feature's content is parsed only when the feature is opened, so that a page of
-    thousands of features opens at once.
+    The page needs no network and no server: it opens from disk, and its content security policy
+    forbids requests. Text from the data is never interpreted as HTML or script. A feature's
+    content is parsed only when the feature is opened, so that a page of thousands of features
+    opens at once. Beyond some thousand, write a folder.
+
+    The first view lists the features. It says what the numbers come from, shows the densities of
+    all features, how many are active at once, and a map, and filters and sorts. It opens with the
+    features that a person can make most of: those with a name that are neither dense (active on
+    more than 5 % of the tokens) nor rare (on fewer than ten), by score and effect; then those
+    without a name; then the dense and the rare ones.
 
     For each feature the page shows
 
-    - its density among those of all features, a histogram of its activations, and the share of
-      their sum in each bin;
-    - tokens in context: the most active ones, samples from intervals of equal width, a sample of
-      all tokens on which it is active, and near misses, the tokens on which it is inactive but
-      closest to active: with the greatest pre-activation of the encoder, or the greatest
-      projection on the atom if the codes are not made by an encoder. Shading shows the
-      activation. With a language model, an underline on the next token shows that the feature
-      helped to predict it (solid) or hurt (dotted), measured by ablation at the most active
-      tokens;
-    - the logits that it raises and lowers (`top_logits`), along the direct path, or along all
-      paths if there is no direct one;
+    - its name with its scores, beside chance and baselines;
+    - its density, a histogram of its activations, and the share of their sum in each bin;
+    - tokens in context: the most active ones, samples from intervals of equal width with the
+      share of the active tokens in each, a sample of all tokens on which it is active, and near
+      misses, the tokens on which it is inactive but closest to active: with the greatest
+      pre-activation of the encoder, or the greatest projection on the atom if the codes are not
+      made by an encoder. Shading shows the activation. A click shows the whole context. With a
+      language model, an underline on the next token shows that the feature helped to predict it
+      (solid) or hurt (dotted), measured by ablation at the most active tokens;
+    - the logits that it raises and lowers (`top_logits`), along the direct path, or in total if
+      there is none;
     - the neurons with the greatest weights in its atom, by absolute value;
     - the nearest of all features by cosine of the atoms and by correlation of the codes;
     - the cosine of encoder row and atom, and the encoder's bias. A low cosine is typical of
       features that are hardly ever active.
 
-    Keys: ``/`` searches, ``j`` and ``k`` go to the next and previous feature, ``Escape`` goes
-    to the index, and the left and right arrows move along the tokens of a line. Append
-    ``#feature-17`` to the page's address to open feature 17.
+    Keys: ``/`` searches, ``j`` and ``k`` go to the next and previous feature, ``r`` to a random
+    one, ``Escape`` goes to the list, and the left and right arrows move along the tokens of a
+    line. Append ``#feature-17`` to the page's address to open feature 17, ``#compare-17-4`` to
+    compare it with feature 4.
 
     Examples
     --------
@@ -104,53 +112,98 @@ class FeatureDashboard:
 
     def __init__(self, content):
         self.content = content
-        self.features_ = np.array([feature["id"] for feature in content["features"]])
-        self.density_ = content["density_"]
+        self.features_ = np.array(content["index"]["id"], dtype=np.int64)
+        dictionary = content["dictionary"]
+        self.density_ = np.array(dictionary["n_active"]) / max(dictionary["n_counted"], 1)
 
     @classmethod
-    @validate_params(_OPTIONS, prefer_skip_nested_validation=True)
-    def from_pipeline(
+    @validate_params(
+        {
+            "n_top": [Interval(Integral, 1, None, closed="left")],
+            "n_intervals": [Interval(Integral, 1, None, closed="left")],
+            "n_per_interval": [Interval(Integral, 1, None, closed="left")],
+            "random_state": ["random_state"],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def from_codes(
         cls,
-        pipeline,
-        texts,
-        *,
+        codes,
         features=None,
-        labels=None,
+        *,
+        pipeline=None,
+        dictionary=None,
+        names=None,
+        token_labels=None,
         show_texts=(),
+        images=None,
+        steering=None,
+        positions=None,
+        provenance=None,
         n_top=20,
         n_intervals=10,
         n_per_interval=3,
         title="Features",
         random_state=0,
     ):
-        """Gather the content from texts and the model that reads them.
+        """Gather the content from codes that were collected.
+
+        The model is run for effects, logits and `show_texts` only.
 
         Parameters
         ----------
-        pipeline : Pipeline
-            Fitted; an :class:`~skdict.feature_extraction.ActivationExtractor` on a language
-            model, then a dictionary with `inverse_transform`.
+        codes : FeatureCodes
+            With tokens; with near misses if these are to be shown. If each row is a document of
+            its own, such as after ``codes.pooled()``, the page shows documents.
 
-        texts : list, ndarray or Series of str
-            The texts that examples are taken from. Codes are computed in blocks of rows and not
-            kept: three or four passes over the texts. If the model is slow, give the extractor a
-            cache.
-
-        features : array-like of int of shape (n_selected,), default=None
+        features : int or array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.
 
-        labels : mapping, DataFrame or matrix, default=None
+        pipeline : Pipeline, default=None
+            The fitted extractor and dictionary that made the codes of these texts, for effects
+            and logits. Codes need their texts then.
+
+        dictionary : estimator, default=None
+            The fitted dictionary alone, with `inverse_transform`, for what is known from its
+            atoms: neurons, neighbours by direction, the map. A pipeline has one.
+
+        names : mapping or DataFrame, default=None
             Names of features: a dict from features to names, or to pairs of a name and its
-            score; or what `interpret_features` returned, whose explanations are the names
-            and whose first score (detection by default) is shown. Or labels of the tokens:
-            "data" and "target_names" as `label_tokens` and
+            score; or a table with the columns "feature" and "explanation", such as
+            `interpret_features` returns. Of such a table the page shows each scorer NAME
+            that has columns "NAME" and "NAME_chance", with its baselines "NAME_shuffled" and
+            "NAME_neuron" if they are there.
+
+        token_labels : mapping, DataFrame or matrix, default=None
+            Labels of the rows: "data" and "target_names" as `label_tokens` and
             :func:`~skdict.datasets.python_token_labels` return them, or a DataFrame or matrix
-            with a row per token and a column per label. Each feature is then named after the
-            label that it detects best, with the F1 of "the feature is active" as score.
+            with a column per label. A feature that has no other name is named after the label
+            that it detects best, with the F1 of "the feature is active" as score.
 
         show_texts : list of str, default=()
             Further texts to show whole, with the active features of each token, at most the 256
-            most active ones. Long texts are run in windows.
+            most active ones. Long texts are run in windows. They need a `pipeline`.
+
+        images : array-like of shape (n_images, height, width) or (n_images, height, width, \
+                n_channels), default=None
+            Pictures that the rows are places in, or are: "document" of the tokens is the
+            picture, "y" and "x" are the place, if any, as the extractor's `positions` returns
+            them. Of uint8, or of floats, which are scaled from their minimum to their maximum.
+            The page draws the codes on the pictures.
+
+        steering : mapping, default=None
+            Texts written under steering, to show with the feature: from features to mappings
+            from strengths to a text or a list of texts.
+
+        positions : array-like of shape (n_components, 2), default=None
+            Places of the features on the map, such as the `positions` of a
+            :class:`FeatureMapDisplay`; by default the two greatest principal components of the
+            atoms.
+
+        provenance : mapping, default=None
+            What else to say of where the numbers come from, such as ``{"corpus": "WikiText-103",
+            "loss recovered": 0.98}``. It is added to what the codes know: model, layer,
+            dictionary, L0, explained variance, number of texts and tokens, date and versions.
 
         n_top : int, default=20
             Most active tokens per feature. The effect on the next token is measured at these.
@@ -176,7 +229,8 @@ class FeatureDashboard:
         TypeError
             If `pipeline` is not a Pipeline of these two steps.
         ValueError
-            If a feature is out of range, or `labels` belong to other tokens.
+            If a feature is out of range, the codes have no tokens, or `token_labels` belong to
+            other tokens.
 
         Warns
         -----
@@ -184,55 +238,73 @@ class FeatureDashboard:
             If a part of the page cannot be made, such as the logits of a model without a language
             modelling head. The page says so too.
         """
-        language = Language(pipeline)
-        reason = language.why_not_causal()
-        texts = check_texts(texts, name="texts")
-        codes = collect_codes(pipeline, texts, n_near_misses=N_NEAR_MISSES)
-        shown = None
-        if len(show_texts):
-            show_texts = check_texts(show_texts, name="show_texts")
-            whole = clone(language.extractor).set_params(long_documents="window")
-            steps = [("extractor", whole), ("dictionary", language.dictionary)]
-            shown = collect_codes(Pipeline(steps), show_texts)
-        dashboard = cls._gather(
+        codes, columns = _checked(codes, features, images)
+        language, reason = (None, None) if pipeline is None else _language(pipeline, codes)
+        if language is not None:
+            dictionary = language.dictionary
+        elif dictionary is not None:
+            check_dictionary(dictionary)
+        context = Context(
             codes,
-            language.dictionary,
-            features,
-            labels,
-            shown,
-            title,
-            random_state,
+            dictionary,
+            columns,
+            images=images,
+            language=language if reason is None else None,
+            shown=_shown(language, show_texts),
+            seed=check_random_state(random_state).randint(2**31),
             n_top=n_top,
             n_intervals=n_intervals,
             n_per_interval=n_per_interval,
-            language=language if reason is None else None,
         )
-        missing = dashboard.content["missing"]
-        if reason is not None:
-            missing.append(
-                "No logits and no effects on the next token: these need a causal language model, "
-                f"but {type(language.model).__name__} is not one: {writable(reason):.300}"
-            )
-        for message in missing:
+        context.missing += [] if reason is None else [reason]
+        content = gather_content(
+            context,
+            Names.of(codes, columns, names, token_labels),
+            title=title,
+            provenance=provenance,
+            positions=positions,
+            steering=steering,
+        )
+        for message in content["missing"]:
             warn(message)
-        return dashboard
+        return cls(content)
 
     @classmethod
-    @validate_params(_OPTIONS, prefer_skip_nested_validation=True)
-    def from_activations(
-        cls,
-        dictionary,
-        X,
-        tokens,
-        *,
-        features=None,
-        labels=None,
-        n_top=20,
-        n_intervals=10,
-        n_per_interval=3,
-        title="Features",
-        random_state=0,
-    ):
+    def from_pipeline(cls, pipeline, texts, features=None, **options):
+        """Gather the content from texts and the model that reads them.
+
+        Parameters
+        ----------
+        pipeline : Pipeline
+            Fitted; an :class:`~skdict.feature_extraction.ActivationExtractor` on a language
+            model, then a dictionary with `inverse_transform`.
+
+        texts : list, ndarray or Series of str
+            The texts that examples are taken from. One pass of the model finds their codes.
+
+        features : int or array-like of int of shape (n_selected,), default=None
+            Which features; all of them by default.
+
+        **options
+            Further parameters of `from_codes`.
+
+        Returns
+        -------
+        dashboard : FeatureDashboard
+
+        Raises
+        ------
+        TypeError
+            If `pipeline` is not a Pipeline of these two steps.
+        ValueError
+            As `from_codes`.
+        """
+        Language(pipeline)  # its errors come before the pass
+        codes = collect_codes(pipeline, texts, n_near_misses=N_NEAR_MISSES)
+        return cls.from_codes(codes, features, pipeline=pipeline, **options)
+
+    @classmethod
+    def from_activations(cls, dictionary, X, tokens, features=None, **options):
         """Gather the content from activations and their tokens.
 
         No language model is needed; the page has no logits and no effects on the next token.
@@ -247,29 +319,16 @@ class FeatureDashboard:
 
         tokens : mapping
             For each row "document", an ascending number, and "token", its text. With "position",
-            the token's place in the window that the model saw, snippets end with the window.
-            With "start" and "end", the token's characters, spaces are shown as in the text.
+            the token's place in the window that the model saw, contexts end with the window.
+            With "start" and "end", the token's characters, spaces are shown as in the text. If
+            each row has a document of its own, "token" is its text: the page shows documents.
+            With `images`, "document" is the image, and "y" and "x" are places in it.
 
-        features : array-like of int of shape (n_selected,), default=None
+        features : int or array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.
 
-        labels : mapping, DataFrame or matrix, default=None
-            Names of features, or labels of the rows, as in `from_pipeline`.
-
-        n_top : int, default=20
-            Most active tokens per feature.
-
-        n_intervals : int, default=10
-            Intervals of activation.
-
-        n_per_interval : int, default=3
-            Tokens sampled from each interval.
-
-        title : str, default="Features"
-            Heading of the page.
-
-        random_state : int, RandomState instance or None, default=0
-            Determines the samples.
+        **options
+            Further parameters of `from_codes`.
 
         Returns
         -------
@@ -278,71 +337,11 @@ class FeatureDashboard:
         Raises
         ------
         ValueError
-            If a feature is out of range, or if `tokens` or `labels` have another number of rows.
+            If `tokens` have another number of rows; and as `from_codes`.
         """
         check_dictionary(dictionary)
         codes = collect_codes(dictionary, X, tokens=tokens, n_near_misses=N_NEAR_MISSES)
-        return cls._gather(
-            codes,
-            dictionary,
-            features,
-            labels,
-            None,
-            title,
-            random_state,
-            n_top=n_top,
-            n_intervals=n_intervals,
-            n_per_interval=n_per_interval,
-        )
-
-    @classmethod
-    def _gather(
-        cls,
-        codes,
-        dictionary,
-        features,
-        labels,
-        shown,
-        title,
-        random_state,
-        *,
-        language=None,
-        **sizes,
-    ):
-        columns = selected(features, codes.n_components)
-        if len(columns) == 0 or len(np.unique(columns)) < len(columns):
-            raise ValueError(
-                "features must be at least one feature, and each only once, but is "
-                f"{columns.tolist()!r:.80}."
-            )
-        names, scores, others = feature_names(codes, columns, labels, codes.n_rows)
-        seed = check_random_state(random_state).randint(2**31)
-        panels = gather(codes, dictionary, columns, seed=seed, language=language, **sizes)
-        statistics = panels["statistics"]
-        density = panels["n_active"] / statistics.n_samples
-        for j, feature, name, score in zip(
-            columns, panels["features"], names, scores, strict=True
-        ):
-            feature |= {"id": int(j), "label": name, "score": score}
-        texts = [] if shown is None else shown_texts(shown)
-        mentioned = {j for text in texts for _, active in text for j in active[::2]}
-        for feature in panels["features"]:
-            mentioned.update(j for j, _ in feature["cosine"] + feature["correlation"])
-        return cls(
-            {
-                "title": writable(str(title)),
-                "n_samples": statistics.n_samples,
-                "n_components": codes.n_components,
-                "population": density_histogram(density),
-                "near_by": panels["near_by"],
-                "missing": panels["missing"],
-                "names": {j: name for j, name in others.items() if j in mentioned},
-                "tokens": panels["tokens"],
-                "features": panels["features"],
-                "texts": texts,
-                "density_": density,
-            }
-        )
+        return cls.from_codes(codes, features, dictionary=dictionary, **options)
 
     def to_html(self, path):
         """Write the page.
@@ -350,33 +349,126 @@ class FeatureDashboard:
         Parameters
         ----------
         path : str, bytes or path-like
-            File to write. It appears when it is complete.
+            File to write, whose name ends in ".html" or ".htm"; it appears when it is complete.
+            With another name, a folder: the page is its "index.html" and loads the features one
+            by one when they are opened, still from disk. Beyond some thousand features a folder
+            opens faster.
 
         Returns
         -------
         path : pathlib.Path
-            The path of the file.
+            The page to open.
 
         Raises
         ------
         ImportError
             If jinja2 is not installed.
         FileNotFoundError
-            If the folder does not exist.
+            If the folder that is to hold it does not exist.
+        FileExistsError
+            If `path` is a folder with files that are not of such a page.
         """
+        path = self._path(path)
+        if path.suffix.lower() not in (".html", ".htm"):
+            with replacing_folder(path, overwrite=True) as folder:
+                write_folder(self.content, folder)
+            return path / "index.html"
+        with replacing(path) as file:
+            for piece in page_pieces(self.content):
+                file.write(piece)
+        return path
+
+    def to_json(self, path=None):
+        """The content as JSON.
+
+        Parameters
+        ----------
+        path : str, bytes or path-like, default=None
+            File to write.
+
+        Returns
+        -------
+        json : str or pathlib.Path
+            The JSON, or the path of the file. Its fields are those of `content`, which has a
+            "version"; numbers have four significant digits.
+        """
+        if path is None:
+            return b"".join(json_pieces(self.content)).decode("utf-8")
+        path = self._path(path)
+        with replacing(path) as file:
+            for piece in json_pieces(self.content):
+                file.buffer.write(piece)
+        return path
+
+    def save(self, path):
+        """Write the content to a file that `load` reads, compressed JSON.
+
+        Parameters
+        ----------
+        path : str, bytes or path-like
+            File to write.
+
+        Returns
+        -------
+        path : pathlib.Path
+        """
+        path = self._path(path)
+        with (
+            replacing(path) as file,
+            # no time and no name, so that equal contents are equal files
+            gzip.GzipFile("", "wb", compresslevel=5, fileobj=file.buffer, mtime=0) as compressed,
+        ):
+            for piece in json_pieces(self.content):
+                compressed.write(piece)
+        return path
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` or `to_json` wrote.
+
+        Parameters
+        ----------
+        path : str, bytes or path-like
+
+        Returns
+        -------
+        dashboard : FeatureDashboard
+
+        Raises
+        ------
+        ValueError
+            If the file is not one of these, or of a version that this version does not read.
+        """
+        data = Path(os.fsdecode(path)).read_bytes()
+        try:
+            content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+            found = content["version"]
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{str(path)!r} holds no dashboard ({type(error).__name__}: {error}). Give a file "
+                "that FeatureDashboard.save wrote."
+            ) from error
+        if found != VERSION:
+            raise ValueError(
+                f"{str(path)!r} has version {found!r} of the dashboard's format, but this skdict "
+                f"reads version {VERSION}. Gather the dashboard again."
+            )
+        content["features"] = EncodedFeatures([encoded(each) for each in content["features"]])
+        return cls(content)
+
+    def _path(self, path):
+        """The path of a file to write, whose folder exists."""
         path = Path(os.fsdecode(path))
         if not path.parent.is_dir():
             raise FileNotFoundError(
                 f"There is no folder {path.parent} to write {path.name} in. Create it."
             )
-        with replacing(path) as file:
-            for piece in self._page(self.content["features"]):
-                file.write(piece)
         return path
 
     def _repr_html_(self):
         """The page in an iframe, with only the first features if there are many."""
-        page = "".join(self._page(self.content["features"][:N_IN_NOTEBOOK]))
+        first = np.argsort(self.content["index"]["rank"])[:N_IN_NOTEBOOK].tolist()
+        page = "".join(page_pieces(self.content, first))
         return (
             f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts" '
             'style="width: 100%; height: 700px; border: 1px solid #888"></iframe>'
@@ -411,87 +503,65 @@ class FeatureDashboard:
                 f"feature={feature!r} is not in the dashboard, which has {len(self.features_)}: "
                 f"{self.features_[:8].tolist()}..."
             )
-        of_feature = self.content["features"][index[0]]
-        logits = of_feature.get("logits", {"up": [], "down": []})
-        edges = np.linspace(0, of_feature["maximum"], len(of_feature["histogram"]) + 1)
-        label = of_feature["label"]
+        of_feature = self.content["features"][int(index[0])]
+        statistics, logits = of_feature["statistics"], of_feature.get("logits")
+        words = []
+        if logits:
+            words = [
+                pair
+                for each, step in ((logits["raised"], 1), (logits["lowered"], -1))
+                for pair in [*zip(each["tokens"], each["weights"], strict=True)][::step]
+            ]
+        edges = np.linspace(0, statistics["maximum"], len(statistics["histogram"]) + 1)
+        label = of_feature.get("label")
         return FeatureDisplay(
             edges,
-            of_feature["histogram"],
-            logits["up"] + logits["down"][::-1],
+            statistics["histogram"],
+            words,
             name=f"feature {feature}" + (f": {label}" if label else ""),
         ).plot(ax=ax)
 
-    def _page(self, features):
-        """Yield the page in pieces."""
-        with optional("jinja2", "FeatureDashboard", '"skdict[plot]"'):
-            from jinja2 import Environment, PackageLoader
-        environment = Environment(
-            loader=PackageLoader("skdict.inspection.dashboard"), autoescape=True, trim_blocks=True
+
+def _checked(codes, features, images):
+    """The codes, which know their tokens, and the features as an array."""
+    codes = as_feature_codes(codes)
+    if codes.tokens is None or (images is None and "token" not in codes.tokens):
+        raise ValueError(
+            "codes must know the token of each row. Give tokens to collect_codes or "
+            "FeatureCodes.from_matrix; for pictures give images, and tokens['document']."
         )
-        environment.policies["json.dumps_kwargs"] = {
-            "separators": (",", ":"),
-            "ensure_ascii": False,
-            "allow_nan": False,
-        }
-        listed = ("id", "label", "score", "density", "maximum", "effect", "words")
-        content = self.content
-        tokens = content["tokens"]
-        shown = {feature["id"] for feature in features}
-        names = content["names"] | {
-            feature["id"]: feature["label"] for feature in content["features"] if feature["label"]
-        }
-        if len(features) < len(content["features"]):
-            tokens, features = _only(tokens, features)
-        yield from environment.get_template("dashboard.html.jinja").generate(
-            title=content["title"],
-            general={
-                **{
-                    key: content[key]
-                    for key in ("n_samples", "n_components", "population", "near_by", "missing")
-                },
-                "names": {j: name for j, name in names.items() if j not in shown},
-                "tokens": {**tokens, "document": _runs(tokens["document"])},
-                "n_texts": len(content["texts"]),
-                "index": [[feature[key] for key in listed] for feature in features],
-            },
-            features=features,
-            texts=content["texts"],
+    columns = selected(features, codes.n_components)
+    if len(columns) == 0 or len(np.unique(columns)) < len(columns):
+        raise ValueError(
+            "features must be at least one feature, and each only once, but is "
+            f"{columns.tolist()!r:.80}."
         )
+    return codes, columns
 
 
-def _runs(values):
-    """Run-length encoding: a flat list [value, start of its run, value, start, ...]."""
-    values = np.asarray(values)
-    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))[: len(values)]
-    return [int(x) for start in starts for x in (values[start], start)]
+def _language(pipeline, codes):
+    """The Language of a pipeline, and why it gives neither effects nor logits; None if it does."""
+    language = Language(pipeline)
+    if codes.texts is None or codes.provenance.get("unit") == "document":
+        raise ValueError(
+            "codes must be those of tokens, with their texts, to measure effects by the pipeline. "
+            "Give dictionary=pipeline[1:] instead, or what collect_codes(pipeline, texts) returns."
+        )
+    reason = language.why_not_causal()
+    if reason is not None:
+        reason = (
+            "No logits and no effects on the next token: these need a causal language model, "
+            f"but {type(language.model).__name__} is not one: {writable(reason):.300}"
+        )
+    return language, reason
 
 
-def _only(tokens, features):
-    """The token table reduced to the snippets of some features, and the features adapted to it."""
-    every = [
-        snippet
-        for feature in features
-        for groups in feature["snippets"].values()
-        for group in groups
-        for snippet in group
-    ]
-    used = np.unique(np.concatenate([np.arange(s[0], s[0] + s[1]) for s in every] or [[]]))
-    used = used.astype(np.int64)
-    names = [tokens["names"][tokens["ids"][place]] for place in used]
-    table = token_table(names, [tokens["document"][place] for place in used])
-
-    def moved(snippet):
-        return [int(np.searchsorted(used, snippet[0])), *snippet[1:]]
-
-    features = [
-        feature
-        | {
-            "snippets": {
-                kind: [[moved(snippet) for snippet in group] for group in groups]
-                for kind, groups in feature["snippets"].items()
-            }
-        }
-        for feature in features
-    ]
-    return table, features
+def _shown(language, texts):
+    """The codes of texts to show whole; None if there are none."""
+    if len(texts) == 0:
+        return None
+    if language is None:
+        raise ValueError("show_texts need a pipeline that reads them. Give pipeline.")
+    whole = clone(language.extractor).set_params(long_documents="window")
+    steps = [("extractor", whole), ("dictionary", language.dictionary)]
+    return collect_codes(Pipeline(steps), check_texts(texts, name="show_texts"))

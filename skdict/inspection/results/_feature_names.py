@@ -1,4 +1,4 @@
-"""Names of features, from whatever says them: a dict, labels of tokens, an interpretation."""
+"""Names of features and the scores of these, from whatever says them."""
 
 from collections.abc import Mapping
 
@@ -6,82 +6,109 @@ import numpy as np
 from scipy.sparse import issparse
 
 from ..codes._tokens import writable
-from ..dashboard._panels import best_labels, number
 from ..interpretation._result import score_columns
 from ._named_labels import named_labels
 
 
-def feature_names(codes, columns, labels, n_tokens):
-    """Names of features from `labels`.
+def feature_names(names, columns, n_components):
+    """Names of features, and their scores.
+
+    Parameters
+    ----------
+    names : mapping, DataFrame or None
+        A table with the columns "feature" and "explanation", as `interpret_features` returns it,
+        or a dict from features to names, or to pairs of a name and its score.
+    columns : ndarray of int64 of shape (n_selected,)
+        The features to name.
+    n_components : int
+
+    Returns
+    -------
+    found : list of str or None, length n_selected
+    scores : dict
+        As `score_columns` returns them, aligned to `columns`, nan where there are none. The
+        scores of a dict are called "score", with a chance level of nan.
+    others : dict of int to str
+        Names of features that are not in `columns`.
+    """
+    if names is None:
+        return [None] * len(columns), {}, {}
+    keys = set(getattr(names, "columns", names if isinstance(names, Mapping) else ()))
+    if {"feature", "explanation"} <= keys:
+        features = [int(j) for j in names["feature"]]
+        texts = [_name(text) for text in names["explanation"]]
+        scores = score_columns(names)
+    elif isinstance(names, Mapping) and not issparse(names):
+        pairs = [
+            each if isinstance(each, tuple | list) else (each, None) for each in names.values()
+        ]
+        features, texts = list(names), [_name(text) for text, _ in pairs]
+        values = np.array([np.nan if s is None else s for _, s in pairs], dtype=np.float64)
+        scores = {}
+        if np.isfinite(values).any():
+            scores["score"] = {"chance": np.nan, "score": values, "shuffled": None, "neuron": None}
+    else:
+        raise TypeError(
+            "names must be a dict from features to names, or a table of explanations with the "
+            f"columns 'feature' and 'explanation', but is a {type(names).__name__}."
+        )
+    unknown = [j for j in features if j not in range(n_components)]
+    if unknown:
+        raise ValueError(
+            f"names has names for {unknown[:5]!r:.80}, but the features of the dictionary are "
+            f"the integers from 0 to {n_components - 1}."
+        )
+    place = {int(j): k for k, j in enumerate(features)}
+    at = np.array([place.get(int(j), -1) for j in columns], dtype=np.int64)
+    for each in scores.values():
+        for kind in ("score", "shuffled", "neuron"):
+            if each[kind] is not None:
+                each[kind] = np.append(each[kind], np.nan)[at]
+    shown = {int(j) for j in columns}
+    others = {j: texts[k] for j, k in place.items() if j not in shown and texts[k] is not None}
+    return [None if k < 0 else texts[k] for k in at], scores, others
+
+
+def _name(text):
+    return None if text is None or str(text) == "" else writable(str(text))
+
+
+def best_labels(codes, columns, token_labels):
+    """The label that each feature detects best by being active, and its F1.
 
     Parameters
     ----------
     codes : FeatureCodes
     columns : ndarray of int64 of shape (n_selected,)
-        The features of the page.
-    labels : mapping, DataFrame, matrix or None
-        As in `FeatureDashboard.from_pipeline`.
-    n_tokens : int
+    token_labels : mapping, DataFrame or matrix
+        Labels of the rows, see `named_labels`.
+    n_rows : int
 
     Returns
     -------
-    names, scores : sequence, length n_selected
-        None for features without a name or score.
-    others : dict of int to str
-        Names of features that are not on the page.
+    names : list of str or None, length n_selected
+        None for features that are never active on a row with a label.
+    scores : dict
+        As of `feature_names`, with the scorer "F1".
     """
-    if labels is None:
-        return [None] * len(columns), [None] * len(columns), {}
-    is_dict = isinstance(labels, Mapping) and not issparse(labels)  # a DOK matrix is a dict too
-    keys = set(getattr(labels, "columns", labels if is_dict else ()))
-    if {"feature", "explanation"} <= keys:
-        return _of_features(codes, columns, _of_interpretation(labels))
-    if is_dict and "target_names" not in keys:
-        return _of_features(codes, columns, labels)
-    if not is_dict and np.ndim(labels) != 2:
-        raise TypeError(
-            "labels must be a dict from features to names, what interpret_features "
-            "returned, or labels of the tokens: a DataFrame or matrix with a column for each, or "
-            f"a dict with 'data' and 'target_names', but is a {type(labels).__name__}."
-        )
-    return *_of_token_labels(codes, columns, labels, n_tokens), {}
-
-
-def _of_interpretation(result):
-    """A dict from features to pairs of explanation and score, of the first scorer there is."""
-    explained = zip(result["feature"], result["explanation"], strict=True)
-    scores = [columns["score"] for columns in score_columns(result).values()]
-    scores = scores[0] if scores else np.full(len(result["feature"]), np.nan)
-    return {
-        int(j): (explanation or None, float(score))
-        for (j, explanation), score in zip(explained, scores, strict=True)
-    }
-
-
-def _of_token_labels(codes, columns, labels, n_tokens):
-    target_names, data = named_labels(labels)
-    if len(data) != n_tokens:
+    target_names, data = named_labels(token_labels)
+    if len(data) != codes.n_rows:
         raise ValueError(
-            f"labels has rows for {len(data)} tokens, but there are {n_tokens}. Label the "
-            "tokens of these texts."
+            f"token_labels has rows for {len(data)} tokens, but there are {codes.n_rows}. Label "
+            "the tokens of these texts."
         )
-    names, scores = best_labels(codes, columns, [*map(writable, target_names)], data)
-    return names, [None if score is None else number(score) for score in scores]
-
-
-def _of_features(codes, columns, labels):
-    unknown = [j for j in labels if j not in range(codes.n_components)]
-    if unknown:
-        raise ValueError(
-            f"labels has names for {unknown[:5]!r:.80}, but the features of the dictionary are "
-            f"the integers from 0 to {codes.n_components - 1}."
-        )
-    pairs = {}
-    for j, given in labels.items():
-        name, score = given if isinstance(given, tuple | list) else (given, None)
-        pairs[int(j)] = (
-            None if name is None else writable(str(name)),
-            None if score is None else number(score),
-        )
-    names, scores = zip(*(pairs.pop(int(j), (None, None)) for j in columns), strict=True)
-    return names, scores, {j: name for j, (name, _) in pairs.items() if name is not None}
+    data = data.astype(np.int64)
+    together = np.zeros((len(columns), data.shape[1]), dtype=np.int64)
+    n_active = np.zeros(len(columns), dtype=np.int64)
+    for first, block in codes.blocks():
+        active = (block[:, columns] > 0).astype(np.int64)
+        n_active += active.sum(axis=0)
+        together += active.T @ data[first : first + block.shape[0]]
+    f1 = 2 * together / np.maximum(n_active[:, None] + data.sum(axis=0), 1)
+    best, score = f1.argmax(axis=1), f1.max(axis=1)
+    names = [
+        writable(target_names[k]) if s > 0 else None for k, s in zip(best, score, strict=True)
+    ]
+    score = np.where(score > 0, score, np.nan)
+    none = {"chance": np.nan, "shuffled": None, "neuron": None}
+    return names, {"F1": {"score": score} | none}

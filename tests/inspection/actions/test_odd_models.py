@@ -431,7 +431,7 @@ class TestNotCausal:
             dashboard = FeatureDashboard.from_pipeline(pipeline, texts[:2])
         assert all(warning.filename == __file__ for warning in warned)
         found = dashboard.content["features"]
-        assert all("logits" not in each and each["effect"] is None for each in found)
+        assert all("logits" not in each and "effects" not in each for each in found)
         (missing,) = dashboard.content["missing"]
         assert "its predictions depend on later tokens" in missing
 

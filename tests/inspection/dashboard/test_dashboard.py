@@ -1,6 +1,8 @@
 """What a dashboard holds, against plain computation; how its file is written."""
 
+import base64
 import copy
+import io
 import json
 import os
 import re
@@ -22,14 +24,16 @@ from skdict.inspection import (
     FeatureDashboard,
     FeatureDensityDisplay,
     FeatureDisplay,
+    collect_codes,
     feature_effects,
     feature_statistics,
-    interpret_features,
     logit_weights,
     top_activations,
 )
-from skdict.inspection.codes import _activations, _gather, _store
-from skdict.inspection.dashboard._panels import TEXT_FOR_LOGITS
+from skdict.inspection.codes import _gather, _store
+from skdict.inspection.dashboard import _dashboard, _page, _tokens
+from skdict.inspection.dashboard._schema import Ragged, listed, rounded
+from skdict.inspection.dashboard.panels.logits import TEXT_FOR_LOGITS
 from skdict.utils._files import replacing
 
 pytest.importorskip("jinja2")
@@ -65,7 +69,7 @@ def dashboard(pipeline, few_texts):
         n_top=5,
         n_intervals=4,
         show_texts=["import os\n"],
-        labels={7: ("seven", 0.5), 31: "thirty-one"},
+        names={7: ("seven", 0.5), 31: "thirty-one"},
     )
 
 
@@ -84,57 +88,76 @@ def panel(dashboard, j):
     return found
 
 
-@pytest.mark.slow
+def shown(dashboard, start, stop):
+    """Tokens of rows of one stretch, as the page reads them."""
+    table = dashboard.content["tokens"]
+    first, length = np.array(table["first"]), np.array(table["length"])
+    k = int(np.searchsorted(first, start, side="right")) - 1
+    assert stop <= first[k] + length[k]
+    chunk = [each for each in table["chunks"] if each["stretch"] <= k][-1]
+    place = length[chunk["stretch"] : k].sum() + start - first[k]
+    return [chunk["names"][i] for i in chunk["ids"][place : place + stop - start]]
+
+
 def test_statistics(dashboard, codes):
     assert_array_equal(dashboard.features_, FEATURES)
     assert_allclose(dashboard.density_, (codes > 0).mean(axis=0))
-    expected = feature_statistics(codes, FEATURES)
+    expected = feature_statistics(codes, FEATURES, n_intervals=52)
     for i, j in enumerate(FEATURES):
-        found = panel(dashboard, j)
+        found = panel(dashboard, j)["statistics"]
         close(found["density"], expected.density[i])
         close(found["maximum"], expected.maximum[i])
+        close(found["mean"], expected.mean[i])
         assert abs(np.array(found["histogram"]) - expected.histogram[i]).sum() <= 2  # rounding
-    population = dashboard.content["population"]
-    assert sum(population["counts"]) + population["dead"] == 256
+    of_all = dashboard.content["dictionary"]
+    densities, l0 = of_all["densities"], of_all["l0"]
+    assert sum(densities["counts"]) + densities["n_dead"] == 256 == of_all["n_components"]
+    assert sum(l0["counts"]) == len(codes) == of_all["n_counted"]
+    counts = np.bincount((codes > 0).sum(axis=1))
+    width = l0["width"]
+    assert l0["counts"][2] == counts[2 * width : 3 * width].sum()
 
 
-def test_snippets(dashboard, codes, few_tokens, few_texts):
+def test_examples(dashboard, codes, few_tokens):
     tops = top_activations(codes, FEATURES, n_top=5)
-    table = dashboard.content["tokens"]
     for j, top in zip(FEATURES, tops, strict=True):
-        (group,) = panel(dashboard, j)["snippets"]["top"]
-        assert len(group) == len(top.rows)
-        for (start, length, centre, active, _), row in zip(group, top.rows, strict=True):
-            shown = [table["names"][k] for k in table["ids"][start : start + length]]
-            # with a text, what the model saw at once
-            first = row - few_tokens.position[row] + 1
+        found = panel(dashboard, j)["examples"]
+        assert found["top"] == top.rows.tolist()
+        assert len(found["intervals"]["counts"]) == len(found["intervals"]["sizes"]) == 4
+        assert sum(found["intervals"]["sizes"]) == len(found["intervals"]["rows"])
+        active = np.cumsum(found["active"]["rows"])
+        assert sum(found["intervals"]["counts"]) == (codes[:, j] > 0).sum()
+        edges = np.linspace(0, codes[:, j].max(), 5)
+        counts, _ = np.histogram(codes[codes[:, j] > 0, j], edges)
+        assert_array_equal(found["intervals"]["counts"], counts)
+        every = found["top"] + found["random"] + found["intervals"]["rows"]
+        for row in every + found["near_misses"]["rows"]:
+            first = row - few_tokens.position[row] + 1  # what the model saw at once
             last = row
             while last + 1 < len(codes) and few_tokens.position[last + 1] > 1:
                 last += 1
-            rows = np.arange(max(row - 12, first), min(row + 7, last + 1))
-            assert shown == few_tokens.token[rows].tolist()
-            assert rows[centre] == row
-            values = np.zeros(len(rows))
-            values[active[::2]] = active[1::2]
-            close(values, codes[rows, j])
-        assert len(panel(dashboard, j)["snippets"]["intervals"]) == 4
-        for group in panel(dashboard, j)["snippets"]["near"]:
-            assert all(centre not in active[::2] for _, _, centre, active, _ in group)
+            rows = np.arange(max(row - 100, first), min(row + 101, last + 1))
+            assert shown(dashboard, rows[0], rows[-1] + 1) == few_tokens.token[rows].tolist()
+            inside = (active >= rows[0]) & (active <= rows[-1])
+            assert_array_equal(active[inside], rows[codes[rows, j] > 0])
+            close(np.array(found["active"]["values"])[inside], codes[active[inside], j])
+        assert not set(found["near_misses"]["rows"]) & set(np.flatnonzero(codes[:, j] > 0))
 
 
-def test_effects_stand_at_the_next_token(dashboard, pipeline, few_texts, codes):
+def test_effects(dashboard, pipeline, few_texts, codes):
+    """One for each of the most active tokens."""
     tops = top_activations(codes, FEATURES, n_top=5)
     expected = feature_effects(pipeline, few_texts, FEATURES, rows=[top.rows for top in tops])
     n_found = 0
     for j, top, effect in zip(FEATURES, tops, expected, strict=True):
         by_row = dict(zip(effect.rows, effect.ablation, strict=True))
+        found = panel(dashboard, j)["effects"]
         if by_row:
-            close(panel(dashboard, j)["effect"], np.mean(list(by_row.values())))
-        (group,) = panel(dashboard, j)["snippets"]["top"]
-        for (_, _, centre, _, changed), row in zip(group, top.rows, strict=True):
-            changes = dict(zip(changed[::2], changed[1::2], strict=True))
-            if row in by_row and centre + 1 in changes:
-                assert_allclose(changes[centre + 1], by_row[row], rtol=2e-3, atol=1e-4)
+            close(found["mean"], np.mean(list(by_row.values())))
+        for row, value in zip(top.rows, found["at_top"], strict=True):
+            assert (value is None) == (row not in by_row)
+            if value is not None:
+                assert_allclose(value, by_row[row], rtol=2e-3, atol=1e-4)
                 n_found += 1
     assert n_found > 5
 
@@ -148,13 +171,17 @@ def test_logits(dashboard, pipeline, few_texts):
         + [text[:TEXT_FOR_LOGITS] for text in few_texts[1:2]],
         path="total",
     )
+    assert "the direct path" in dashboard.content["logits_hint"]
     for i, j in enumerate(FEATURES):
         logits = panel(dashboard, j)["logits"]
         order = np.argsort(-expected.weights[i])
-        close([weight for _, weight in logits["up"]], expected.weights[i][order[:10]])
-        close([weight for _, weight in logits["down"]], expected.weights[i][order[::-1][:10]])
-        assert logits["up"][0][0] == expected.vocabulary[order[0]]
-        assert sum(logits["counts"]) == 4096
+        close(logits["raised"]["weights"], expected.weights[i][order[:10]])
+        close(logits["lowered"]["weights"], expected.weights[i][order[::-1][:10]])
+        assert logits["raised"]["tokens"][0] == expected.vocabulary[order[0]]
+        counts, edges = np.histogram(expected.weights[i], bins=40)
+        close([logits["histogram"][end] for end in ("low", "high")], edges[[0, -1]])
+        assert sum(logits["histogram"]["counts"]) == 4096
+        assert abs(np.array(logits["histogram"]["counts"]) - counts).sum() <= 4  # rounding
 
 
 def test_neighbours_neurons_and_encoder(dashboard, dictionary, codes):
@@ -166,25 +193,30 @@ def test_neighbours_neurons_and_encoder(dashboard, dictionary, codes):
     np.fill_diagonal(correlation, -np.inf)
     for j in FEATURES:
         found = panel(dashboard, j)
-        close([value for _, value in found["cosine"]], np.sort(cosine[j])[::-1][:10])
-        close([cosine[j, k] for k, _ in found["cosine"]], np.sort(cosine[j])[::-1][:10])
+        near = found["neighbours"]
+        close(near["cosine"]["values"], np.sort(cosine[j])[::-1][:10])
+        close(cosine[j, near["cosine"]["features"]], np.sort(cosine[j])[::-1][:10])
         expected = np.sort(correlation[j])[::-1][:10]
-        close([value for _, value in found["correlation"]], expected[np.isfinite(expected)])
-        neurons = [neuron for neuron, _, _ in found["neurons"]]
-        assert_array_equal(abs(atoms[j, neurons]), np.sort(abs(atoms[j]))[::-1][:10])
-        close(found["neurons"][0][2], abs(atoms[j]).max() / abs(atoms[j]).sum())
+        close(near["correlation"]["values"], expected[np.isfinite(expected)])
+        neurons = found["neurons"]
+        assert_array_equal(abs(atoms[j, neurons["index"]]), np.sort(abs(atoms[j]))[::-1][:10])
+        close(neurons["weight"], atoms[j, neurons["index"]])
+        close(neurons["share"][0], abs(atoms[j]).max() / abs(atoms[j]).sum())
         encoder = dictionary.encoder_coef_[j]
-        close(found["encoder"][0], encoder @ atoms[j] / np.linalg.norm(encoder))
+        close(found["encoder"]["cosine"], encoder @ atoms[j] / np.linalg.norm(encoder))
+        close(found["encoder"]["bias"], dictionary.encoder_intercept_[j])
 
 
 def test_shown_text(dashboard, pipeline):
     (text,) = dashboard.content["texts"]
     codes = pipeline.transform(["import os\n"])
-    assert "".join(token for token, _ in text) == "import os\n"
-    for (_, active), row in zip(text, codes, strict=True):
+    assert "".join(text["tokens"]) == "import os\n"
+    for features, values, row in zip(text["features"], text["codes"], codes, strict=True):
         order = np.argsort(-row, kind="stable")[: np.count_nonzero(row)]
-        assert active[::2] == order.tolist()
-        close(active[1::2], row[order])
+        assert features == order.tolist()
+        close(values, row[order])
+    mentioned = {str(j) for features in text["features"] for j in features}
+    assert set(text["maxima"]) == mentioned
 
 
 def test_shown_text_has_all_its_features(pipeline, few_texts):
@@ -195,28 +227,29 @@ def test_shown_text_has_all_its_features(pipeline, few_texts):
         dense, few_texts[:1], features=[0], n_top=1, show_texts=["import os\n"]
     )
     codes = dense.transform(["import os\n"])
-    for (_, active), row in zip(found.content["texts"][0], codes, strict=True):
-        assert len(active) // 2 == np.count_nonzero(row) > 40
+    for features, row in zip(found.content["texts"][0]["features"], codes, strict=True):
+        assert len(features) == np.count_nonzero(row) > 40
 
 
-@pytest.mark.slow
-def test_labels(pipeline, few_texts, few_tokens, codes, dashboard):
-    assert [panel(dashboard, j)["label"] for j in FEATURES] == ["seven", None, "thirty-one", None]
-    assert panel(dashboard, 7)["score"] == 0.5
+def test_names(pipeline, few_texts, few_tokens, codes, dashboard):
+    found = [panel(dashboard, j) for j in FEATURES]
+    assert [each.get("label") for each in found] == ["seven", None, "thirty-one", None]
+    assert found[0]["scores"] == {"score": {"score": 0.5}}
+    assert dashboard.content["scorers"] == [{"name": "score", "chance": None}]
     labels = python_token_labels(few_texts, few_tokens)
     labelled = FeatureDashboard.from_pipeline(
-        pipeline, few_texts, features=FEATURES, n_top=1, labels=labels
+        pipeline, few_texts, FEATURES, n_top=1, token_labels=labels
     )
     for j in FEATURES:
         active = codes[:, j] > 0
         together = (labels.data & active[:, None]).sum(axis=0)
         f1 = 2 * together / np.maximum(active.sum() + labels.data.sum(axis=0), 1)
         if f1.max() == 0:  # never active on a token with a label
-            assert panel(labelled, j)["label"] is None
+            assert "label" not in panel(labelled, j)
             continue
         assert panel(labelled, j)["label"] == labels.target_names[f1.argmax()]
-        close(panel(labelled, j)["score"], f1.max())
-    assert sum(panel(labelled, j)["label"] is not None for j in FEATURES) >= 2
+        close(panel(labelled, j)["scores"]["F1"]["score"], f1.max())
+    assert sum("label" in panel(labelled, j) for j in FEATURES) >= 2
 
 
 def test_labels_of_any_kind(dictionary, X, few_tokens, few_texts):
@@ -224,9 +257,9 @@ def test_labels_of_any_kind(dictionary, X, few_tokens, few_texts):
 
     def named(labels):
         content = FeatureDashboard.from_activations(
-            dictionary, X, few_tokens, features=FEATURES, n_top=1, labels=labels
+            dictionary, X, few_tokens, features=FEATURES, n_top=1, token_labels=labels
         ).content
-        return [(feature["label"], feature["score"]) for feature in content["features"]]
+        return [(each.get("label"), each.get("scores")) for each in content["features"]]
 
     labels = python_token_labels(few_texts, few_tokens)
     want = named(labels)
@@ -239,43 +272,60 @@ def test_labels_of_any_kind(dictionary, X, few_tokens, few_texts):
     assert named(labels.data) == named(csr_array(labels.data)) == numbered
 
 
-def test_the_result_of_interpret_features_names_features(dictionary, X, few_tokens, codes):
-    chosen = [int(j) for j in (codes > 0).sum(axis=0).argsort()[::-1][[0, 1, -1]]]
-    result = interpret_features(
-        codes, chosen, tokens=few_tokens, window_length=8, scorers=("fuzzing", "detection")
-    )
-    assert result.explanation[0] and not result.explanation[2]  # the last is hardly ever active
-    for given in (result, pd.DataFrame(result)):
-        found = FeatureDashboard.from_activations(
-            dictionary, X, few_tokens, features=chosen[::-1], n_top=1, labels=given
-        ).content["features"][::-1]
-        for i, feature in enumerate(found):
-            assert feature["label"] == (result.explanation[i] or None)
-            if np.isnan(result.fuzzing[i]):
-                assert feature["score"] is None
-            else:
-                close(feature["score"], result.fuzzing[i])
+def test_a_table_of_explanations_names_features(codes, few_tokens):
+    """With all its scorers, their chance levels and baselines."""
+    chosen = [3, 5, 8]
+    table = {
+        "feature": np.array(chosen),
+        "explanation": ["three", "", "eight"],
+        "detection_chance": np.full(3, 0.5),
+        "detection": np.array([0.75, np.nan, 1.0]),
+        "detection_shuffled": np.array([0.5, np.nan, 0.25]),
+        "own_chance": np.zeros(3),
+        "own": np.array([0.1, 0.2, 0.3]),
+        "detection_auc": np.ones(3),
+    }
+    collected = FeatureCodes.from_matrix(codes, tokens=few_tokens)
+    for given in (table, pd.DataFrame(table)):
+        content = FeatureDashboard.from_codes(
+            collected, [8, 5, 3, 1], names=given, n_top=1
+        ).content
+        assert content["scorers"] == [
+            {"name": "detection", "chance": 0.5},
+            {"name": "own", "chance": 0.0},
+        ]
+        eight, five, three, one = content["features"]
+        assert (eight["label"], three["label"]) == ("eight", "three")
+        assert "label" not in five and "label" not in one
+        assert eight["scores"] == {
+            "detection": {"score": 1.0, "shuffled": 0.25},
+            "own": {"score": 0.3},
+        }
+        assert five["scores"] == {"own": {"score": 0.2}}
+        assert content["index"]["score"] == [1.0, None, 0.75, None]
 
 
 def test_names_of_features_that_are_not_on_the_page(dictionary, X, few_tokens, pipeline):
-    labels = {j: f"name {j}" for j in range(256)}
+    names = {j: f"name {j}" for j in range(256)}
     content = FeatureDashboard.from_activations(
-        dictionary, X, few_tokens, features=[7, 31], labels=labels
+        dictionary, X, few_tokens, features=[7, 31], names=names
     ).content
-    near = {j for each in content["features"] for j, _ in each["cosine"] + each["correlation"]} - {
-        7,
-        31,
-    }
-    assert content["names"] == {j: f"name {j}" for j in near}
+    near = {
+        j
+        for feature in content["features"]
+        for each in feature["neighbours"].values()
+        for j in each["features"]
+    } - {7, 31}
+    assert content["names"] == {str(j): f"name {j}" for j in near}
     dashboard = FeatureDashboard.from_pipeline(
-        pipeline, ["import os\n"], features=[7], labels=labels, show_texts=["def f(x):"], n_top=1
+        pipeline, ["import os\n"], features=[7], names=names, show_texts=["def f(x):"], n_top=1
     )
     (text,) = dashboard.content["texts"]
-    active = {j for _, codes in text for j in codes[::2]} - {7}
+    active = {str(j) for features in text["features"] for j in features} - {"7"}
     assert active and active <= set(dashboard.content["names"])
-    page = "".join(dashboard._page(dashboard.content["features"]))
-    names = json.loads(shards(page)["general"])["names"]
-    assert all(names[str(j)] == f"name {j}" for j in active)
+    page = "".join(_dashboard.page_pieces(dashboard.content))
+    found = json.loads(parts(page)["general"])["names"]
+    assert all(found[j] == f"name {j}" for j in active)
 
 
 def test_without_a_model_and_by_blocks(
@@ -284,19 +334,19 @@ def test_without_a_model_and_by_blocks(
     options = {"features": FEATURES, "n_top": 5, "n_intervals": 4}
     whole = FeatureDashboard.from_activations(dictionary, X, few_tokens, **options)
     found, expected = panel(whole, 7), panel(dashboard, 7)
-    assert "logits" not in found and found["effect"] is None
-    for name in ("density", "maximum", "cosine", "neurons", "encoder"):
+    assert "logits" not in found and "effects" not in found
+    for name in ("statistics", "neighbours", "neurons", "encoder"):
         assert found[name] == expected[name]
     first = whole.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
     again = FeatureDashboard.from_activations(dictionary, X, few_tokens, **options)
     assert again.to_html(tmp_path / "b.html").read_text(encoding="utf-8") == first
-    monkeypatch.setattr(_activations, "PORTION_ENTRIES", 512 * 300)
-    monkeypatch.setattr(_store, "BLOCK_ENTRIES", 1000)
+    monkeypatch.setattr(_store, "BLOCK_ENTRIES", 5000)
+    monkeypatch.setattr(_gather, "PRODUCTS", 300)
     blocked = panel(FeatureDashboard.from_activations(dictionary, X, few_tokens, **options), 7)
-    for kind, groups in found["snippets"].items():
-        for group, same in zip(groups, blocked["snippets"][kind], strict=True):
-            assert [each[:3] for each in group] == [each[:3] for each in same]
-    close([v for _, v in blocked["correlation"]], [v for _, v in found["correlation"]])
+    for kind, rows in found["examples"].items():
+        assert blocked["examples"][kind] == rows
+    correlation = blocked["neighbours"]["correlation"]["values"]
+    close(correlation, found["neighbours"]["correlation"]["values"])
 
 
 def test_dictionaries_without_encoder(X, few_tokens):
@@ -304,10 +354,10 @@ def test_dictionaries_without_encoder(X, few_tokens):
     assert [each["id"] for each in found] == [0, 1, 2, 3]
     assert all("encoder" not in each for each in found)
     # the greatest weights are those by absolute value, and some of these are negative
-    assert any(value < 0 for each in found for _, value, _ in each["neurons"])
+    assert any(value < 0 for each in found for value in each["neurons"]["weight"])
 
 
-def shards(page):
+def parts(page):
     return dict(re.findall(r'<script type="application/json" id="([\w-]+)">(.*?)</script>', page))
 
 
@@ -317,11 +367,59 @@ def test_page(dashboard, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
     assert '<meta charset="utf-8">' in page
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
-    found = shards(page)
-    assert set(found) == {"general", "texts", *(f"data-{j}" for j in FEATURES)}
+    found = parts(page)
+    assert set(found) == {"general", "texts", "tokens-0", *(f"features-{k}" for k in range(4))}
     general = json.loads(found["general"])
-    assert [row[0] for row in general["index"]] == FEATURES
-    assert json.loads(found["data-31"])["label"] == "thirty-one"
+    assert general["index"]["id"] == FEATURES and general["version"] == 1
+    assert json.loads(found["features-2"])[0]["label"] == "thirty-one"
+
+
+def test_folder(dashboard, tmp_path, monkeypatch):
+    """The same parts, in scripts beside the page."""
+    monkeypatch.setattr(_page, "N_SHARD", 3)
+    path = dashboard.to_html(tmp_path / "page")
+    assert path == tmp_path / "page" / "index.html"
+    data = {
+        each.stem: each.read_text(encoding="utf-8") for each in (path.parent / "data").iterdir()
+    }
+    assert set(data) == {"features-0", "features-1", "tokens-0", "texts"}
+    shards = [
+        json.loads(data[name].removeprefix(f'arrived("{name}",').removesuffix(");\n"))
+        for name in ("features-0", "features-1")
+    ]
+    assert [len(shard) for shard in shards] == [3, 1]
+    assert [each for shard in shards for each in shard] == list(dashboard.content["features"])
+    assert set(parts(path.read_text(encoding="utf-8"))) == {"general"}
+    dashboard.to_html(tmp_path / "page")  # takes the place of the old one
+    (path.parent / "precious.txt").write_text("x")
+    with pytest.raises(FileExistsError, match=r"files that would be lost: precious\.txt"):
+        dashboard.to_html(tmp_path / "page")
+
+
+def test_save_and_load(dashboard, tmp_path):
+    saved = dashboard.save(tmp_path / "dashboard.json.gz")
+    written = dashboard.to_json(tmp_path / "dashboard.json")
+    assert json.loads(dashboard.to_json()) == json.loads(written.read_text(encoding="utf-8"))
+    assert dashboard.save(tmp_path / "again.gz").read_bytes() == saved.read_bytes()
+    for path in (saved, written):
+        loaded = FeatureDashboard.load(path)
+        assert loaded.content == dashboard.content
+        assert_array_equal(loaded.features_, dashboard.features_)
+        assert_array_equal(loaded.density_, dashboard.density_)
+    page = loaded.to_html(tmp_path / "a.html").read_bytes()
+    assert page == dashboard.to_html(tmp_path / "b.html").read_bytes()
+
+
+def test_what_cannot_be_loaded(dashboard, tmp_path):
+    path = dashboard.save(tmp_path / "dashboard.gz")
+    data = path.read_bytes()
+    for bad in (data[:-20], b"", b"[1]", b"no json", b"{}"):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"dashboard\.gz' holds no dashboard"):
+            FeatureDashboard.load(path)
+    path.write_text(json.dumps(dashboard.content | {"version": 99, "features": []}))
+    with pytest.raises(ValueError, match=r"version 99 of the dashboard's format, but .* reads"):
+        FeatureDashboard.load(path)
 
 
 def test_no_such_folder(dashboard, tmp_path):
@@ -333,11 +431,11 @@ def test_nothing_is_lost_if_writing_fails(dashboard, tmp_path, monkeypatch):
     path = tmp_path / "page.html"
     path.write_text("precious")
 
-    def fail(self, features):
+    def fail(content):
         yield "half"
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(FeatureDashboard, "_page", fail)
+    monkeypatch.setattr(_dashboard, "page_pieces", fail)
     with pytest.raises(RuntimeError, match=r"disk full"):
         dashboard.to_html(path)
     assert path.read_text() == "precious"
@@ -392,13 +490,15 @@ def test_in_a_notebook(dashboard):
             ValueError,
             r"at least one feature, and each only once",
         ),
-        ({"labels": ["a"]}, TypeError, r"labels must be a dict from features to names"),
+        ({"names": ["a"]}, TypeError, r"names must be a dict from features to names"),
         (
-            {"labels": {"data": np.ones((2, 1), bool), "target_names": ["a"]}},
+            {"token_labels": {"data": np.ones((2, 1), bool), "target_names": ["a"]}},
             ValueError,
-            r"labels has rows for 2 tokens, but there are \d+",
+            r"token_labels has rows for 2 tokens, but there are \d+",
         ),
-        ({"n_top": 0}, ValueError, r"'n_top' parameter of FeatureDashboard.from_activations"),
+        ({"n_top": 0}, ValueError, r"'n_top' parameter of FeatureDashboard.from_codes"),
+        ({"positions": np.zeros((3, 2))}, ValueError, r"positions must have shape \(256, 2\)"),
+        ({"show_texts": ["a"]}, ValueError, r"show_texts need a pipeline"),
     ],
 )
 def test_bad_input(dictionary, X, few_tokens, options, error, message):
@@ -406,11 +506,16 @@ def test_bad_input(dictionary, X, few_tokens, options, error, message):
         FeatureDashboard.from_activations(dictionary, X, few_tokens, **options)
 
 
-def test_bad_pipeline_and_tokens(dictionary, X, few_tokens, few_texts):
+def test_bad_pipeline_and_tokens(extractor, dictionary, X, few_tokens, few_texts):
     with pytest.raises(TypeError, match=r"pipeline must be a fitted Pipeline"):
         FeatureDashboard.from_pipeline(dictionary, few_texts)
     with pytest.raises(ValueError, match=r"are 5 rows, but tokens has .*'document': \(\d+"):
         FeatureDashboard.from_activations(dictionary, X[:5], few_tokens)
+    with pytest.raises(ValueError, match=r"codes must know the token of each row"):
+        FeatureDashboard.from_codes(np.eye(3))
+    with pytest.raises(ValueError, match=r"Give dictionary=pipeline\[1:\] instead"):
+        codes = FeatureCodes.from_matrix(dictionary.transform(X), tokens=few_tokens)
+        FeatureDashboard.from_codes(codes, pipeline=make_pipeline(extractor, dictionary))
 
 
 class TestDisplays:
@@ -423,7 +528,7 @@ class TestDisplays:
     def test_feature(self, dashboard):
         display = dashboard.plot(7)
         heights = [bar.get_height() for bar in display.ax_.patches]
-        assert heights == panel(dashboard, 7)["histogram"]
+        assert heights == panel(dashboard, 7)["statistics"]["histogram"]
         assert len(display.ax_logits_.patches) == 20
         assert "seven" in display.figure_.get_suptitle()
         display.figure_.canvas.draw()  # tokens such as "$" are no formulas
@@ -446,7 +551,7 @@ class TestDisplays:
 
 class TestTokensReadAsTheText:
     def joined(self, dashboard):
-        return ["".join(token for token, _ in text) for text in dashboard.content["texts"]]
+        return ["".join(text["tokens"]) for text in dashboard.content["texts"]]
 
     def test_characters_of_several_tokens(self, pipeline, few_texts):
         odd = ["print('😀é')\n", "x\u202ey = 'ü'  # " + "a b " * 400]
@@ -465,7 +570,8 @@ class TestTokensReadAsTheText:
         found = FeatureDashboard.from_activations(
             dictionary, X[:8], tokens, features=range(20), n_top=2
         )
-        assert set(found.content["tokens"]["names"]) <= {"in", "##to", " the", "[SEP]"}
+        (chunk,) = found.content["tokens"]["chunks"]
+        assert set(chunk["names"]) <= {"in", "##to", " the", "[SEP]"}
 
     def test_frames_are_taken_by_position(self, dictionary, X, few_tokens):
         import pandas as pd
@@ -483,7 +589,7 @@ class TestTokensReadAsTheText:
         odd = "a\ud800\0"
         tokens = {"document": np.zeros(9, int), "token": np.array([odd] * 9, dtype=object)}
         found = FeatureDashboard.from_activations(
-            dictionary, X[:9], tokens, features=[0], labels={0: odd}, title=odd
+            dictionary, X[:9], tokens, features=[0], names={0: odd}, title=odd
         )
         assert found.to_html(tmp_path / "page.html").exists()
 
@@ -493,10 +599,12 @@ def test_dead_features(pipeline, few_texts, few_tokens):
     dictionary.encoder_intercept_[7] = -1e6
     labels = python_token_labels(few_texts, few_tokens)
     found = FeatureDashboard.from_pipeline(
-        make_pipeline(pipeline[0], dictionary), few_texts, features=[7], labels=labels
+        make_pipeline(pipeline[0], dictionary), few_texts, features=[7, 0], token_labels=labels
     )
-    (feature,) = found.content["features"]
-    assert feature["density"] == 0 and feature["label"] is None and feature["score"] is None
+    feature = found.content["features"][0]
+    assert feature["statistics"]["density"] == 0
+    assert "label" not in feature and feature.get("scores", {}) == {}
+    assert found.content["index"]["rank"] == [1, 0]
 
 
 def test_nothing_to_show(dictionary, X, few_tokens, tmp_path):
@@ -516,11 +624,9 @@ def test_documents_can_be_numbered_from_anywhere(first, dictionary, X):
         "end": np.array([1, 2, 3, 2**31 - 1] * 2, dtype=np.int32),
     }
     found = FeatureDashboard.from_activations(dictionary, X[:8], tokens, n_top=8)
-    for feature in found.content["features"]:
-        for start, length, *_ in feature["snippets"]["top"][0]:
-            table = found.content["tokens"]
-            assert length == 4
-            assert "".join(table["names"][k] for k in table["ids"][start : start + 4]) == "abcd"
+    table = found.content["tokens"]
+    assert table["document"] == [first, first + 2] and table["length"] == [4, 4]
+    assert all("".join(shown(found, row, row + 4)) == "abcd" for row in table["first"])
 
 
 @pytest.mark.parametrize(
@@ -530,14 +636,16 @@ def test_documents_can_be_numbered_from_anywhere(first, dictionary, X):
         ({"data": lambda n: np.ones((n, 2)), "target_names": "a"}, "2 columns of data, but 1"),
         (
             {"data": lambda n: np.ones((n - 1, 1)), "target_names": "a"},
-            r"labels has rows for \d+ tokens",
+            r"token_labels has rows for \d+ tokens",
         ),
     ],
 )
 def test_bad_labels_of_tokens(labels, message, dictionary, X, few_tokens):
     labels = labels | {"data": labels["data"](len(X)).tolist()}
     with pytest.raises(ValueError, match=message):
-        FeatureDashboard.from_activations(dictionary, X, few_tokens, features=[0], labels=labels)
+        FeatureDashboard.from_activations(
+            dictionary, X, few_tokens, features=[0], token_labels=labels
+        )
 
 
 def test_documents_are_numbers(dictionary, X, few_tokens):
@@ -555,7 +663,7 @@ def test_encoder_behind_a_scaler(dictionary, X, few_tokens):
         make_pipeline(scaler, dictionary), X, few_tokens, features=[3]
     ).content["features"]
     encoder, atom = dictionary.encoder_coef_[3], dictionary.components_[3]
-    close(found[0]["encoder"][0], encoder @ atom / np.linalg.norm(encoder))
+    close(found[0]["encoder"]["cosine"], encoder @ atom / np.linalg.norm(encoder))
 
 
 def test_correlation_far_from_zero(monkeypatch):
@@ -578,25 +686,131 @@ def test_features_that_never_vary_are_nobodys_neighbours(constants):
     assert_array_equal(np.isfinite(values).sum(axis=1), [1, 0, 1, 0])
 
 
-def test_a_page_of_some_features_has_their_tokens_only(dashboard, monkeypatch):
-    from skdict.inspection.dashboard import _dashboard
+def test_a_page_of_some_features_has_their_tokens_only(dashboard):
+    """And the same ones."""
+    rows = [*panel(dashboard, 31)["examples"]["top"], panel(dashboard, 200)["examples"]["top"][0]]
+    part = _tokens.only_stretches(dashboard.content["tokens"], np.array(rows))
+    assert sum(part["length"]) < sum(dashboard.content["tokens"]["length"])
+    assert sum(len(chunk["ids"]) for chunk in part["chunks"]) == sum(part["length"])
+    only = FeatureDashboard(dashboard.content | {"tokens": part})
+    for row in rows:
+        assert shown(only, row, row + 1) == shown(dashboard, row, row + 1)
 
-    tokens, features = _dashboard._only(
-        dashboard.content["tokens"], dashboard.content["features"][:1]
+
+@pytest.mark.parametrize("n_chunk", [1, 300, 10**6])
+def test_chunks_of_tokens(n_chunk, dictionary, X, few_tokens, monkeypatch):
+    monkeypatch.setattr(_tokens, "N_CHUNK", n_chunk)
+    found = FeatureDashboard.from_activations(dictionary, X, few_tokens, features=FEATURES)
+    table = found.content["tokens"]
+    for first, length in zip(table["first"], table["length"], strict=True):
+        expected = few_tokens.token[first : first + length].tolist()
+        assert shown(found, first, first + length) == expected
+    rows = np.array(panel(found, 7)["examples"]["top"])
+    only = FeatureDashboard(found.content | {"tokens": _tokens.only_stretches(table, rows)})
+    assert all(shown(only, row, row + 1) == shown(found, row, row + 1) for row in rows)
+
+
+def test_rounded():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=2000) * 10.0 ** rng.integers(-15, 15, size=2000)
+    assert rounded(values).tolist() == [float(f"{x:.4g}") for x in values]
+    assert listed(np.array([0.0, np.nan, np.inf, 12345.6, -0.00012345])) == [
+        0.0,
+        None,
+        None,
+        12350.0,
+        -0.0001234,
+    ]
+    ragged = Ragged.of([np.array([1.0]), np.empty(0), np.array([2.0, 3.00001])])
+    assert ragged.listed(slice(1, 3)) == [[], [2.0, 3.0]]
+
+
+def test_useful_features_come_first(few_tokens):
+    """Named, neither dense nor rare; then by score and effect."""
+    n = len(few_tokens.token)
+    codes = np.zeros((n, 6))
+    codes[: n // 2, 0] = 1  # dense
+    codes[:50, [1, 2, 4]] = 1
+    codes[:3, 3] = 1  # rare
+    names = {0: ("dense", 0.99), 1: ("good", 0.7), 3: ("rare", 0.8), 4: ("better", 0.9)}
+    collected = FeatureCodes.from_matrix(codes, tokens=few_tokens)
+    content = FeatureDashboard.from_codes(collected, names=names).content
+    assert np.argsort(content["index"]["rank"]).tolist() == [4, 1, 2, 0, 3, 5]
+
+
+def test_provenance(dashboard, few_texts, codes, few_tokens):
+    found = dashboard.content["provenance"]
+    assert found["layer"] == "transformer.h.0.mlp.act" and found["features"] == 256
+    close(found["L0"], (codes > 0).sum(axis=1).mean())
+    assert found["corpus"] == f"3 texts, {len(codes):,} tokens" and "skdict" in found["versions"]
+    collected = FeatureCodes.from_matrix(
+        codes, tokens=few_tokens, counted=few_tokens.position > 1, provenance={"model": "a <b>"}
     )
-    assert len(tokens["ids"]) < len(dashboard.content["tokens"]["ids"])
+    left = FeatureDashboard.from_codes(
+        collected, [3], provenance={"loss recovered": np.float32(0.98766)}
+    ).content["provenance"]
+    assert left["model"] == "a <b>" and left["loss recovered"] == 0.9877
+    assert left["left out"] == f"{(few_tokens.position == 1).sum()} tokens"
 
-    def shown(tokens, snippet):
-        start, length = snippet[:2]
-        ids = tokens["ids"][start : start + length]
-        return [tokens["names"][k] for k in ids], tokens["document"][start]
 
-    for kind, groups in features[0]["snippets"].items():
-        for group, whole in zip(
-            groups, dashboard.content["features"][0]["snippets"][kind], strict=True
-        ):
-            for snippet, original in zip(group, whole, strict=True):
-                assert shown(tokens, snippet) == shown(dashboard.content["tokens"], original)
+class TestOtherUnits:
+    def test_documents(self, pipeline, few_texts, dictionary, codes, few_tokens):
+        collected = collect_codes(pipeline, few_texts)
+        pooled = FeatureDashboard.from_codes(collected.pooled("max"), dictionary=dictionary)
+        content = pooled.content
+        assert content["unit"] == "document" and len(content["features"]) == 256
+        greatest = [codes[few_tokens.document == i, 7].max() for i in range(3)]
+        feature = panel(pooled, 7)
+        rows = feature["examples"]["top"]
+        assert rows == [i for i in np.argsort(greatest)[::-1] if greatest[i] > 0]
+        assert all(shown(pooled, row, row + 1) == [few_texts[row]] for row in rows)
+        assert content["provenance"]["corpus"] == "3 texts"
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    def test_pictures(self, dtype):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, size=(3, 8, 12, 3)).astype(dtype)
+        images.flat[:2] = 0, 255
+        y, x = np.meshgrid(np.arange(2), np.arange(3), indexing="ij")
+        tokens = {
+            "document": np.repeat([0, 1, 2], 6),
+            "y": np.tile(y.ravel(), 3),
+            "x": np.tile(x.ravel(), 3),
+        }
+        codes = np.zeros((18, 2))
+        codes[[1, 13], 0] = 2.0, 1.0
+        found = FeatureDashboard.from_codes(
+            FeatureCodes.from_matrix(codes, tokens=tokens), images=images
+        )
+        table = found.content["tokens"]
+        assert found.content["unit"] == "image" and table["grid"] == [2, 3]
+        assert table["first"] == [0, 12] and set(table["pictures"]) == {"0", "2"}
+        feature = panel(found, 0)
+        assert np.cumsum(feature["examples"]["active"]["rows"]).tolist() == [1, 13]
+        plt = pytest.importorskip("matplotlib.pyplot")
+        read = plt.imread(io.BytesIO(base64.b64decode(table["pictures"]["2"])))
+        assert_array_equal(np.rint(read[..., :3] * 255), images[2])
+
+    def test_bad_pictures(self):
+        codes = FeatureCodes.from_matrix(np.eye(4), tokens={"document": np.arange(4)})
+        with pytest.raises(ValueError, match=r"images must have shape .* but has shape \(4, 3\)"):
+            FeatureDashboard.from_codes(codes, images=np.zeros((4, 3)))
+        with pytest.raises(ValueError, match=r"\['document'\] has 3, but there are 2 images"):
+            FeatureDashboard.from_codes(codes, images=np.zeros((2, 3, 3)))
+        tokens = {"document": [0, 0], "y": [0, 0], "x": [1, 0]}
+        codes = FeatureCodes.from_matrix(np.eye(2), tokens=tokens)
+        with pytest.raises(ValueError, match=r"must go through each image row by row"):
+            FeatureDashboard.from_codes(codes, images=np.zeros((1, 3, 3)))
+
+
+def test_steering_samples(codes, few_tokens):
+    collected = FeatureCodes.from_matrix(codes, tokens=few_tokens)
+    steering = {3: {4.0: ["b", "c"], 0: "a"}}
+    three, five = FeatureDashboard.from_codes(collected, [3, 5], steering=steering).content[
+        "features"
+    ]
+    assert three["steering"] == {"strengths": [0.0, 4.0], "texts": [["a"], ["b", "c"]]}
+    assert "steering" not in five
 
 
 def test_density_of_one_is_drawn():
@@ -606,8 +820,8 @@ def test_density_of_one_is_drawn():
     plt.close("all")
 
 
-def test_labels_of_unknown_features(dictionary, X, few_tokens):
-    with pytest.raises(ValueError, match=r"labels has names for \['3', 999\], but the features"):
+def test_names_of_unknown_features(dictionary, X, few_tokens):
+    with pytest.raises(ValueError, match=r"names has names for \['3', 999\], but the features"):
         FeatureDashboard.from_activations(
-            dictionary, X, few_tokens, features=[0], labels={"3": "a", 999: "b", 0: "c"}
+            dictionary, X, few_tokens, features=[0], names={"3": "a", 999: "b", 0: "c"}
         )
