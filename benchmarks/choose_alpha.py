@@ -184,6 +184,7 @@ def smollm2(options):
 
     def recovered(dictionary):
         def usual_rows(X):
+            X = X.numpy()
             is_massive = np.linalg.norm(X, axis=1, keepdims=True) > largest
             return np.where(is_massive, X, reconstruct(dictionary, X))
 

@@ -6,6 +6,8 @@ from functools import partial
 import torch
 
 from .coding import CODERS, Codebook, Encoder
+from .gradients import without_gradient
+from .kernels import products_at
 from .kernels.tolerances import FEW_ROWS
 from .normalization import RowNormalization
 from .tensors import Unchanged
@@ -197,34 +199,86 @@ class Dictionary:
         ValueError
             If there is no such coder.
         """
+        code, centre = self._coder(name, n_rows, options), self._centring(name)
+        return lambda x, *start: code(centre(x), *start)
+
+    def differentiable_coder(self, name, n_rows=None, **options):
+        """As `coder`; values of the codes have derivatives by the rows, where these have any.
+
+        Which features are active is taken as fixed, as everywhere but at the border. The encoder's
+        codes and those by "threshold" are then linear in the (normalised) rows, and derivatives of
+        any order pass, in forward mode too. Of all other codes to ask for one is an error.
+
+        Parameters
+        ----------
+        name, n_rows, **options
+            As in `coder`.
+
+        Returns
+        -------
+        code : callable
+            From rows (B, n_features), in the dtype and on the device of the dictionary, to their
+            :class:`~skdict.decomposition.SparseCodes`.
+        """
+        code, centre = self._coder(name, n_rows, options), self._centring(name)
+        weight, factor = self._slopes(name)
+
+        def differentiable(x):
+            centred = centre(x)
+            with torch.no_grad():
+                codes = code(centred.detach())
+            values, indices = codes.values, codes.support.indices
+            if weight is None:
+                return replace(codes, values=without_gradient(values, x, _no_slope(name)))
+            if factor is not None:
+                values = products_at(centred, weight, codes.support, values * factor[indices])
+                return replace(codes, values=values / factor[indices])
+            return replace(codes, values=products_at(centred, weight, codes.support, values))
+
+        return differentiable
+
+    def _slopes(self, name):
+        """Weight (n, d) and factor (n,): a code grows by weight / factor times the centred row.
+
+        The weight is None where there is no derivative, the factor where it is 1.
+        """
+        if name == "encoder":
+            return getattr(self.encoder, "slopes", (None, None))
+        if not getattr(CODERS[name], "linear", False):
+            return None, None
+        norms = self.norms
+        return self.components, None if norms is None else torch.where(norms > 0, norms, 1)
+
+    def _coder(self, name, n_rows, options):
+        """Function from what `_centring` gives to codes, prepared once."""
         if name == "encoder" and self.encoder is not None:
             if n_rows is not None and n_rows < FEW_ROWS:
-                code = self.encoder
-            else:
-                code = self._keep(name, self._of_encoder(), lambda: replace(self.encoder))
-        elif name not in CODERS:
+                return self.encoder
+            return self._keep(name, self._of_encoder(), lambda: replace(self.encoder))
+        if name not in CODERS:
             names = [*CODERS, *([] if self.encoder is None else ["encoder"])]
             raise ValueError(f"This dictionary has no coder {name!r}. Use one of {names}.")
-        elif self.is_transcoder:
+        if self.is_transcoder:
             raise ValueError(
                 f"The coder {name!r} finds what adds up to a row, but a transcoder's atoms add up "
                 "to something else. Use its encoder."
             )
-        else:
-            # Lasso's Gram matrix depends on how torch multiplies
-            precision = torch.get_float32_matmul_precision()
-            key = name, precision, *sorted(options.items())
-            atoms = self.components
-            code = self._keep(key, [atoms], partial(CODERS[name], atoms, **options))
-            if self.norms is not None:
-                code = partial(self._code_by_unit_atoms, code)
+        # Lasso's Gram matrix depends on how torch multiplies
+        precision = torch.get_float32_matmul_precision()
+        key = name, precision, *sorted(options.items())
+        atoms = self.components
+        code = self._keep(key, [atoms], partial(CODERS[name], atoms, **options))
+        return code if self.norms is None else partial(self._code_by_unit_atoms, code)
+
+    def _centring(self, name):
+        """Function from rows to what the coder is given."""
         if name != "encoder":
-            return lambda x, *start: code(self.to_explain(x), *start)
+            return self.to_explain
         origin = self.intercept if self.offset is None else self.offset
         normalise = self.normalization
         if normalise is None:
-            return lambda x, *start: code(x - origin, *start)
-        return lambda x, *start: code(normalise(x)[0] - origin, *start)
+            return lambda x: x - origin
+        return lambda x: normalise(x)[0] - origin
 
     def to_explain(self, x):
         """What atoms have to add up to: what is left of rows without all else.
@@ -421,3 +475,13 @@ class Dictionary:
             # one assignment: other threads may read it
             self._prepared = {**dict(kept), key: (unchanged, found)}
         return found
+
+
+def _no_slope(name):
+    """Why codes by a coder have no derivative here."""
+    if name == "encoder":
+        return "the codes are nearest codewords, which do not change with the activation."
+    return (
+        f"codes by {name!r} are found by a search. Set transform_algorithm='encoder' for a "
+        "dictionary that has an encoder, or 'threshold'."
+    )

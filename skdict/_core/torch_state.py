@@ -34,3 +34,18 @@ def plain_torch():
     # gradients are turned off last: inference_mode(False) turns them on
     with without_autocast(), outside, torch.no_grad():
         yield
+
+
+@contextmanager
+def differentiable_torch():
+    """As `plain_torch`, but with the caller's gradients; also a decorator.
+
+    What is prepared on the way can then be used in a backward pass at any time.
+    """
+    inferring = torch.is_inference_mode_enabled()
+    with without_autocast():
+        if not inferring:
+            yield
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            yield

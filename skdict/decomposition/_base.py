@@ -148,6 +148,50 @@ class DictionaryTransformer(
             blocks = ((block, code(x)) for block, x in rows.blocks(coding.width))
             return collect(blocks, len(rows), n_components, rows)
 
+    def tensor_codes(self, X):
+        """Find the codes of activations inside of a model: sparse, on their device, with gradient.
+
+        As `transform`, but nothing leaves the device and no dense codes are formed. The values
+        have derivatives by X, in reverse and in forward mode, with the active features held fixed;
+        to ask for that of codes by "lasso", "omp" or "kmeans" is an error.
+
+        Parameters
+        ----------
+        X : tensor of shape (n_samples, n_features)
+            Float32 or float64.
+
+        Returns
+        -------
+        codes : SparseCodes of shape (n_samples, n_components)
+
+        Raises
+        ------
+        ValueError
+            If X has another number of columns than in `fit`, or is not finite.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skdict.datasets import make_superposition
+        >>> from skdict.decomposition import SparseAutoencoderDictionary
+        >>> X, _, _ = make_superposition(n_samples=1000, n_features=8, random_state=0)
+        >>> sae = SparseAutoencoderDictionary(16, random_state=0).fit(X)
+        >>> x = torch.from_numpy(X[:5]).float().requires_grad_()
+        >>> sae.tensor_codes(x).values.sum().backward()
+        >>> x.grad.shape
+        torch.Size([5, 8])
+        """
+        check_is_fitted(self)
+        n_inputs = self.dictionary_.n_inputs
+        if X.dim() != 2 or X.shape[1] != n_inputs:
+            raise ValueError(
+                f"X must have shape (n_samples, {n_inputs}) for this {type(self).__name__}, but "
+                f"has shape {tuple(X.shape)}."
+            )
+        if not X.isfinite().all():
+            raise ValueError("X contains NaN or infinity, which have no codes.")
+        return coding_of(self).on_tensors(X)
+
     @plain_torch()
     def inverse_transform(self, X):
         """Reconstruct activations from codes: ``codes @ components_ + intercept_``.

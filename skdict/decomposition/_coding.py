@@ -11,6 +11,7 @@ from .._core.coding import CODERS, SparseCodes
 from .._core.dictionary import Dictionary
 from .._core.kernels.cpu.threads import threads_for, work_of_product
 from .._core.solvers.base import default_n_nonzero
+from .._core.torch_state import differentiable_torch
 from ._sparse_coding import warn_of_gaps
 
 # Names of coders, as registered by then, with those that a dictionary decides.
@@ -109,6 +110,22 @@ class Coding:
                     yield x, codes, dictionary.residual(x, codes)
 
             yield blocks()
+
+    @differentiable_torch()
+    def on_tensors(self, x):
+        """Codes of a batch (B, n_features) on its device, with derivatives by it.
+
+        x is float32 or float64; see `Dictionary.differentiable_coder`.
+        """
+        dictionary = self.dictionary.to(x.dtype, x.device)
+        n_components, n_features = dictionary.shape
+        width = max(n_features, WORK_OF_SELECTION)
+        with threads_for(work_of_product(len(x), width, n_components)):
+            codes = dictionary.differentiable_coder(self.name, len(x), **self.options)(x)
+        self._check(codes, len(x))
+        if codes.gaps is not None:
+            warn_of_gaps([codes.gaps], LASSO_TOL)
+        return codes
 
     def _check(self, codes, n_rows):
         """Refuse what is no matrix of codes: coders may come from outside the package."""

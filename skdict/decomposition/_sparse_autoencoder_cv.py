@@ -410,6 +410,20 @@ class SparseAutoencoderDictionaryCV(
         """
         return self._chosen().inverse_transform(X)
 
+    def tensor_codes(self, X):
+        """Find the codes of tensors, as `SparseAutoencoderDictionary.tensor_codes`.
+
+        Parameters
+        ----------
+        X : tensor of shape (n_samples, n_features)
+            Float32 or float64.
+
+        Returns
+        -------
+        codes : SparseCodes of shape (n_samples, n_components)
+        """
+        return self._chosen().tensor_codes(X)
+
     def score_samples(self, X):
         """Log-likelihood of each sample, as `SparseAutoencoderDictionary.score_samples`.
 

@@ -2,13 +2,10 @@
 
 import copy
 
-import numpy as np
-import torch
 from sklearn.pipeline import Pipeline
 
 from ..utils._arrays import read_only
 from ..utils._sklearn_compat import plain_output
-from ._rows import to_numpy
 
 # Entries per block of rows, of codes or of activations: 256 MB in float32 where they are dense.
 BLOCK_SIZE = 2**26
@@ -37,9 +34,29 @@ def check_dictionary(dictionary, condition=""):
         )
 
 
+def split_dictionary(dictionary):
+    """Split off the step of a dictionary that makes the codes.
+
+    Returns
+    -------
+    before : Pipeline or None
+        The steps before it, if there are any.
+    coder : estimator
+    """
+    if not isinstance(dictionary, Pipeline):
+        return None, dictionary
+    *steps, (name, last) = [
+        (name, step) for name, step in dictionary.steps if step not in (None, "passthrough")
+    ]
+    before, last = split_dictionary(last)
+    if before is not None:
+        steps.append((name, before))
+    return Pipeline(steps) if steps else None, last
+
+
 def last_step(dictionary):
     """The step of a Pipeline that makes the codes, or the estimator itself."""
-    return last_step(dictionary[-1]) if isinstance(dictionary, Pipeline) else dictionary
+    return split_dictionary(dictionary)[1]
 
 
 def reads_rows(dictionary):
@@ -53,12 +70,12 @@ def reads_rows(dictionary):
 
 def reconstructed(dictionary, rows, codes):
     """What the codes of rows give back of them."""
-    if not reads_rows(last_step(dictionary)):
+    before, coder = split_dictionary(dictionary)
+    if not reads_rows(coder):
         return dictionary.inverse_transform(codes)
-    if isinstance(dictionary, Pipeline):
-        before, last = dictionary[:-1], dictionary[-1]
-        return before.inverse_transform(reconstructed(last, before.transform(rows), codes))
-    return dictionary.reconstruct(rows, codes)
+    if before is None:
+        return coder.reconstruct(rows, codes)
+    return before.inverse_transform(coder.reconstruct(before.transform(rows), codes))
 
 
 def _who_lacks(method, estimator):
@@ -103,61 +120,3 @@ def coding_blocks(dictionary, X):
         codes = dictionary.transform(read_only(rows))
         yield rows, codes, reconstructed(dictionary, rows, codes)
         start, n_rows = stop, max(MIN_ROWS, BLOCK_SIZE // max(codes.shape[1], X.shape[1]))
-
-
-def reconstruction_function(dictionary):
-    """The dictionary as a function from activations to reconstructions, (n_tokens, n_features).
-
-    It takes and returns tensors; in between, the dictionary computes with NumPy on the CPU.
-    """
-    if hasattr(dictionary, "transform"):
-        dictionary = with_sparse_codes(dictionary)
-
-        def function(X):
-            blocks = [np.asarray(block) for _, _, block in coding_blocks(dictionary, X)]
-            return np.concatenate(blocks)
-
-    elif callable(dictionary):
-        function = dictionary
-    else:
-        raise TypeError(
-            "dictionary must be a fitted estimator with transform and inverse_transform, or a "
-            f"function, but is a {type(dictionary).__name__}."
-        )
-
-    def reconstruct(activations):
-        X = to_numpy(activations)
-        X_hat = np.asarray(function(X))
-        if X_hat.shape != X.shape:
-            raise ValueError(
-                f"dictionary reconstructs activations of shape {X.shape} with shape "
-                f"{X_hat.shape}. Name the layer that it was fitted on."
-            )
-        X_hat = torch.as_tensor(X_hat, device="cpu").to(activations)
-        return without_gradient(X_hat, activations)
-
-    return reconstruct
-
-
-def without_gradient(values, activations):
-    """`values` computed by NumPy from `activations`; requesting their gradient is an error."""
-    return _ComputedByNumPy.apply(activations, values)
-
-
-class _ComputedByNumPy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, activations, values):
-        return values
-
-    @staticmethod
-    def backward(ctx, grad):
-        raise NotImplementedError(
-            "The gradient through the replaced activations is not known: the dictionary computes "
-            "with NumPy. If you do not need it, freeze the parameters before the layer by "
-            "requires_grad_(False), or call the model under torch.no_grad(). Steering by a "
-            "strength has a gradient."
-        )
-
-    @staticmethod
-    def jvp(ctx, *tangents):
-        return _ComputedByNumPy.backward(ctx, None)

@@ -29,7 +29,7 @@ from .._core.language.windows import batches_by_length, tokenize
 from ..utils._extractors import extractor_of
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..utils._warnings import warn
-from ._coding import reconstruction_function
+from ._in_model import reconstruction_function
 
 
 @validate_params(
@@ -85,11 +85,12 @@ def loss_recovered(
 
     dictionary : estimator, callable, or dict of these
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`, or a function
-        that returns the reconstruction. It is given activations of shape (n_tokens, n_features),
-        an ndarray of dtype float32 (float64 if the model's are). Of a Pipeline that starts with an
-        :class:`~skdict.feature_extraction.ActivationExtractor` of this layer, the steps after it
-        are taken. With several dictionaries, under any names, the forward passes that do not
-        depend on them are made once.
+        that returns the reconstruction. A function is given activations of shape (n_tokens,
+        n_features), a tensor of dtype float32 (float64 if the model's are). A dictionary of
+        skdict computes in torch on the model's device, others with NumPy. Of a Pipeline that
+        starts with an :class:`~skdict.feature_extraction.ActivationExtractor` of this layer, the
+        steps after it are taken. With several dictionaries, under any names, the forward passes
+        that do not depend on them are made once.
 
     texts : list, ndarray or Series of str
         Non-empty texts.

@@ -29,6 +29,8 @@ class Coder:
 
     # Whether transform asks for codes that may be negative.
     signed = False
+    # Whether a code is linear in the row where it is active, and grows by its atom times the row.
+    linear = False
     # Which of the two it uses, that a warning can tell what has no effect.
     uses = frozenset({"alpha", "n_nonzero_coefs"})
 

@@ -70,6 +70,11 @@ class Encoder:
         return self.selection in ("absolute", "signed")
 
     @property
+    def slopes(self):
+        """Weight and divisor: where a code is active, it is linear in the centred row."""
+        return self.weight, self.divisor
+
+    @property
     def width(self):
         """Most entries that are held for a row."""
         is_sparse = self.n_largest is not None and self.selection == "positive"

@@ -16,6 +16,7 @@ class Threshold(Coder):
     """
 
     uses = frozenset({"alpha"})
+    linear = True
 
     def __init__(
         self, atoms, *, alpha=None, n_nonzero_coefs=None, positive=True, tol=1e-4, max_iter=1000

@@ -14,7 +14,13 @@ A new operation is a contract in `operations`, a function in `reference` and a r
 new body is a function with the operation's name in a file of its device and an entry of the row.
 """
 
-from .differentiable import decode, encode_at, half_squared_error, reconstruction_error
+from .differentiable import (
+    decode,
+    encode_at,
+    half_squared_error,
+    products_at,
+    reconstruction_error,
+)
 from .operations import (
     add_at_,
     add_outer_products,
@@ -47,6 +53,7 @@ __all__ = [
     "linear",
     "omp",
     "products_are",
+    "products_at",
     "reconstruction_error",
     "sampled_product",
     "select",

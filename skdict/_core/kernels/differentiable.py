@@ -38,11 +38,29 @@ def encode_at(centred, weight, bias, intercept, support):
 def decode(values, support, dictionary):
     """Weighted sums of atoms, ``z @ dictionary``. Differentiable in values and dictionary.
 
+    In the values in forward mode too, and as often as wanted.
+
     Returns
     -------
     reconstruction : tensor of shape (B, d)
     """
     return _Decode.apply(values, support, dictionary)
+
+
+def products_at(x, weight, support, known=None):
+    """Entries of ``x @ weight.T`` at the support: (nnz,). Differentiable in x alone.
+
+    In forward mode too, and as often as wanted: it is linear, and `decode` is its adjoint.
+
+    Parameters
+    ----------
+    x : tensor of shape (B, d)
+    weight : tensor of shape (n, d)
+    support : Support
+    known : tensor of shape (nnz,), default=None
+        To be returned instead, where it is known what they are (plus what does not depend on x).
+    """
+    return _ProductsAt.apply(x, weight, support, known)
 
 
 def half_squared_error(centred, intercept, decoded):
@@ -94,17 +112,45 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, support, dictionary):
         ctx.save_for_backward(values, dictionary)
+        ctx.save_for_forward(values, dictionary)
+        ctx.set_materialize_grads(False)  # no zeros of the size of the dictionary in `jvp`
         ctx.support = support
         return weighted_sums(values, support, dictionary)
 
     @staticmethod
     def backward(ctx, grad_output):
+        if grad_output is None:
+            return None, None, None
         values, dictionary = ctx.saved_tensors
-        grad_values = sampled_product(grad_output, dictionary, ctx.support)
+        grad_values = products_at(grad_output, dictionary, ctx.support)
         grad_dictionary = None
         if ctx.needs_input_grad[2]:
             grad_dictionary = transposed_product(values, ctx.support, grad_output)
         return grad_values, None, grad_dictionary
+
+    @staticmethod
+    def jvp(ctx, tangent_values, _, tangent_dictionary):
+        values, dictionary = ctx.saved_tensors
+        terms = [(tangent_values, dictionary), (values, tangent_dictionary)]
+        return sum(decode(z, ctx.support, d) for z, d in terms if z is not None and d is not None)
+
+
+class _ProductsAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, support, known):
+        ctx.save_for_backward(weight)
+        ctx.save_for_forward(weight)
+        ctx.support = support
+        return sampled_product(x, weight, support) if known is None else known.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return decode(grad, ctx.support, weight), None, None, None
+
+    @staticmethod
+    def jvp(ctx, x, *_):
+        return products_at(x, ctx.saved_tensors[0], ctx.support)
 
 
 class _ReconstructionError(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """Run a model on a dictionary's reconstructions, or with its features scaled or steered."""
 
 from collections.abc import Mapping
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -9,16 +10,10 @@ from scipy.sparse import issparse
 
 from ..._core.language.interventions import intervene
 from ..._core.torch_state import without_autocast
-from ...metrics._coding import (
-    check_dictionary,
-    last_step,
-    reconstructed,
-    reconstruction_function,
-    with_sparse_codes,
-    without_gradient,
-)
+from ...metrics._coding import check_dictionary, last_step
+from ...metrics._in_model import in_model, reconstruction_function
 from ...metrics._rows import as_rows, check_finite, to_numpy
-from ...utils._arrays import as_numbers, read_only, to_ndarray
+from ...utils._arrays import as_numbers, to_ndarray
 from ...utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..codes._active import check_indices
 from ..codes._directions import feature_directions, n_components_of
@@ -76,7 +71,7 @@ def replace_activations(
 
     dictionary : estimator or callable
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`. Without
-        `scale` and `keep_error`, a function from activations to reconstructions, both ndarrays
+        `scale` and `keep_error`, a function from activations to reconstructions, both tensors
         of shape (n_tokens, n_features), is accepted too.
 
     scale : dict of int to float, default=None
@@ -124,13 +119,18 @@ def replace_activations(
         If the layer or a feature does not exist. Inside the block, if the shapes of activations,
         reconstructions and `where` do not fit.
     NotImplementedError
-        If a gradient through the replaced activations is requested: the dictionary computes with
-        NumPy.
+        If a gradient through the replaced activations is asked for and not known: of codes that
+        are found by a search or by NumPy.
 
     Warns
     -----
     UserWarning
         On exit, if the layer was never called in the block, or there was no such `call`.
+
+    Notes
+    -----
+    A dictionary of skdict stays in torch, on the model's device and in sparse codes, and gradients
+    pass through it: those of the encoder, with the active features held fixed.
 
     See Also
     --------
@@ -156,16 +156,12 @@ def replace_activations(
         edit = reconstruction_function(dictionary)
     else:
         check_dictionary(dictionary, "With scale and keep_error, ")
-        dictionary = with_sparse_codes(dictionary)
-        features, factors = _check_scale(scale or {}, n_components_of(dictionary))
-        if keep_error and _normalises(dictionary):
-            changed = reconstruction_function(_Scaled(dictionary, features, factors))
-            edit = _Difference(changed, reconstruction_function(dictionary))
-        elif keep_error:
-            directions = feature_directions(dictionary, features)
-            edit = _Shift(dictionary, features, directions, lambda codes: (factors - 1) * codes)
+        factors = _check_scale(scale or {}, n_components_of(dictionary))
+        tensors = in_model(dictionary)
+        if keep_error:
+            edit = _Shift(None, tensors, factors - 1)
         else:
-            edit = reconstruction_function(_Scaled(dictionary, features, factors))
+            edit = partial(tensors.reconstruct, factors=factors)
     return intervene(
         model,
         layer,
@@ -266,8 +262,7 @@ def steer(
         `pin_to` is given. Inside the block, if the shapes of activations, atoms and `where` do
         not fit.
     NotImplementedError
-        With `pin_to`, if a gradient through the layer is requested: the dictionary computes with
-        NumPy.
+        With `pin_to`, as `replace_activations`.
 
     Warns
     -----
@@ -310,7 +305,6 @@ def steer(
                 "This dictionary normalises each row, so that a unit of a code is another amount "
                 "for each token. Multiply codes instead: replace_activations with scale=."
             )
-        dictionary = with_sparse_codes(dictionary)
         n_components = n_components_of(dictionary)
     else:
         dictionary = as_rows(dictionary, "dictionary")
@@ -323,11 +317,13 @@ def steer(
     if len(np.unique(features)) < len(features):
         raise ValueError(f"features must be different features, but is {features.tolist()!r:.80}.")
     amount = _check_amount(amount, len(features), name)
-    directions = feature_directions(dictionary, features)
+    constant = amount @ feature_directions(dictionary, features)
     if pin_to is None:
-        edit = _Shift(None, features, directions, lambda codes: amount)
+        edit = _Shift(constant)
     else:
-        edit = _Shift(dictionary, features, directions, lambda codes: amount - codes)
+        without = np.zeros(n_components)
+        without[features] = -1
+        edit = _Shift(constant, in_model(dictionary), without)
     return intervene(
         model,
         layer,
@@ -341,77 +337,36 @@ def steer(
 
 
 class _Shift:
-    """Add directions to activations, in amounts that may depend on the features' codes.
+    """Add to activations a constant, and parts of features that are in them.
 
     Parameters
     ----------
-    dictionary : estimator or None
-        Only needed if `amount` uses the codes.
-    features : ndarray of int64 of shape (n_selected,)
-    directions : ndarray of float64 of shape (n_selected, n_features)
-    amount : callable
-        From the codes (n_tokens, n_selected), or None without a dictionary, to the amounts,
-        (n_selected,) or (n_tokens, n_selected).
+    constant : ndarray of shape (n_features,) or None
+        What is added to all; None is nothing.
+    dictionary : InTorch or InNumPy, or None
+        None if no parts are added.
+    factors : ndarray of shape (n_components,)
+        What parts are multiplied by: -1 removes a feature.
     """
 
-    def __init__(self, dictionary, features, directions, amount):
-        self.dictionary = dictionary
-        self.features = features
-        self.directions = torch.from_numpy(directions)
-        self.amount = amount
+    def __init__(self, constant, dictionary=None, factors=None):
+        self.constant, self.dictionary, self.factors = constant, dictionary, factors
 
     @without_autocast()
     def __call__(self, activations):
-        if self.directions.shape[1] != activations.shape[1]:
-            raise ValueError(
-                f"dictionary has atoms of {self.directions.shape[1]} features, but the layer's "
-                f"activations have {activations.shape[1]}. Name the layer that it was fitted on."
-            )
-        amount = self.amount(self._codes(activations))
         dtype = torch.promote_types(activations.dtype, torch.float32)
-        amount = torch.tensor(np.atleast_2d(amount), dtype=dtype, device=activations.device)
+        changed = activations.to(dtype)
+        if self.constant is not None:
+            n_features = len(self.constant)
+            if n_features != activations.shape[1]:
+                raise ValueError(
+                    f"dictionary has atoms of {n_features} features, but the layer's activations "
+                    f"have {activations.shape[1]}. Name the layer that it was fitted on."
+                )
+            changed = changed + torch.from_numpy(self.constant).to(changed)
         if self.dictionary is not None:
-            amount = without_gradient(amount, activations)
-        return activations + amount @ self.directions.to(activations.device, dtype)
-
-    def _codes(self, activations):
-        if self.dictionary is None:
-            return None
-        # read-only: to_numpy may share memory with the model
-        codes = self.dictionary.transform(read_only(to_numpy(activations)))
-        codes = as_rows(codes, "codes")[:, self.features]
-        return codes.toarray() if issparse(codes) else np.asarray(codes)
-
-
-class _Difference:
-    """Add to activations what two reconstructions of them differ by."""
-
-    def __init__(self, changed, unchanged):
-        self.changed, self.unchanged = changed, unchanged
-
-    def __call__(self, activations):
-        return activations + self.changed(activations) - self.unchanged(activations)
-
-
-class _Scaled:
-    """A dictionary that multiplies the codes of some features by factors before decoding."""
-
-    def __init__(self, dictionary, features, factors):
-        self.dictionary, self.features, self.factors = dictionary, features, factors
-        for name in ("input_normalization_", "skip_coef_"):  # asks for `reconstruct`
-            setattr(self, name, getattr(last_step(dictionary), name, None))
-
-    def transform(self, X):
-        codes = as_rows(self.dictionary.transform(X), "codes")
-        factors = np.ones(codes.shape[1], dtype=codes.dtype)
-        factors[self.features] = self.factors
-        return codes.multiply(factors).tocsr() if issparse(codes) else codes * factors
-
-    def inverse_transform(self, codes):
-        return self.dictionary.inverse_transform(codes)
-
-    def reconstruct(self, X, codes):
-        return reconstructed(self.dictionary, X, codes)
+            changed = changed + self.dictionary.part(activations, self.factors).to(dtype)
+        return changed
 
 
 def _normalises(dictionary):
@@ -420,13 +375,16 @@ def _normalises(dictionary):
 
 
 def _check_scale(scale, n_components):
+    """The factor of each feature, float64 of shape (n_components,)."""
     features = check_indices(
         np.array(list(scale), dtype=None if scale else int),
         n_components,
         name="scale",
         of="features of the dictionary",
     )
-    return features, _check_amount(list(scale.values()), len(features), "scale")
+    factors = np.ones(n_components)
+    factors[features] = _check_amount(list(scale.values()), len(features), "scale")
+    return factors
 
 
 def _check_amount(amount, n, name):

@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from ..._core.dictionary import Dictionary
-from ...metrics._coding import can_have_sparse_codes, check_dictionary
+from ...metrics._coding import can_have_sparse_codes, check_dictionary, split_dictionary
 from ...metrics._rows import BLOCK_SIZE, as_rows, check_finite, float64_block, unit_rows
 from ...utils._arrays import read_only
 
@@ -90,26 +90,6 @@ def feature_directions(dictionary, features):
         # the difference also removes the offsets of a Pipeline's other steps
         directions[rows] = np.asarray(dictionary.inverse_transform(block)) - intercept
     return directions
-
-
-def split_dictionary(dictionary):
-    """Split off the step of a dictionary that makes the codes.
-
-    Returns
-    -------
-    before : Pipeline or None
-        The steps before it, if there are any.
-    coder : estimator
-    """
-    if not isinstance(dictionary, Pipeline):
-        return None, dictionary
-    *steps, (name, last) = [
-        (name, step) for name, step in dictionary.steps if step not in (None, "passthrough")
-    ]
-    before, last = split_dictionary(last)
-    if before is not None:
-        steps.append((name, before))
-    return Pipeline(steps) if steps else None, last
 
 
 def n_components_of(dictionary):

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array, issparse
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skdict import SparseAutoencoderDictionary
 from skdict.inspection import (
@@ -79,20 +79,22 @@ def test_metrics(dictionary, activations, seen):
 
 
 def test_interventions(language, texts, dictionary, seen):
+    """With a step before the dictionary, which needs NumPy; alone it is in torch."""
     model, tokenizer = language.model, language.tokenizer
+    halved = make_pipeline(FunctionTransformer(lambda X: X / 2, lambda X: 2 * X), dictionary)
     ids = tokenizer(texts[0], return_tensors="pt").input_ids[:, :40]
     for context in (
-        replace_activations(model, LAYER, dictionary),
-        replace_activations(model, LAYER, dictionary, scale={3: 0.0}),
-        replace_activations(model, LAYER, dictionary, scale={3: 0.0}, keep_error=True),
-        steer(model, LAYER, dictionary, 3, pin_to=2.0),
+        replace_activations(model, LAYER, halved),
+        replace_activations(model, LAYER, halved, scale={3: 0.0}),
+        replace_activations(model, LAYER, halved, scale={3: 0.0}, keep_error=True),
+        steer(model, LAYER, halved, 3, pin_to=2.0),
     ):
         del seen[:]
         with context:
             model(ids)
         check_sparse(seen)
     del seen[:]
-    loss_recovered(model, LAYER, dictionary, texts[:2], tokenizer=tokenizer)
+    loss_recovered(model, LAYER, halved, texts[:2], tokenizer=tokenizer)
     check_sparse(seen)
     assert dictionary.sparse_output is False
 
