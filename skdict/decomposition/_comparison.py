@@ -25,6 +25,7 @@ from .._core.device import resolve_device
 from .._core.torch_state import plain_torch
 from ..metrics import loss_recovered
 from ..metrics._pareto import named_estimators
+from ..metrics._place import at_site
 from ..utils._arrays import as_vector, check_activations
 from ..utils._frames import as_frame
 from ..utils._sklearn_compat import Interval, validate_params
@@ -204,7 +205,11 @@ def compare_dictionaries(
     algorithms, budgets = _check_ways(transform_algorithms, budgets)
     X_train, X_test, estimators = _check_data(estimators, X_train, X_test)
     if loss_recovered_params is not None:  # a TypeError now rather than after all fits
-        inspect.signature(loss_recovered).bind(dictionary=None, **loss_recovered_params)
+        given = inspect.signature(loss_recovered).bind(dictionary="each", **loss_recovered_params)
+        given.apply_defaults()
+        model, layer, dictionary, texts = given.args
+        names = {"layer": layer, "dictionary": dictionary, "texts": texts}
+        at_site("loss_recovered", model, names)
     cpu = resolve_device("cpu")
     if alpha is None:
         alpha = ALPHA_FRACTION * location_and_scale(Source(X_train, cpu, name="X_train"))[1]

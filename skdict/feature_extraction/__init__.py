@@ -1,7 +1,8 @@
 """Activations of neural networks as features."""
 
+from .._core.language.site import Site
 from ._activations import ActivationExtractor
 from ._documents import DocumentFeatures
 from ._row_transform import RowTransform
 
-__all__ = ["ActivationExtractor", "DocumentFeatures", "RowTransform"]
+__all__ = ["ActivationExtractor", "DocumentFeatures", "RowTransform", "Site"]

@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 
 from .._core.language.extraction import pool_rows, stack_rows
 from .._core.language.layers import Layer
+from .._core.language.sites import find_place
 from .._core.language.texts import check_texts
 from .._core.language.windows import TokenWindows
 from ..utils._extractors import ExtractorMixin
@@ -59,8 +60,9 @@ class ActivationExtractor(
 
     layer : str
         Dotted path of the layer, as in ``model.named_modules()``, such as
-        "transformer.h.0.mlp.act". If a forward pass calls it several times, `call` says which
-        call is meant. If it returns a tuple, the first tensor in it is taken.
+        "transformer.h.0.mlp.act"; or a name that has its own side, "layers.0.mlp.out" or
+        "blocks.0.hook_mlp_out", see :class:`Site`. If a forward pass calls the layer several
+        times, `call` says which call is meant. Of a tuple, the first tensor is taken.
 
     side : {"output", "input"}, default="output"
         Whether to take what the layer returns or what it is given.
@@ -538,10 +540,11 @@ class ActivationExtractor(
 
     def _layer(self, network, inputs):
         """Return the layer, which is examined at its first use."""
+        layer, side, _ = find_place(network.module, self.layer, self.side)
         return Layer(
             network,
-            self.layer,
-            self.side,
+            layer,
+            side,
             inputs,
             batch_size=self.batch_size,
             feature_axis=self.feature_axis,

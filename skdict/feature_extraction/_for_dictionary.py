@@ -3,7 +3,7 @@
 import torch
 from sklearn.pipeline import Pipeline
 
-from .._core.language.hooks import find_module
+from .._core.language.modules import find_module
 from .._core.language.sites import site_of_hook
 from ..utils._warnings import warn
 from ._inputs import network_of

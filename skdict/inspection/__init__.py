@@ -1,7 +1,7 @@
 """What features stand for: what activates them, what they do, how they relate to each other."""
 
 from .actions._effects import feature_effects
-from .actions._interventions import replace_activations, steer
+from .actions._interventions import ablate, replace_activations, steer
 from .actions._logits import logit_weights, top_logits
 from .actions._metric import metric_effects
 from .actions._steering import SteeringDisplay, steering_effect
@@ -48,6 +48,7 @@ __all__ = [
     "Snippet",
     "SteeringDisplay",
     "WidthCurveDisplay",
+    "ablate",
     "activation_specificity",
     "collect_codes",
     "context_snippets",

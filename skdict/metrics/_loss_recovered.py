@@ -9,14 +9,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import Bunch
 
 from .._core.language.evaluation import evaluation_mode
-from .._core.language.hooks import (
-    check_called,
-    read_activation,
-    record_activations,
-    run_replaced,
-)
 from .._core.language.interventions import edit_rows
-from .._core.language.network import Network
 from .._core.language.next_token import (
     counted_predictions,
     kl_divergences,
@@ -24,20 +17,21 @@ from .._core.language.next_token import (
     next_token_logits,
     sees_later_tokens,
 )
+from .._core.language.site import check_at_tokens
 from .._core.language.texts import check_texts
 from .._core.language.windows import batches_by_length, tokenize
 from ..utils._extractors import extractor_of
 from ..utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
 from ..utils._warnings import warn
 from ._in_model import reconstruction_function
+from ._place import PLACES, at_site
 
 
 @validate_params(
     {
-        "model": [torch.nn.Module],
-        "layer": [str],
-        "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"])],
-        "side": [StrOptions({"input", "output"})],
+        "model": PLACES,
+        "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"]), None],
+        "side": [StrOptions({"input", "output"}), None],
         "call": [Integral, None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -46,12 +40,12 @@ from ._in_model import reconstruction_function
 )
 def loss_recovered(
     model,
-    layer,
-    dictionary,
-    texts,
+    layer=None,
+    dictionary=None,
+    texts=None,
     *,
-    tokenizer,
-    side="output",
+    tokenizer=None,
+    side=None,
     call=None,
     max_length=None,
     batch_size=16,
@@ -73,17 +67,20 @@ def loss_recovered(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Causal language model, called with token ids of shape (n_sequences, length) and, if its
-        ``forward`` takes one, an ``attention_mask``; returns logits of shape (n_sequences,
-        length, vocabulary), as a tensor or as the attribute ``logits``. It is run in evaluation
-        mode on the device where it is, and left as it was.
+    model : Pipeline, Site or torch.nn.Module
+        A fitted Pipeline of an :class:`~skdict.feature_extraction.ActivationExtractor` and a
+        dictionary: ``loss_recovered(pipeline, texts)``. After a
+        :class:`~skdict.feature_extraction.Site` with a tokenizer the dictionary follows, then the
+        texts. Or a model itself. It is a causal language model, called with token ids of shape
+        (n_sequences, length) and, if its ``forward`` takes one, an ``attention_mask``; returns
+        logits of shape (n_sequences, length, vocabulary), as a tensor or as the attribute
+        ``logits``. It is run in evaluation mode on the device where it is, and left as it was.
 
-    layer : str
+    layer : str, default=None
         Dotted path of the layer whose activations, of shape (n_sequences, length,
-        n_features), are replaced.
+        n_features), are replaced, or a name, see :class:`~skdict.feature_extraction.Site`.
 
-    dictionary : estimator, callable, or dict of these
+    dictionary : estimator, callable, or dict of these, default=None
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`, or a function
         that returns the reconstruction. A function is given activations of shape (n_tokens,
         n_features), a tensor of dtype float32 (float64 if the model's are). A dictionary of
@@ -92,14 +89,15 @@ def loss_recovered(
         steps after it are taken. With several dictionaries, under any names, the forward passes
         that do not depend on them are made once.
 
-    texts : list, ndarray or Series of str
+    texts : list, ndarray or Series of str, default=None
         Non-empty texts.
 
-    tokenizer : tokenizer of transformers
-        The one that belongs to the model.
+    tokenizer : tokenizer of transformers, default=None
+        The one that belongs to the model. It is needed with a model, as Pipeline and Site have
+        their own; so have they `side` and `call`.
 
-    side : {"output", "input"}, default="output"
-        Whether the output or the input of the layer is replaced.
+    side : {"output", "input"}, default=None
+        Whether the output or the input of the layer is replaced. None is the output.
 
     call : int, default=None
         Of a layer that a forward pass calls several times, the call to replace the activations
@@ -144,8 +142,8 @@ def loss_recovered(
     Raises
     ------
     TypeError
-        If the model returns no logits, `dictionary` is not a dictionary, or an entry of `texts` is
-        not a str.
+        If the model returns no logits, `dictionary` is not a dictionary, an entry of `texts` is
+        not a str, or what is needed after `model` is missing.
     ValueError
         If there is no such layer or call, its activations or the reconstructions have another
         shape, a text is empty, none has two tokens to predict one from the other, the model is
@@ -189,18 +187,25 @@ def loss_recovered(
     >>> results["perfect"].loss_recovered_zero, results["empty"].loss_recovered_zero
     (1.0, 0.0)
     """
+    given = {"layer": layer, "dictionary": dictionary, "texts": texts}
+    site, (dictionary, texts) = at_site(
+        "loss_recovered", model, given, tokenizer=tokenizer, side=side, call=call
+    )
+    if site.tokenizer is None:
+        raise TypeError("loss_recovered needs the model's tokenizer: give tokenizer=.")
     dictionaries = dictionary if isinstance(dictionary, Mapping) else {None: dictionary}
     reconstructions = {
-        name: reconstruction_function(_after_extractor(each, layer=layer, side=side, call=call))
+        name: reconstruction_function(_after_extractor(each, site))
         for name, each in dictionaries.items()
     }
-    network = Network(model)
+    network = site.network
     texts = check_texts(texts, name="texts")
-    windows = tokenize(texts, tokenizer, network, max_length=max_length)
-    if sees_later_tokens(network, tokenizer):
+    windows = tokenize(texts, site.tokenizer, network, max_length=max_length)
+    if sees_later_tokens(network, site.tokenizer):
         raise ValueError(
-            f"model must be a causal language model, but what a {type(model).__name__} predicts "
-            "depends on later tokens. Its loss on the next token would mean nothing."
+            "model must be a causal language model, but what a "
+            f"{type(site.model).__name__} predicts depends on later tokens. Its loss on the next "
+            "token would mean nothing."
         )
     batches = list(
         batches_by_length(
@@ -211,19 +216,19 @@ def loss_recovered(
         )
     )
     passes = partial(windows.passes, network, batches)
-    with evaluation_mode(model), torch.no_grad():
-        site = _site(model, layer, side, call, passes)
+    with evaluation_mode(site.model), torch.no_grad():
         totals = _measure(site, passes, reconstructions)
     results = _results(totals, dictionaries)
     return results if isinstance(dictionary, Mapping) else results[None]
 
 
-def _after_extractor(dictionary, **place):
-    """The steps of a Pipeline after its extractor, which must read at this place."""
+def _after_extractor(dictionary, site):
+    """The steps of a Pipeline after its extractor, which must read at this site."""
     extractor = extractor_of(dictionary)
     if extractor is None:
         return dictionary
-    of_extractor = {name: getattr(extractor, name) for name in place}
+    place = {"layer": site.layer, "side": site.side, "call": site.call}
+    of_extractor = {name: getattr(extractor.site(), name) for name in place}
     if of_extractor != place:
         theirs, here = (
             ", ".join(f"{name}={value!r}" for name, value in each.items())
@@ -234,16 +239,6 @@ def _after_extractor(dictionary, **place):
             f"would be put at {here}. Give the place of the extractor."
         )
     return dictionary[1:]
-
-
-def _site(model, layer, side, call, passes):
-    """Where activations are replaced: ``call`` is counted from the first, None of the only one."""
-    if call is not None and call < 0:
-        _, forward, _, _ = next(iter(passes()))
-        n_calls = len(record_activations(model, layer, forward, side=side))
-        check_called(model, layer, n_calls, call)
-        call += n_calls
-    return Bunch(model=model, layer=layer, side=side, call=call)
 
 
 def _measure(site, passes, reconstructions):
@@ -323,10 +318,8 @@ def _mean_activation(site, passes):
     """Mean activation at the content tokens, float64 of shape (n_features,)."""
     total, n_tokens = 0.0, 0
     for _, forward, _, content in passes:
-        activations = read_activation(
-            site.model, site.layer, forward, side=site.side, call=site.call or 0
-        )
-        _check_activations(activations, content, site.layer)
+        activations = site.activation(forward)
+        check_at_tokens(activations, content.shape, site.layer)
         at_content = activations[content]  # (n_tokens, n_features)
         total = total + at_content.sum(dim=0, dtype=torch.float64)
         n_tokens += len(at_content)
@@ -337,21 +330,9 @@ def _replaced_logits(site, forward, ids, content, function):
     """Logits of a forward pass with `function` of the activations at content tokens."""
 
     def replace(activations):
-        _check_activations(activations, content, site.layer)
         return edit_rows(activations, content, function)
 
-    where = {"side": site.side, "call": site.call}
-    return next_token_logits(run_replaced(site.model, site.layer, replace, forward, **where), ids)
-
-
-def _check_activations(activations, content, layer):
-    """Raise a ValueError unless there is one activation per token."""
-    if activations.ndim != 3 or activations.shape[:2] != content.shape:
-        raise ValueError(
-            f"The activation at layer={layer!r} must have shape (n_sequences, length, "
-            f"n_features), here {(*content.shape, 'n_features')}, but has shape "
-            f"{tuple(activations.shape)}."
-        )
+    return next_token_logits(site.run_replaced(replace, forward), ids)
 
 
 def _cross_entropy(logits, ids, counted):

@@ -169,17 +169,8 @@ def _dictionary_model(estimator, texts):
             f"The metrics {list(LOSS_METRICS)} need a language model, but the "
             f"{type(extractor).__name__} has tokenizer=None. Leave these metrics out."
         )
-    language = extractor.load()
     return loss_recovered(
-        language.model,
-        extractor.layer,
-        estimator,
-        texts,
-        tokenizer=language.tokenizer,
-        side=extractor.side,
-        call=extractor.call,
-        max_length=extractor.max_length,
-        batch_size=extractor.batch_size,
+        estimator, texts, max_length=extractor.max_length, batch_size=extractor.batch_size
     )
 
 

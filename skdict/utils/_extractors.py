@@ -2,9 +2,38 @@
 
 from sklearn.pipeline import Pipeline
 
+from .._core.language.site import Site
+
 
 class ExtractorMixin:
     """A transformer that runs a network. The rows of its output are not those of its input."""
+
+    def site(self):
+        """Return where the activations are read: to read them as tensors, or to replace them.
+
+        Returns
+        -------
+        site : Site
+            With the model and the tokenizer that `transform` uses.
+
+        Examples
+        --------
+        >>> from skdict.datasets import load_one_layer_transformer
+        >>> from skdict.feature_extraction import ActivationExtractor
+        >>> folder = load_one_layer_transformer().path
+        >>> site = ActivationExtractor(folder, "layers.0.mlp.act").site()
+        >>> site.layer, site.side
+        ('transformer.h.0.mlp.c_proj', 'input')
+        """
+        language = self.load()
+        return Site(
+            language.model,
+            self.layer,
+            side=self.side,
+            call=self.call,
+            tokenizer=language.tokenizer,
+            feature_axis=self.feature_axis,
+        )
 
 
 def extractor_of(pipeline):

@@ -88,7 +88,7 @@ def test_interventions(gpu, on_cuda, language, dictionary, few, algorithm):
         lambda model: replace_activations(model, LAYER, coder),
         lambda model: replace_activations(model, LAYER, coder, scale={1: 0}, keep_error=True),
         lambda model: steer(model, LAYER, coder, [1, 2], strength=[3, -1]),
-        lambda model: steer(model, LAYER, coder, 1, pin_to=2.0),
+        lambda model: steer(model, LAYER, coder, 1, clamp=2.0),
     )
     for way in ways:
         with torch.no_grad(), way(language.model):

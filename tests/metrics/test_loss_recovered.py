@@ -208,7 +208,7 @@ def test_pipelines_and_containers(language_model, dictionary):
     by_hand = loss_recovered(
         model,
         LAYER,
-        lambda X: torch.from_numpy(pipeline.inverse_transform(pipeline.transform(X))),
+        lambda X: pipeline.inverse_transform(pipeline.transform(X.numpy())),
         np.array(TEXTS),
         tokenizer=tokenizer,
     )
@@ -228,7 +228,7 @@ def test_dtypes_of_the_model(language_model, dtype):
         copy.deepcopy(model).to(dtype), LAYER, identity, TEXTS, tokenizer=tokenizer
     )
     assert results.delta_cross_entropy == 0.0
-    assert seen == {np.dtype("float64" if dtype == torch.float64 else "float32")}
+    assert seen == {torch.float64 if dtype == torch.float64 else torch.float32}
 
 
 def state(model):
@@ -422,7 +422,8 @@ def test_an_ablation_without_effect_is_undefined(bigram, language_model):
         ({"model": "gpt2"}, ValueError, "'model' parameter of loss_recovered"),
         ({"layer": "transformer.h.0.mlp.axt"}, ValueError, "transformer.h.0.mlp.act"),
         ({"side": "outptu"}, ValueError, "'side' parameter of loss_recovered"),
-        ({"tokenizer": None}, ValueError, "'tokenizer' parameter of loss_recovered"),
+        ({"tokenizer": None}, TypeError, "needs the model's tokenizer: give tokenizer="),
+        ({"texts": None}, TypeError, "After a model, loss_recovered.. takes layer, dictionary, t"),
         ({"tokenizer": str.split}, ValueError, "'tokenizer' parameter of loss_recovered"),
         ({"batch_size": 0}, ValueError, "'batch_size' parameter of loss_recovered"),
         ({"max_length": 1}, ValueError, "max_length=1 leaves no room for text"),
@@ -499,6 +500,23 @@ def test_the_steps_after_an_extractor(language_model, dictionary):
             ValueError, match=f"extractor reads at layer='{LAYER}'.*{name}={value!r}"
         ):
             loss_recovered(model, dictionary=pipeline, texts=TEXTS, tokenizer=tokenizer, **place)
+
+
+def test_where_a_pipeline_or_a_site_says(language_model, dictionary):
+    model, tokenizer = language_model
+    extractor = ActivationExtractor(model, "layers.0.mlp.act", tokenizer=tokenizer)
+    site, pipeline = extractor.site(), make_pipeline(extractor, dictionary)
+    after = {"tokenizer": tokenizer, "side": "input"}
+    expected = loss_recovered(model, "transformer.h.0.mlp.c_proj", dictionary, TEXTS, **after)
+    assert loss_recovered(pipeline, TEXTS) == expected
+    assert loss_recovered(pipeline, texts=TEXTS) == expected
+    assert loss_recovered(site, dictionary, TEXTS) == expected
+    assert loss_recovered(site, {"a": dictionary, "b": pipeline}, TEXTS)["b"] == expected
+    with pytest.raises(TypeError, match="The Pipeline has its own tokenizer and side: leave"):
+        loss_recovered(pipeline, TEXTS, **after)
+    pooled = make_pipeline(ActivationExtractor(model, LAYER, pooling="mean"), dictionary)
+    with pytest.raises(ValueError, match="extractor has pooling='mean'"):
+        loss_recovered(pooled, TEXTS)
 
 
 def test_a_model_without_head(language_model):

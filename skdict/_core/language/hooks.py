@@ -1,7 +1,6 @@
-"""Find a layer by its dotted path; read, record or replace its activations."""
+"""Read, record or replace the activations of a layer."""
 
 import copy
-import difflib
 import sys
 import threading
 import warnings
@@ -13,66 +12,7 @@ from types import SimpleNamespace
 
 import torch
 
-
-def find_module(model, layer):
-    """Return the submodule of a model that a dotted path names.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model to look in.
-
-    layer : str
-        Dotted path as in ``model.named_modules()``, such as "transformer.h.0.mlp". The
-        empty string is the model itself.
-
-    Returns
-    -------
-    module : torch.nn.Module
-
-    Raises
-    ------
-    ValueError
-        If there is no such submodule; the message lists the nearest names.
-    """
-    return way_to(model, layer)[-1]
-
-
-def _of_torchscript(layer, module):
-    return (
-        f"layer={layer!r} is of a {type(module).__name__}, and TorchScript does not call hooks. "
-        "Give the module that it was made from."
-    )
-
-
-def way_to(model, layer):
-    """Return the modules on the way down to a layer: the model first, the layer itself last.
-
-    Parameters and exceptions are those of `find_module`.
-    """
-    names = layer.split(".") if layer else []
-    way = [model]
-    try:
-        for depth in range(len(names)):
-            if isinstance(way[-1], torch.jit.ScriptModule):
-                raise ValueError(_of_torchscript(layer, way[-1]))
-            way.append(model.get_submodule(".".join(names[: depth + 1])))
-        # a traced module is called by Python, which does call its hooks
-        is_traced = isinstance(way[-1], torch.jit.TopLevelTracedModule)
-        if isinstance(way[-1], torch.jit.ScriptModule) and not is_traced:
-            raise ValueError(_of_torchscript(layer, way[-1]))
-        return way
-    except AttributeError:
-        names = [name for name, _ in model.named_modules() if name]
-        nearest = [name for name in names if name.endswith(f".{layer}")][:5]
-        nearest += difflib.get_close_matches(layer, names, n=5, cutoff=0)
-        hint = f"The nearest names are {list(dict.fromkeys(nearest))}. " if nearest else ""
-        raise ValueError(
-            f"layer={layer!r} names no submodule of {type(model).__name__}. {hint}All names: "
-            "[name for name, _ in model.named_modules()]. A state that only the model's output "
-            'has needs a wrapper, see "Your own model and tokenizer" in the user guide.'
-        ) from None
-
+from .modules import find_module, way_to
 
 # What is turned off at the moment: {key: (ids of its holders, functions that turn it on again)}
 _TURNED_OFF = {}
@@ -256,6 +196,31 @@ class _Tap(Hooks):
         _let_go(id(self))
 
 
+class _Taps:
+    """Several taps in one ``with`` block, without a cycle of references that keeps them alive."""
+
+    def __init__(self, taps):
+        self._taps = taps
+
+    def __enter__(self):
+        try:
+            for tap in self._taps:
+                tap.__enter__()
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self):
+        for tap in self._taps:
+            tap._close()
+
+    def __exit__(self, *exception):
+        try:
+            self._close()
+        finally:
+            self._close()  # what an interrupt has left
+
+
 def _first_tensor(value):
     """Return (key, tensor) of the first tensor in a tuple, list or mapping.
 
@@ -323,25 +288,63 @@ def read_activation(model, layer, forward, *, side="output", call=0):
     ValueError
         If there is no such layer, or if the forward pass does not call it so often.
     """
-    found = deque(maxlen=max(1, -call))
+    return read_activations(model, [(layer, side)], forward, call=call)[0]
 
-    def take(activation):
-        found.append(activation)
-        if state.n_calls == call + 1:
-            raise _ForwardStopped
 
-    tap = _Tap(model, layer, side, take)
-    state = tap.state
-    with tap:
+def read_activations(model, places, forward, *, call=0):
+    """Run one forward pass and return the activations of several layers.
+
+    The pass stops when all have been read.
+
+    Parameters
+    ----------
+    places : list of (layer, side)
+
+    model, forward
+        As in `read_activation`.
+
+    call : int or None, default=0
+        As in `read_activation`. None for the only one: then the pass goes to its end.
+
+    Returns
+    -------
+    activations : list of torch.Tensor
+        At that call of each layer, in the order of the places.
+
+    Raises
+    ------
+    ValueError
+        As `read_activation`; with ``call=None`` if a layer is called more than once.
+    """
+    only, call = call is None, -1 if call is None else call
+    found = [deque(maxlen=max(1, -call)) for _ in places]
+    missing = set(range(len(places)))
+
+    def take(i, activation):
+        n_calls = states[i].n_calls
+        if call >= 0 and n_calls > call + 1:
+            return
+        found[i].append(activation)
+        if n_calls == call + 1:
+            missing.discard(i)
+            if not missing:
+                raise _ForwardStopped(places[i][0])
+
+    taps = [_Tap(model, layer, side, partial(take, i)) for i, (layer, side) in enumerate(places)]
+    states = [tap.state for tap in taps]
+    with _Taps(taps):
         try:
             forward()
-        except _ForwardStopped:
-            for module in reversed(way_to(model, layer)[:-1]):
+        except _ForwardStopped as stopped:
+            for module in reversed(way_to(model, stopped.args[0])[:-1]):
                 if hasattr(module, "_hf_hook"):  # accelerate offloads weights after a call
                     module._hf_hook.post_forward(module, None)
-            return found[0]
-    check_called(model, layer, state.n_calls, call)
-    return found[0]
+            return [each[0] for each in found]
+    for state, (layer, _) in zip(states, places, strict=True):
+        check_called(model, layer, state.n_calls, call)
+        if only and state.n_calls > 1:
+            raise ValueError(_called_often(layer, state.n_calls))
+    return [each[0] for each in found]
 
 
 def record_activations(model, layer, forward, *, side="output", note=None):
@@ -409,6 +412,13 @@ def check_called(model, layer, n_calls, call=0):
 
 def _times(n):
     return "once" if n == 1 else f"{n} times"
+
+
+def _called_often(layer, n):
+    return (
+        f"layer={layer!r} is called {n if isinstance(n, str) else _times(n)} in a forward pass, "
+        "so it has no single activation. Name a module that is called once, or give the call."
+    )
 
 
 def _never_called(model, layer):
@@ -551,10 +561,7 @@ def run_replaced(model, layer, function, forward, *, side="output", call=None):
         if call is not None and state.n_calls != call + 1:
             return None
         if call is None and state.n_calls > 1:
-            raise ValueError(
-                f"layer={layer!r} is called more than once in a forward pass, so it has no "
-                "single activation. Name a module that is called once."
-            )
+            raise ValueError(_called_often(layer, "more than once"))
         return checked(activation)
 
     checked = _checked(function, layer)

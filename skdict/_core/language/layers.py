@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from .evaluation import evaluation_mode
-from .hooks import Hooks, check_called, find_module, read_activation, record_activations
+from .hooks import Hooks, check_called, read_activation, record_activations
+from .modules import find_module
 from .windows import batches_by_length
 
 # {layer's module: {id of the model: (its `_state`, {key: _Seen})}}; a key is of the side, the kind

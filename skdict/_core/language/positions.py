@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from .hooks import way_to
+from .modules import way_to
 from .windows import special_token_ids
 
 # Parts of the names of integer arguments that are not token ids.

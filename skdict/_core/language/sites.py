@@ -1,4 +1,4 @@
-"""Where in a model of transformers a hook of TransformerLens reads.
+"""Where in a model of transformers a hook of TransformerLens reads, and names for any family.
 
 Checked with numbers on small models of each family. TransformerLens rearranges models as it loads
 them; what a hook of it gives beside the activation of a module is named as a transform:
@@ -8,8 +8,11 @@ them; what a hook of it gives beside the activation of a module is named as a tr
 - "divide_by_norm_weight": the output of a norm without its weight (and bias).
 """
 
+import difflib
 import re
 from typing import NamedTuple
+
+from .modules import NoSuchModuleError, way_to
 
 # What stands for a block in each family: the modules that it has, the first that fits.
 FAMILIES = {
@@ -85,10 +88,23 @@ BLOCK_HOOKS = {
     },
 }
 EMBEDDINGS = ("wte", "embed_tokens", "embed_in")
+# Names that say what they are, "layers.5.mlp.out", and the hooks of a block at the same places.
+PLAIN_NAMES = {
+    "in": "hook_resid_pre",
+    "mid": "hook_resid_mid",
+    "out": "hook_resid_post",
+    "attn.heads": "attn.hook_z",
+    "attn.out": "hook_attn_out",
+    "mlp.in": "mlp.hook_in",
+    "mlp.pre": "mlp.hook_pre",
+    "mlp.act": "mlp.hook_post",
+    "mlp.out": "hook_mlp_out",
+}
 BLOCK = re.compile(r"^(?:blocks\.(\d+)\.)(.+)$")
+ANY_NAME = re.compile(r"^(?:(blocks|layers)\.(\d+)\.(.+)|embed|hook_embed)$")
 
 
-class Site(NamedTuple):
+class Place(NamedTuple):
     """A module of a model, the side of it, and what is done with a row then.
 
     Parameters
@@ -104,6 +120,65 @@ class Site(NamedTuple):
     transform: str | None = None
 
 
+def find_place(model, layer, side="output"):
+    """The module that a path, or a name for models of any family, stands for, and its side.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    layer : str
+        A dotted path, which comes first; or one of `PLAIN_NAMES` with the number of its block,
+        "layers.5.mlp.out", or the name of a hook of TransformerLens, "blocks.5.hook_mlp_out".
+    side : {"output", "input"}, default="output"
+        Of a path. Names have a side of their own.
+
+    Returns
+    -------
+    place : Place
+
+    Raises
+    ------
+    ValueError
+        If there is no such module and no such name, which names what is near; if the model has no
+        such place or is of no known family; or if `side` contradicts the name.
+    """
+    try:
+        way_to(model, layer)
+        return Place(layer, side)
+    except NoSuchModuleError:
+        match = ANY_NAME.match(layer)
+        if match is None:
+            raise
+    place = site_of_hook(_hook_of(layer, match), model)
+    if place.transform is not None:
+        raise ValueError(
+            f"layer={layer!r} is the output of {place.layer!r} without the weight of the norm. "
+            f"Give layer={place.layer!r} and divide the rows by that weight, as with RowTransform."
+        )
+    if side == "input" and place.side == "output":
+        raise ValueError(
+            f"layer={layer!r} is the output of {place.layer!r}, but side='input'. Leave side out: "
+            "such a name has its own."
+        )
+    return place
+
+
+def _hook_of(layer, match):
+    """The hook of TransformerLens that a name stands for."""
+    kind, number, name = match.groups()
+    if kind is None:
+        return "hook_embed"
+    known = BLOCK_HOOKS if kind == "blocks" else PLAIN_NAMES
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
+        raise ValueError(
+            f"layer={layer!r} is neither a module of the model nor a known name. The nearest "
+            f"names are {', '.join(f'{kind}.{number}.{each}' for each in nearest)}. Known are "
+            f"{kind}.{number}. followed by {', '.join(known)}."
+        )
+    return f"blocks.{number}.{name if kind == 'blocks' else PLAIN_NAMES[name]}"
+
+
 def site_of_hook(hook, model):
     """Where a hook of TransformerLens reads in a model of transformers.
 
@@ -115,7 +190,7 @@ def site_of_hook(hook, model):
 
     Returns
     -------
-    site : Site
+    place : Place
 
     Raises
     ------
@@ -127,7 +202,7 @@ def site_of_hook(hook, model):
         found = [name for name in modules if name.split(".")[-1] in EMBEDDINGS]
         if len(found) != 1:
             raise ValueError(f"hook {hook!r}: the model has no one token embedding, but {found}.")
-        return Site(found[0], "output")
+        return Place(found[0], "output")
     match = BLOCK.match(hook)
     if match is None or match[2] not in BLOCK_HOOKS:
         raise ValueError(
@@ -149,7 +224,7 @@ def site_of_hook(hook, model):
     layer = f"{blocks[number]}.{inside}".rstrip(".")
     if layer not in modules:
         raise ValueError(f"The hook {hook!r} reads at {layer!r}, which the model does not have.")
-    return Site(layer, side, "divide_by_norm_weight" if name == "ln2.hook_normalized" else None)
+    return Place(layer, side, "divide_by_norm_weight" if name == "ln2.hook_normalized" else None)
 
 
 def _blocks_of(modules):

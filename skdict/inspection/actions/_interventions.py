@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 
-from ..._core.language.interventions import intervene
 from ..._core.torch_state import without_autocast
 from ...metrics._coding import check_dictionary, last_step
 from ...metrics._in_model import in_model, reconstruction_function
+from ...metrics._place import PLACES, at_site
 from ...metrics._rows import as_rows, check_finite, to_numpy
 from ...utils._arrays import as_numbers, to_ndarray
 from ...utils._sklearn_compat import HasMethods, Interval, StrOptions, validate_params
@@ -19,11 +19,10 @@ from ..codes._active import check_indices
 from ..codes._directions import feature_directions, n_components_of
 
 _SETTING = {
-    "model": [torch.nn.Module],
-    "layer": [str],
-    "side": [StrOptions({"input", "output"})],
+    "model": PLACES,
+    "side": [StrOptions({"input", "output"}), None],
     "tokenizer": [HasMethods(["__call__", "convert_tokens_to_ids"]), None],
-    "feature_axis": [StrOptions({"auto"}), Integral],
+    "feature_axis": [StrOptions({"auto"}), Integral, None],
     "call": [Interval(Integral, 0, None, closed="left"), None],
 }
 
@@ -34,15 +33,15 @@ _SETTING = {
 )
 def replace_activations(
     model,
-    layer,
-    dictionary,
+    layer=None,
+    dictionary=None,
     *,
     scale=None,
     keep_error=False,
-    side="output",
     where=None,
+    side=None,
     tokenizer=None,
-    feature_axis="auto",
+    feature_axis=None,
     call=None,
 ):
     """Run a model on the reconstructions of a layer's activations, in a ``with`` block.
@@ -62,14 +61,18 @@ def replace_activations(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Any model. Inside the block it is called as usual, also by ``generate``.
+    model : Pipeline, Site or torch.nn.Module
+        A fitted Pipeline of an :class:`~skdict.feature_extraction.ActivationExtractor` and a
+        dictionary, which says where: then nothing else is needed, as in
+        ``replace_activations(pipeline)``. After a :class:`~skdict.feature_extraction.Site` the
+        dictionary follows. Of a model itself both `layer` and `dictionary` are needed. Inside the
+        block the model is called as usual, also by ``generate``.
 
-    layer : str
-        Dotted path of the layer whose activations are replaced, as in
-        ``model.named_modules()``.
+    layer : str, default=None
+        Dotted path of the layer, as in ``model.named_modules()``, or a name, see
+        :class:`~skdict.feature_extraction.Site`.
 
-    dictionary : estimator or callable
+    dictionary : estimator or callable, default=None
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`. Without
         `scale` and `keep_error`, a function from activations to reconstructions, both tensors
         of shape (n_tokens, n_features), is accepted too.
@@ -81,9 +84,6 @@ def replace_activations(
         Whether to keep the dictionary's error :math:`x - \\hat{x}`, so that only `scale` changes
         the activations.
 
-    side : {"output", "input"}, default="output"
-        Whether to replace what the layer returns or its input.
-
     where : array-like of bool, or callable, default=None
         Tokens at which activations are replaced; all by default. An array has shape (length,)
         or (n_sequences, length). Its columns are those of the token ids, including padding on
@@ -93,14 +93,19 @@ def replace_activations(
         an integer tensor of shape (length,); it returns booleans that broadcast to
         (n_sequences, length). Special tokens and padding are never changed.
 
+    side : {"output", "input"}, default=None
+        Whether what the layer returns is meant or its input. This and what follows is for a
+        model alone: Pipeline and Site have their own. None is "output".
+
     tokenizer : tokenizer of transformers, default=None
         Its special tokens are not changed. By default the special tokens are the BOS, EOS and
         padding tokens of the model's config.
 
-    feature_axis : "auto" or int, default="auto"
+    feature_axis : "auto" or int, default=None
         Axis of the layer's activation that holds the features, as in
-        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
-        model is given tokens; otherwise it is inferred from the layer and those before it.
+        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto", which None means, is the
+        last axis if the model is given tokens; otherwise it is inferred from the layer and those
+        before it.
 
     call : int, default=None
         Of a layer that a forward pass calls several times, the only call to change, counted from
@@ -114,7 +119,7 @@ def replace_activations(
     Raises
     ------
     TypeError
-        If `dictionary` is not a dictionary.
+        If `dictionary` is not a dictionary, or what is needed after `model` is missing.
     ValueError
         If the layer or a feature does not exist. Inside the block, if the shapes of activations,
         reconstructions and `where` do not fit.
@@ -134,6 +139,7 @@ def replace_activations(
 
     See Also
     --------
+    ablate : Remove features, without replacing the rest.
     steer : Add to features or set their codes, without replacing the rest.
     skdict.metrics.loss_recovered : How much the language model loses on reconstructions.
 
@@ -152,41 +158,132 @@ def replace_activations(
     ...     bool((language.model(ids).logits == without_neurons).all())
     False
     """
-    if scale is None and not keep_error:
-        edit = reconstruction_function(dictionary)
-    else:
-        check_dictionary(dictionary, "With scale and keep_error, ")
-        factors = _check_scale(scale or {}, n_components_of(dictionary))
-        tensors = in_model(dictionary)
-        if keep_error:
-            edit = _Shift(None, tensors, factors - 1)
-        else:
-            edit = partial(tensors.reconstruct, factors=factors)
-    return intervene(
+    given = {"layer": layer, "dictionary": dictionary}
+    site, (dictionary,) = at_site(
+        "replace_activations",
         model,
-        layer,
-        edit,
+        given,
         side=side,
-        where=where,
         tokenizer=tokenizer,
         feature_axis=feature_axis,
         call=call,
     )
+    if scale is None and not keep_error:
+        return site.replace(reconstruction_function(dictionary), where=where)
+    check_dictionary(dictionary, "With scale and keep_error, ")
+    factors = _check_scale(scale or {}, n_components_of(dictionary))
+    return site.replace(_scaled(dictionary, factors, keep_error), where=where)
+
+
+@validate_params({**_SETTING, "keep_error": ["boolean"]}, prefer_skip_nested_validation=True)
+def ablate(
+    model,
+    layer=None,
+    dictionary=None,
+    features=None,
+    *,
+    keep_error=True,
+    where=None,
+    side=None,
+    tokenizer=None,
+    feature_axis=None,
+    call=None,
+):
+    """Run a model without some features, in a ``with`` block.
+
+    Each activation :math:`x` of the layer is replaced by :math:`x - \\sum_j z_j d_j` over the
+    chosen features, with their codes :math:`z_j` and atoms :math:`d_j`. It is short for
+    `replace_activations` with ``scale={feature: 0}`` and ``keep_error=True``.
+
+    Parameters
+    ----------
+    model : Pipeline, Site or torch.nn.Module
+        As in `replace_activations`: ``ablate(pipeline, features)``,
+        ``ablate(site, dictionary, features)`` or ``ablate(model, layer, dictionary, features)``.
+
+    layer : str, default=None
+        The layer, for a model.
+
+    dictionary : estimator, default=None
+        A fitted estimator (or Pipeline) with `transform` and `inverse_transform`.
+
+    features : int or array-like of int of shape (n_selected,), default=None
+        Which features.
+
+    keep_error : bool, default=True
+        Whether to keep the dictionary's error; else the rest is replaced by its reconstruction.
+
+    where, side, tokenizer, feature_axis, call
+        As in `replace_activations`.
+
+    Returns
+    -------
+    context : context manager
+        Returns the model, as in ``with ablate(...) as model:``.
+
+    Raises
+    ------
+    TypeError
+        If `dictionary` is not a dictionary, or what is needed after `model` is missing.
+    ValueError, NotImplementedError
+        As `replace_activations`.
+
+    Warns
+    -----
+    UserWarning
+        On exit, if the layer was never called in the block, or there was no such `call`.
+
+    See Also
+    --------
+    feature_effects : The effect of ablation on the next token.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdict import ActivationExtractor, SparseAutoencoderDictionary
+    >>> from skdict.datasets import load_one_layer_transformer
+    >>> from skdict.inspection import ablate
+    >>> language = load_one_layer_transformer()
+    >>> extractor = ActivationExtractor(
+    ...     language.model, "layers.0.mlp.act", tokenizer=language.tokenizer
+    ... )
+    >>> dictionary = SparseAutoencoderDictionary(16, max_iter=2, random_state=0)
+    >>> pipeline = make_pipeline(extractor, dictionary)
+    >>> pipeline = pipeline.fit(["import numpy as np", "for i in range(10):"] * 8)
+    >>> ids = language.tokenizer("import numpy as", return_tensors="pt").input_ids
+    >>> with torch.no_grad(), ablate(pipeline, [0, 3]) as model:
+    ...     logits = model(ids).logits
+    """
+    given = {"layer": layer, "dictionary": dictionary, "features": features}
+    site, (dictionary, features) = at_site(
+        "ablate",
+        model,
+        given,
+        side=side,
+        tokenizer=tokenizer,
+        feature_axis=feature_axis,
+        call=call,
+    )
+    check_dictionary(dictionary)
+    factors = np.ones(n_components_of(dictionary))
+    factors[_check_features(features, len(factors))] = 0
+    return site.replace(_scaled(dictionary, factors, keep_error), where=where)
 
 
 @validate_params(_SETTING, prefer_skip_nested_validation=True)
 def steer(
     model,
-    layer,
-    dictionary,
-    features,
+    layer=None,
+    dictionary=None,
+    features=None,
     *,
     strength=None,
-    pin_to=None,
-    side="output",
+    clamp=None,
     where=None,
+    side=None,
     tokenizer=None,
-    feature_axis="auto",
+    feature_axis=None,
     call=None,
 ):
     """Run a model steered by features, in a ``with`` block.
@@ -195,7 +292,7 @@ def steer(
 
     .. math::
         x + \\sum_j s_j d_j
-        \\qquad \\text{with } \\texttt{pin\\_to} \\qquad
+        \\qquad \\text{with } \\texttt{clamp} \\qquad
         x + \\sum_j (v_j - z_j) d_j
 
     with the atoms :math:`d_j` of the chosen features and for each a `strength` :math:`s_j`, or a
@@ -205,17 +302,18 @@ def steer(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Any model. Inside the block it is called as usual, also by ``generate``.
+    model : Pipeline, Site or torch.nn.Module
+        As in `replace_activations`: ``steer(pipeline, features)``,
+        ``steer(site, dictionary, features)`` or ``steer(model, layer, dictionary, features)``.
 
-    layer : str
-        Dotted path of the layer, as in ``model.named_modules()``.
+    layer : str, default=None
+        The layer, for a model.
 
-    dictionary : estimator or array-like of shape (n_components, n_features)
+    dictionary : estimator or array-like of shape (n_components, n_features), default=None
         A fitted estimator (or Pipeline) with `transform` and `inverse_transform`. With
         `strength`, a matrix of directions in activation space, one per row, is accepted too.
 
-    features : int or array-like of int of shape (n_selected,)
+    features : int or array-like of int of shape (n_selected,), default=None
         Which features.
 
     strength : float or array-like of shape (n_selected,), default=None
@@ -225,28 +323,11 @@ def steer(
         texts bear (3.8 nats instead of 3.1), and at three times (5.6) they fall apart. Of a large
         model, Templeton et al. report 5 to 10 times.
 
-    pin_to : float or array-like of shape (n_selected,), default=None
+    clamp : float or array-like of shape (n_selected,), default=None
         What the feature's code is set to, at every token. Either this or `strength`.
 
-    side : {"output", "input"}, default="output"
-        Whether to change what the layer returns or its input.
-
-    where : array-like of bool, or callable, default=None
-        Tokens to steer at, as in `replace_activations`. Special tokens and padding are never
-        changed.
-
-    tokenizer : tokenizer of transformers, default=None
-        Its special tokens are not changed. By default the special tokens are the BOS, EOS and
-        padding tokens of the model's config.
-
-    feature_axis : "auto" or int, default="auto"
-        Axis of the layer's activation that holds the features, as in
-        :class:`~skdict.feature_extraction.ActivationExtractor`. "auto" is the last axis if the
-        model is given tokens; otherwise it is inferred from the layer and those before it.
-
-    call : int, default=None
-        Of a layer that a forward pass calls several times, the only call to change, counted from
-        0 in each forward pass of `model`. None for all calls.
+    where, side, tokenizer, feature_axis, call
+        As in `replace_activations`.
 
     Returns
     -------
@@ -256,13 +337,13 @@ def steer(
     Raises
     ------
     TypeError
-        If `dictionary` is not a dictionary.
+        If `dictionary` is not a dictionary, or what is needed after `model` is missing.
     ValueError
         If the layer or a feature does not exist, or unless exactly one of `strength` and
-        `pin_to` is given. Inside the block, if the shapes of activations, atoms and `where` do
+        `clamp` is given. Inside the block, if the shapes of activations, atoms and `where` do
         not fit.
     NotImplementedError
-        With `pin_to`, as `replace_activations`.
+        With `clamp`, as `replace_activations`.
 
     Warns
     -----
@@ -271,12 +352,13 @@ def steer(
 
     See Also
     --------
-    replace_activations : Run the model on reconstructions; ablate features.
+    ablate : Remove features.
+    replace_activations : Run the model on reconstructions.
     steering_effect : The effect of steering on the texts that a model writes.
 
     References
     ----------
-    Bricken et al., "Towards Monosemanticity" (2023), pin a feature to its greatest code;
+    Bricken et al., "Towards Monosemanticity" (2023), clamp a feature to its greatest code;
     Templeton et al., "Scaling Monosemanticity" (2024), to several times that.
 
     Examples
@@ -292,13 +374,23 @@ def steer(
     ... ):
     ...     steered = language.model(ids).logits
     """
-    if (strength is None) == (pin_to is None):
+    if (strength is None) == (clamp is None):
         raise ValueError(
-            f"Exactly one of strength and pin_to is needed, but strength={strength!r} and "
-            f"pin_to={pin_to!r}."
+            f"Exactly one of strength and clamp is needed, but strength={strength!r} and "
+            f"clamp={clamp!r}."
         )
-    name, amount = ("strength", strength) if pin_to is None else ("pin_to", pin_to)
-    if pin_to is not None or hasattr(dictionary, "inverse_transform"):
+    given = {"layer": layer, "dictionary": dictionary, "features": features}
+    site, (dictionary, features) = at_site(
+        "steer",
+        model,
+        given,
+        side=side,
+        tokenizer=tokenizer,
+        feature_axis=feature_axis,
+        call=call,
+    )
+    name, amount = ("strength", strength) if clamp is None else ("clamp", clamp)
+    if clamp is not None or hasattr(dictionary, "inverse_transform"):
         check_dictionary(dictionary, f"With {name}, ")
         if _normalises(dictionary):
             raise ValueError(
@@ -310,30 +402,26 @@ def steer(
         dictionary = as_rows(dictionary, "dictionary")
         check_finite(dictionary.data if issparse(dictionary) else dictionary, "dictionary")
         n_components = dictionary.shape[0]
-    features = np.atleast_1d(to_ndarray(as_numbers(features, "features")))
-    features = check_indices(
-        features, n_components, name="features", of="features of the dictionary"
-    )
+    features = _check_features(features, n_components)
     if len(np.unique(features)) < len(features):
         raise ValueError(f"features must be different features, but is {features.tolist()!r:.80}.")
     amount = _check_amount(amount, len(features), name)
     constant = amount @ feature_directions(dictionary, features)
-    if pin_to is None:
+    if clamp is None:
         edit = _Shift(constant)
     else:
         without = np.zeros(n_components)
         without[features] = -1
         edit = _Shift(constant, in_model(dictionary), without)
-    return intervene(
-        model,
-        layer,
-        edit,
-        side=side,
-        where=where,
-        tokenizer=tokenizer,
-        feature_axis=feature_axis,
-        call=call,
-    )
+    return site.replace(edit, where=where)
+
+
+def _scaled(dictionary, factors, keep_error):
+    """Function from activations to what replaces them, with codes times factors."""
+    tensors = in_model(dictionary)
+    if keep_error:
+        return _Shift(None, tensors, factors - 1)
+    return partial(tensors.reconstruct, factors=factors)
 
 
 class _Shift:
@@ -372,6 +460,12 @@ class _Shift:
 def _normalises(dictionary):
     """Whether a unit of a code is another amount for each row."""
     return getattr(last_step(dictionary), "input_normalization_", None) is not None
+
+
+def _check_features(features, n_components):
+    """Numbers of features, one or several, int64 of shape (n_selected,)."""
+    features = np.atleast_1d(to_ndarray(as_numbers(features, "features")))
+    return check_indices(features, n_components, name="features", of="features of the dictionary")
 
 
 def _check_scale(scale, n_components):

@@ -6,7 +6,6 @@ import numpy as np
 
 from ..._core.language.hooks import run_replaced
 from ..._core.language.layers import Layer
-from ..._core.language.network import Network
 from ..._core.language.next_token import sees_later_tokens
 from ..._core.language.rest import Rest
 from ..._core.language.texts import check_texts
@@ -53,9 +52,9 @@ class Language:
             )
         check_dictionary(pipeline[1:], "After the extractor, ")
         self.extractor, self.dictionary = extractor, with_sparse_codes(pipeline[1:])
-        self.layer, self.side = extractor.layer, extractor.side
-        self.model, self.tokenizer = (extractor.load()[k] for k in ("model", "tokenizer"))
-        self.network = Network(self.model)
+        self.site = site = extractor.site()
+        self.layer, self.side = site.layer, site.side
+        self.model, self.tokenizer, self.network = site.model, site.tokenizer, site.network
         self.n_components = n_components_of(self.dictionary)
 
     def checked_features(self, features):

@@ -11,12 +11,13 @@ from torch import nn
 
 from skdict import ActivationExtractor
 from skdict._core.language.hooks import (
-    find_module,
     read_activation,
+    read_activations,
     record_activations,
     replace_activation,
     run_replaced,
 )
+from skdict._core.language.modules import find_module
 
 Pair = namedtuple("Pair", ["hidden", "rest"])
 

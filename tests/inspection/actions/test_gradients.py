@@ -158,7 +158,7 @@ class TestEncoders:
                 replace_activations(model, LAYER, dictionary, scale=scale, keep_error=True),
                 kept,
             ),
-            (steer(model, LAYER, dictionary, j, pin_to=3.0), pinned),
+            (steer(model, LAYER, dictionary, j, clamp=3.0), pinned),
         ):
             with replace_activations(model, LAYER, reference):
                 expected, logits = gradients(model, ids), model(**ids).logits
@@ -268,7 +268,7 @@ class TestNothingIsDense:
             with block:
                 model(**ids)
         monkeypatch.undo()
-        steered = steer(model, LAYER, dictionary, 3, pin_to=2.0)  # reads the atom with NumPy
+        steered = steer(model, LAYER, dictionary, 3, clamp=2.0)  # reads the atom with NumPy
         for owner, name in ((SparseAutoencoderDictionary, "transform"), (SparseCodes, "dense")):
             monkeypatch.setattr(owner, name, refuse)
         with steered:
@@ -305,7 +305,7 @@ class TestWithoutGradient:
             dictionary = lambda x: 2 * x.detach().numpy()  # noqa: E731
         options = [{}] if kind == "function" else [{}, {"scale": {1: 0.0}, "keep_error": True}]
         blocks = [replace_activations(model, LAYER, dictionary, **each) for each in options]
-        blocks += [] if kind == "function" else [steer(model, LAYER, dictionary, 1, pin_to=5.0)]
+        blocks += [] if kind == "function" else [steer(model, LAYER, dictionary, 1, clamp=5.0)]
         first = model.transformer.h[0].mlp.c_fc.weight
         last = model.transformer.h[0].mlp.c_proj.bias
         for block in blocks:

@@ -166,7 +166,7 @@ class TestSteer:
         pinned = codes.copy()
         pinned[:, j] = 7
         change = dictionary.inverse_transform(pinned) - dictionary.inverse_transform(codes)
-        with steer(model, LAYER, dictionary, [j], pin_to=7):
+        with steer(model, LAYER, dictionary, [j], clamp=7):
             np.testing.assert_allclose(
                 inside(model, ids)[at], (x[at] + torch.from_numpy(change)).numpy(), atol=1e-5
             )
@@ -237,12 +237,12 @@ class TestGenerate:
         "options",
         [
             {"strength": 6.0},
-            {"pin_to": 6.0},
+            {"clamp": 6.0},
             {"strength": 6.0, "where": np.arange(40) % 2 == 0},
             {"strength": 12.0, "where": np.ones(6, dtype=bool)},
             {"strength": 6.0, "where": lambda token_ids, positions: positions >= 5},
         ],
-        ids=["strength", "pin_to", "every other", "prompt only", "generated only"],
+        ids=["strength", "clamp", "every other", "prompt only", "generated only"],
     )
     def test_with_and_without_cache(self, model, prompt, dictionary, options):
         plain = self.generate(model, prompt)
@@ -425,8 +425,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({}, r"Exactly one of strength and pin_to"),
-            ({"strength": 1, "pin_to": 1}, r"Exactly one of strength and pin_to"),
+            ({}, r"Exactly one of strength and clamp"),
+            ({"strength": 1, "clamp": 1}, r"Exactly one of strength and clamp"),
             ({"strength": [1, 2]}, r"strength must be a number, or one for each of the 1"),
             ({"strength": ["much"]}, r"strength must be an array of real numbers"),
             ({"strength": np.inf}, r"strength must be finite"),
@@ -454,8 +454,8 @@ class TestBadInput:
             replace_activations(model, LAYER, np.eye(3)).__enter__()
         with pytest.raises(TypeError, match=r"With scale and keep_error, dictionary must be"):
             replace_activations(model, LAYER, lambda X: X, scale={0: 1}).__enter__()
-        with pytest.raises(TypeError, match=r"With pin_to, dictionary must be"):
-            steer(model, LAYER, np.eye(512), 0, pin_to=1).__enter__()
+        with pytest.raises(TypeError, match=r"With clamp, dictionary must be"):
+            steer(model, LAYER, np.eye(512), 0, clamp=1).__enter__()
 
     def test_dictionary_of_another_layer(self, model, ids, dictionary):
         with (

@@ -319,7 +319,7 @@ class TestWhichTokens:
         ):
             model(IDS)
         with pytest.raises(ValueError, match=r"features must be different features"):
-            steer(model, LAYER, dictionary, [3, 3], pin_to=1.0)
+            steer(model, LAYER, dictionary, [3, 3], clamp=1.0)
 
     def test_kinds_of_directions(self, model):
         def steered(directions):
@@ -648,7 +648,7 @@ class TestOtherDictionaries:
                     activations, [0], dictionary=dictionary, n_near_misses=1
                 ),
                 lambda dictionary=dictionary: steer(
-                    extractor.model, LAYER, dictionary, 0, pin_to=1.0
+                    extractor.model, LAYER, dictionary, 0, clamp=1.0
                 ),
             ):
                 with pytest.raises(TypeError, match="KMeans has no method inverse_transform"):

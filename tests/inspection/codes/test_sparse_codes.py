@@ -87,7 +87,7 @@ def test_interventions(language, texts, dictionary, seen):
         replace_activations(model, LAYER, halved),
         replace_activations(model, LAYER, halved, scale={3: 0.0}),
         replace_activations(model, LAYER, halved, scale={3: 0.0}, keep_error=True),
-        steer(model, LAYER, halved, 3, pin_to=2.0),
+        steer(model, LAYER, halved, 3, clamp=2.0),
     ):
         del seen[:]
         with context:
