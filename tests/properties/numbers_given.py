@@ -58,6 +58,11 @@ def steer(**params):
         return NET(torch.tensor(X, dtype=torch.float32, device="cpu"))
 
 
+def ablate(**params):
+    with torch.no_grad(), inspection.ablate(NET, "1", FITTED, **params):
+        return NET(torch.tensor(X, dtype=torch.float32, device="cpu"))
+
+
 def explain(**params):
     params = {"window_length": 5, "n_explain": 4, "n_score": 10} | params
     tokens = TOKENS | {
@@ -303,6 +308,12 @@ PARAMETERS = {
             "random_state": (3, (-1, 2**32)),
         },
         optional=("random_state",),
+    ),
+    "ablate": Parameters(
+        lambda **given: ablate(**({"features": 1} | given)),
+        {"features": (1, (8, -1)), "call": (0, (-1,))},
+        lists=("features",),
+        optional=("call",),
     ),
     "steer": Parameters(
         lambda **given: steer(**({"features": 1, "strength": 2.0} | given)),

@@ -21,6 +21,7 @@ OTHERS = {
     "FeatureSplittingDisplay",
     "InterpretationDisplay",
     "RowTransform",
+    "Site",
     "Snippet",
     "SparseCodes",
     "SteeringDisplay",

@@ -12,7 +12,6 @@ from torch import nn
 from skdict import ActivationExtractor
 from skdict._core.language.hooks import (
     read_activation,
-    read_activations,
     record_activations,
     replace_activation,
     run_replaced,

@@ -117,7 +117,7 @@ class TestNames:
     def test_models_of_no_known_family(self):
         with pytest.raises(ValueError, match="of no family whose places are known"):
             Site(nn.Sequential(nn.Linear(2, 2)), "layers.0.out")
-        with pytest.raises(TypeError, match="model must be a torch.nn.Module, but is a str"):
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, but is a str"):
             Site("gpt2", "layers.0.out")
 
     def test_extractors_take_them_too(self, language):
@@ -129,7 +129,7 @@ class TestNames:
             assert np.array_equal(named.fit(TEXTS).transform(TEXTS), expected)
             assert len(named.get_feature_names_out()) == 512
             assert named.site().places == [("transformer.h.0.mlp.c_proj", "input")]
-        with pytest.raises(ValueError, match="nearest names are layers.0.mlp.act"):
+        with pytest.raises(ValueError, match=r"nearest names are layers\.0\.mlp\.act"):
             ActivationExtractor(language.model, "layers.0.mlp.akt", tokenizer=None).fit(IDS)
 
 
@@ -176,7 +176,7 @@ class TestRead:
         for call, expected in ((0, first), (1, second), (-1, second), (-2, first)):
             assert torch.equal(Site(net, "0", call=call).read({"input": x}), expected)
         assert torch.equal(Site(net, ["0", "1"], call=0).read({"input": x})["0"], first)
-        with pytest.raises(ValueError, match="'0' is called 2 times.*no single activation"):
+        with pytest.raises(ValueError, match=r"'0' is called 2 times.*no single activation"):
             Site(net, "0").read({"input": x})
         with pytest.raises(ValueError, match=r"call=2, but layer='0' is called 2 times"):
             Site(net, "0", call=2).read({"input": x})

@@ -12,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationExtractor, Site
 from skdict.inspection import ablate, replace_activations, steer
-from skdict.metrics import _in_model
 
 LAYER = "transformer.h.0.mlp.act"
 
@@ -136,7 +135,7 @@ def test_what_is_missing_or_given_twice(language, extractor, dictionary):
         ablate("gpt2", LAYER, dictionary, 1)
     with pytest.raises(ValueError, match="features has 256, but there are 256 features"):
         ablate(pipeline, 256)
-    with pytest.raises(TypeError, match="KMeans|PCA|inverse_transform"):
+    with pytest.raises(TypeError, match="has no method transform"):
         ablate(model, LAYER, np.eye(512), 1)
 
 
@@ -184,7 +183,7 @@ def test_the_model_is_restored(language, dictionary, ids, monkeypatch, error, wh
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_function_entries_of_a_block(dictionary):
     """Of the whole block, the torch path and what cleans up after it; every third one."""
-    import torch._dynamo  # noqa: F401  # compiled code has to be turned off as well
+    import torch._dynamo  # compiled code has to be turned off as well
 
     model = torch.nn.Sequential(torch.nn.Identity()).requires_grad_(False)
     x = torch.ones(2, 512)
@@ -221,4 +220,3 @@ def test_codes_are_found_once(language, dictionary, ids, monkeypatch):
         del counts[:]
         logits_in(block, language.model, ids)
         assert counts == [n_tokens]
-    assert _in_model.MIN_ROWS >= n_tokens
