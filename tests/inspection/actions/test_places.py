@@ -83,9 +83,7 @@ def test_ablation(language, dictionary, ids, j, keep_error):
     for features in (j, [j, k], np.array([k, j]), torch.tensor([j])):
         scale = {int(i): 0.0 for i in np.atleast_1d(np.asarray(features))}
         options = {"scale": scale, "keep_error": keep_error}
-        expected = logits_in(
-            replace_activations(model, LAYER, dictionary, **options), model, ids
-        )
+        expected = logits_in(replace_activations(model, LAYER, dictionary, **options), model, ids)
         block = ablate(model, LAYER, dictionary, features, keep_error=keep_error)
         assert torch.equal(logits_in(block, model, ids), expected)
     if keep_error:  # as a code of 0
