@@ -59,7 +59,7 @@ def steer(**params):
 
 
 def ablate(**params):
-    with torch.no_grad(), inspection.ablate(NET, "1", FITTED, **params):
+    with torch.no_grad(), inspection.ablate(NET, "0", FITTED, side="input", **params):
         return NET(torch.tensor(X, dtype=torch.float32, device="cpu"))
 
 
