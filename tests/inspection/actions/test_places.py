@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from interrupt_testing import interrupted_at
 from sklearn.pipeline import make_pipeline
@@ -192,9 +193,11 @@ def test_interrupts_at_function_entries_of_a_block(dictionary):
             model(x)
 
     call()
-    before, n = state_of(model), 1
+    before, n, config = state_of(model), 1, sklearn.get_config()
     while interrupted_at(n, call):
-        torch.set_grad_enabled(True)  # torch's own no_grad does not survive all interrupts
+        # the blocks of torch and scikit-learn themselves do not survive all interrupts
+        torch.set_grad_enabled(True)
+        sklearn.set_config(**config)
         assert state_of(model) == before, n
         n += 3
     assert n > 200
