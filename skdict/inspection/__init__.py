@@ -18,6 +18,7 @@ from .displays._splitting import FeatureSplittingDisplay
 from .interpretation._interpret import interpret_features
 from .interpretation.clients._asking import Completion
 from .interpretation.clients._openai import OpenAIChat
+from .results._absorption import feature_absorption
 from .results._association import feature_association
 from .results._detectors import evaluate_feature_detectors, select_feature_detectors
 from .results._examples import Snippet, context_snippets, top_activations
@@ -53,6 +54,7 @@ __all__ = [
     "collect_codes",
     "context_snippets",
     "evaluate_feature_detectors",
+    "feature_absorption",
     "feature_association",
     "feature_communities",
     "feature_effects",

@@ -27,6 +27,7 @@ OTHERS = {
     "SteeringDisplay",
     "architectures",
     "WidthCurveDisplay",
+    "feature_absorption",
     "feature_effects",
     "formats",
     "label_python_spans",

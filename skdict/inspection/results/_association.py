@@ -7,9 +7,10 @@ from scipy.sparse import csc_array, csr_array, issparse
 from scipy.stats import false_discovery_control, norm, t
 from sklearn.utils import Bunch
 
-from ...metrics._rows import as_rows, check_finite, to_numpy
+from ...metrics._rows import check_finite, to_numpy
 from ...utils._sklearn_compat import Interval, StrOptions, validate_params
 from ..codes._active import check_indices
+from ..codes._whole import whole_matrix
 from ._parts import random_parts
 from ._ranks import (
     Ranked,
@@ -64,9 +65,9 @@ def feature_association(
 
     Parameters
     ----------
-    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
-        Codes of the activations; or activations, to test neurons. They are ranked as they are,
-        negative ones too. Zeros need neither time nor memory in sparse codes.
+    codes : FeatureCodes, or matrix of shape (n_samples, n_components)
+        Codes of the activations; or activations, to test neurons. The entries of a matrix are
+        ranked as they are, negative ones too. Zeros need neither time nor memory if it is sparse.
 
     y : array-like of shape (n_samples,)
         What is known of each sample: true or false, classes (names or whole numbers), or numbers.
@@ -76,7 +77,8 @@ def feature_association(
 
     groups : array-like of shape (n_samples,), default=None
         The document, author or picture that each sample comes from, as names or whole numbers.
-        Samples of a group are not taken to be independent. By default every sample is.
+        Samples of a group are not taken to be independent. By default the documents of
+        FeatureCodes with tokens; otherwise every sample is independent.
 
     target : {"auto", "classes", "numeric"}, default="auto"
         What y is. "auto": numbers if any of them is not whole, classes otherwise.
@@ -204,10 +206,11 @@ def feature_association(
     >>> found.test_auc[3].round(2), found.test_low[3].round(2), found.test_high[3].round(2)
     (np.float64(0.74), np.float64(0.31), np.float64(0.62))
     """
+    codes, counted, documents = whole_matrix(codes)
+    n_rows = codes.shape[0] if counted is None else len(counted)
     columns, features = _columns(codes, features)
-    n_rows = columns.shape[0]
-    y, classes = as_target(y, n_rows, target)
-    groups = as_groups(groups, n_rows)
+    y, classes = as_target(y, n_rows, target, counted)
+    groups = as_groups(documents if groups is None else groups, n_rows, counted)
     unit = "samples"
     if groups is not None:
         columns, y, groups = _pooled(columns, y, groups)
@@ -236,7 +239,6 @@ def feature_association(
 
 def _columns(codes, features):
     """The columns asked for as a csc_array of float64 without stored zeros, and their indices."""
-    codes = as_rows(codes, "codes")
     n_components = codes.shape[1]
     if features is None:
         features = np.arange(n_components)

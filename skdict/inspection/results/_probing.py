@@ -16,6 +16,7 @@ from ...utils._arrays import as_vector
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
 from ...utils._warnings import warn
+from ..codes._whole import of_counted, whole_matrix
 from ._controls import controls_of
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels
@@ -54,7 +55,7 @@ def k_sparse_probe(
 
     Parameters
     ----------
-    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+    codes : FeatureCodes, or matrix of shape (n_samples, n_components)
         Codes of the activations. Negative entries count as they are.
 
     y : array-like of shape (n_samples,), matrix of shape (n_samples, n_labels), or mapping
@@ -72,7 +73,8 @@ def k_sparse_probe(
         frozen at random, for instance, or of another dictionary.
 
     groups : array-like of shape (n_samples,), default=None
-        The document that each sample comes from. Samples of a group are in the same part.
+        The document that each sample comes from. Samples of a group are in the same part. By
+        default the documents of FeatureCodes with tokens.
 
     test_size : float, default=0.5
         Fraction of the samples (of the groups, if given), drawn at random, to measure scores on.
@@ -169,12 +171,13 @@ def k_sparse_probe(
     random atoms, k = 1: 0.42
     random atoms, k = 3: 0.46
     """
-    matrices = _check_matrices(codes, X, controls)
-    n_samples = matrices["features"].shape[0]
-    names, labels = _labels(y, n_samples)
+    codes, counted, documents = whole_matrix(codes)
+    matrices, n_rows = _check_matrices(codes, X, controls, counted)
+    n_samples = codes.shape[0]
+    names, labels = _labels(y, n_rows, counted)
     sizes = _check_sizes(k)
     random_state = check_random_state(random_state)
-    groups = as_groups(groups, n_samples)
+    groups = as_groups(documents if groups is None else groups, n_rows, counted)
     parts = random_parts(n_samples, groups, test_size, random_state)
     _warn_of_one_side(names, labels, parts)
     matrices = _with_controls(matrices, parts[0], random_state)
@@ -204,10 +207,10 @@ def k_sparse_probe(
     )
 
 
-def _labels(y, n_samples):
-    """Names and a boolean matrix, from classes or from several labels."""
+def _labels(y, n_samples, counted):
+    """Names and a boolean matrix of the rows that count, from classes or from several labels."""
     if has_one_axis(y):
-        indices, classes = as_target(y, n_samples, "classes")
+        indices, classes = as_target(y, n_samples, "classes", counted)
         first = 1 if len(classes) == 2 else 0  # of two classes the second tells all
         names = np.array([str(name) for name in classes[first:]], dtype=object)
         return names, indices[:, None] == np.arange(first, len(classes))
@@ -219,7 +222,7 @@ def _labels(y, n_samples):
         )
     if len(set(names)) < len(names):
         raise ValueError(f"y has labels of the same name: {sorted(names)!r:.200}. Rename them.")
-    return names, labels
+    return names, of_counted(labels, counted)
 
 
 def _check_sizes(k):
@@ -234,8 +237,9 @@ def _check_sizes(k):
     return sizes.astype(np.int64).tolist()
 
 
-def _check_matrices(codes, X, controls):
-    """The matrices of the user, by name of the representation, of the same number of rows."""
+def _check_matrices(codes, X, controls, counted):
+    """The rows that count of the user's matrices, by representation, and how many there were."""
+    n_rows = codes.shape[0] if counted is None else len(counted)
     given = {"codes": codes, "X": X}
     given |= {f"controls[{name!r}]": matrix for name, matrix in (controls or {}).items()}
     taken = {"features", "neurons", "PCA", "random atoms"} & {str(name) for name in controls or {}}
@@ -243,16 +247,18 @@ def _check_matrices(codes, X, controls):
         raise ValueError(f"controls has {sorted(taken)}, which are there already. Rename them.")
     matrices = {}
     for name, matrix in given.items():
-        matrix = as_rows(matrix, name)
+        if name != "codes":
+            matrix = as_rows(matrix, name)
+            if matrix.shape[0] != n_rows:
+                raise ValueError(
+                    f"{name} has {matrix.shape[0]} rows, but codes has {n_rows}. Give both with "
+                    "one row per sample."
+                )
         check_entries_finite(matrix, name)
-        matrices[name] = to_numpy(matrix) if isinstance(matrix, torch.Tensor) else matrix
-        if matrix.shape[0] != matrices["codes"].shape[0]:
-            raise ValueError(
-                f"{name} has {matrix.shape[0]} rows, but codes has {matrices['codes'].shape[0]}. "
-                "Give both with one row per sample."
-            )
+        matrix = to_numpy(matrix) if isinstance(matrix, torch.Tensor) else matrix
+        matrices[name] = matrix if name == "codes" else of_counted(matrix, counted)
     names = ["features", "neurons", *map(str, controls or {})]
-    return dict(zip(names, matrices.values(), strict=True))
+    return dict(zip(names, matrices.values(), strict=True)), n_rows
 
 
 def _warn_of_one_side(names, labels, parts):

@@ -5,11 +5,12 @@ import torch
 
 from ...metrics._rows import check_finite
 from ...utils._arrays import as_vector
+from ..codes._whole import of_counted
 
 MAX_CLASSES = 100
 
 
-def as_target(y, n_rows, kind, name="y"):
+def as_target(y, n_rows, kind, counted=None, name="y"):
     """Classes as their indices, or numbers as they are.
 
     Parameters
@@ -17,11 +18,13 @@ def as_target(y, n_rows, kind, name="y"):
     y : array-like of shape (n_rows,)
     n_rows : int
     kind : {"auto", "classes", "numeric"}
+    counted : ndarray of bool of shape (n_rows,), or None
+        The rows to return; None is all.
     name : str
 
     Returns
     -------
-    y : ndarray of shape (n_rows,)
+    y : ndarray of shape (n_counted,)
         int64 indices of classes, or float64.
     classes : ndarray of shape (n_classes,), or None
         Sorted; whole numbers are int64.
@@ -33,6 +36,7 @@ def as_target(y, n_rows, kind, name="y"):
             f"{name} has shape {values.shape}, but codes has {n_rows} rows. Give one entry for "
             "each row."
         )
+    values = of_counted(values, counted)
     if words is None:
         check_finite(values, name)
         whole = (values == np.floor(values)).all()
@@ -59,8 +63,8 @@ def has_one_axis(y):
     return isinstance(y, list | tuple) and not (len(y) and np.ndim(y[0]))
 
 
-def as_groups(groups, n_rows):
-    """Groups as indices from 0; None stays None."""
+def as_groups(groups, n_rows, counted=None):
+    """Groups as indices from 0, of the rows that count; None stays None."""
     if groups is None:
         return None
     words = _words(groups)
@@ -70,6 +74,7 @@ def as_groups(groups, n_rows):
             f"groups has shape {values.shape}, but codes has {n_rows} rows. Give the group of "
             "each row."
         )
+    values = of_counted(values, counted)
     if words is None:
         check_finite(values, "groups")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)

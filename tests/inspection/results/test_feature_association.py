@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import kruskal, mannwhitneyu, poisson, rankdata, spearmanr
 from statsmodels.stats.multitest import multipletests
 
-from skdict.inspection import feature_association
+from skdict.inspection import FeatureCodes, feature_association
 from skdict.inspection.results import _ranks
 
 
@@ -364,3 +364,13 @@ def test_bad_association(drawn, changes, message):
 def test_names_are_no_numbers(drawn):
     with pytest.raises(TypeError, match="y must be numbers with target='numeric'"):
         feature_association(drawn[0], ["a", "b"] * 120, target="numeric")
+
+
+def test_feature_codes_know_their_documents_and_what_counts():
+    codes, y, groups = clustered(np.random.default_rng(0), within=True)
+    counted = np.random.default_rng(1).random(len(y)) < 0.8
+    tokens = {"document": groups, "token": np.full(len(y), "a", dtype=object)}
+    kept = FeatureCodes.from_matrix(sp.csr_array(codes), tokens=tokens, counted=counted)
+    found = pd.DataFrame(feature_association(kept, y))
+    want = pd.DataFrame(feature_association(codes[counted], y[counted], groups=groups[counted]))
+    pd.testing.assert_frame_equal(found, want)

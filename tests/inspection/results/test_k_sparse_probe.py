@@ -16,7 +16,7 @@ from sklearn.metrics import (
 )
 from sklearn.preprocessing import StandardScaler
 
-from skdict.inspection import k_sparse_probe
+from skdict.inspection import FeatureCodes, k_sparse_probe
 from skdict.inspection.results._controls import controls_of
 
 SCORES = ("precision", "recall", "f1", "average_precision", "roc_auc", "density", "base_f1", "l0")
@@ -211,3 +211,16 @@ def test_bad_input(planted, changes, message):
     codes, labels, X = planted
     with pytest.raises(ValueError, match=message):
         k_sparse_probe(**{"codes": codes, "y": labels, "X": X, **changes})
+
+
+def test_feature_codes_know_their_documents_and_what_counts(planted):
+    codes, labels, X = planted
+    counted, groups = np.arange(1000) % 7 != 0, np.arange(1000) // 10
+    tokens = {"document": groups, "token": np.full(1000, "a", dtype=object)}
+    kept = FeatureCodes.from_matrix(codes, tokens=tokens, counted=counted)
+    found = k_sparse_probe(kept, labels, X=X, k=2)
+    want = k_sparse_probe(
+        codes[counted], labels[counted], X=X[counted], k=2, groups=groups[counted]
+    )
+    for name in SCORES:
+        assert_allclose(found[name], want[name], rtol=1e-5)

@@ -1,0 +1,40 @@
+"""Codes as one matrix, for what has to see all rows at once."""
+
+import numpy as np
+from scipy.sparse import vstack
+
+from ...metrics._rows import as_rows
+from ._store import FeatureCodes
+
+
+def whole_matrix(codes, name="codes"):
+    """The rows that count, as one matrix, and which these are.
+
+    Parameters
+    ----------
+    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor}
+        FeatureCodes have positive entries only; a matrix is taken as it is.
+    name : str
+        What the user calls them.
+
+    Returns
+    -------
+    matrix : matrix as from `as_rows`
+    counted : ndarray of bool of shape (n_rows,), or None
+        None if all rows of `codes` are there.
+    documents : ndarray of int64 of shape (n_rows,), or None
+        The document of each row, where the codes know it.
+    """
+    if not isinstance(codes, FeatureCodes):
+        return as_rows(codes, name), None, None
+    blocks = [block for _, block in codes.blocks()]
+    matrix = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
+    documents = None if codes.tokens is None else np.asarray(codes.tokens["document"])
+    if codes.counted.all():
+        return matrix, None, documents
+    return matrix[codes.counted], codes.counted, documents
+
+
+def of_counted(values, counted):
+    """Entries, or rows, of what has one for each row of the codes; all if `counted` is None."""
+    return values if counted is None or values is None else values[counted]
