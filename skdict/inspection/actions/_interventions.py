@@ -132,16 +132,16 @@ def replace_activations(
     UserWarning
         On exit, if the layer was never called in the block, or there was no such `call`.
 
-    Notes
-    -----
-    A dictionary of skdict stays in torch, on the model's device and in sparse codes, and gradients
-    pass through it: those of the encoder, with the active features held fixed.
-
     See Also
     --------
     ablate : Remove features, without replacing the rest.
     steer : Add to features or set their codes, without replacing the rest.
     skdict.metrics.loss_recovered : How much the language model loses on reconstructions.
+
+    Notes
+    -----
+    A dictionary of skdict stays in torch, on the model's device and in sparse codes, and gradients
+    pass through it: those of the encoder, with the active features held fixed.
 
     Examples
     --------
@@ -213,8 +213,20 @@ def ablate(
     keep_error : bool, default=True
         Whether to keep the dictionary's error; else the rest is replaced by its reconstruction.
 
-    where, side, tokenizer, feature_axis, call
-        As in `replace_activations`.
+    where : array-like of bool, or callable, default=None
+        Tokens at which the features are removed, as in `replace_activations`.
+
+    side : {"output", "input"}, default=None
+        Of a model alone, as what follows: Pipeline and Site have their own. None is "output".
+
+    tokenizer : tokenizer of transformers, default=None
+        Its special tokens are not changed; without one, those of the model's config.
+
+    feature_axis : "auto" or int, default=None
+        Axis of the activation that holds the features. None is "auto".
+
+    call : int, default=None
+        Of a layer that a forward pass calls several times, the only call to change.
 
     Returns
     -------
@@ -326,8 +338,20 @@ def steer(
     clamp : float or array-like of shape (n_selected,), default=None
         What the feature's code is set to, at every token. Either this or `strength`.
 
-    where, side, tokenizer, feature_axis, call
-        As in `replace_activations`.
+    where : array-like of bool, or callable, default=None
+        Tokens to steer at, as in `replace_activations`.
+
+    side : {"output", "input"}, default=None
+        Of a model alone, as what follows: Pipeline and Site have their own. None is "output".
+
+    tokenizer : tokenizer of transformers, default=None
+        Its special tokens are not changed; without one, those of the model's config.
+
+    feature_axis : "auto" or int, default=None
+        Axis of the activation that holds the features. None is "auto".
+
+    call : int, default=None
+        Of a layer that a forward pass calls several times, the only call to change.
 
     Returns
     -------
