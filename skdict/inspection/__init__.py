@@ -16,6 +16,7 @@ from .displays._matching import FeatureMatchDisplay
 from .displays._series import FeatureSeriesDisplay
 from .displays._splitting import FeatureSplittingDisplay
 from .interpretation._interpret import interpret_features
+from .interpretation._vocabulary import name_features
 from .interpretation.clients._asking import Completion
 from .interpretation.clients._openai import OpenAIChat
 from .results._absorption import feature_absorption
@@ -67,6 +68,7 @@ __all__ = [
     "logit_weights",
     "match_features",
     "metric_effects",
+    "name_features",
     "replace_activations",
     "select_feature_detectors",
     "steer",

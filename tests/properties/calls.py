@@ -285,6 +285,19 @@ CALLS = dict(
             lambda given: inspection.feature_communities(given, min_active=2, random_state=0),
         ),
         call(
+            "name_features",
+            "dictionary",
+            ATOMS,
+            lambda given: inspection.name_features(given, ATOMS[::2], range(len(ATOMS[::2]))),
+            sparse=False,
+        ),
+        call(
+            "name_features",
+            "vocabulary_embeddings",
+            ATOMS,
+            lambda given: inspection.name_features(ATOMS[::2], given, range(len(ATOMS))),
+        ),
+        call(
             "match_features",
             "a",
             ATOMS,

@@ -288,6 +288,14 @@ PARAMETERS = {
         {},
         {"threshold": (0.5, (-1.1, 1.1))},
     ),
+    "name_features": Parameters(
+        lambda **given: inspection.name_features(
+            ATOMS, ATOMS[::2], range(len(ATOMS[::2])), **given
+        ),
+        {"n_names": (2, (0, -1)), "random_state": (3, (-1, 2**32))},
+        {},
+        optional=("random_state",),
+    ),
     "feature_splitting": Parameters(
         lambda **given: vars(
             inspection.feature_splitting(CODES, X, **({"min_active": 1} | given))
