@@ -112,7 +112,7 @@ class Context:
         bounds = np.cumsum([len(rows) for rows in self.top_rows])[:-1]
         of_features = np.split(index, bounds)
         return [
-            [names[k][:40] for k in list(dict.fromkeys(each.tolist()))[:N_WORDS]]
+            [names[k][:80] for k in list(dict.fromkeys(each.tolist()))[:N_WORDS]]
             for each in of_features
         ]
 

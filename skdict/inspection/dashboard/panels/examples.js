@@ -49,7 +49,7 @@ const NEAR_BY = { pre_activations: "the encoder's pre-activation", projections: 
 function scale(maximum) {
   const steps = [0, 0.25, 0.5, 0.75, 1];
   return element("span", { class: "scale", role: "img", "aria-label": `Shading: activation from 0 to ${show(maximum)}` },
-    "0", element("i", { class: "ramp" }), show(maximum));
+    "0", element("span", { class: "ramp" }), show(maximum));
 }
 
 function legendOf({ feature, maximum, changes }) {

@@ -207,7 +207,7 @@ const CELLS = {
 };
 
 function meter(value) {
-  const node = element("i", { class: "meter" });
+  const node = element("span", { class: "meter" });
   node.style.setProperty("--w", Math.max(0, Math.min(1, value)));
   return node;
 }
@@ -375,7 +375,7 @@ function scoresOf({ scores }) {
       .filter(([, x]) => x !== null && x !== undefined);
     return element("span", { class: "scorer", "data-tip": "", tip: () => [`${name} ${show(value)}`,
       ...told.map(([kind, x]) => `${kind === "chance" ? "chance" : `${kind}: ${baseline[kind]}`} ${show(x)}`)].join("\n") },
-    element("b", {}, name), " ", show(value), dots(marks, `${name} ${show(value)}`),
+    element("strong", {}, name), " ", show(value), dots(marks, `${name} ${show(value)}`),
     element("small", {}, told.map(([kind, x]) => `${kind} ${show(x)}`).join(" · ")));
   }));
 }
@@ -383,7 +383,7 @@ function scoresOf({ scores }) {
 function steeringOf({ steering }) {
   if (!steering) return null;
   return element("section", {}, heading("Steering", "texts written with the feature added at a strength"),
-    ...steering.strengths.map((strength, i) => element("div", { class: "steered" }, element("b", {}, signed(strength)),
+    ...steering.strengths.map((strength, i) => element("div", { class: "steered" }, element("strong", {}, signed(strength)),
       element("div", {}, ...steering.texts[i].map((text) => element("p", { class: "prose" }, visibleLines(text)))))));
 }
 
