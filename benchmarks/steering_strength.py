@@ -38,7 +38,7 @@ def main():
     order = np.argsort(density)[np.count_nonzero(density < 1e-4) :]
     chosen = order[np.linspace(0, len(order) - 1, arguments.n_features).astype(int)]
 
-    names = ("cross_entropy", "control_cross_entropy", "in_context", "control_in_context")
+    names = ("cross_entropy", "random_cross_entropy", "concept_score", "random_concept_score")
     found = []
     for j in chosen:
         effect = steering_effect(

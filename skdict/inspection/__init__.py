@@ -4,6 +4,7 @@ from .actions._effects import feature_effects
 from .actions._interventions import ablate, replace_activations, steer
 from .actions._logits import logit_weights, top_logits
 from .actions._metric import metric_effects
+from .actions._output_score import output_score
 from .actions._steering import SteeringDisplay, steering_effect
 from .codes._collecting import collect_codes
 from .codes._store import FeatureCodes
@@ -69,6 +70,7 @@ __all__ = [
     "match_features",
     "metric_effects",
     "name_features",
+    "output_score",
     "replace_activations",
     "select_feature_detectors",
     "steer",

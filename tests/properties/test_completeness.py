@@ -39,6 +39,7 @@ OTHERS = {
     "loss_recovered",
     "loss_recovered_scorer",
     "metric_effects",
+    "output_score",
     "python_token_labels",
     "replace_activations",
     "save_dictionary",

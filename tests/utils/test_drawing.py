@@ -19,10 +19,11 @@ from skdict.metrics import ParetoDisplay
 from skdict.utils._drawing import plain
 
 plt = pytest.importorskip("matplotlib.pyplot")
-COLUMNS = ("in_context", "in_context_error", "cross_entropy")
+COLUMNS = ("concept_score", "concept_score_error", "cross_entropy")
 EFFECT = {
+    "feature": [3, 3],
     "strength": [0.0, 1.0],
-    **{f"{prefix}{name}": [0.0, 1.0] for name in COLUMNS for prefix in ("", "control_")},
+    **{f"{prefix}{name}": [0.0, 1.0] for name in COLUMNS for prefix in ("", "random_", "other_")},
 }
 DISPLAYS = {
     "pareto": lambda name: ParetoDisplay([1.0, 2.0], [0.5, 0.6], [name, "other"]),

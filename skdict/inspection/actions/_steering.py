@@ -14,7 +14,6 @@ from ...utils._arrays import as_vector
 from ...utils._drawing import COLORS, draw_legend, legend_label, pair_of_axes
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
-from ..codes._active import check_indices
 from ..codes._directions import feature_directions
 from ._interventions import steer
 from ._language import Language
@@ -22,8 +21,7 @@ from ._language import Language
 
 @validate_params(
     {
-        "feature": [Interval(Integral, None, None, closed="neither")],
-        "in_context": [callable],
+        "concept_score": [callable],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "n_tokens": [Interval(Integral, 1, None, closed="left")],
         "n_controls": [Interval(Integral, 1, None, closed="left")],
@@ -34,9 +32,9 @@ from ._language import Language
 )
 def steering_effect(
     pipeline,
-    feature,
+    features,
     strengths,
-    in_context,
+    concept_score,
     *,
     prompts=None,
     n_samples=32,
@@ -45,13 +43,14 @@ def steering_effect(
     temperature=1.0,
     random_state=0,
 ):
-    """Measure how often a steered model writes in a feature's context, and how fluently.
+    """Measure how much of a concept steered models write, and how fluently.
 
     For each strength :math:`s` the model writes texts while :math:`s d_j` is added to the
     activation at every token (see `steer`). If a feature acts on the output as its top examples
-    suggest, the texts are in its context; a random direction of the same norm, the control,
-    should not have this effect. Steering that is too strong breaks the model: the cross-entropy
-    of its texts under the unsteered model then rises.
+    suggest, the texts have its concept. Two controls of the same norm should not have this
+    effect: random directions, and the harder one, the atoms of other features drawn at random.
+    Steering that is too strong breaks the model: the cross-entropy of its texts under the
+    unsteered model then rises.
 
     Parameters
     ----------
@@ -59,20 +58,21 @@ def steering_effect(
         Fitted; an :class:`~skdict.feature_extraction.ActivationExtractor` on a causal language
         model, then a dictionary with `inverse_transform`.
 
-    feature : int
-        Which feature.
+    features : int or array-like of int of shape (n_selected,)
+        Which features, each to be steered by alone. `output_score` ranks them before.
 
     strengths : array-like of shape (n_strengths,)
         In units of the feature's code; 0 leaves the model unchanged. Choose them relative to the
         feature's greatest code: 0, 0.5, 1 and 2 times that are a good beginning.
 
-    in_context : callable
+    concept_score : callable
         Called with each written text, without its prompt. Returns whether the text is in the
         feature's context, as a bool, or the fraction of it that is.
 
     prompts : list of str, default=None
         Prompts, each of which is continued `n_samples` times. By default the only prompt is the
-        special token at the beginning of a text (BOS).
+        special token at the beginning of a text (BOS). Special tokens that a chat template ends
+        in are kept.
 
     n_samples : int, default=32
         Texts per prompt and strength.
@@ -81,38 +81,45 @@ def steering_effect(
         Tokens per text. Special tokens are never sampled.
 
     n_controls : int, default=2
-        Number of random directions. As many texts are written with each as with the feature.
+        Number of random directions, and of other features. As many texts are written with each as
+        with a feature.
 
     temperature : float, default=1.0
         The logits are divided by this before a token is sampled.
 
     random_state : int, RandomState instance or None, default=0
-        Determines the sampled tokens and the random directions.
+        Determines the sampled tokens, the random directions and the other features.
 
     Returns
     -------
     effect : :class:`~sklearn.utils.Bunch`
-        Arrays of shape (n_strengths,), so ``pandas.DataFrame(effect)`` is a table.
+        Columns of n_selected * n_strengths entries, feature by feature, so
+        ``pandas.DataFrame(effect)`` is a table.
 
+        feature : ndarray of int64
+            The features.
         strength : ndarray of float64
             The strengths.
-        in_context : ndarray of float64
-            Mean of `in_context` over the texts.
-        in_context_error : ndarray of float64
+        concept_score : ndarray of float64
+            Mean of `concept_score` over the texts.
+        concept_score_error : ndarray of float64
             Its standard error; nan for a single text.
         cross_entropy : ndarray of float64
             Cross-entropy of the texts under the unsteered model, in nats per token.
-        control_in_context, control_in_context_error, control_cross_entropy : ndarray of float64
-            The same for the random directions, pooled.
+        random_concept_score, random_concept_score_error, random_cross_entropy : ndarray of float64
+            The same at this strength for the random directions, whose norm is the mean one of the
+            features' atoms. The error is that of a mean over directions; nan for a single one.
+        other_concept_score, other_concept_score_error, other_cross_entropy : ndarray of float64
+            The same for the atoms of other features, scaled to that norm; nan if there are none.
         example : list of str
-            The first text of each strength.
+            The first text of each feature and strength.
 
     Raises
     ------
     TypeError
         If `pipeline` is not a Pipeline of these two steps, or the model has no logits.
     ValueError
-        If the model is not causal, `feature` is out of range, a strength is not finite,
+        If the model is not causal, a feature is out of range, a strength is not finite,
         `prompts` is None and the tokenizer has no special token at the beginning of a text, or a
         text would be longer than the model's context.
 
@@ -145,43 +152,53 @@ def steering_effect(
     >>> effect = steering_effect(
     ...     pipeline, 0, [0.0, 5.0], lambda text: "import" in text, n_samples=4, n_tokens=3
     ... )
-    >>> effect.in_context.shape, len(effect.example)
+    >>> effect.concept_score.shape, len(effect.example)
     ((2,), 2)
     """
     language = Language(pipeline)
     language.check_causal()
-    of = "features of the dictionary"
-    features = check_indices([feature], language.n_components, name="feature", of=of)
+    features = language.checked_features(features)
     given, strengths = strengths, as_vector(strengths, "strengths")
     if not np.isfinite(strengths).all():
         raise ValueError(f"strengths must be a list of finite numbers, but is {given!r:.80}.")
     random_state = check_random_state(random_state)
     seeds = random_state.randint(2**31, size=1 + n_controls).tolist()
-    atom = feature_directions(language.dictionary, features)
-    controls = random_state.normal(size=(n_controls, atom.shape[1]))
-    controls *= np.linalg.norm(atom) / np.linalg.norm(controls, axis=1, keepdims=True)
-    prompts = _prompts(language, prompts, n_tokens)
-    writer = _Writer(language, prompts, in_context, n_samples, n_tokens, temperature)
+    atoms = feature_directions(language.dictionary, features)
+    controls = _controls(language, features, atoms, n_controls, random_state)
+    prompts = prompt_ids(language, prompts, n_tokens)
+    writer = _Writer(language, prompts, concept_score, n_samples, n_tokens, temperature)
 
-    table = {name: [] for name in ("in_context", "in_context_error", "cross_entropy")}
-    table |= {f"control_{name}": [] for name in list(table)}
-    examples = []
-    for strength in strengths:
-        *of_feature, texts = writer.measure(atom, strength, seeds[0])
-        of_controls = [
-            writer.measure(row[None], strength, seed)
-            for row, seed in zip(controls, seeds[1:], strict=True)
-        ]
-        examples.append(texts[0])
-        pooled = [np.concatenate(parts) for parts in list(zip(*of_controls, strict=True))[:2]]
-        for prefix, (fractions, losses) in (("", of_feature), ("control_", pooled)):
-            table[f"{prefix}in_context"].append(fractions.mean())
-            one = len(fractions) == 1
-            error = np.nan if one else fractions.std(ddof=1) / np.sqrt(len(fractions))
-            table[f"{prefix}in_context_error"].append(error)
-            table[f"{prefix}cross_entropy"].append(losses.mean())
-    columns = {name: np.array(values) for name, values in table.items()}
-    return Bunch(strength=strengths, **columns, example=examples)
+    of_controls = [
+        {
+            f"{name}_{column}": value
+            for name, directions in controls.items()
+            for column, value in writer.of_controls(directions, strength, seeds[1:]).items()
+        }
+        for strength in strengths
+    ]
+    rows = []
+    for feature, atom in zip(features, atoms, strict=True):
+        for strength, beside in zip(strengths, of_controls, strict=True):
+            of_feature, texts = writer.of_feature(atom, strength, seeds[0])
+            row = {"feature": feature, "strength": strength} | of_feature | beside
+            rows.append(row | {"example": texts[0]})
+    columns = {
+        name: np.array([row[name] for row in rows]) for name in rows[0] if name != "example"
+    }
+    return Bunch(**columns, example=[row["example"] for row in rows])
+
+
+def _controls(language, features, atoms, n_controls, random_state):
+    """Random directions and other features' atoms, of the mean norm of the features' atoms."""
+    random = random_state.normal(size=(n_controls, atoms.shape[1]))
+    others = np.setdiff1d(np.arange(language.n_components), features)
+    others = random_state.permutation(others)[:n_controls]
+    controls = {"random": random, "other": feature_directions(language.dictionary, others)}
+    norm = np.linalg.norm(atoms, axis=1).mean()
+    for directions in controls.values():
+        own = np.linalg.norm(directions, axis=1, keepdims=True)
+        directions *= norm / np.where(own > 0, own, 1)
+    return controls
 
 
 class _Writer:
@@ -191,19 +208,41 @@ class _Writer:
     ----------
     language : Language
     prompts : list of tensor of int64 of shape (1, length)
-    in_context : callable
+    concept_score : callable
     n_samples, n_tokens : int
         Texts per prompt, and tokens per text.
     temperature : float
     """
 
-    def __init__(self, language, prompts, in_context, n_samples, n_tokens, temperature):
-        self.language, self.prompts, self.in_context = language, prompts, in_context
+    def __init__(self, language, prompts, concept_score, n_samples, n_tokens, temperature):
+        self.language, self.prompts, self.concept_score = language, prompts, concept_score
         self.n_samples, self.n_tokens, self.temperature = n_samples, n_tokens, temperature
         # a model can have more logits than its tokenizer has tokens
         in_vocabulary = list(language.tokenizer.get_vocab().values())
         writable = np.setdiff1d(in_vocabulary, special_token_ids(language.tokenizer))
         self.writable = torch.from_numpy(writable).to(language.network.device)
+
+    def of_feature(self, atom, strength, seed):
+        """Columns of the table for one feature and strength, and the texts."""
+        fractions, losses, texts = self.measure(atom[None], strength, seed)
+        one = len(fractions) == 1
+        error = np.nan if one else fractions.std(ddof=1) / np.sqrt(len(fractions))
+        return _columns(fractions.mean(), error, losses.mean()), texts
+
+    def of_controls(self, directions, strength, seeds):
+        """The same for several directions; the error is that of a mean over directions."""
+        if not len(directions):
+            return _columns(np.nan, np.nan, np.nan)
+        means = np.array(
+            [
+                [part.mean() for part in self.measure(direction[None], strength, seed)[:2]]
+                for direction, seed in zip(directions, seeds, strict=False)
+            ]
+        )
+        score, loss = means.mean(axis=0)
+        one = len(means) == 1
+        error = np.nan if one else means[:, 0].std(ddof=1) / np.sqrt(len(means))
+        return _columns(score, error, loss)
 
     def measure(self, direction, strength, seed):
         """Write with ``strength * direction`` added to the activations.
@@ -217,7 +256,7 @@ class _Writer:
         Returns
         -------
         fractions, losses : ndarray of shape (n_prompts * n_samples,)
-            What `in_context` returned, and the cross-entropy under the unsteered model.
+            What `concept_score` returned, and the cross-entropy under the unsteered model.
         texts : list of str, length n_prompts * n_samples
         """
         fractions, losses, texts = [], [], []
@@ -225,7 +264,7 @@ class _Writer:
         generator = torch.Generator("cpu").manual_seed(seed)
         for prompt in self.prompts:
             ids = prompt.expand(self.n_samples, -1)
-            # `in_context` is called outside: it may wait for other threads that use the model
+            # `concept_score` is called outside: it may wait for other threads that use the model
             with evaluation_mode(self.language.model), torch.no_grad():
                 with steer(
                     self.language.model,
@@ -240,7 +279,7 @@ class _Writer:
                     written = self._sample(ids, generator)
                 losses.append(_losses(self.language, ids, written))
             found = [self.language.tokenizer.decode(row) for row in written]
-            fractions += [_fraction(self.in_context, text) for text in found]
+            fractions += [_fraction(self.concept_score, text) for text in found]
             texts += found
         return np.array(fractions), np.concatenate(losses), texts
 
@@ -250,7 +289,7 @@ class _Writer:
         network, model = self.language.network, self.language.model
         for _ in range(self.n_tokens):
             whole = torch.cat([ids, *written], dim=1)
-            options = _nothing_padded(self.language, whole)
+            options = attention_to_all(self.language, whole)
             if network.takes_use_cache and (cache is not None or not written):
                 if cache is not None:
                     options["past_key_values"] = cache
@@ -269,17 +308,22 @@ class _Writer:
         return torch.cat(written, dim=1)
 
 
-def _fraction(in_context, text):
-    found = in_context(text)
+def _columns(score, error, loss):
+    names = "concept_score", "concept_score_error", "cross_entropy"
+    return dict(zip(names, (score, error, loss), strict=True))
+
+
+def _fraction(concept_score, text):
+    found = concept_score(text)
     if not isinstance(found, Real | np.bool_) or not np.isfinite(found):
         raise TypeError(
-            f"in_context must return true or false, or a number, but returned {found!r:.80}. With "
-            "a regular expression, return bool(pattern.search(text))."
+            f"concept_score must return true or false, or a number, but returned {found!r:.80}. "
+            "With a regular expression, return bool(pattern.search(text))."
         )
     return float(found)
 
 
-def _prompts(language, prompts, n_tokens):
+def prompt_ids(language, prompts, n_tokens):
     """Token ids of each prompt, (1, length), without special tokens added at the end."""
     texts = [""] if prompts is None else check_texts(prompts, name="prompts")
     ids = []
@@ -306,7 +350,7 @@ def _prompts(language, prompts, n_tokens):
     return ids
 
 
-def _nothing_padded(language, ids):
+def attention_to_all(language, ids):
     """An attention mask of ones: without it, models that pad with the BOS token would mask it."""
     takes = language.network.takes_attention_mask
     return {"attention_mask": torch.ones_like(ids)} if takes else {}
@@ -318,27 +362,28 @@ def _losses(language, ids, written):
     Called outside of `steer`: it is that of the unsteered model.
     """
     whole = torch.cat([ids, written], dim=1)
-    output = language.model(whole, **_nothing_padded(language, whole))
+    output = language.model(whole, **attention_to_all(language, whole))
     logits = next_token_logits(output, whole)[:, ids.shape[1] - 1 : -1]
     log_p = logits.float().log_softmax(dim=-1).gather(2, written[..., None])
     return -log_p.double().mean(dim=(1, 2)).cpu().numpy()
 
 
 class SteeringDisplay:
-    """How often a steered model writes in a feature's context, and how fluently.
+    """How much of a concept steered models write, and how fluently.
 
     Parameters
     ----------
     effect : mapping
         What `steering_effect` returned.
 
-    name : str, default="feature"
-        Name of the feature in the legend.
+    name : str, default=None
+        Name of the feature in the legend; "feature 5" by default. With several features, what is
+        written before their numbers.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Axes with the fractions in context.
+        Axes with the concept scores.
 
     ax_cross_entropy_ : matplotlib Axes
         Axes with the cross-entropies.
@@ -354,24 +399,25 @@ class SteeringDisplay:
     --------
     >>> from skdict.inspection import SteeringDisplay
     >>> effect = {
+    ...     "feature": [5, 5],
     ...     "strength": [0.0, 1.0],
-    ...     "in_context": [0.1, 0.8],
-    ...     "in_context_error": [0.02, 0.03],
+    ...     "concept_score": [0.1, 0.8],
+    ...     "concept_score_error": [0.02, 0.03],
     ...     "cross_entropy": [3.0, 4.0],
-    ...     "control_in_context": [0.1, 0.1],
-    ...     "control_in_context_error": [0.02, 0.02],
-    ...     "control_cross_entropy": [3.0, 5.0],
+    ...     "random_concept_score": [0.1, 0.1],
+    ...     "random_concept_score_error": [0.02, 0.02],
+    ...     "random_cross_entropy": [3.0, 5.0],
     ... }
     >>> SteeringDisplay(effect, name="comments").plot().ax_.get_ylabel()
-    'In context (fraction)'
+    'Concept score'
     """
 
-    def __init__(self, effect, name="feature"):
+    def __init__(self, effect, name=None):
         self.effect = effect
         self.name = name
 
     def plot(self, ax=None):
-        """Draw the fractions in context above, the cross-entropies below.
+        """Draw the concept scores above, the cross-entropies below.
 
         Parameters
         ----------
@@ -391,28 +437,30 @@ class SteeringDisplay:
             If `ax` is not a pair.
         """
         above, below = pair_of_axes(self, ax, nrows=2, sharex=True)
-        strength = np.asarray(self.effect["strength"])
-        for prefix, name, color, style in (
-            ("", self.name, COLORS[0], "o-"),
-            ("control_", "random direction", COLORS[1], "s--"),
-        ):
+        effect = {name: np.asarray(values) for name, values in self.effect.items()}
+        features = list(dict.fromkeys(effect["feature"].tolist()))
+        curves = [("", j, self._name_of(j, features), "o-") for j in features]
+        for name, label in (("random", "random directions"), ("other", "other features")):
+            if f"{name}_concept_score" in effect:
+                curves.append((f"{name}_", features[0], label, "s--"))
+        for i, (prefix, feature, label, style) in enumerate(curves):
+            rows = effect["feature"] == feature
+            options = {"color": COLORS[i % len(COLORS)], "label": legend_label(label)}
             above.errorbar(
-                strength,
-                self.effect[f"{prefix}in_context"],
-                yerr=self.effect[f"{prefix}in_context_error"],
+                effect["strength"][rows],
+                effect[f"{prefix}concept_score"][rows],
+                yerr=effect[f"{prefix}concept_score_error"][rows],
                 fmt=style,
-                color=color,
                 capsize=2,
-                label=legend_label(name),
+                **options,
             )
             below.plot(
-                strength,
-                self.effect[f"{prefix}cross_entropy"],
+                effect["strength"][rows],
+                effect[f"{prefix}cross_entropy"][rows],
                 style,
-                color=color,
-                label=legend_label(name),
+                **options,
             )
-        above.set_ylabel("In context (fraction)")
+        above.set_ylabel("Concept score")
         above.set_ylim(bottom=0)
         draw_legend(above)
         below.set_ylabel("Cross-entropy (nats)")
@@ -421,3 +469,8 @@ class SteeringDisplay:
             axes.grid(alpha=0.3)
         self.ax_, self.ax_cross_entropy_, self.figure_ = above, below, above.figure
         return self
+
+    def _name_of(self, feature, features):
+        if self.name is not None and len(features) == 1:
+            return self.name
+        return f"{'feature' if self.name is None else self.name} {feature}"

@@ -29,6 +29,7 @@ from skdict.inspection import (
 from skdict.inspection.actions._effects import measured_effects
 from skdict.inspection.actions._language import Language
 from skdict.inspection.actions._norms import fixed_scales
+from skdict.inspection.actions._steering import _controls
 
 transformers = pytest.importorskip("transformers")
 LAYER = "transformer.h.0.mlp.act"
@@ -559,14 +560,14 @@ class TestSteering:
         options = {"n_samples": 16, "n_tokens": 6, "random_state": 1}
         effect = steering_effect(neurons, j, [0.0, 12.0], lambda text: token in text, **options)
         assert torch.equal(torch.random.get_rng_state(), state)
-        assert effect.in_context[1] > 0.8 > 0.3 > effect.control_in_context[1]
-        assert effect.in_context[0] < 0.2
-        assert effect.control_in_context[0] < 0.2
+        assert effect.concept_score[1] > 0.8 > 0.3 > effect.random_concept_score[1]
+        assert effect.concept_score[0] < 0.2
+        assert effect.random_concept_score[0] < 0.2
         assert effect.cross_entropy[1] > effect.cross_entropy[0] + 0.5
         assert token in effect.example[1]
         again = steering_effect(neurons, j, [0.0, 12.0], lambda text: token in text, **options)
         assert again.example == effect.example
-        assert pd.DataFrame(effect).shape == (2, 8)
+        assert pd.DataFrame(effect).shape == (2, 12)
 
     def test_texts_and_cross_entropy(self, language, neurons):
         written = []
@@ -580,10 +581,10 @@ class TestSteering:
             n_tokens=4,
             n_controls=1,
         )
-        assert effect.in_context[0] == 0
-        assert len(written) == 8 and effect.example == written[:1]
+        assert effect.concept_score[0] == 0
+        assert len(written) == 12 and effect.example == written[8:9]
         losses = []
-        for prompt, text in zip(["import"] * 2 + ["def f("] * 2, written[:4], strict=True):
+        for prompt, text in zip(["import"] * 2 + ["def f("] * 2, written[8:], strict=True):
             start = language.tokenizer(prompt, return_tensors="pt").input_ids
             ids = language.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
             assert ids.shape[1] == 4  # else it is tokenized differently from how it was drawn
@@ -594,15 +595,42 @@ class TestSteering:
             losses.append(-np.mean([float(log_p[0, t, whole[0, t + 1]]) for t in at]))
         assert_allclose(effect.cross_entropy[0], np.mean(losses), rtol=1e-4)
 
-    def test_in_context_may_wait_for_others_that_use_the_model(self, neurons):
-        def in_context(text):
+    def test_concept_score_may_wait_for_others_that_use_the_model(self, neurons):
+        def concept_score(text):
             other = threading.Thread(target=neurons.transform, args=(["import"],), daemon=True)
             other.start()
             other.join(timeout=30)
             return not other.is_alive()
 
         options = {"n_samples": 1, "n_tokens": 1, "n_controls": 1}
-        assert steering_effect(neurons, 5, [0.0], in_context, **options).in_context[0] == 1
+        assert steering_effect(neurons, 5, [0.0], concept_score, **options).concept_score[0] == 1
+
+    def test_several_features_and_controls(self, neurons):
+        options = {"n_samples": 2, "n_tokens": 3, "n_controls": 2}
+        together = pd.DataFrame(steering_effect(neurons, [5, 9], [1.0, 4.0], len, **options))
+        assert list(together.feature) == [5, 5, 9, 9]
+        assert list(together.strength) == [1, 4, 1, 4]
+        alone = pd.DataFrame(steering_effect(neurons, 9, [1.0, 4.0], len, **options))
+        for name in ("concept_score", "concept_score_error", "cross_entropy"):
+            assert_array_equal(together[name][2:], alone[name])
+            for control in ("random", "other"):
+                assert together[f"{control}_{name}"].notna().all()
+                assert_array_equal(
+                    together[f"{control}_{name}"][:2], together[f"{control}_{name}"][2:]
+                )
+        plt = pytest.importorskip("matplotlib.pyplot")
+        legend = SteeringDisplay(together).plot().ax_.get_legend().get_texts()
+        assert [text.get_text() for text in legend][:2] == ["feature 5", "feature 9"]
+        plt.close("all")
+
+    def test_controls_have_the_norm_of_the_atoms(self, neurons):
+        language = Language(neurons)
+        atoms = 3 * np.eye(512)[:2]
+        found = _controls(language, np.array([5, 9]), atoms, 4, np.random.RandomState(0))
+        for directions in found.values():
+            assert_allclose(np.linalg.norm(directions, axis=1), 3)
+        others = np.flatnonzero(found["other"].any(axis=0))
+        assert len(others) == 4 and not {5, 9} & set(others)
 
     def test_display(self, neurons):
         plt = pytest.importorskip("matplotlib.pyplot")
@@ -610,7 +638,8 @@ class TestSteering:
         display = SteeringDisplay(effect, name="five").plot()
         assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == [
             "five",
-            "random direction",
+            "random directions",
+            "other features",
         ]
         drawn = display.ax_cross_entropy_.lines[0].get_ydata()
         assert_array_equal(drawn, effect.cross_entropy)
@@ -623,7 +652,7 @@ class TestSteering:
     @pytest.mark.parametrize(
         ("feature", "options", "message"),
         [
-            (1024, {}, r"feature has 1024, but there are 1024 features"),
+            (1024, {}, r"features has 1024, but there are 1024 features"),
             (0, {"strengths": [np.nan]}, r"strengths must be a list of finite numbers"),
             (0, {"strengths": 3.0}, r"strengths must be one-dimensional, but has shape \(\)"),
             (0, {"strengths": ["1"]}, r"strengths must be an array of real numbers"),
@@ -639,5 +668,5 @@ class TestSteering:
     @pytest.mark.parametrize("answer", [None, "yes", np.nan])
     def test_answers_that_are_none(self, neurons, answer):
         options = {"n_samples": 2, "n_tokens": 2}
-        with pytest.raises(TypeError, match="in_context must return true or false"):
+        with pytest.raises(TypeError, match="concept_score must return true or false"):
             steering_effect(neurons, 0, [1.0], lambda text: answer, **options)
