@@ -1,6 +1,8 @@
 """What features stand for: what activates them, what they do, how they relate to each other."""
 
+from .actions._attribution import attribution_graph
 from .actions._effects import feature_effects
+from .actions._graph import AttributionGraph
 from .actions._interventions import ablate, replace_activations, steer
 from .actions._logits import logit_weights, top_logits
 from .actions._metric import metric_effects
@@ -36,6 +38,7 @@ from .structure._width import WidthCurveDisplay, width_curve
 
 __all__ = [
     "ActivationSpecificityDisplay",
+    "AttributionGraph",
     "Completion",
     "FeatureCodes",
     "FeatureDashboard",
@@ -53,6 +56,7 @@ __all__ = [
     "WidthCurveDisplay",
     "ablate",
     "activation_specificity",
+    "attribution_graph",
     "collect_codes",
     "context_snippets",
     "evaluate_feature_detectors",

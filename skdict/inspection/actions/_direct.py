@@ -89,22 +89,15 @@ class _Path:
         stack = ExitStack()
         stack.enter_context(torch.enable_grad())
         stack.enter_context(
-            Hooks([partial(m.register_forward_hook, _detached) for m in self._branches()])
+            Hooks(
+                [
+                    partial(module.register_forward_hook, _detached)
+                    for module in branches(self.language.model, [self.language.layer])
+                ]
+            )
         )
         stack.enter_context(linear_norms(self.language.model, **options))
         return stack
-
-    def _branches(self):
-        """Modules of blocks with a matrix among their parameters, but for those around the layer.
-
-        The blocks are the entries of the outermost `torch.nn.ModuleList`s.
-        """
-        way = way_to(self.language.model, self.language.layer)
-        for block in _blocks(self.language.model):
-            for child in block.children():
-                has_matrix = any(weight.ndim > 1 for weight in child.parameters())
-                if has_matrix and not any(child is module for module in way):
-                    yield child
 
     def _gradient(self, forward, project):
         """Gradient of a function of the unembedding's input in the layer's activation."""
@@ -188,6 +181,19 @@ class _Path:
         if n_tokens == 0:
             raise ValueError("texts has only special tokens. Give longer texts.")
         return total / n_tokens
+
+
+def branches(model, layers):
+    """Modules of blocks with a matrix among their parameters, but for those around the layers.
+
+    The blocks are the entries of the outermost `torch.nn.ModuleList`s.
+    """
+    ways = {id(module) for layer in layers for module in way_to(model, layer)}
+    for block in _blocks(model):
+        for child in block.children():
+            has_matrix = any(weight.ndim > 1 for weight in child.parameters())
+            if has_matrix and id(child) not in ways:
+                yield child
 
 
 def _blocks(module):

@@ -34,10 +34,10 @@ def linear_norms(model, *, unit_scale=False):
         if len(given) > 1:
             return None
         wide = torch.promote_types(given[0].dtype, torch.float32)
-        x, axes = given[0].to(wide), _axes(module, output)
+        x, axes = given[0].to(wide), axes_of(module, output)
         if isinstance(module, torch.nn.LayerNorm):
             x = x - x.mean(axes, keepdim=True)
-        epsilon = _epsilon(module)
+        epsilon = epsilon_of(module)
         linear = gain(module, output).to(wide) * (1 + epsilon) ** 0.5 * x
         if not unit_scale:
             linear = linear * (x.detach().square().mean(axes, keepdim=True) + epsilon).rsqrt()
@@ -51,7 +51,7 @@ def linear_norms(model, *, unit_scale=False):
     )
 
 
-def _axes(module, output):
+def axes_of(module, output):
     return tuple(range(-len(getattr(module, "normalized_shape", output.shape[-1:])), 0))
 
 
@@ -66,7 +66,7 @@ def fixed_scales(model):
         y = forward_ad.unpack_dual(output).primal
         wide = torch.promote_types(x.dtype, torch.float32)  # x^2 can overflow in half precision
         x, x_tangent = x.to(wide), x_tangent.to(wide)
-        epsilon, axes = _epsilon(module), _axes(module, y)
+        epsilon, axes = epsilon_of(module), axes_of(module, y)
         if isinstance(module, torch.nn.LayerNorm):
             x = x - x.mean(axes, keepdim=True)
             x_tangent = x_tangent - x_tangent.mean(axes, keepdim=True)
@@ -98,7 +98,7 @@ def gain(module, like):
     return (module.forward(probe) - module.forward(-probe))[0] / (2 * probe[0])
 
 
-def _epsilon(module):
+def epsilon_of(module):
     for name in ("eps", "variance_epsilon"):
         if getattr(module, name, None) is not None:
             return getattr(module, name)
