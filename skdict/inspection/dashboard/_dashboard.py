@@ -8,23 +8,20 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.pipeline import Pipeline
 
-from ..._core.language.texts import check_texts
 from ...metrics._coding import check_dictionary
 from ...utils._files import replacing, replacing_folder
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
 from ...utils._warnings import warn
 from ..actions._language import Language
-from ..codes._active import selected
 from ..codes._collecting import collect_codes
-from ..codes._store import as_feature_codes
-from ..codes._tokens import writable
+from ..codes._directions import feature_directions
 from ..displays._feature import FeatureDisplay
 from ._content import gather_content
 from ._context import Context
+from ._export import write_neuronpedia
+from ._inputs import checked_codes, language_of, shown_codes
 from ._names import Names
 from ._page import json_pieces, page_pieces, write_folder
 from ._schema import VERSION, EncodedFeatures, encoded
@@ -238,8 +235,8 @@ class FeatureDashboard:
             If a part of the page cannot be made, such as the logits of a model without a language
             modelling head. The page says so too.
         """
-        codes, columns = _checked(codes, features, images)
-        language, reason = (None, None) if pipeline is None else _language(pipeline, codes)
+        codes, columns = checked_codes(codes, features, images)
+        language, reason = (None, None) if pipeline is None else language_of(pipeline, codes)
         if language is not None:
             dictionary = language.dictionary
         elif dictionary is not None:
@@ -250,7 +247,7 @@ class FeatureDashboard:
             columns,
             images=images,
             language=language if reason is None else None,
-            shown=_shown(language, show_texts),
+            shown=shown_codes(language, show_texts),
             seed=check_random_state(random_state).randint(2**31),
             n_top=n_top,
             n_intervals=n_intervals,
@@ -456,6 +453,68 @@ class FeatureDashboard:
         content["features"] = EncodedFeatures([encoded(each) for each in content["features"]])
         return cls(content)
 
+    def to_neuronpedia(self, folder, *, model_id, sae_id, creator_id="skdict", dictionary=None):
+        """Write the features in the format that Neuronpedia imports.
+
+        Parameters
+        ----------
+        folder : str, bytes or path-like
+            Folder to write: it gets ``MODEL_ID/SAE_ID`` with release, model, source set and
+            source, and batches of features, activations and explanations, all as lines of JSON,
+            compressed.
+
+        model_id : str
+            Neuronpedia's name of the model, such as "gpt2-small".
+
+        sae_id : str
+            Name of the source, by convention the layer and the name of its set, such as
+            "6-res-mine".
+
+        creator_id : str, default="skdict"
+            Key of the account that the records belong to.
+
+        dictionary : estimator, default=None
+            The dictionary, whose atoms are added, for steering.
+
+        Returns
+        -------
+        source : pathlib.Path
+            The folder ``MODEL_ID/SAE_ID``.
+
+        Raises
+        ------
+        ValueError
+            If the features are not those of tokens, or an id is not a name of a folder.
+        FileExistsError
+            If the folder holds files that are not of such an export.
+
+        Notes
+        -----
+        Examples are the most active tokens (whose bin is -1) and the samples of the intervals,
+        with up to 64 tokens on each side; "binContains" is the share of the active tokens in the
+        interval. Fields of what is not computed here, such as correlated neurons or DFA, are
+        empty.
+        """
+        if self.content["unit"] != "token":
+            raise ValueError(
+                f"The features are those of a {self.content['unit']} each, but Neuronpedia takes "
+                "examples of tokens."
+            )
+        for name, value in (("model_id", model_id), ("sae_id", sae_id)):
+            if not isinstance(value, str) or value in ("", ".", "..") or set(value) & set("/\\"):
+                raise ValueError(f"{name} must be a name without slashes, but is {value!r}.")
+        vectors = None
+        if dictionary is not None:
+            vectors = feature_directions(dictionary, np.arange(len(self.density_)))
+        return write_neuronpedia(
+            self.content,
+            self._path(folder),
+            model_id=model_id,
+            sae_id=sae_id,
+            creator_id=creator_id,
+            vectors=vectors,
+        )
+
     def _path(self, path):
         """The path of a file to write, whose folder exists."""
         path = Path(os.fsdecode(path))
@@ -520,48 +579,3 @@ class FeatureDashboard:
             words,
             name=f"feature {feature}" + (f": {label}" if label else ""),
         ).plot(ax=ax)
-
-
-def _checked(codes, features, images):
-    """The codes, which know their tokens, and the features as an array."""
-    codes = as_feature_codes(codes)
-    if codes.tokens is None or (images is None and "token" not in codes.tokens):
-        raise ValueError(
-            "codes must know the token of each row. Give tokens to collect_codes or "
-            "FeatureCodes.from_matrix; for pictures give images, and tokens['document']."
-        )
-    columns = selected(features, codes.n_components)
-    if len(columns) == 0 or len(np.unique(columns)) < len(columns):
-        raise ValueError(
-            "features must be at least one feature, and each only once, but is "
-            f"{columns.tolist()!r:.80}."
-        )
-    return codes, columns
-
-
-def _language(pipeline, codes):
-    """The Language of a pipeline, and why it gives neither effects nor logits; None if it does."""
-    language = Language(pipeline)
-    if codes.texts is None or codes.provenance.get("unit") == "document":
-        raise ValueError(
-            "codes must be those of tokens, with their texts, to measure effects by the pipeline. "
-            "Give dictionary=pipeline[1:] instead, or what collect_codes(pipeline, texts) returns."
-        )
-    reason = language.why_not_causal()
-    if reason is not None:
-        reason = (
-            "No logits and no effects on the next token: these need a causal language model, "
-            f"but {type(language.model).__name__} is not one: {writable(reason):.300}"
-        )
-    return language, reason
-
-
-def _shown(language, texts):
-    """The codes of texts to show whole; None if there are none."""
-    if len(texts) == 0:
-        return None
-    if language is None:
-        raise ValueError("show_texts need a pipeline that reads them. Give pipeline.")
-    whole = clone(language.extractor).set_params(long_documents="window")
-    steps = [("extractor", whole), ("dictionary", language.dictionary)]
-    return collect_codes(Pipeline(steps), check_texts(texts, name="show_texts"))
