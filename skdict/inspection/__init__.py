@@ -11,13 +11,16 @@ from .actions._steering import SteeringDisplay, steering_effect
 from .codes._collecting import collect_codes
 from .codes._store import FeatureCodes
 from .dashboard._dashboard import FeatureDashboard
-from .displays._feature import FeatureDensityDisplay, FeatureDisplay
+from .displays._density import FeatureDensityDisplay
+from .displays._feature import FeatureDisplay
 from .displays._heatmap import FeatureHeatmapDisplay
 from .displays._interpretation import InterpretationDisplay
 from .displays._map import FeatureMapDisplay
 from .displays._matching import FeatureMatchDisplay
 from .displays._series import FeatureSeriesDisplay
+from .displays._specificity import ActivationSpecificityDisplay
 from .displays._splitting import FeatureSplittingDisplay
+from .displays._width import WidthCurveDisplay
 from .interpretation._interpret import interpret_features
 from .interpretation._vocabulary import name_features
 from .interpretation.clients._asking import Completion
@@ -29,12 +32,12 @@ from .results._examples import Snippet, context_snippets, top_activations
 from .results._labels import label_tokens
 from .results._probing import k_sparse_probe
 from .results._report import feature_report
-from .results._specificity import ActivationSpecificityDisplay, activation_specificity
+from .results._specificity import activation_specificity
 from .results._statistics import feature_statistics
 from .structure._communities import feature_communities
 from .structure._matching import match_features
 from .structure._splitting import feature_splitting
-from .structure._width import WidthCurveDisplay, width_curve
+from .structure._width import width_curve
 
 __all__ = [
     "ActivationSpecificityDisplay",

@@ -213,7 +213,7 @@ PARAMETERS = {
     ),
     "activation_specificity": Parameters(
         lambda **given: inspection.activation_specificity(COLUMN, LABEL, **given),
-        {"n_levels": (3, (0, -1))},
+        {"n_intervals": (3, (0, -1))},
     ),
     "select_feature_detectors": Parameters(
         lambda **given: inspection.select_feature_detectors(CODES, LABELS, **given),
@@ -222,7 +222,7 @@ PARAMETERS = {
     ),
     "feature_report": Parameters(
         lambda **given: inspection.feature_report(CODES, LABELS, **given),
-        {"n_levels": (3, (0, -1))},
+        {"n_intervals": (3, (0, -1))},
         {"min_precision": (0.25, (-0.1, 1.1)), "test_size": (0.25, (0, 1, -1))},
     ),
     "feature_association": Parameters(

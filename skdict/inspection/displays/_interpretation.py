@@ -6,13 +6,13 @@ from ...utils._drawing import (
     COLORS,
     MARKERS,
     PLAIN_TEXT,
-    axes_for,
     draw_legend,
     legend_label,
     plain,
 )
 from ..interpretation._result import score_columns
 from ..interpretation.scorers import SCORERS
+from ._base import Display
 
 # Sources of scores and their names in the figure.
 _SOURCES = {
@@ -23,7 +23,7 @@ _SOURCES = {
 _WIDTH = 0.8  # of the boxes of one scorer together
 
 
-class InterpretationDisplay:
+class InterpretationDisplay(Display):
     """Distributions of the scores of explanations: features, shuffled explanations, neurons.
 
     It is recommended to use `from_interpretation`, which stores its results as attributes.
@@ -116,32 +116,7 @@ class InterpretationDisplay:
         chance = {scorer: of["chance"] for scorer, of in columns.items()}
         return cls(scores, chance).plot(ax=ax)
 
-    def plot(self, ax=None):
-        """Draw a box for each scorer and source, and a point for each score.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Axes to draw on; a new figure by default.
-
-        Returns
-        -------
-        display : InterpretationDisplay
-            The display itself.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
-
-        Examples
-        --------
-        >>> from skdict.inspection import InterpretationDisplay
-        >>> display = InterpretationDisplay({"intruder": {"features": [0.5, 0.9]}}).plot()
-        >>> display.ax_.get_ylabel()
-        'Score'
-        """
-        ax = axes_for(self, ax)
+    def _draw(self, ax):
         names = list(dict.fromkeys(name for sources in self.scores.values() for name in sources))
         step, rng = _WIDTH / len(names), np.random.default_rng(0)
         self.boxes_, shown = {}, {}
@@ -181,5 +156,3 @@ class InterpretationDisplay:
         ax.set_ylabel("Score")
         ax.grid(axis="y", alpha=0.3)
         draw_legend(ax, handles=list(shown.values()))
-        self.ax_, self.figure_ = ax, ax.figure
-        return self

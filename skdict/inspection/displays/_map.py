@@ -6,16 +6,18 @@ import numpy as np
 from sklearn.manifold import TSNE
 
 from ..._core.optional import optional
-from ...utils._drawing import COLORS, MARKERS, PLAIN_TEXT, axes_for, plain
+from ...utils._drawing import COLORS, MARKERS, PLAIN_TEXT, plain
 from ...utils._random import check_random_state
 from ..codes._directions import unit_directions
+from ._base import Display
 
 METHODS = ("auto", "umap", "tsne")
 
 
-class FeatureMapDisplay:
+class FeatureMapDisplay(Display):
     """A map of the atoms in two dimensions; atoms with similar directions are close together.
 
+    Each of the largest groups has its own colour; the others share one.
     It is recommended to use `from_estimator`, which computes the positions.
 
     Parameters
@@ -23,7 +25,7 @@ class FeatureMapDisplay:
     positions : array-like of shape (n_components, 2)
         Position of each atom. Atoms with nan are not drawn.
 
-    labels : array-like of int of shape (n_components,), default=None
+    groups : array-like of int of shape (n_components,), default=None
         Group of each feature, such as its community; -1 for none.
 
     name : str, default="map"
@@ -47,31 +49,31 @@ class FeatureMapDisplay:
     Examples
     --------
     >>> from skdict.inspection import FeatureMapDisplay
-    >>> display = FeatureMapDisplay([[0.0, 0.1], [0.2, 0.1], [3.0, 1.0]], labels=[0, 0, -1])
+    >>> display = FeatureMapDisplay([[0.0, 0.1], [0.2, 0.1], [3.0, 1.0]], groups=[0, 0, -1])
     >>> display.plot()
     <...FeatureMapDisplay object at ...>
     >>> list(display.scatters_)
     ['none (1)', '0 (2)']
     """
 
-    def __init__(self, positions, labels=None, name="map"):
+    def __init__(self, positions, groups=None, name="map"):
         self.positions = np.asarray(positions, dtype=np.float64)
         if self.positions.ndim != 2 or self.positions.shape[1] != 2:
             raise ValueError(
                 f"positions must have shape (n_components, 2), but has {self.positions.shape}."
             )
-        self.labels = None if labels is None else np.asarray(labels)
-        if self.labels is not None and (
-            self.labels.shape != self.positions.shape[:1] or self.labels.dtype.kind not in "iu"
+        self.groups = None if groups is None else np.asarray(groups)
+        if self.groups is not None and (
+            self.groups.shape != self.positions.shape[:1] or self.groups.dtype.kind not in "iu"
         ):
             raise ValueError(
-                f"labels must be {len(self.positions)} integers, one per feature, but has dtype "
-                f"{self.labels.dtype} and shape {self.labels.shape}."
+                f"groups must be {len(self.positions)} integers, one per feature, but has dtype "
+                f"{self.groups.dtype} and shape {self.groups.shape}."
             )
         self.name = name
 
     @classmethod
-    def from_estimator(cls, estimator, *, labels=None, method="auto", random_state=None, ax=None):
+    def from_estimator(cls, estimator, *, groups=None, method="auto", random_state=0, ax=None):
         """Lay out the atoms of a dictionary and draw them.
 
         Atoms are scaled to unit norm, so that their squared distance is 2 (1 - cosine). Dead
@@ -83,7 +85,7 @@ class FeatureMapDisplay:
         estimator : estimator or array-like of shape (n_components, n_features)
             A fitted dictionary with ``components_``, a Pipeline that ends in one, or atoms.
 
-        labels : array-like of int of shape (n_components,), default=None
+        groups : array-like of int of shape (n_components,), default=None
             Group of each feature, such as ``feature_communities(codes).labels``.
 
         method : {"auto", "umap", "tsne"}, default="auto"
@@ -91,7 +93,7 @@ class FeatureMapDisplay:
             distance of 0.05, as in [1]_; "tsne" is :class:`sklearn.manifold.TSNE`; "auto"
             takes "umap" if it is installed.
 
-        random_state : int, RandomState instance or None, default=None
+        random_state : int, RandomState instance or None, default=0
             Determines the layout.
 
         ax : matplotlib Axes, default=None
@@ -143,38 +145,11 @@ class FeatureMapDisplay:
         positions = np.full((len(alive), 2), np.nan)
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
         positions[alive] = lay_out(directions[alive], seed)
-        return cls(positions, labels, name="UMAP" if method == "umap" else "t-SNE").plot(ax=ax)
+        return cls(positions, groups, name="UMAP" if method == "umap" else "t-SNE").plot(ax=ax)
 
-    def plot(self, ax=None):
-        """Draw the map.
-
-        Each of the largest groups has its own colour; the others share one.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Axes to draw on; a new figure by default.
-
-        Returns
-        -------
-        display : FeatureMapDisplay
-            The display itself.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
-
-        Examples
-        --------
-        >>> from skdict.inspection import FeatureMapDisplay
-        >>> display = FeatureMapDisplay([[0.0, 0.1], [0.2, 0.1]]).plot()
-        >>> list(display.scatters_)
-        ['features (2)']
-        """
-        ax = axes_for(self, ax)
+    def _draw(self, ax):
         self.scatters_ = {}
-        for name, members, color, marker in _groups(self.labels, len(self.positions)):
+        for name, members, color, marker in _groups(self.groups, len(self.positions)):
             members = members[~np.isnan(self.positions[members]).any(axis=1)]
             if len(members):
                 label = f"{name} ({len(members)})"
@@ -190,23 +165,21 @@ class FeatureMapDisplay:
         ax.set_ylabel(f"{plain(self.name)} 2", **PLAIN_TEXT)
         ax.set_xticks([])
         ax.set_yticks([])
-        if self.labels is not None and self.scatters_:
+        if self.groups is not None and self.scatters_:
             ax.legend(title="Group", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
 
 
-def _groups(labels, n_components):
+def _groups(groups, n_components):
     """Yield name, members, colour and marker of each group, from back to front."""
-    if labels is None:
+    if groups is None:
         yield "features", np.arange(n_components), COLORS[0], MARKERS[0]
         return
-    values, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    values, sizes = np.unique(groups[groups >= 0], return_counts=True)
     by_size = values[np.argsort(-sizes, kind="stable")]
-    yield "none", np.flatnonzero(labels < 0), "0.85", MARKERS[0]
-    yield "others", np.flatnonzero(np.isin(labels, by_size[len(COLORS) :])), "0.6", MARKERS[0]
+    yield "none", np.flatnonzero(groups < 0), "0.85", MARKERS[0]
+    yield "others", np.flatnonzero(np.isin(groups, by_size[len(COLORS) :])), "0.6", MARKERS[0]
     for value, color, marker in zip(by_size, COLORS, MARKERS, strict=False):
-        yield str(value), np.flatnonzero(labels == value), color, marker
+        yield str(value), np.flatnonzero(groups == value), color, marker
 
 
 def _tsne(directions, seed):

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...utils._drawing import COLORS, axes_for, draw_legend, legend_label, plain
+from ...utils._drawing import COLORS, draw_legend, legend_label, plain
+from ._base import Display
 
 # Four styles and seven colours have no common factor: 28 curves get different pairs.
 LINESTYLES = ("-", "--", "-.", ":")
 
 
-class FeatureMatchDisplay:
+class FeatureMatchDisplay(Display):
     """Similarity of features with their best matches, one curve per comparison.
 
     At x, a curve shows the similarity that a fraction x of the features reaches or exceeds; the
@@ -99,32 +100,7 @@ class FeatureMatchDisplay:
             )
         return cls({name: match["best_similarity"] for name, match in matches.items()}).plot(ax=ax)
 
-    def plot(self, ax=None):
-        """Draw the curves.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Axes to draw on; a new figure by default.
-
-        Returns
-        -------
-        display : FeatureMatchDisplay
-            The display itself.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
-
-        Examples
-        --------
-        >>> from skdict.inspection import FeatureMatchDisplay
-        >>> display = FeatureMatchDisplay({"features": [0.9, 0.7, 0.2]}).plot()
-        >>> display.ax_.get_ylabel()
-        'Similarity with the best match'
-        """
-        ax = axes_for(self, ax)
+    def _draw(self, ax):
         self.lines_ = {}
         for i, (name, values) in enumerate(self.best_similarity.items()):
             values = -np.sort(-values[~np.isnan(values)])
@@ -141,5 +117,3 @@ class FeatureMatchDisplay:
         ax.set_ylabel("Similarity with the best match")
         ax.grid(alpha=0.3)
         draw_legend(ax)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self

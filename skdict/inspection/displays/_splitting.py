@@ -5,13 +5,14 @@ from textwrap import fill
 
 import numpy as np
 
-from ...utils._drawing import PLAIN_TEXT, axes_for, plain
+from ...utils._drawing import PLAIN_TEXT, plain
 from ..codes._active import check_indices
+from ._base import Display
 
-LABEL_WIDTH = 24  # characters per line of a node's text
+NAME_WIDTH = 24  # characters per line of a node's text
 
 
-class FeatureSplittingDisplay:
+class FeatureSplittingDisplay(Display):
     """A tree of the features that one feature splits into.
 
     The dictionaries are columns, from the narrowest on the left to the widest. Lines lead from a
@@ -26,7 +27,7 @@ class FeatureSplittingDisplay:
     edges : list of tuple (level, parent, child, cosine)
         Links between a feature of `level` and one of the next.
 
-    labels : list of list of str, default=None
+    names : list of list of str, default=None
         Text of each node; by default the indices.
 
     titles : list of str, default=None
@@ -57,17 +58,17 @@ class FeatureSplittingDisplay:
     <...FeatureSplittingDisplay object at ...>
     """
 
-    def __init__(self, nodes, edges, labels=None, titles=None):
+    def __init__(self, nodes, edges, names=None, titles=None):
         self.nodes = [[int(feature) for feature in level] for level in nodes]
         self.edges = [tuple(edge) for edge in edges]
-        if labels is None:
-            labels = [[str(feature) for feature in level] for level in self.nodes]
-        self.labels = labels
-        if [len(level) for level in self.nodes] != [len(level) for level in self.labels]:
+        if names is None:
+            names = [[str(feature) for feature in level] for level in self.nodes]
+        self.names = names
+        if [len(level) for level in self.nodes] != [len(level) for level in self.names]:
             raise ValueError(
-                "labels must have as many entries at each level as nodes, "
+                "names must have as many entries at each level as nodes, "
                 f"{[len(level) for level in self.nodes]}, but has "
-                f"{[len(level) for level in self.labels]}."
+                f"{[len(level) for level in self.names]}."
             )
         self.titles = [""] * len(self.nodes) if titles is None else list(titles)
         if len(self.titles) != len(self.nodes):
@@ -86,7 +87,7 @@ class FeatureSplittingDisplay:
                 )
 
     @classmethod
-    def from_splitting(cls, splitting, feature, *, max_children=8, labels=None, ax=None):
+    def from_splitting(cls, splitting, feature, *, max_children=8, names=None, ax=None):
         """Draw what a feature of the narrowest dictionary splits into.
 
         Parameters
@@ -101,9 +102,9 @@ class FeatureSplittingDisplay:
             Maximum number of children to draw for each feature, those with the highest cosines.
             If there are more, their number is written at the feature.
 
-        labels : list of mapping or sequence of str, default=None
-            For each level, labels of some or all of its features, by index. Features without a
-            label show only the index.
+        names : list of mapping or sequence of str, default=None
+            For each level, names of some or all of its features, by index. Features without a
+            name show only the index.
 
         ax : matplotlib Axes, default=None
             Axes to draw on; a new figure by default.
@@ -148,40 +149,18 @@ class FeatureSplittingDisplay:
                 break
             nodes.append(list(below))
         texts = [
-            [_node_text(splitting, level, i, max_children, labels) for i in features]
+            [_node_text(splitting, level, i, max_children, names) for i in features]
             for level, features in enumerate(nodes)
         ]
         titles = [f"{len(level):,} features" for level in splitting["n_active"][: len(nodes)]]
         return cls(nodes, edges, texts, titles).plot(ax=ax)
 
-    def plot(self, ax=None):
-        """Draw the tree.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Axes to draw on; by default a new figure, as high as the nodes need.
-
-        Returns
-        -------
-        display : FeatureSplittingDisplay
-            The display itself.
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed.
-
-        Examples
-        --------
-        >>> from skdict.inspection import FeatureSplittingDisplay
-        >>> display = FeatureSplittingDisplay([[7], [2]], [(0, 7, 2, 0.9)]).plot()
-        >>> [text.get_text() for text in display.ax_.texts if text.get_text()]
-        ['7', '2']
-        """
+    def _figure_options(self):
         # height of each level in inches: lines of text, and frames around them
-        heights = [sum(0.2 + 0.15 * (1 + t.count("\n")) for t in level) for level in self.labels]
-        ax = axes_for(self, ax, figsize=(2.6 * len(self.nodes) + 1, max(2.5, 0.4 + max(heights))))
+        heights = [sum(0.2 + 0.15 * (1 + t.count("\n")) for t in level) for level in self.names]
+        return {"figsize": (2.6 * len(self.nodes) + 1, max(2.5, 0.4 + max(heights)))}
+
+    def _draw(self, ax):
         from matplotlib.collections import LineCollection
 
         places = [
@@ -204,7 +183,7 @@ class FeatureSplittingDisplay:
                 color="0.3",
                 **PLAIN_TEXT,
             )
-            for i, text in zip(features, self.labels[level], strict=True):
+            for i, text in zip(features, self.names[level], strict=True):
                 ax.text(
                     *places[level][i],
                     plain(text),
@@ -218,18 +197,16 @@ class FeatureSplittingDisplay:
         ax.set_ylim(-0.55, 0.65)
         ax.set_axis_off()
         ax.figure.colorbar(self.edges_, ax=ax, label="Masked cosine of activations")
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
 
 
-def _node_text(splitting, level, feature, max_children, labels):
-    """The index, the label if known, and the number of children if some are not drawn."""
+def _node_text(splitting, level, feature, max_children, names):
+    """The index, the name if known, and the number of children if some are not drawn."""
     text = str(feature)
-    if labels is not None and level < len(labels):
-        known = labels[level]
+    if names is not None and level < len(names):
+        known = names[level]
         known = known if isinstance(known, Mapping) else dict(enumerate(known))
         if feature in known:
-            text = fill(f"{text}: {known[feature]}", LABEL_WIDTH)
+            text = fill(f"{text}: {known[feature]}", NAME_WIDTH)
     if level < len(splitting["links"]):
         n_children = splitting["n_children"][level][feature]
         if n_children > max_children:

@@ -19,12 +19,14 @@ from ._specificity import activation_specificity
 @validate_params(
     {
         "test_size": [Interval(Real, 0, 1, closed="neither")],
-        "n_levels": [Interval(Integral, 1, None, closed="left")],
+        "n_intervals": [Interval(Integral, 1, None, closed="left")],
         "min_precision": [Interval(Real, 0, 1, closed="both")],
     },
     prefer_skip_nested_validation=True,
 )
-def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, min_precision=0.0):
+def feature_report(
+    codes, labels, *, neurons=None, test_size=0.5, n_intervals=5, min_precision=0.0
+):
     """Report how well the best feature, and the best single neuron, detect each label.
 
     For each label, the feature and its threshold are selected on the first rows
@@ -50,7 +52,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
     test_size : float, default=0.5
         Fraction of the rows, the last ones, to measure the scores on.
 
-    n_levels : int, default=5
+    n_intervals : int, default=5
         Number of intervals of activation, of equal width from 0 to the maximum.
 
     min_precision : float, default=0.0
@@ -80,7 +82,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
             (:func:`sklearn.metrics.average_precision_score`).
         feature_correlation : ndarray of float64
             Pearson correlation of code (0 where negative) and label.
-        feature_precision_by_level : list of ndarray of shape (n_levels,)
+        feature_precision_by_level : list of ndarray of shape (n_intervals,)
             Fraction with the label in each interval of activation, the weakest first; nan for
             empty intervals.
 
@@ -138,7 +140,7 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
         if issparse(held_out):
             held_out = held_out.tocsc()  # single columns follow
         graded = [
-            _graded(held_out, feature, true[:, k], n_levels)
+            _graded(held_out, feature, true[:, k], n_intervals)
             for k, feature in enumerate(table.feature)
         ]
         average_precision, correlation, by_level = zip(*graded, strict=True)
@@ -148,14 +150,14 @@ def feature_report(codes, labels, *, neurons=None, test_size=0.5, n_levels=5, mi
     return report
 
 
-def _graded(codes, feature, true, n_levels):
+def _graded(codes, feature, true, n_intervals):
     """Average precision, correlation and precision by level of one feature; nan if undefined."""
     if feature < 0 or not true.any():
-        return np.nan, np.nan, np.full(n_levels, np.nan)
+        return np.nan, np.nan, np.full(n_intervals, np.nan)
     code = np.maximum(float64_block(codes, (slice(None), [feature])).ravel(), 0)
     constant = true.all() or (code == code[0]).all()
     return (
         average_precision_score(true, code),
         np.nan if constant else np.corrcoef(code, true)[0, 1],
-        activation_specificity(code, true, n_levels=n_levels).precision,
+        activation_specificity(code, true, n_intervals=n_intervals).precision,
     )

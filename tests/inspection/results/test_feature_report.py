@@ -34,7 +34,7 @@ def planted():
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
 def test_against_sklearn(planted, convert):
     codes, labels, neurons = planted
-    report = feature_report(convert(codes), labels, neurons=neurons, n_levels=4)
+    report = feature_report(convert(codes), labels, neurons=neurons, n_intervals=4)
     table = pd.DataFrame(report)
     assert table.shape == (3, 19) and list(table["label"]) == ["label0", "label1", "label2"]
     assert report.feature[1] == 2 and report.feature[2] == -1
@@ -104,14 +104,16 @@ def test_bad_rows(planted):
 
 class TestSpecificity:
     def test_by_hand(self):
-        found = activation_specificity([0, 1, 2, 5, 9, 10, -3], [1, 1, 0, 0, 1, 0, 1], n_levels=2)
+        found = activation_specificity(
+            [0, 1, 2, 5, 9, 10, -3], [1, 1, 0, 0, 1, 0, 1], n_intervals=2
+        )
         assert_array_equal(found.edges, [0, 5, 10])
         assert_array_equal(found.n_labelled, [1, 1])  # 1 | 9
         assert_array_equal(found.n_other, [1, 2])  # 2 | 5, 10
         assert_allclose(found.precision, [1 / 2, 1 / 3])
 
     def test_never_active(self):
-        found = activation_specificity([0.0, 0.0], [True, False], n_levels=3)
+        found = activation_specificity([0.0, 0.0], [True, False], n_intervals=3)
         assert found.n_labelled.sum() == found.n_other.sum() == 0
         assert np.isnan(found.precision).all()
 
@@ -131,15 +133,15 @@ class TestSpecificity:
     )
     def test_codes_of_any_kind(self, convert):
         codes, labels = np.array([0.0, 1, 2, 5, 9, 10]), [1, 1, 0, 0, 1, 0]
-        expected = activation_specificity(codes, labels, n_levels=2)
-        found = activation_specificity(convert(codes), labels, n_levels=2)
+        expected = activation_specificity(codes, labels, n_intervals=2)
+        found = activation_specificity(convert(codes), labels, n_intervals=2)
         for name in expected:
             assert_array_equal(found[name], expected[name])
 
     def test_one_column_at_a_time(self):
-        with pytest.raises(ValueError, match=r"activations must be one-dimensional, .* \(2, 2\)"):
+        with pytest.raises(ValueError, match=r"codes must be one-dimensional, .* \(2, 2\)"):
             activation_specificity(sp.csr_array(np.eye(2)), [True, False])
-        with pytest.raises(ValueError, match=r"activations contains NaN"):
+        with pytest.raises(ValueError, match=r"codes contains NaN"):
             activation_specificity([np.nan], [True])
         with pytest.raises(ValueError, match=r"one entry for each of the 2 intervals"):
             ActivationSpecificityDisplay([0, 1, 2], [1, 2, 3], [1, 2, 3])
@@ -149,10 +151,10 @@ class TestSpecificity:
         rng = np.random.default_rng(0)
         labels = rng.random(2000) < 0.3
         activations = (labels + rng.normal(scale=0.4, size=2000)).clip(0)
-        display = ActivationSpecificityDisplay.from_activations(
-            activations, labels, n_levels=10, label="keyword"
+        display = ActivationSpecificityDisplay.from_codes(
+            activations, labels, n_intervals=10, label="keyword"
         )
-        found = activation_specificity(activations, labels, n_levels=10)
+        found = activation_specificity(activations, labels, n_intervals=10)
         heights = [bar.get_height() for bar in display.ax_.patches]
         assert_array_equal(heights, [*found.n_labelled, *found.n_other])
         line = display.ax_precision_.lines[0].get_ydata()

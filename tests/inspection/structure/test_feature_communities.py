@@ -246,7 +246,7 @@ def test_map_keeps_neighbours_together(plt):
     labels = np.repeat([2, 0, 1], 15)
     scales = np.random.default_rng(1).uniform(0.1, 9, (45, 1))  # norms do not matter
     display = FeatureMapDisplay.from_estimator(
-        scales * atoms, labels=labels, method="tsne", random_state=0
+        scales * atoms, groups=labels, method="tsne", random_state=0
     )
     assert_array_equal(np.isnan(display.positions).any(axis=1), np.arange(45) == 7)
     alive = np.delete(np.arange(45), 7)
@@ -309,13 +309,13 @@ def test_without_umap(plt, monkeypatch):
     ("make", "message"),
     [
         (lambda: FeatureMapDisplay(np.zeros((3, 3))), r"shape \(n_components, 2\)"),
-        (lambda: FeatureMapDisplay(np.zeros((3, 2)), [0, 1]), "labels must be 3 integers"),
-        (lambda: FeatureMapDisplay(np.zeros((2, 2)), [0.5, 1]), "labels must be 2 integers"),
+        (lambda: FeatureMapDisplay(np.zeros((3, 2)), [0, 1]), "groups must be 3 integers"),
+        (lambda: FeatureMapDisplay(np.zeros((2, 2)), [0.5, 1]), "groups must be 2 integers"),
         (lambda: FeatureMapDisplay.from_estimator(np.eye(4), method="pca"), "method must be one"),
         (lambda: FeatureMapDisplay.from_estimator(np.eye(4, 3)), "four features.* 3 of 4"),
         (
-            lambda: FeatureMapDisplay.from_estimator(clusters(0), labels=[1], method="tsne"),
-            "labels must be 45 integers",
+            lambda: FeatureMapDisplay.from_estimator(clusters(0), groups=[1], method="tsne"),
+            "groups must be 45 integers",
         ),
     ],
 )

@@ -180,7 +180,7 @@ def splitting():
 
 def test_display(plt, splitting):
     labels = [{0: "money $x$ in\tforeign places and others"}, ["a", "b"]]
-    display = FeatureSplittingDisplay.from_splitting(splitting, 0, labels=labels)
+    display = FeatureSplittingDisplay.from_splitting(splitting, 0, names=labels)
     assert [sorted(level) for level in display.nodes] == [[0], [0, 1, 2], [0]]
     assert {edge[:3] for edge in display.edges} == {
         (0, 0, 0),
@@ -219,7 +219,7 @@ def test_display_without_children(plt):
     ("make", "error", "message"),
     [
         (lambda: FeatureSplittingDisplay([[0]], [(0, 0, 1, 0.5)]), ValueError, "are not in nodes"),
-        (lambda: FeatureSplittingDisplay([[0], [1]], [], labels=[["a"]]), ValueError, "labels"),
+        (lambda: FeatureSplittingDisplay([[0], [1]], [], names=[["a"]]), ValueError, "names"),
         (lambda: FeatureSplittingDisplay([[0], [1]], [], titles=["a"]), ValueError, "titles"),
     ],
 )
