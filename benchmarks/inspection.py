@@ -6,8 +6,9 @@
 The first builds the dashboard of all features of a topk autoencoder on 200,000 held-out tokens,
 from the texts, and opens it in headless Chromium, if there is one (``apt install chromium
 chromium-driver``). The second goes through 2,000,000 tokens with 16,384 features, from a memory
-map on disk, for statistics, examples of all kinds and near misses, and samples the memory of its
-process meanwhile, beside a run on a tenth of the tokens.
+map on disk: it collects the codes and near misses to a folder, then takes examples of all kinds and
+statistics from there, and samples the memory of its process meanwhile, beside a run on a tenth of
+the tokens.
 """
 
 import argparse
@@ -22,7 +23,13 @@ from activations import collect, draw, load_extractor
 from sklearn.pipeline import make_pipeline
 
 from skdict.decomposition import SparseAutoencoderDictionary
-from skdict.inspection import FeatureDashboard, feature_statistics, top_activations
+from skdict.inspection import (
+    FeatureCodes,
+    FeatureDashboard,
+    collect_codes,
+    feature_statistics,
+    top_activations,
+)
 
 N_DASHBOARD, N_STREAMED = 200_000, 2_000_000
 
@@ -119,27 +126,31 @@ def streaming(arguments):
     dictionary = fit(arguments.n_components or 16384, X[:200_000], 2)
     np.save(folder / "X.npy", X)
     del X
-    of_examples = {
-        "n_top": 20,
-        "n_intervals": 10,
-        "n_per_interval": 3,
-        "n_random": 10,
-        "n_near_misses": 10,
-    }
+    of_examples = {"n_top": 20, "n_intervals": 10, "n_per_interval": 3, "n_random": 10}
     print(
         f"{'function':18} {'tokens':>10} {'features':>9} {'seconds':>8} {'own, GB':>8} "
         f"{'with files, GB':>14}"
     )
-    for function, options in ((top_activations, of_examples), (feature_statistics, {})):
-        for n_tokens in (N_STREAMED // 10, N_STREAMED):
-            X = np.load(folder / "X.npy", mmap_mode="r")[:n_tokens]
+    for n_tokens in (N_STREAMED // 10, N_STREAMED):
+        X = np.load(folder / "X.npy", mmap_mode="r")[:n_tokens]
+        path = folder / f"codes-{n_tokens}"
+        steps = {
+            "collect_codes": lambda X=X, path=path: collect_codes(
+                dictionary, X, n_near_misses=10, path=path
+            ),
+            "top_activations": lambda path=path: top_activations(
+                FeatureCodes.load(path), **of_examples
+            ),
+            "feature_statistics": lambda path=path: feature_statistics(FeatureCodes.load(path)),
+        }
+        for name, step in steps.items():
             with PeakMemory() as memory:
                 start = time.perf_counter()
-                function(X, dictionary=dictionary, **options)
+                step()
                 seconds = time.perf_counter() - start
             print(
-                f"{function.__name__:18} {n_tokens:10,} {len(dictionary.components_):9,} "
-                f"{seconds:8.0f} {memory.own:8.2f} {memory.all:14.2f}",
+                f"{name:18} {n_tokens:10,} {len(dictionary.components_):9,} "
+                f"{seconds:8.1f} {memory.own:8.2f} {memory.all:14.2f}",
                 flush=True,
             )
     shutil.rmtree(folder)
