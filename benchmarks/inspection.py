@@ -6,9 +6,8 @@
 The first builds the dashboard of all features of a topk autoencoder on 200,000 held-out tokens,
 from the texts, and opens it in headless Chromium, if there is one (``apt install chromium
 chromium-driver``). The second goes through 2,000,000 tokens with 16,384 features, from a memory
-map on disk: it collects the codes and near misses to a folder, then takes examples of all kinds and
-statistics from there, and samples the memory of its process meanwhile, beside a run on a tenth of
-the tokens.
+map on disk: it collects codes and near misses to a folder, takes examples of all kinds and
+statistics from there, and samples the memory of its process meanwhile, beside a run on a tenth.
 """
 
 import argparse

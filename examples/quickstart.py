@@ -46,8 +46,10 @@ from skdict.decomposition import (
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     FeatureDashboard,
+    collect_codes,
     context_snippets,
     evaluate_feature_detectors,
+    feature_statistics,
     interpret_features,
     select_feature_detectors,
     top_activations,
@@ -263,16 +265,17 @@ def find_features(train, test, n_features=10):
         detectors[name] = evaluate_feature_detectors(selected, test[kind], test["labels"].data)
     f1 = np.nan_to_num(detectors["feature"].f1)
     codes, seen, features = test["codes"], set(), []
+    density = feature_statistics(codes).density
     for k in np.argsort(-f1):
         j = detectors["feature"].feature[k]
         if j >= 0 and j not in seen:  # one feature may be the best for several labels
             seen.add(j)
-            (top,) = top_activations(codes, [j], n_top=6)
+            (top,) = top_activations(codes, j, n_top=6)
             features.append(
                 {
                     "index": int(j),
                     "label": test["labels"].target_names[k],
-                    "density": float((codes[:, j] > 0).mean()),
+                    "density": float(density[j]),
                     **{
                         f"{who}_{what}": float(detectors[who][what][k])
                         for who in detectors
@@ -280,7 +283,7 @@ def find_features(train, test, n_features=10):
                     },
                     "neuron": int(detectors["neuron"].feature[k]),
                     "snippets": context_snippets(test["texts"], test["tokens"], top.rows),
-                    "activations": top.activations.tolist(),
+                    "codes": top.codes.tolist(),
                 }
             )
         if len(features) == n_features:
@@ -317,7 +320,6 @@ def interpret(test, features):
     table = interpret_features(
         test["codes"],
         features,
-        tokens=test["tokens"],
         token_labels=test["labels"],
         neurons=test["X"],
         window_length=16,
@@ -335,7 +337,7 @@ def interpret(test, features):
 
 def features_to_show(features, codes, n_shown):
     """Those that detect labels, then the most active ones."""
-    density = (codes > 0).mean(axis=0)
+    density = feature_statistics(codes).density
     chosen = [f["index"] for f in features] + np.argsort(-density).tolist()
     return [j for j in dict.fromkeys(chosen) if density[j] > 0][:n_shown]
 
@@ -376,24 +378,27 @@ def main():
         )
         alphas = alpha_grid(X_train, n_alphas=sizes.n_alphas).tolist()
         search = search_alpha(extractor, train_texts, alphas, sizes)
+    extractor.set_params(cache=None)
 
     chosen = search.best_estimator_["dictionary"]
     over_alpha = print_alpha_table(search)
     rows = compare(chosen, X_train, X_test, sizes)
     draw(over_alpha, rows, output / "pareto.png")
 
-    for split in splits.values():
-        split["codes"] = chosen.transform(split["X"])
+    pipeline = Pipeline([("extractor", extractor), ("dictionary", chosen)])
+    for split in splits.values():  # one pass of the model for all that follows
+        split["codes"] = collect_codes(pipeline, split["texts"], n_near_misses=10)
     features = find_features(splits["train"], splits["test"])
     print_features(features)
     shown = features_to_show(features, splits["test"]["codes"], sizes.n_shown)
     names = interpret(splits["test"], shown)
-    dashboard = FeatureDashboard.from_pipeline(
-        Pipeline([("extractor", extractor.set_params(cache=None)), ("dictionary", chosen)]),
-        test_texts,
-        features=shown,
+    dashboard = FeatureDashboard.from_codes(
+        splits["test"]["codes"],
+        shown,
+        pipeline=pipeline,
         names=names,
         show_texts=[text[:1500] for text in test_texts[:2]],
+        provenance={"corpus": "Python's standard library, held-out files"},
         title="Features of a one-layer transformer's neurons",
     )
     page = dashboard.to_html(output / "features.html")

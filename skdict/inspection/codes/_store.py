@@ -4,7 +4,7 @@ from functools import cached_property
 from html import escape
 
 import numpy as np
-from scipy.sparse import csc_array, csr_array, issparse
+from scipy.sparse import csc_array, csr_array, issparse, vstack
 from sklearn.utils import Bunch
 
 from ...metrics._rows import as_rows
@@ -250,6 +250,18 @@ class FeatureCodes:
             # int64: callers multiply the indices
             yield first, rows, selected.astype(np.int64), values
 
+    def to_csr(self):
+        """All positive codes as one matrix.
+
+        Returns
+        -------
+        codes : csr_array of shape (n_rows, n_components)
+            What is clean already is not copied; codes on disk stay mapped. Do not change it.
+        """
+        if self._is_clean:
+            return self._matrix
+        return vstack([block for _, block in self.blocks()], format="csr")
+
     @cached_property
     def moments(self):
         """Number, sum, sum of squares and maximum of each feature's codes."""
@@ -375,6 +387,11 @@ def as_feature_codes(codes, tokens=None, *, name="codes"):
         return codes
     codes = as_rows(codes, name)
     return FeatureCodes.from_matrix(codes, tokens=tokens)
+
+
+def code_matrix(codes, name="codes"):
+    """What a user gave as codes, as a matrix from `as_rows`."""
+    return codes.to_csr() if isinstance(codes, FeatureCodes) else as_rows(codes, name)
 
 
 def _rows_of(matrix, start, stop):

@@ -6,9 +6,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
-from ...metrics._rows import as_rows
 from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._active import active_rows, check_indices
+from ..codes._store import code_matrix
 from ._named_labels import boolean_labels
 
 
@@ -30,7 +30,8 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
 
     Parameters
     ----------
-    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
+            (n_samples, n_components)
         Codes of the activations; or the activations themselves, for the best single neurons.
         Negative entries never detect. Stack ``[codes, -codes]`` if the sign has no meaning.
 
@@ -132,7 +133,8 @@ def evaluate_feature_detectors(detectors, codes, labels):
     detectors : mapping
         The result of `select_feature_detectors`; "feature" and "threshold" are used.
 
-    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
+            (n_samples, n_components)
         Codes from the same dictionary.
 
     labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
@@ -193,7 +195,7 @@ def _threshold(values, n_detected):
 
 def check_codes_and_labels(codes, labels):
     """Codes as a matrix from `as_rows`, labels as a boolean ndarray."""
-    codes = as_rows(codes, "codes")
+    codes = code_matrix(codes)
     labels = boolean_labels(labels, "labels")
     if len(labels) != codes.shape[0]:
         raise ValueError(

@@ -8,8 +8,9 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils import Bunch
 
 from ..._core.data.finite import check_entries_finite
-from ...metrics._rows import as_rows, float64_block
+from ...metrics._rows import float64_block
 from ...utils._sklearn_compat import Interval, validate_params
+from ..codes._store import code_matrix
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels
 from ._parts import two_parts
@@ -121,7 +122,7 @@ def feature_report(
         if neurons is None and who == "neuron":
             continue
         name = "codes" if who == "feature" else "neurons"
-        matrix = as_rows(matrix, name)
+        matrix = code_matrix(matrix, name)
         check_entries_finite(matrix, name)
         if matrix.shape[0] != labels.shape[0]:
             raise ValueError(

@@ -7,9 +7,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import Bunch, gen_batches
 
-from ...metrics._rows import BLOCK_SIZE, as_rows, check_finite, float64_block, row_blocks, varies
+from ...metrics._rows import BLOCK_SIZE, check_finite, float64_block, row_blocks, varies
 from ...utils._sklearn_compat import Interval, StrOptions, validate_params
 from ..codes._directions import unit_directions
+from ..codes._store import code_matrix
 
 # A column whose variance is less than this fraction of its mean square counts as constant. It is
 # the relative rounding error of squares of centred values.
@@ -132,7 +133,7 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
     array([1, 2, 0])
     """
     if by == "codes":
-        similarity, alive_a, alive_b = _correlations(as_rows(a, "a"), as_rows(b, "b"))
+        similarity, alive_a, alive_b = _correlations(code_matrix(a, "a"), code_matrix(b, "b"))
     else:
         attribute = {"atoms": "components_", "encoders": "encoder_coef_"}[by]
         a, alive_a = unit_directions(a, "a", attribute)

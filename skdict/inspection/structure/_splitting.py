@@ -10,6 +10,7 @@ from sklearn.utils import Bunch, gen_batches
 from ...metrics._rows import BLOCK_SIZE
 from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._active import positive_entries
+from ..codes._store import code_matrix
 
 
 @validate_params(
@@ -133,7 +134,10 @@ def _check_levels(codes):
             "feature_splitting needs the codes of at least two dictionaries, but got "
             f"{len(codes)}. Call feature_splitting(codes_narrow, codes_wide)."
         )
-    codes = [positive_entries(level, f"codes[{k}]") for k, level in enumerate(codes)]
+    codes = [
+        positive_entries(code_matrix(level, f"codes[{k}]"), f"codes[{k}]")
+        for k, level in enumerate(codes)
+    ]
     for k, (narrow, wide) in enumerate(pairwise(codes)):
         if narrow.shape[0] != wide.shape[0]:
             raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.pipeline import make_pipeline
 
+from skdict import inspection
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import FeatureCodes, collect_codes, feature_statistics, top_activations
 from skdict.inspection.codes import _collecting, _store
@@ -273,3 +274,19 @@ def test_a_cache_gives_the_activations(language, dictionary, few, collected, tmp
     )
     codes = collect_codes(make_pipeline(extractor, dictionary), few)
     assert_allclose(dense(codes), dense(collected), atol=1e-5)
+
+
+def test_others_take_them(collected, texts, extractor):
+    """As they take the matrix."""
+    codes = sp.csr_array(dense(collected))
+    labels = np.stack([collected.tokens["token"] == token for token in (".", "(")], axis=1)
+    for function in (
+        lambda codes: inspection.select_feature_detectors(codes, labels),
+        lambda codes: inspection.feature_report(codes, labels),
+        lambda codes: inspection.feature_communities(codes, random_state=0),
+        lambda codes: inspection.feature_splitting(codes, codes),
+        lambda codes: inspection.match_features(codes, codes, by="codes"),
+    ):
+        found, expected = function(collected), function(codes)
+        for name in expected:
+            np.testing.assert_equal(found[name], expected[name])
