@@ -55,43 +55,21 @@ def alternating_fit():
     return lambda: sae.fit(X)
 
 
-def _embedded(n_components):
-    """The embedded transformer, a layer of it, a dictionary of that, and held-out texts."""
+def loss_recovered():
+    """Of 4,096 atoms in the embedded transformer, on 8 texts of 2,000 characters."""
     from skdict import ActivationExtractor, SparseAutoencoderDictionary
     from skdict.datasets import load_one_layer_transformer, load_python_corpus
+    from skdict.metrics import loss_recovered
 
     language, layer = load_one_layer_transformer(), "transformer.h.0.mlp.act"
     texts = [text[:2000] for text in load_python_corpus(subset="test").data if len(text) > 2000]
+    texts = texts[:16]
     X = ActivationExtractor(language.model, layer, tokenizer=language.tokenizer).transform(texts)
     sae = SparseAutoencoderDictionary(
-        n_components, architecture="topk", n_nonzero_coefs=32, max_iter=1, random_state=0
-    )
-    return language, layer, sae.fit(X), texts[:8]
-
-
-def loss_recovered():
-    """Of 4,096 atoms in the embedded transformer, on 8 texts of 2,000 characters."""
-    from skdict.metrics import loss_recovered
-
-    language, *arguments = _embedded(4096)
-    return lambda: loss_recovered(language.model, *arguments, tokenizer=language.tokenizer)
-
-
-def replaced_pass():
-    """Forward passes of the embedded transformer on reconstructions by 16,384 atoms."""
-    import torch
-
-    from skdict.inspection import replace_activations
-
-    language, layer, sae, texts = _embedded(16384)
-    encoded = [language.tokenizer(text, return_tensors="pt").input_ids for text in texts]
-    ids = torch.cat([each[:, :256] for each in encoded if each.shape[1] >= 256])
-
-    def run():
-        with torch.no_grad(), replace_activations(language.model, layer, sae):
-            return language.model(ids).logits
-
-    return run
+        4096, architecture="topk", n_nonzero_coefs=32, max_iter=1, random_state=0
+    ).fit(X)
+    arguments = language.model, layer, sae, texts[:8]
+    return lambda: loss_recovered(*arguments, tokenizer=language.tokenizer)
 
 
 def omp():
@@ -184,7 +162,6 @@ TASKS = busy.TASKS | {
         omp,
         score,
         loss_recovered,
-        replaced_pass,
         one_epoch,
         transform_wide,
         transform_wide_dense,
