@@ -47,7 +47,7 @@ def report_labels(dictionary, splits):
         X, labels = splits["select"]
         detectors = select_feature_detectors(encode(X), labels.data, min_precision=0.85)
         X, labels = splits["score"]
-        tables[name] = evaluate_feature_detectors(detectors, encode(X), labels.data)
+        tables[name] = evaluate_feature_detectors(encode(X), labels.data, detectors)
     names = splits["score"][1].target_names
     print(
         f"  {'label':24} {'feature':>7} {'prec.':>6} {'recall':>6} | {'neuron':>6} prec.  recall"

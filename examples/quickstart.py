@@ -262,7 +262,7 @@ def find_features(train, test, n_features=10):
     detectors = {}
     for name, kind in (("feature", "codes"), ("neuron", "X")):
         selected = select_feature_detectors(train[kind], train["labels"].data)
-        detectors[name] = evaluate_feature_detectors(selected, test[kind], test["labels"].data)
+        detectors[name] = evaluate_feature_detectors(test[kind], test["labels"].data, selected)
     f1 = np.nan_to_num(detectors["feature"].f1)
     codes, seen, features = test["codes"], set(), []
     density = feature_statistics(codes).density

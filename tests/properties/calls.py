@@ -337,7 +337,7 @@ CALLS = dict(
         ),
         call(
             "select_feature_detectors",
-            "labels",
+            "token_labels",
             LABELS,
             lambda given: inspection.select_feature_detectors(CODES, given),
         ),
@@ -346,15 +346,15 @@ CALLS = dict(
             "codes",
             CODES,
             lambda given: inspection.evaluate_feature_detectors(
-                {"feature": [0, 1], "threshold": [0.0, 1.0]}, given, LABELS
+                given, LABELS, {"feature": [0, 1], "threshold": [0.0, 1.0]}
             ),
         ),
         call(
             "evaluate_feature_detectors",
-            "labels",
+            "token_labels",
             LABELS,
             lambda given: inspection.evaluate_feature_detectors(
-                {"feature": [0, 1], "threshold": [0.0, 1.0]}, CODES, given
+                CODES, given, {"feature": [0, 1], "threshold": [0.0, 1.0]}
             ),
         ),
         call(
@@ -365,7 +365,7 @@ CALLS = dict(
         ),
         call(
             "feature_report",
-            "labels",
+            "token_labels",
             LABELS,
             lambda given: unnamed(inspection.feature_report(CODES, given)),
         ),
@@ -418,14 +418,14 @@ CALLS = dict(
         ),
         call(
             "activation_specificity",
-            "activations",
+            "codes",
             COLUMN,
             lambda given: inspection.activation_specificity(given, LABEL),
             sparse=False,
         ),
         call(
             "activation_specificity",
-            "labels",
+            "token_labels",
             LABEL,
             lambda given: inspection.activation_specificity(COLUMN, given),
             sparse=False,

@@ -62,7 +62,7 @@ class ActivationSpecificityDisplay(Display):
             )
 
     @classmethod
-    def from_codes(cls, codes, labels, *, n_intervals=20, label="label", ax=None):
+    def from_codes(cls, codes, token_labels, *, n_intervals=10, label="label", ax=None):
         """Count and draw.
 
         Parameters
@@ -70,10 +70,10 @@ class ActivationSpecificityDisplay(Display):
         codes : array-like of shape (n_samples,)
             Codes of one feature.
 
-        labels : array-like of bool of shape (n_samples,)
+        token_labels : array-like of bool of shape (n_samples,)
             Where the label holds.
 
-        n_intervals : int, default=20
+        n_intervals : int, default=10
             Number of intervals of equal width, from 0 to the greatest code.
 
         label : str, default="label"
@@ -87,7 +87,7 @@ class ActivationSpecificityDisplay(Display):
         display : ActivationSpecificityDisplay
             The drawn display.
         """
-        found = activation_specificity(codes, labels, n_intervals=n_intervals)
+        found = activation_specificity(codes, token_labels, n_intervals=n_intervals)
         return cls(found.edges, found.n_labelled, found.n_other, label).plot(ax=ax)
 
     def _draw(self, ax):

@@ -8,14 +8,15 @@ from sklearn.utils import Bunch
 
 from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._active import active_rows, check_indices
-from ..codes._store import code_matrix
+from ..codes._whole import of_counted, whole_matrix
+from ._best_label import f1_of
 from ._named_labels import boolean_labels
 
 
 @validate_params(
     {"min_precision": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
 )
-def select_feature_detectors(codes, labels, *, min_precision=0.0):
+def select_feature_detectors(codes, token_labels, *, min_precision=0.0):
     """Find, for each label, the feature and threshold that detect it best.
 
     Feature :math:`j` with threshold :math:`t \\ge 0` predicts that a sample has the label if
@@ -30,13 +31,12 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
 
     Parameters
     ----------
-    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
-            (n_samples, n_components)
+    codes : FeatureCodes, or matrix of shape (n_samples, n_components)
         Codes of the activations; or the activations themselves, for the best single neurons.
         Negative entries never detect. Stack ``[codes, -codes]`` if the sign has no meaning.
 
-    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
-        The labels of each sample, any number of them, such as the `data` of
+    token_labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
+        The labels of each token (or other sample), any number of them, such as the `data` of
         :func:`~skdict.datasets.python_token_labels`.
 
     min_precision : float, default=0.0
@@ -69,8 +69,8 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
     Raises
     ------
     ValueError
-        If `codes` or `labels` is not a matrix, if they differ in their number of rows, if `codes`
-        contains NaN or infinity, or `labels` anything but true and false (1 and 0).
+        If `codes` or `token_labels` is not a matrix, if they differ in their number of rows, if
+        `codes` contains NaN or infinity, or `token_labels` anything but true and false (1 and 0).
 
     See Also
     --------
@@ -86,7 +86,7 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
     >>> detectors.feature, detectors.threshold, detectors.f1
     (array([1]), array([1.5]), array([1.]))
     """
-    codes, labels = check_codes_and_labels(codes, labels)
+    codes, labels = check_codes_and_labels(codes, token_labels)
     n_labels = labels.shape[1]
     n_labelled = np.count_nonzero(labels, axis=0)
     feature = np.full(n_labels, -1)
@@ -112,7 +112,7 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
         detected = np.repeat(at_least, np.diff(of_rows.indptr))[by_label]
         bounds = np.searchsorted(label, np.arange(n_labels + 1))
         true = np.arange(1, len(label) + 1) - bounds[label]
-        f1 = 2 * true / (detected + n_labelled[label])
+        f1 = f1_of(true, detected, n_labelled[label])
         f1[true / detected < min_precision] = 0
 
         present = np.flatnonzero(np.diff(bounds))
@@ -125,20 +125,19 @@ def select_feature_detectors(codes, labels, *, min_precision=0.0):
     return _table(feature, threshold, n_true, n_detected, n_labelled, codes.shape[0])
 
 
-def evaluate_feature_detectors(detectors, codes, labels):
+def evaluate_feature_detectors(codes, token_labels, detectors):
     """Score detectors of labels on samples other than those that they were selected on.
 
     Parameters
     ----------
-    detectors : mapping
-        The result of `select_feature_detectors`; "feature" and "threshold" are used.
-
-    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
-            (n_samples, n_components)
+    codes : FeatureCodes, or matrix of shape (n_samples, n_components)
         Codes from the same dictionary.
 
-    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
-        The labels of each sample, in the same columns.
+    token_labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels)
+        The labels of each token (or other sample), in the same columns.
+
+    detectors : mapping
+        The result of `select_feature_detectors`; "feature" and "threshold" are used.
 
     Returns
     -------
@@ -148,26 +147,26 @@ def evaluate_feature_detectors(detectors, codes, labels):
     Raises
     ------
     ValueError
-        If `codes` or `labels` is invalid as in `select_feature_detectors`, or does not fit the
-        detectors: too few columns of `codes`, or another number of labels.
+        If `codes` or `token_labels` is invalid as in `select_feature_detectors`, or does not fit
+        the detectors: too few columns of `codes`, or another number of labels.
 
     Examples
     --------
     >>> from skdict.inspection import evaluate_feature_detectors, select_feature_detectors
     >>> detectors = select_feature_detectors([[2.0], [1.0], [0.0]], [[True], [False], [False]])
     >>> held_out = evaluate_feature_detectors(
-    ...     detectors, [[3.0], [1.7], [0.5], [0.0]], [[True], [False], [False], [True]]
+    ...     [[3.0], [1.7], [0.5], [0.0]], [[True], [False], [False], [True]], detectors
     ... )
     >>> held_out.precision, held_out.recall, held_out.base_rate
     (array([0.5]), array([0.5]), array([0.5]))
     """
-    codes, labels = check_codes_and_labels(codes, labels)
+    codes, labels = check_codes_and_labels(codes, token_labels)
     feature = np.asarray(detectors["feature"]).astype(np.int64)
     threshold = np.asarray(detectors["threshold"])
     if not len(feature) == len(threshold) == labels.shape[1]:
         raise ValueError(
-            f"labels has {labels.shape[1]} columns, but there are detectors for {len(feature)} "
-            "labels. Pass the same labels, in the same order, as to select_feature_detectors."
+            f"token_labels has {labels.shape[1]} columns, but there are detectors for "
+            f"{len(feature)} labels. Pass the same labels, in the same order, as to select_feature_detectors."
         )
     n_detected, n_true = np.zeros((2, len(feature)), dtype=np.int64)
     has_feature = np.flatnonzero(feature != -1)
@@ -193,23 +192,24 @@ def _threshold(values, n_detected):
     return middle if middle < above else below  # they may be adjacent floating-point numbers
 
 
-def check_codes_and_labels(codes, labels):
-    """Codes as a matrix from `as_rows`, labels as a boolean ndarray."""
-    codes = code_matrix(codes)
-    labels = boolean_labels(labels, "labels")
-    if len(labels) != codes.shape[0]:
+def check_codes_and_labels(codes, token_labels):
+    """Codes as a matrix of the rows that count, their labels as a boolean ndarray."""
+    codes, counted, _ = whole_matrix(codes)
+    labels = boolean_labels(token_labels, "token_labels")
+    n_rows = codes.shape[0] if counted is None else len(counted)
+    if len(labels) != n_rows:
         raise ValueError(
-            f"codes has {codes.shape[0]} rows, but labels has {len(labels)}. Give both with one "
+            f"codes has {n_rows} rows, but token_labels has {len(labels)}. Give both with one "
             "row per sample."
         )
-    return codes, labels
+    return codes, of_counted(labels, counted)
 
 
 def _table(feature, threshold, n_true, n_detected, n_labelled, n_samples):
     with np.errstate(invalid="ignore"):  # 0 / 0 is nan: undefined
         precision, recall = n_true / n_detected, n_true / n_labelled
-        f1 = np.where(n_labelled == 0, np.nan, 2 * n_true / (n_detected + n_labelled))
-        base_f1 = np.where(n_labelled == 0, np.nan, 2 * n_labelled / (n_samples + n_labelled))
+        f1 = np.where(n_labelled == 0, np.nan, f1_of(n_true, n_detected, n_labelled))
+        base_f1 = np.where(n_labelled == 0, np.nan, f1_of(n_labelled, n_samples, n_labelled))
     return Bunch(
         feature=feature,
         threshold=threshold,

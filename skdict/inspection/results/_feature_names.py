@@ -7,6 +7,7 @@ from scipy.sparse import issparse
 
 from ..codes._tokens import writable
 from ..interpretation._result import score_columns
+from ._best_label import best_label
 from ._named_labels import named_labels
 
 
@@ -82,7 +83,6 @@ def best_labels(codes, columns, token_labels):
     columns : ndarray of int64 of shape (n_selected,)
     token_labels : mapping, DataFrame or matrix
         Labels of the rows, see `named_labels`.
-    n_rows : int
 
     Returns
     -------
@@ -91,7 +91,7 @@ def best_labels(codes, columns, token_labels):
     scores : dict
         As of `feature_names`, with the scorer "F1".
     """
-    target_names, data = named_labels(token_labels)
+    target_names, data = named_labels(token_labels, "token_labels")
     if len(data) != codes.n_rows:
         raise ValueError(
             f"token_labels has rows for {len(data)} tokens, but there are {codes.n_rows}. Label "
@@ -104,11 +104,8 @@ def best_labels(codes, columns, token_labels):
         active = (block[:, columns] > 0).astype(np.int64)
         n_active += active.sum(axis=0)
         together += active.T @ data[first : first + block.shape[0]]
-    f1 = 2 * together / np.maximum(n_active[:, None] + data.sum(axis=0), 1)
-    best, score = f1.argmax(axis=1), f1.max(axis=1)
-    names = [
-        writable(target_names[k]) if s > 0 else None for k, s in zip(best, score, strict=True)
-    ]
+    best, score = best_label(together, n_active, data[codes.counted].sum(axis=0))
+    names = [writable(target_names[k]) if k >= 0 else None for k in best]
     score = np.where(score > 0, score, np.nan)
     none = {"chance": np.nan, "shuffled": None, "neuron": None}
     return names, {"F1": {"score": score} | none}

@@ -323,7 +323,7 @@ def _probe(halves, labelled, columns):
     row["coefficients"] = probe.coef_[0] / scale
     inside, outside = (probe.predict_proba(half / scale)[:, 1:] for half in (train, test))
     detector = select_feature_detectors(inside, known[:, None])
-    scores = evaluate_feature_detectors(detector, outside, true[:, None])
+    scores = evaluate_feature_detectors(outside, true[:, None], detector)
     row |= {name: scores[name][0] for name in ("base_f1", "precision", "recall", "f1")}
     if 0 < true.mean() < 1:
         row["average_precision"] = average_precision_score(true, outside)

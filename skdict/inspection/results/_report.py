@@ -8,9 +8,9 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils import Bunch
 
 from ..._core.data.finite import check_entries_finite
-from ...metrics._rows import float64_block
+from ...metrics._rows import as_rows, float64_block
 from ...utils._sklearn_compat import Interval, validate_params
-from ..codes._store import code_matrix
+from ..codes._whole import of_counted, whole_matrix
 from ._detectors import evaluate_feature_detectors, select_feature_detectors
 from ._named_labels import named_labels
 from ._parts import two_parts
@@ -26,7 +26,7 @@ from ._specificity import activation_specificity
     prefer_skip_nested_validation=True,
 )
 def feature_report(
-    codes, labels, *, neurons=None, test_size=0.5, n_intervals=5, min_precision=0.0
+    codes, token_labels, *, neurons=None, test_size=0.5, n_intervals=10, min_precision=0.0
 ):
     """Report how well the best feature, and the best single neuron, detect each label.
 
@@ -37,13 +37,13 @@ def feature_report(
 
     Parameters
     ----------
-    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+    codes : FeatureCodes, or matrix of shape (n_samples, n_components)
         Codes of the activations.
 
-    labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels), or mapping
-        The labels of each sample; the columns of a DataFrame are their names. Or a mapping with
-        the labels as "data" and their names as "target_names", as `label_tokens` and
-        :func:`~skdict.datasets.python_token_labels` return it.
+    token_labels : {array-like, sparse matrix} of bool of shape (n_samples, n_labels), or mapping
+        The labels of each token (or other sample); the columns of a DataFrame are their names. Or
+        a mapping with the labels as "data" and their names as "target_names", as `label_tokens`
+        and :func:`~skdict.datasets.python_token_labels` return it.
 
     neurons : matrix of shape (n_samples, n_features), default=None
         The activations themselves. If given, the same is reported for the best single neuron.
@@ -53,7 +53,7 @@ def feature_report(
     test_size : float, default=0.5
         Fraction of the rows, the last ones, to measure the scores on.
 
-    n_intervals : int, default=5
+    n_intervals : int, default=10
         Number of intervals of activation, of equal width from 0 to the maximum.
 
     min_precision : float, default=0.0
@@ -83,15 +83,15 @@ def feature_report(
             (:func:`sklearn.metrics.average_precision_score`).
         feature_correlation : ndarray of float64
             Pearson correlation of code (0 where negative) and label.
-        feature_precision_by_level : list of ndarray of shape (n_intervals,)
+        feature_precision_by_interval : list of ndarray of shape (n_intervals,)
             Fraction with the label in each interval of activation, the weakest first; nan for
             empty intervals.
 
     Raises
     ------
     ValueError
-        If an argument is not a matrix, if they differ in their number of rows, or `labels`
-        contains anything but true and false (1 and 0).
+        If an argument is not a matrix, if they differ in their number of rows, or
+        `token_labels` contains anything but true and false (1 and 0).
 
     Warns
     -----
@@ -101,7 +101,7 @@ def feature_report(
     See Also
     --------
     k_sparse_probe : Several features together, where a label is spread over them.
-    activation_specificity : Precision by level, with the counts.
+    activation_specificity : Precision by interval, with the counts.
     ActivationSpecificityDisplay : Draws it.
 
     Examples
@@ -115,25 +115,31 @@ def feature_report(
     >>> report.feature_precision, report.feature_average_precision
     (array([0.5]), array([1.]))
     """
-    names, labels = named_labels(labels, "labels")
+    codes, counted, _ = whole_matrix(codes)
+    n_rows = codes.shape[0] if counted is None else len(counted)
+    names, labels = named_labels(token_labels, "token_labels")
+    matrices = {"feature": ("codes", codes)}
+    if neurons is not None:
+        matrices["neuron"] = "neurons", as_rows(neurons, "neurons")
+    for name, matrix in matrices.values():
+        n = n_rows if name == "codes" else matrix.shape[0]
+        if n != len(labels):
+            raise ValueError(
+                f"{name} has {n} rows, but token_labels has {len(labels)}. Give both with one row "
+                "per sample."
+            )
+    labels = of_counted(labels, counted)
     selecting, reporting = two_parts(names, labels, test_size)
     report = Bunch(label=names)
-    for who, matrix in (("feature", codes), ("neuron", neurons)):
-        if neurons is None and who == "neuron":
-            continue
-        name = "codes" if who == "feature" else "neurons"
-        matrix = code_matrix(matrix, name)
+    for who, (name, matrix) in matrices.items():
         check_entries_finite(matrix, name)
-        if matrix.shape[0] != labels.shape[0]:
-            raise ValueError(
-                f"{who}s and labels must have one row per sample, but have {matrix.shape[0]} "
-                f"and {labels.shape[0]}."
-            )
+        if who == "neuron":
+            matrix = of_counted(matrix, counted)
         detectors = select_feature_detectors(
             matrix[selecting], labels[selecting], min_precision=min_precision
         )
         held_out, true = matrix[reporting], labels[reporting]
-        table = evaluate_feature_detectors(detectors, held_out, true)
+        table = evaluate_feature_detectors(held_out, true, detectors)
         report["base_rate"], report["base_f1"] = table.base_rate, table.base_f1
         report[who] = table.feature
         for name in ("threshold", "precision", "recall", "f1"):
@@ -147,12 +153,12 @@ def feature_report(
         average_precision, correlation, by_level = zip(*graded, strict=True)
         report[f"{who}_average_precision"] = np.array(average_precision)
         report[f"{who}_correlation"] = np.array(correlation)
-        report[f"{who}_precision_by_level"] = list(by_level)
+        report[f"{who}_precision_by_interval"] = list(by_level)
     return report
 
 
 def _graded(codes, feature, true, n_intervals):
-    """Average precision, correlation and precision by level of one feature; nan if undefined."""
+    """Average precision, correlation and precision by interval; nan if undefined."""
     if feature < 0 or not true.any():
         return np.nan, np.nan, np.full(n_intervals, np.nan)
     code = np.maximum(float64_block(codes, (slice(None), [feature])).ravel(), 0)

@@ -14,7 +14,7 @@ from ...utils._sklearn_compat import Interval, validate_params
     {"n_intervals": [Interval(Integral, 1, None, closed="left")]},
     prefer_skip_nested_validation=True,
 )
-def activation_specificity(codes, labels, *, n_intervals=10):
+def activation_specificity(codes, token_labels, *, n_intervals=10):
     """Count samples with and without a label, by the strength of a feature's activation.
 
     A specific feature is active only where the label holds. Usually this is true of strong
@@ -25,7 +25,7 @@ def activation_specificity(codes, labels, *, n_intervals=10):
     codes : array-like of shape (n_samples,)
         Codes of one feature; it is active where they are positive.
 
-    labels : array-like of bool of shape (n_samples,)
+    token_labels : array-like of bool of shape (n_samples,)
         Where the label holds.
 
     n_intervals : int, default=10
@@ -62,16 +62,16 @@ def activation_specificity(codes, labels, *, n_intervals=10):
     >>> specificity.edges, specificity.precision
     (array([0., 2., 4.]), array([0.5, 1. ]))
     """
-    codes, labels = as_vector(codes, "codes"), as_vector(labels, "labels")
+    codes, labels = as_vector(codes, "codes"), as_vector(token_labels, "token_labels")
     if len(codes) != len(labels):
         raise ValueError(
-            f"codes and labels must have one entry per sample, but have {len(codes)} "
+            f"codes and token_labels must have one entry per sample, but have {len(codes)} "
             f"and {len(labels)}."
         )
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError(
-            f"labels must be true or false (1 or 0) for each sample, but has entries such as "
-            f"{labels[0]!r}."
+            "token_labels must be true or false (1 or 0) for each sample, but has entries such "
+            f"as {labels[0]!r}."
         )
     labels = labels.astype(bool)
     check_finite(codes, "codes")

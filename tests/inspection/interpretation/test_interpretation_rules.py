@@ -161,7 +161,7 @@ def test_neurons_of_a_transformer():
     X, tokens = extractor.fit_transform(texts), extractor.tokens(texts)
     labels = python_token_labels(texts, tokens)
     detectors = select_feature_detectors(X, labels.data, min_precision=0.5)
-    detectors = evaluate_feature_detectors(detectors, X, labels.data)
+    detectors = evaluate_feature_detectors(X, labels.data, detectors)
     best = np.argsort(-np.nan_to_num(detectors.f1))
     neurons = np.unique(detectors.feature[best[:12]])
     # active where they detect: on a few tokens

@@ -80,7 +80,7 @@ def test_containers(convert):
     codes, labels = random_data(0)
     expected = select_feature_detectors(codes, labels)
     found = select_feature_detectors(convert(codes), labels)
-    held_out = evaluate_feature_detectors(found, convert(codes), labels)
+    held_out = evaluate_feature_detectors(convert(codes), labels, found)
     for name in expected:
         assert_array_equal(found[name], expected[name])
         assert_array_equal(held_out[name], expected[name])
@@ -111,7 +111,7 @@ def test_planted_detectors_are_found_and_hold_elsewhere():
     assert_array_equal(detectors.feature, [7, 30, 41])
     assert 1.9 < detectors.threshold[0] < 2.1
     assert_array_equal(detectors.threshold[1:], 0)
-    held_out = evaluate_feature_detectors(detectors, *sample())
+    held_out = evaluate_feature_detectors(*sample(), detectors)
     assert_array_equal(held_out.feature, detectors.feature)
     assert_array_equal(held_out.threshold, detectors.threshold)
     assert_allclose(held_out.precision, [1, 1, 0.3 / (0.3 + 0.07)], atol=0.03)
@@ -126,7 +126,7 @@ def test_planted_detectors_are_found_and_hold_elsewhere():
 def test_scores_elsewhere_are_scikit_learns():
     detectors = select_feature_detectors(*random_data(0))
     codes, labels = random_data(5)
-    held_out = evaluate_feature_detectors(detectors, sp.csr_array(codes), labels)
+    held_out = evaluate_feature_detectors(sp.csr_array(codes), labels, detectors)
     for k in range(5):
         detected = codes[:, detectors.feature[k]] > detectors.threshold[k]
         scores = scores_of(detected, labels[:, k])
@@ -156,7 +156,7 @@ def test_thresholds_between_neighbours_in_floating_point():
     below = 1 - 2**-53  # the middle to 1 rounds to 1
     detectors = select_feature_detectors([[1.0], [below]], [[True], [False]])
     assert detectors.threshold[0] == below
-    assert evaluate_feature_detectors(detectors, [[1.0], [below]], [[True], [False]]).f1[0] == 1
+    assert evaluate_feature_detectors([[1.0], [below]], [[True], [False]], detectors).f1[0] == 1
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array])
@@ -172,7 +172,7 @@ def test_labels_that_no_sample_has_and_features_that_are_never_active(convert):
     assert_array_equal(detectors.f1, [np.nan, 1, 0])
     assert_allclose(detectors.base_rate, [0, 1 / 3, 1 / 3])
     assert_allclose(detectors.base_f1, [np.nan, 1 / 2, 1 / 2])
-    held_out = evaluate_feature_detectors(detectors, convert(codes), labels)
+    held_out = evaluate_feature_detectors(convert(codes), labels, detectors)
     for name in detectors:
         assert_array_equal(held_out[name], detectors[name])
     nothing = select_feature_detectors(convert(np.zeros((3, 2))), labels)
@@ -181,7 +181,7 @@ def test_labels_that_no_sample_has_and_features_that_are_never_active(convert):
 
 def test_a_detector_that_never_fires_elsewhere():
     detectors = select_feature_detectors([[2.0], [0.0]], [[True], [False]])
-    held_out = evaluate_feature_detectors(detectors, [[0.0], [-1.0]], [[True], [False]])
+    held_out = evaluate_feature_detectors([[0.0], [-1.0]], [[True], [False]], detectors)
     assert np.isnan(held_out.precision[0])
     assert (held_out.recall[0], held_out.f1[0]) == (0, 0)
 
@@ -199,14 +199,14 @@ def test_a_table():
     codes, labels = random_data(0)
     table = pd.DataFrame(select_feature_detectors(codes, labels), index=list("abcde"))
     assert list(table) == ["feature", "threshold", *SCORES, "base_f1"]
-    again = evaluate_feature_detectors(table, codes, labels)
+    again = evaluate_feature_detectors(codes, labels, table)
     assert_array_equal(again.f1, table["f1"])
 
 
 @pytest.mark.parametrize(
     ("codes", "labels", "message"),
     [
-        ([[1.0], [2.0]], [[True]], "codes has 2 rows, but labels has 1"),
+        ([[1.0], [2.0]], [[True]], "codes has 2 rows, but token_labels has 1"),
         ([[1.0], [2.0]], [True, False], "labels must have shape .*one-dimensional"),
         ([[1.0], [2.0]], [[0], [2]], "labels must be true or false"),
         ([[1.0], [2.0]], [[np.nan], [1]], "labels must be true or false"),
@@ -220,15 +220,15 @@ def test_bad_input(codes, labels, message):
         select_feature_detectors(codes, labels)
     detectors = {"feature": np.array([0]), "threshold": np.array([0.0])}
     with pytest.raises(ValueError, match=message):
-        evaluate_feature_detectors(detectors, codes, labels)
+        evaluate_feature_detectors(codes, labels, detectors)
 
 
 def test_detectors_of_something_else():
     codes, labels = random_data(0)
     detectors = select_feature_detectors(codes, labels)
     with pytest.raises(ValueError, match=r"labels has 4 columns, but .* for 5 labels"):
-        evaluate_feature_detectors(detectors, codes, labels[:, :4])
+        evaluate_feature_detectors(codes, labels[:, :4], detectors)
     with pytest.raises(ValueError, match="detectors has 1, but there are 1 columns"):
-        evaluate_feature_detectors(detectors, codes[:, :1], labels)
+        evaluate_feature_detectors(codes[:, :1], labels, detectors)
     with pytest.raises(ValueError, match="'min_precision' parameter"):
         select_feature_detectors(codes, labels, min_precision=80)

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from skdict.datasets import python_token_labels
 from skdict.inspection import (
     ActivationSpecificityDisplay,
+    FeatureCodes,
     activation_specificity,
     feature_report,
     label_tokens,
@@ -53,7 +54,7 @@ def test_against_sklearn(planted, convert):
             ):
                 assert_allclose(report[f"{who}_{name}"][k], score)
             level = np.minimum((code / code.max() * 4).astype(int), 3)
-            for i, precision in enumerate(report[f"{who}_precision_by_level"][k]):
+            for i, precision in enumerate(report[f"{who}_precision_by_interval"][k]):
                 assert_allclose(precision, true[(level == i) & (code > 0), k].mean())
     assert np.isnan(report.feature_average_precision[2])
     assert report.feature_f1[1] > report.neuron_f1[1]
@@ -96,7 +97,7 @@ def test_names_of_labels(texts, tokens, activations):
 
 def test_bad_rows(planted):
     codes, labels, _ = planted
-    with pytest.raises(ValueError, match=r"one row per sample, but have 399 and 400"):
+    with pytest.raises(ValueError, match=r"codes has 399 rows, but token_labels has 400"):
         feature_report(codes[1:], labels)
     with pytest.raises(ValueError, match=r"test_size=0.5 of 1 rows leaves no row to select on"):
         feature_report(codes[:1], labels[:1])
@@ -250,3 +251,14 @@ class TestKindsOfLabels:
     def test_occurrences_may_overlap(self):
         tokens = {"document": [0, 0, 0], "start": [0, 1, 2], "end": [1, 2, 3]}
         assert label_tokens(["aaa"], tokens, {"aa": "aa"}).data.all()
+
+
+def test_feature_codes_count_only_what_counts(planted):
+    codes, labels, neurons = planted
+    counted = np.arange(400) % 5 != 0
+    kept = FeatureCodes.from_matrix(codes, counted=counted)
+    found = feature_report(kept, labels, neurons=neurons)
+    expected = feature_report(codes[counted], labels[counted], neurons=neurons[counted])
+    for name, values in expected.items():
+        if name != "label":
+            assert_allclose(np.array(found[name]), np.array(values), rtol=1e-5)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...results._best_label import best_label, f1_of
 from ..clients._asking import Answer
 
 # Maximum number of tokens in a rule; a longer list would only repeat the examples.
@@ -128,7 +129,7 @@ class RuleExplainer:
             at, y = rows[usable] - of_previous, is_active[usable]
             for find in (self._label_rule, self._token_rule):
                 holds, rule = find(at, y, window[usable])
-                f1 = 2 * np.sum(holds & y) / (np.sum(holds) + np.sum(is_active))
+                f1 = f1_of(np.sum(holds & y), np.sum(is_active), np.sum(holds))
                 if f1 > best_f1:
                     best_f1, best = f1, rule._replace(of_previous=of_previous)
         return best._replace(text=f"tokens after {best.text}") if best.of_previous else best
@@ -139,8 +140,8 @@ class RuleExplainer:
         if labels.shape[1] == 0:
             return np.zeros(len(rows), dtype=bool), _NO_RULE
         n_true = labels[is_active].sum(axis=0)
-        total = labels.sum(axis=0) + is_active.sum()
-        label = int(np.argmax(n_true / np.maximum(total, 1)))  # F1 up to a factor of 2
+        n_active = np.array([is_active.sum()])
+        label = max(int(best_label(n_true[None], n_active, labels.sum(axis=0))[0][0]), 0)
         # as examples, the tokens with the label that are active most often
         with_both = self._grid.token_id[rows[is_active & labels[:, label]]]
         ids, counts = np.unique(with_both, return_counts=True)
@@ -182,6 +183,6 @@ def _best_tokens(token_id, is_active, window):
     named = np.flatnonzero(n_windows >= min(_MIN_WINDOWS, n_windows.max()))
     # sorted by precision, the best list of any length is a prefix
     order = named[np.lexsort((-true[named], -true[named] / total[named]))]
-    f1 = 2 * np.cumsum(true[order]) / (np.cumsum(total[order]) + is_active.sum())
+    f1 = f1_of(np.cumsum(true[order]), is_active.sum(), np.cumsum(total[order]))
     kept = order[: f1.argmax() + 1]
     return ids[kept[np.argsort(-true[kept], kind="stable")[:_MAX_TOKENS]]]
