@@ -166,7 +166,8 @@ def evaluate_feature_detectors(codes, token_labels, detectors):
     if not len(feature) == len(threshold) == labels.shape[1]:
         raise ValueError(
             f"token_labels has {labels.shape[1]} columns, but there are detectors for "
-            f"{len(feature)} labels. Pass the same labels, in the same order, as to select_feature_detectors."
+            f"{len(feature)} labels. Pass the same labels, in the same order, as to "
+            "select_feature_detectors."
         )
     n_detected, n_true = np.zeros((2, len(feature)), dtype=np.int64)
     has_feature = np.flatnonzero(feature != -1)
