@@ -1,8 +1,6 @@
 """Codes as one matrix, for what has to see all rows at once."""
 
 import numpy as np
-from scipy.sparse import vstack
-
 from ...metrics._rows import as_rows
 from ._store import FeatureCodes
 
@@ -27,8 +25,7 @@ def whole_matrix(codes, name="codes"):
     """
     if not isinstance(codes, FeatureCodes):
         return as_rows(codes, name), None, None
-    blocks = [block for _, block in codes.blocks()]
-    matrix = blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
+    matrix = codes.to_csr()
     documents = None if codes.tokens is None else np.asarray(codes.tokens["document"])
     if codes.counted.all():
         return matrix, None, documents

@@ -11,7 +11,7 @@ from ...metrics._rows import BLOCK_SIZE
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._active import positive_entries
-from ..codes._store import code_matrix
+from ..codes._whole import whole_matrix
 
 # Edge swaps per edge, to randomise a graph. Each swap moves two edges.
 SWAPS_PER_EDGE = 5
@@ -141,7 +141,7 @@ def feature_communities(
     0.5
     """
     graph = _coactivity(
-        positive_entries(code_matrix(codes), "codes"), n_neighbors, min_active, max_false_edges
+        positive_entries(whole_matrix(codes)[0], "codes"), n_neighbors, min_active, max_false_edges
     )
     rng = check_random_state(random_state)
     labels = np.full(graph.shape[0], -1)
