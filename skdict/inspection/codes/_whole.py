@@ -1,6 +1,7 @@
 """Codes as one matrix, for what has to see all rows at once."""
 
 import numpy as np
+
 from ...metrics._rows import as_rows
 from ._store import FeatureCodes
 
