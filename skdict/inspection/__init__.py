@@ -7,7 +7,7 @@ from .actions._interventions import ablate, replace_activations, steer
 from .actions._logits import logit_weights, top_logits
 from .actions._metric import metric_effects
 from .actions._output_score import output_score
-from .actions._steering import SteeringDisplay, steering_effect
+from .actions._steering import steering_effect
 from .codes._collecting import collect_codes
 from .codes._store import FeatureCodes
 from .dashboard._dashboard import FeatureDashboard
@@ -20,6 +20,7 @@ from .displays._matching import FeatureMatchDisplay
 from .displays._series import FeatureSeriesDisplay
 from .displays._specificity import ActivationSpecificityDisplay
 from .displays._splitting import FeatureSplittingDisplay
+from .displays._steering import SteeringDisplay
 from .displays._width import WidthCurveDisplay
 from .interpretation._interpret import interpret_features
 from .interpretation._vocabulary import name_features
