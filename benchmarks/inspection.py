@@ -91,7 +91,7 @@ def open_in_browser(path):
         seconds.append(time.perf_counter() - start)
     start = time.perf_counter()
     driver.find_element("css selector", "#rows tr a").click()
-    driver.find_element("css selector", ".snippet")
+    driver.find_element("css selector", ".example")
     opened = time.perf_counter() - start
     driver.quit()
     return np.median(seconds), opened

@@ -1,5 +1,7 @@
 """Write the page: a single file, or a folder whose parts are loaded when they are asked for."""
 
+import base64
+import gzip
 import json
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from ._tokens import only_stretches
 from .panels import all_panels
 
 N_SHARD = 64  # features in a file of a folder
+N_TOGETHER = 8  # features that a single file compresses together
 _HERE = Path(__file__).parent
 
 
@@ -24,14 +27,14 @@ def page_pieces(content, features=None):
     features : list of int, default=None
         Places of the features to write; all by default.
     """
-    general, parts = _parts(content, features, n_shard=1)
+    general, parts = _parts(content, features, n_shard=N_TOGETHER, inline=True)
     yield from _template().generate(
         title=content["title"],
         csp="script-src 'unsafe-inline'",
         css=_read("templates/page.css"),
         scripts=_scripts(),
         general=_safe(general),
-        parts=((name, _safe(part)) for name, part in parts),
+        parts=((name, _packed(part)) for name, part in parts),
     )
 
 
@@ -44,7 +47,7 @@ def write_folder(content, folder):
     (folder / "data").mkdir()
     for name, part in parts:
         path = folder / "data" / f"{name}.js"
-        path.write_text(f'arrived("{name}",{_safe(part)});\n', encoding="utf-8")
+        path.write_text(f'arrived("{name}","{_packed(part)}");\n', encoding="utf-8")
     page = _template().render(
         title=content["title"],
         csp="script-src 'unsafe-inline' 'self' file:",
@@ -56,7 +59,7 @@ def write_folder(content, folder):
     (folder / "index.html").write_text(page, encoding="utf-8")
 
 
-def _parts(content, features, n_shard):
+def _parts(content, features, n_shard, inline=False):
     """What the page needs at once, and an iterator over the names and JSON of what it reads later.
 
     Returns
@@ -86,7 +89,7 @@ def _parts(content, features, n_shard):
         "names": names,
         "shard": n_shard,
         "texts": ["".join(text["tokens"][:40])[:80] for text in texts],
-        "inline": n_shard == 1,
+        "inline": inline,
     }
 
     def parts():
@@ -108,6 +111,11 @@ def _shown_rows(features):
         for kind in (examples, examples["intervals"], examples["near_misses"]):
             rows += [kind[key] for key in ("top", "random", "rows") if key in kind]
     return np.concatenate(rows).astype(np.int64)
+
+
+def _packed(value):
+    """JSON, compressed, in letters; the same for the same JSON."""
+    return base64.b64encode(gzip.compress(value, 6, mtime=0)).decode("ascii")
 
 
 def _safe(value):

@@ -205,7 +205,12 @@ def texts(browser, selector):
 
 def settle(browser):
     """Let the page draw what a key, a click or an address asked for."""
-    browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+    browser.execute_async_script(
+        """const done = arguments[0];
+        const busy = () => typeof pending !== "undefined" && pending;
+        const wait = () => (busy() ? setTimeout(wait, 10) : done());
+        requestAnimationFrame(() => setTimeout(wait, 10));"""
+    )
 
 
 def one(browser, selector):

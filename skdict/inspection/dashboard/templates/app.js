@@ -11,7 +11,7 @@ const parts = new Map(), waiting = new Map();
 
 function part(name) {
   if (!parts.has(name)) {
-    parts.set(name, general.inline ? Promise.resolve(read(name)) : new Promise((resolve, reject) => {
+    parts.set(name, general.inline ? unpacked(document.getElementById(name).textContent) : new Promise((resolve, reject) => {
       waiting.set(name, resolve);
       document.head.append(element("script", { src: `data/${name}.js`, onerror: () => {
         parts.delete(name);
@@ -22,9 +22,15 @@ function part(name) {
   return parts.get(name);
 }
 
+// Parts are compressed JSON in letters.
+function unpacked(letters) {
+  const bytes = Uint8Array.from(atob(letters), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
 // What the scripts call.
-function arrived(name, value) {
-  waiting.get(name)(value);
+function arrived(name, letters) {
+  waiting.get(name)(unpacked(letters));
   waiting.delete(name);
 }
 
@@ -448,7 +454,7 @@ async function drawCompare(a, b) {
 
 const title = document.title;
 const views = ["index", "feature", "compare", "text"];
-let shownView = null, indexScroll = 0, visits = 0;
+let shownView = null, indexScroll = 0, visits = 0, pending = 0;
 
 function where() {
   const found = /^#(?:(feature|text)-(\d+)|compare-(\d+)-(\d+))$/.exec(location.hash);
@@ -468,10 +474,13 @@ async function go() {
   hideTooltip();
   let found = { title: "", nodes: null };
   if (view !== "index") {
+    pending++;
     try {
       found = await content(view, ...which);
     } catch (error) {
       found = { title: "Not read", nodes: [element("h2", {}, "This could not be read."), element("p", {}, String(error.message))] };
+    } finally {
+      pending--;
     }
     if (visit !== visits) return; // the user has gone on
   }
