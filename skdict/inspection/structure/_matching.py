@@ -15,22 +15,24 @@ from ..codes._store import code_matrix
 # A column whose variance is less than this fraction of its mean square counts as constant. It is
 # the relative rounding error of squares of centred values.
 CONSTANT_CENTRED = 1e-24
+# Similarities in a block: 256 MB in float64.
+N_SIMILARITIES = 2**25
 
 
 @validate_params(
     {
         "by": [StrOptions({"atoms", "encoders", "codes"})],
         "threshold": [Interval(Real, -1, 1, closed="both")],
+        "assignment": [StrOptions({"one_to_one", "mutual"})],
     },
     prefer_skip_nested_validation=True,
 )
-def match_features(a, b, *, by="atoms", threshold=0.7):
+def match_features(a, b, *, by="atoms", threshold=0.7, assignment="one_to_one"):
     """Match the features of two dictionaries.
 
     Features that reappear with another seed, solver or model are more likely to be properties of
     the model than artefacts of the method. Each feature of `a` is matched twice: to its most
-    similar feature of `b`, which several features may share, and to a partner in the one-to-one
-    assignment with the largest total similarity (Hungarian algorithm).
+    similar feature of `b`, which several features may share, and to a partner of its own.
 
     Parameters
     ----------
@@ -55,14 +57,24 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
     threshold : float, default=0.7
         Least similarity with its partner for a feature to count as shared, in [-1, 1].
 
+    assignment : {"one_to_one", "mutual"}, default="one_to_one"
+        Which feature is the partner.
+
+        - "one_to_one": that of the one-to-one assignment with the largest total similarity
+          (Hungarian algorithm). Its time grows with the cube of the number of features, and the
+          matrix of all similarities is held in memory: for up to some 10,000 features.
+        - "mutual": the most similar feature, if that has none more similar in `a` in turn; else
+          none. Similarities are computed by blocks, 256 MB at a time, and not kept: for
+          dictionaries of any width.
+
     Returns
     -------
     match : :class:`~sklearn.utils.Bunch`
         For the features of `a`, arrays of shape (n_components_a,):
 
         partner : ndarray of int64
-            The feature of `b` in the one-to-one assignment; -1 if the feature is dead, or is left
-            over because `b` has fewer features.
+            The partner in `b`; -1 if the feature is dead, or has none: because `b` has fewer
+            features, or because the nearest one is nearer to another feature of `a`.
         similarity : ndarray of float64
             Similarity with the partner, in [-1, 1]; nan without a partner.
         best : ndarray of int64
@@ -104,7 +116,8 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
     coincide, and the best of many always has some similarity. Shuffled samples give the level of
     chance: ``match_features(a, b[permutation], by="codes")``.
 
-    The matrix of similarities, n_components_a by n_components_b in float64, is held in memory.
+    With ``assignment="one_to_one"``, the matrix of similarities, n_components_a by
+    n_components_b in float64, is held in memory.
     Sparse codes stay sparse; dense codes are read in blocks of rows.
 
     References
@@ -133,7 +146,7 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
     array([1, 2, 0])
     """
     if by == "codes":
-        similarity, alive_a, alive_b = _correlations(code_matrix(a, "a"), code_matrix(b, "b"))
+        a, b = code_matrix(a, "a"), code_matrix(b, "b")
     else:
         attribute = {"atoms": "components_", "encoders": "encoder_coef_"}[by]
         a, alive_a = unit_directions(a, "a", attribute)
@@ -144,8 +157,56 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
                 f"{a.shape[1]} and {b.shape[1]}. To match dictionaries of different layers or "
                 "models, give their codes of the same samples, with by='codes'."
             )
-        similarity = np.clip(a @ b.T, -1, 1)
 
+    def similar(block):
+        """Similarities of some features of a with all of b, and which are alive."""
+        if by == "codes":
+            return _correlations(a if block == slice(None) else a[:, block], b)
+        return np.clip(a[block] @ b.T, -1, 1), alive_a[block], alive_b
+
+    axis = 1 if by == "codes" else 0
+    n_a, n_b = a.shape[axis], b.shape[axis]
+    match = (_mutual if assignment == "mutual" else _one_to_one)(similar, n_a, n_b)
+    n_alive = n_a - match.n_dead_a
+    n_shared = np.count_nonzero(match.similarity >= threshold)
+    match.shared_fraction = float(n_shared / n_alive) if n_alive else np.nan
+    found = match.best_similarity[~np.isnan(match.best_similarity)]
+    match.median_best_similarity = float(np.median(found)) if len(found) else np.nan
+    return match
+
+
+def _mutual(similar, n_a, n_b):
+    """Nearest features, and partners that are nearest to each other, block by block."""
+    nearest_a, nearest_b = np.full(n_a, -1), np.full(n_b, -1)
+    greatest_a, greatest_b = np.full(n_a, np.nan), np.full(n_b, -np.inf)
+    n_alive = 0
+    for block in gen_batches(n_a, max(1, N_SIMILARITIES // n_b)):
+        similarity, alive_a, alive_b = similar(block)
+        n_alive += int(alive_a.sum())
+        rows = block.start + np.flatnonzero(alive_a)
+        if not len(rows) or not alive_b.any():
+            continue
+        similarity = similarity[alive_a]
+        similarity[:, ~alive_b] = -np.inf
+        nearest_a[rows] = similarity.argmax(axis=1)
+        greatest_a[rows] = similarity.max(axis=1)
+        top, value = similarity.argmax(axis=0), similarity.max(axis=0)
+        nearer = alive_b & (value > greatest_b)
+        nearest_b[nearer], greatest_b[nearer] = rows[top[nearer]], value[nearer]
+    is_mutual = (nearest_a >= 0) & (nearest_b[nearest_a] == np.arange(n_a))
+    return Bunch(
+        partner=np.where(is_mutual, nearest_a, -1),
+        similarity=np.where(is_mutual, greatest_a, np.nan),
+        best=nearest_a,
+        best_similarity=greatest_a,
+        n_dead_a=n_a - n_alive,
+        n_dead_b=int(n_b - alive_b.sum()),
+    )
+
+
+def _one_to_one(similar, n_a, n_b):
+    """Nearest features, and the partners of the assignment with the largest total similarity."""
+    similarity, alive_a, alive_b = similar(slice(None))
     rows, columns = np.flatnonzero(alive_a), np.flatnonzero(alive_b)
     if len(rows) < len(alive_a) or len(columns) < len(alive_b):
         similarity = similarity[np.ix_(rows, columns)]
@@ -163,11 +224,7 @@ def match_features(a, b, *, by="atoms", threshold=0.7):
         matched, partner = linear_sum_assignment(cost)
         match.partner[rows[matched]] = columns[partner]
         match.similarity[rows[matched]] = -cost[matched, partner]
-    n_shared = np.count_nonzero(match.similarity >= threshold)
-    match.shared_fraction = float(n_shared / len(rows)) if len(rows) else np.nan
-    found = match.best_similarity[~np.isnan(match.best_similarity)]
-    match.median_best_similarity = float(np.median(found)) if len(found) else np.nan
-    match.n_dead_a, match.n_dead_b = len(alive_a) - len(rows), len(alive_b) - len(columns)
+    match.n_dead_a, match.n_dead_b = n_a - len(rows), n_b - len(columns)
     return match
 
 

@@ -332,3 +332,26 @@ def test_display_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'FeatureMatchDisplay.*pip install "skdict\[plot\]"'):
         FeatureMatchDisplay({"a": [0.5]}).plot()
+
+
+@pytest.mark.parametrize("by", ["atoms", "codes", "sparse codes"])
+def test_mutual_neighbours_by_blocks(by, monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.random((30, 12)), rng.random((30, 9))
+    a[:, 3], b[:, 5] = 0, 0  # dead
+    b[:, :4] = a[:, 5:9] + 0.1 * rng.random((30, 4))
+    if by == "atoms":
+        a, b = a.T, b.T
+    elif by == "sparse codes":
+        a, b = sp.csr_array(a), sp.csr_array(b)
+    monkeypatch.setattr("skdict.inspection.structure._matching.N_SIMILARITIES", 30)
+    options = {"by": "atoms" if by == "atoms" else "codes"}
+    found = match_features(a, b, assignment="mutual", **options)
+    forth, back = match_features(a, b, **options), match_features(b, a, **options)
+    assert_array_equal(found.best, forth.best)
+    assert_allclose(found.best_similarity, forth.best_similarity)
+    expected = [j if j >= 0 and back.best[j] == i else -1 for i, j in enumerate(forth.best)]
+    assert_array_equal(found.partner, expected)
+    assert {0, 1, 2, 3} <= set(found.partner) and (found.partner == -1).sum() > 1
+    assert found.n_dead_a == found.n_dead_b == 1
+    assert_allclose(found.shared_fraction, (found.similarity >= 0.7).sum() / 11)
