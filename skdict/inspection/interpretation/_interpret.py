@@ -138,8 +138,8 @@ def interpret_features(
         the answers do.
 
     cache : str or path-like, default=None
-        Folder for the single answers of the language model, so that none is paid for twice even
-        if parameters change. They are identified by the messages and by ``llm.name``.
+        Folder for the single answers of the language model, so that no answer is paid for twice
+        even if parameters change. They are identified by the messages and by ``llm.name``.
 
     n_jobs : int, default=None
         Maximum number of concurrent requests, from as many threads. None means 1. The result

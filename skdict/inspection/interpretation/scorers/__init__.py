@@ -6,7 +6,7 @@ from ._fuzzing import Fuzzing
 from ._intruder import Intruder
 from ._simulation import Simulation
 
-# They draw from one generator, in this order, so that none depends on which of them are asked.
+# They draw from one generator, in this order, so that the choice of scorers changes no question.
 IN_ORDER = (Detection, Fuzzing, Intruder, Simulation)
 
 __all__ = [

@@ -92,7 +92,7 @@ class Scorer:
         Returns
         -------
         questions : list of Question
-            Without explanation; empty if the windows allow none.
+            Without explanation; empty if the windows allow no question.
         """
         raise NotImplementedError
 

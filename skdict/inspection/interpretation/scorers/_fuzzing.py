@@ -62,5 +62,5 @@ def _misplaced(marked, rng):
 
 @lru_cache(maxsize=64)
 def _shifts(n):
-    """Where each entry comes from under each cyclic shift but none, (n - 1, n)."""
+    """Where each entry comes from under each cyclic shift by 1 to n - 1, (n - 1, n)."""
     return (np.arange(n) - np.arange(1, n)[:, None]) % n
