@@ -1,5 +1,6 @@
 """The content of a page: what panels gather, and what is said of the dictionary and all of it."""
 
+import re
 from datetime import date
 
 import numpy as np
@@ -163,7 +164,7 @@ def _provenance(codes, given):
     known = dict(codes.provenance)
     found = {}
     if "model" in known:
-        found["model"] = known["model"]
+        found["model"] = _without_folders(known["model"])
     if "layer" in known:
         side = known.get("side", "output")
         found["layer"] = known["layer"] + ("" if side == "output" else f" ({side})")
@@ -190,6 +191,11 @@ def _provenance(codes, given):
     versions |= known.get("versions", {})
     found["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return {writable(str(name)): _json_value(value) for name, value in found.items()}
+
+
+def _without_folders(text):
+    """A text whose absolute paths are cut to their last part: folders are nobody's business."""
+    return re.sub(r"(?<!\S)(?:/|[A-Za-z]:\\)\S*[/\\](?=[^/\\\s])", "", text)
 
 
 def _json_value(value):

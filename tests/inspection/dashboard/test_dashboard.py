@@ -760,6 +760,13 @@ def test_provenance(dashboard, few_texts, codes, few_tokens):
         collected, [3], provenance={"loss recovered": np.float32(0.98766)}
     ).content["provenance"]
     assert left["model"] == "a <b>" and left["loss recovered"] == 0.9877
+    hidden = FeatureCodes.from_matrix(
+        codes,
+        tokens=few_tokens,
+        provenance={"model": "GPT2 /home/me/models/one google/b C:\\x\\two"},
+    )
+    found = FeatureDashboard.from_codes(hidden, [3]).content["provenance"]
+    assert found["model"] == "GPT2 one google/b two"
     assert left["left out"] == f"{(few_tokens.position == 1).sum()} tokens"
 
 
