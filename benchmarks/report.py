@@ -376,7 +376,7 @@ def communities(work, k=20, n_components=2048):
     """Communities of features that are active together."""
     codes = work.of_width(n_components, k).transform(work.activations("test"))
     found = feature_communities(codes, random_state=0)
-    sizes = np.bincount(found.labels[found.labels >= 0])
+    sizes = np.bincount(found.groups[found.groups >= 0])
     return {
         "modularity": found.modularity,
         "null": found.null_modularity.mean(),
@@ -384,7 +384,7 @@ def communities(work, k=20, n_components=2048):
         "n_communities": len(sizes),
         "largest": int(sizes.max()),
         "n_edges": found.graph.nnz // 2,
-        "n_features": int((found.labels >= 0).sum()),
+        "n_features": int((found.groups >= 0).sum()),
     }
 
 

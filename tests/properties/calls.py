@@ -91,6 +91,8 @@ def call(public, name, clean, function, **options):
 
 M, D, F = metrics, decomposition, feature_extraction
 SAE = "SparseAutoencoderDictionary"
+# Names of classes and groups, which need not be numbers.
+WORDS = "strings of numbers", "DataFrame of words", "polars of words"
 CALLS = dict(
     [
         *(
@@ -388,6 +390,7 @@ CALLS = dict(
             LABEL,
             lambda given: inspection.feature_association(CODES, given),
             sparse=False,
+            takes=WORDS,
         ),
         call(
             "feature_association",
@@ -395,7 +398,7 @@ CALLS = dict(
             np.repeat(np.arange(20.0), 3),
             lambda given: inspection.feature_association(CODES, LABEL, groups=given),
             sparse=False,
-            takes=("nothing",),
+            takes=("nothing", *WORDS),
         ),
         *(
             call(
@@ -414,7 +417,7 @@ CALLS = dict(
             np.repeat(np.arange(20.0), 3),
             lambda given: inspection.k_sparse_probe(CODES, LABELS, X=X, groups=given),
             sparse=False,
-            takes=("nothing",),
+            takes=("nothing", *WORDS),
         ),
         call(
             "activation_specificity",

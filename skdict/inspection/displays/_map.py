@@ -86,7 +86,7 @@ class FeatureMapDisplay(Display):
             A fitted dictionary with ``components_``, a Pipeline that ends in one, or atoms.
 
         groups : array-like of int of shape (n_components,), default=None
-            Group of each feature, such as ``feature_communities(codes).labels``.
+            Group of each feature, such as ``feature_communities(codes).groups``.
 
         method : {"auto", "umap", "tsne"}, default="auto"
             "umap" is UMAP, which needs the package umap-learn, with 15 neighbours and a minimal

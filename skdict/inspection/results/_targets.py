@@ -86,6 +86,8 @@ def _words(values):
         return None
     if not hasattr(values, "__array__") and not isinstance(values, list | tuple):
         return None
+    if isinstance(values, list | tuple) and not all(isinstance(v, str) for v in values):
+        return None  # NumPy would make words of numbers beside a word
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError):  # `as_vector` says what is wrong

@@ -28,7 +28,7 @@ SWAPS_PER_EDGE = 5
     prefer_skip_nested_validation=True,
 )
 def feature_communities(
-    codes, *, n_neighbors=10, min_active=10, max_false_edges=1.0, n_null=10, random_state=None
+    codes, *, n_neighbors=10, min_active=10, max_false_edges=1.0, n_null=10, random_state=0
 ):
     r"""Find groups of features that are active on the same samples.
 
@@ -72,13 +72,13 @@ def feature_communities(
     n_null : int, default=10
         Number of random graphs.
 
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None, default=0
         Determines the order in which the Louvain method visits nodes, and the random graphs.
 
     Returns
     -------
     communities : :class:`~sklearn.utils.Bunch`
-        labels : ndarray of shape (n_components,), int64
+        groups : ndarray of shape (n_components,), int64
             Community of each feature, 0 for the largest; -1 for features without edges, such as
             dead ones.
         graph : csr_array of shape (n_components, n_components), float64
@@ -135,7 +135,7 @@ def feature_communities(
     >>> active[:, :5] &= topic[:, None] == 0
     >>> active[:, 5:] &= topic[:, None] == 1
     >>> communities = feature_communities(active, random_state=0)
-    >>> communities.labels
+    >>> communities.groups
     array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1])
     >>> communities.modularity
     0.5
@@ -144,10 +144,10 @@ def feature_communities(
         positive_entries(whole_matrix(codes)[0], "codes"), n_neighbors, min_active, max_false_edges
     )
     rng = check_random_state(random_state)
-    labels = np.full(graph.shape[0], -1)
+    groups = np.full(graph.shape[0], -1)
     nodes = np.flatnonzero(np.diff(graph.indptr))
     found = Bunch(
-        labels=labels,
+        groups=groups,
         graph=graph,
         modularity=np.nan,
         null_modularity=np.full(n_null, np.nan),
@@ -159,9 +159,9 @@ def feature_communities(
     import networkx as nx
 
     network = nx.from_scipy_sparse_array(graph[nodes][:, nodes])
-    groups, found.modularity = _louvain(network, rng)
-    for label, group in enumerate(sorted(groups, key=lambda group: (-len(group), min(group)))):
-        labels[nodes[list(group)]] = label
+    members, found.modularity = _louvain(network, rng)
+    for k, nodes_of in enumerate(sorted(members, key=lambda each: (-len(each), min(each)))):
+        groups[nodes[list(nodes_of)]] = k
     for i in range(n_null):
         try:
             found.null_modularity[i] = _louvain(_rewired(network, rng), rng)[1]

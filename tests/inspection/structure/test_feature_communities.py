@@ -79,14 +79,14 @@ def test_graph_against_loops(monkeypatch, n_neighbors, min_active, max_false_edg
     )
     assert_allclose(found.graph.toarray(), expected, atol=1e-12)
     assert np.count_nonzero(expected) > 0
-    assert_array_equal(found.labels == -1, ~expected.any(axis=1))
+    assert_array_equal(found.groups == -1, ~expected.any(axis=1))
 
 
 def test_planted_communities_are_found():
     codes, truth = planted(0)
     found = feature_communities(codes, random_state=0)
-    assert adjusted_rand_score(truth, found.labels) > 0.99
-    assert_array_equal(np.bincount(found.labels[found.labels >= 0]), [20, 15, 10, 5])
+    assert adjusted_rand_score(truth, found.groups) > 0.99
+    assert_array_equal(np.bincount(found.groups[found.groups >= 0]), [20, 15, 10, 5])
     assert found.modularity > found.null_modularity.max() + 0.2
     assert found.modularity_z > 10
     expected = (found.modularity - found.null_modularity.mean()) / found.null_modularity.std(
@@ -94,9 +94,9 @@ def test_planted_communities_are_found():
     )
     assert_allclose(found.modularity_z, expected)
 
-    nodes = np.flatnonzero(found.labels >= 0)
+    nodes = np.flatnonzero(found.groups >= 0)
     network = nx.from_scipy_sparse_array(found.graph)
-    groups = [set(np.flatnonzero(found.labels == k)) for k in range(4)]
+    groups = [set(np.flatnonzero(found.groups == k)) for k in range(4)]
     expected = nx.community.modularity(network.subgraph(nodes), groups, weight=None)
     assert_allclose(found.modularity, expected)
 
@@ -153,7 +153,7 @@ def test_random_state():
     first, second = (feature_communities(codes, random_state=3) for _ in range(2))
     other = feature_communities(codes, random_state=4)
     assert_array_equal(first.null_modularity, second.null_modularity)
-    assert_array_equal(first.labels, second.labels)
+    assert_array_equal(first.groups, second.groups)
     assert (first.null_modularity != other.null_modularity).any()
 
 
@@ -172,7 +172,7 @@ def test_containers(convert):
     codes, _ = planted(0, n=600, sizes=(8, 5))
     expected = feature_communities(codes, n_null=2, random_state=0)
     found = feature_communities(convert(codes), n_null=2, random_state=0)
-    assert_array_equal(found.labels, expected.labels)
+    assert_array_equal(found.groups, expected.groups)
     assert_array_equal(found.graph.toarray(), expected.graph.toarray())
 
 
@@ -190,7 +190,7 @@ def test_containers(convert):
 )
 def test_nothing_to_find(codes):
     found = feature_communities(codes, min_active=1)
-    assert_array_equal(found.labels, -1)
+    assert_array_equal(found.groups, -1)
     assert found.graph.shape == (codes.shape[1], codes.shape[1])
     assert found.graph.nnz == 0
     assert np.isnan([found.modularity, found.modularity_z, *found.null_modularity]).all()
@@ -201,7 +201,7 @@ def test_graphs_whose_edges_cannot_be_moved(n_components):
     codes = np.zeros((1000, n_components))
     codes[:50] = 1
     found = feature_communities(codes, random_state=0)
-    assert_array_equal(found.labels, 0)
+    assert_array_equal(found.groups, 0)
     assert found.graph.nnz == n_components * (n_components - 1)
     assert found.modularity == 0
     assert np.isnan([found.modularity_z, *found.null_modularity]).all()
