@@ -1,11 +1,13 @@
 """What it takes to look at features: memory of a streaming pass, and building and opening a page.
 
     python benchmarks/inspection.py
+    python benchmarks/inspection.py --wide
     python benchmarks/inspection.py --streaming
 
 The first builds the dashboard of all features of a topk autoencoder on 200,000 held-out tokens,
 from the texts, and opens it in headless Chromium, if there is one (``apt install chromium
-chromium-driver``). The second goes through 2,000,000 tokens with 16,384 features, from a memory
+chromium-driver``). The second gathers the page of 65,536 features from random codes and writes a
+folder. The third goes through 2,000,000 tokens with 16,384 features, from a memory
 map on disk: it collects codes and near misses to a folder, takes examples of all kinds and
 statistics from there, and samples the memory of its process meanwhile, beside a run on a tenth.
 """
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from activations import collect, draw, load_extractor
+from scipy.sparse import csr_array
 from sklearn.pipeline import make_pipeline
 
 from skdict.decomposition import SparseAutoencoderDictionary
@@ -82,6 +85,7 @@ def open_in_browser(path):
     for argument in ("--headless=new", "--no-sandbox", "--disable-background-networking"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.implicitly_wait(10)  # parts of the page arrive later
     seconds = []
     for _ in range(5):
         driver.get("about:blank")
@@ -116,6 +120,37 @@ def dashboard(arguments):
         opened, feature = open_in_browser(path)
         print(f"opens in {opened:.2f} s (median of 5), a feature in {feature:.2f} s")
     print(path)
+
+
+def wide(arguments):
+    """The page of 65,536 features: random codes with 40 on each of 200,000 tokens, no model."""
+    rng = np.random.default_rng(0)
+    n, k, n_features = N_DASHBOARD, 40, arguments.n_components or 65_536
+    share = np.cumsum(1 / np.arange(1, n_features + 1) ** 0.7)  # few are dense, most are rare
+    drawn = np.searchsorted(share / share[-1], rng.random(n * k))
+    columns = rng.permutation(n_features)[np.minimum(drawn, n_features - 1)]
+    values = rng.exponential(size=n * k).astype(np.float32)
+    matrix = csr_array((values, columns, np.arange(0, n * k + 1, k)), shape=(n, n_features))
+    tokens = {
+        "document": np.arange(n) // 256,
+        "token": np.array([f" w{j}" for j in rng.integers(5000, size=n)], dtype=object),
+    }
+    codes = FeatureCodes.from_matrix(matrix, tokens=tokens)
+    with PeakMemory() as memory:
+        start = time.perf_counter()
+        page = FeatureDashboard.from_codes(codes)
+        built = time.perf_counter() - start
+        path = page.to_html(Path(tempfile.mkdtemp()) / "features")
+    files = [*(path.parent / "data").iterdir()]
+    size = sum(file.stat().st_size for file in files)
+    print(
+        f"{n_features} features, {n:,} tokens: gathered in {built:.0f} s, peak "
+        f"{memory.own:.2f} GB; index {path.stat().st_size / 1e6:.1f} MB, {len(files)} files of "
+        f"{size / 1e6:.1f} MB"
+    )
+    if shutil.which("chromedriver"):
+        opened, feature = open_in_browser(path)
+        print(f"opens in {opened:.2f} s (median of 5), a feature in {feature:.2f} s")
 
 
 def streaming(arguments):
@@ -158,9 +193,13 @@ def streaming(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--streaming", action="store_true")
+    parser.add_argument("--wide", action="store_true")
     parser.add_argument("--n-components", type=int)
     arguments = parser.parse_args()
-    (streaming if arguments.streaming else dashboard)(arguments)
+    if arguments.streaming:
+        streaming(arguments)
+    else:
+        (wide if arguments.wide else dashboard)(arguments)
 
 
 if __name__ == "__main__":
