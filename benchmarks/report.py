@@ -204,7 +204,7 @@ def actions(work, dictionary, classes):
     )
     drawn = rng.choice(np.flatnonzero(density > 100), 50, replace=False)
     effects = feature_effects(pipeline, texts, drawn)
-    weights = logit_weights(pipeline, drawn, texts=[texts[0][:2000]]).weights
+    weights = logit_weights(pipeline, drawn, texts=[texts[0][:2000]], path="total").weights
     for effect, of_token in zip(effects, weights, strict=True):
         effect.logit = effect.codes * of_token[tokens.token_id[effect.rows + 1]]
     names = ("ablation", "first_order", "logit")
