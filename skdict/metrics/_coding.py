@@ -2,8 +2,10 @@
 
 import copy
 
+import torch
 from sklearn.pipeline import Pipeline
 
+from .._core.data.reading import as_float64
 from ..utils._arrays import read_only
 from ..utils._sklearn_compat import plain_output
 
@@ -76,6 +78,37 @@ def reconstructed(dictionary, rows, codes):
     if before is None:
         return coder.reconstruct(rows, codes)
     return before.inverse_transform(coder.reconstruct(before.transform(rows), codes))
+
+
+def scale_of_rows(dictionary, rows):
+    """How many atoms a unit of a code adds to each row, where the dictionary normalises rows.
+
+    Parameters
+    ----------
+    dictionary : estimator
+    rows : ndarray of shape (n_rows, n_features)
+        What the dictionary is given.
+
+    Returns
+    -------
+    scale : ndarray of float64 of shape (n_rows,), or None
+        None is 1.
+    """
+    before, coder = split_dictionary(dictionary)
+    normalise = getattr(coder, "input_normalization_", None)
+    if normalise is None:
+        return None
+    rows = as_float64(rows if before is None else before.transform(rows))
+    return normalise(torch.from_numpy(rows))[2][:, 0].numpy()
+
+
+def check_rows_have_one_scale(dictionary):
+    """Raise a ValueError if a unit of a code is another amount for each row."""
+    if getattr(last_step(dictionary), "input_normalization_", None) is not None:
+        raise ValueError(
+            "This dictionary normalises each row, so that a unit of a code is another amount "
+            "for each token. Multiply codes instead: replace_activations with scale=."
+        )
 
 
 def _who_lacks(method, estimator):

@@ -174,7 +174,8 @@ class StartedBatch:
         """The least that has to be run, tried on the first window; see `Rest.kind`."""
         length = self.ids.shape[1]
         arguments = (self.ids[:1],)
-        keywords = _mapped(self.keywords, partial(self._at_windows, torch.tensor([0])))
+        first = torch.zeros(1, dtype=torch.int64, device=self.ids.device)
+        keywords = _mapped(self.keywords, partial(self._at_windows, first))
         same, other = (
             next_token_logits(self.rest.run(each, arguments, keywords), arguments[0])[0]
             for each in (torch.clone, _changed_at_odd_places)

@@ -9,7 +9,7 @@ from sklearn.utils import gen_batches
 
 from ..._core.language.next_token import counted_predictions
 from ..._core.language.windows import TokenWindows
-from ...metrics._coding import reconstructed
+from ...metrics._coding import reconstructed, scale_of_rows
 from ...metrics._rows import BLOCK_SIZE, as_rows, to_numpy
 from ..codes._active import nonzero_entries
 
@@ -102,24 +102,27 @@ class Batch:
         # where tokens do not mix, only the codes of those that are asked for matter
         used = is_followed & asked.is_row[row] if self.by_token else np.full(len(row), True)
         self._window, self._position = window[used], position[used]
-        at, feature, code = self._entries(features)
+        at, feature, code, amount = self._entries(features)
         # entries of a window and a feature, which a run is without, are side by side
         order = np.lexsort((at, feature, self._window[at]))
-        at, feature, code = self._nonzero = at[order], feature[order], code[order]
+        at, feature, code, amount = at[order], feature[order], code[order], amount[order]
+        self._nonzero = at, feature, amount
         row, is_followed = row[used][at], is_followed[used][at]
         found = (code > 0) & is_followed & asked.has(feature, row)
-        self._at, self.row, self.feature, self.code = (
-            each[found] for each in (at, row, feature, code)
+        self._at, self.row, self.feature, self.code, self._amount = (
+            each[found] for each in (at, row, feature, code, amount)
         )
 
     def _entries(self, features):
-        """Tokens, features and values of the non-zero codes."""
+        """Tokens, features and values of the non-zero codes, and how many atoms each adds."""
         if len(self._window) == 0:
-            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0)
         self._given = to_numpy(self.started.activations[self._window, self._position])
         self._codes = as_rows(self.language.dictionary.transform(self._given), "codes")
         at, feature, code = nonzero_entries(self._codes, features)
-        return at, feature, code.astype(np.float64)
+        code = code.astype(np.float64)
+        scale = scale_of_rows(self.language.dictionary, self._given)
+        return at, feature, code, code if scale is None else code * scale[at]
 
     def ablation(self):
         """Log-probability of each pair's next token, minus that without the feature."""
@@ -187,7 +190,7 @@ class Batch:
 
     def _part_of_tokens(self, some):
         """What the features add at the pairs' tokens, a function of the activations there."""
-        amount = self._on_device(self.code[some].astype(np.float32))
+        amount = self._on_device(self._amount[some].astype(np.float32))
         directions = self.directions[self._on_device(self.feature[some])]
         return lambda activations: (amount[:, None] * directions).to(activations)
 
@@ -198,15 +201,15 @@ class Batch:
         return lambda activations: (amount[:, :, None] * directions[:, None]).to(activations)
 
     def _amounts(self, window, feature):
-        """The code of a feature at each token of a window, float32 of (n_pairs, length)."""
-        at, features, codes = self._nonzero
+        """How many atoms a feature adds at each token of a window, float32 (n_pairs, length)."""
+        at, features, amounts = self._nonzero
         n = len(self.directions)
         keys, wanted = self._window[at] * n + features, window * n + feature
         start, stop = (np.searchsorted(keys, wanted, side=side) for side in ("left", "right"))
         pair = np.repeat(np.arange(len(wanted)), stop - start)
         entry = np.arange(len(pair)) + np.repeat(stop - np.cumsum(stop - start), stop - start)
         amount = np.zeros((len(wanted), self.started.ids.shape[1]), np.float32)
-        amount[pair, self._position[at[entry]]] = codes[entry]
+        amount[pair, self._position[at[entry]]] = amounts[entry]
         return self._on_device(amount)
 
     def first_order(self, n_steps):
@@ -241,7 +244,7 @@ class Batch:
         directions = self.directions[self._on_device(self.feature[pairs])].to(gradient)
         if self.by_token:
             along = (gradient * directions).sum(dim=1).to("cpu", torch.float64).numpy()
-            return self.code[pairs] * along
+            return self._amount[pairs] * along
         along = torch.einsum("pld,pd->pl", gradient, directions)
         amount = self._amounts(self._window[self._at[pairs]], self.feature[pairs])
         return (along * amount).sum(dim=1, dtype=torch.float64).cpu().numpy()

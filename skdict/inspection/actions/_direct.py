@@ -142,14 +142,16 @@ class _Path:
         rows = []
         for start in range(0, n_hidden, N_COPIES):
             n = min(N_COPIES, n_hidden - start)
-            copies = torch.arange(n)
+            copies = torch.arange(n, device="cpu")
             gradient = self._gradient(
                 self._forward(n), lambda x, c=copies, s=start: x[c, at, s + c].sum()
             )
             rows.append(gradient[:, at].cpu().numpy())
         found = np.concatenate(rows).T
-        generator = torch.Generator().manual_seed(0)
-        self._projection = torch.randn(n_hidden, generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(0)
+        self._projection = torch.randn(
+            n_hidden, generator=generator, dtype=torch.float64, device="cpu"
+        )
         gradient = self._gradient(self._forward(), lambda x: self._projected(x)[:, ::2].sum())
         gradient, expected = gradient[0].cpu().numpy(), found @ self._projection.numpy()
         tolerance = 1e-3 * np.linalg.norm(expected)

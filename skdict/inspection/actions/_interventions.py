@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import issparse
 
 from ..._core.torch_state import without_autocast
-from ...metrics._coding import check_dictionary, last_step
+from ...metrics._coding import check_dictionary, check_rows_have_one_scale
 from ...metrics._in_model import in_model, reconstruction_function
 from ...metrics._place import PLACES, at_site
 from ...metrics._rows import as_rows, check_finite, to_numpy
@@ -416,11 +416,7 @@ def steer(
     name, amount = ("strength", strength) if clamp is None else ("clamp", clamp)
     if clamp is not None or hasattr(dictionary, "inverse_transform"):
         check_dictionary(dictionary, f"With {name}, ")
-        if _normalises(dictionary):
-            raise ValueError(
-                "This dictionary normalises each row, so that a unit of a code is another amount "
-                "for each token. Multiply codes instead: replace_activations with scale=."
-            )
+        check_rows_have_one_scale(dictionary)
         n_components = n_components_of(dictionary)
     else:
         dictionary = as_rows(dictionary, "dictionary")
@@ -479,11 +475,6 @@ class _Shift:
         if self.dictionary is not None:
             changed = changed + self.dictionary.part(activations, self.factors).to(dtype)
         return changed
-
-
-def _normalises(dictionary):
-    """Whether a unit of a code is another amount for each row."""
-    return getattr(last_step(dictionary), "input_normalization_", None) is not None
 
 
 def _check_features(features, n_components):

@@ -15,7 +15,7 @@ from ..._core.language.network import Network
 from ..._core.language.samples import Samples
 from ..._core.language.texts import check_texts
 from ..._core.language.windows import tokenize
-from ...metrics._coding import check_dictionary, reconstructed, with_sparse_codes
+from ...metrics._coding import check_dictionary, reconstructed, scale_of_rows, with_sparse_codes
 from ...metrics._rows import BLOCK_SIZE, as_rows, to_numpy
 from ...utils._arrays import as_matrix, as_numbers, to_ndarray
 from ...utils._extractors import extractor_of
@@ -264,7 +264,9 @@ class _Coded:
         rows = to_numpy(self._activations[self._mask])
         self._given = rows
         self._codes = as_rows(runs.dictionary.transform(rows), "codes")
-        row, self.feature, self.code = nonzero_entries(self._codes, runs.features)
+        row, self.feature, code = nonzero_entries(self._codes, runs.features)
+        scale = scale_of_rows(runs.dictionary, rows)
+        self.amount = code if scale is None else code * scale[row]
         self.place = [each.cpu().numpy()[row] for each in self._mask.nonzero(as_tuple=True)]
         self._row = torch.from_numpy(row).to(runs.network.device)
 
@@ -312,7 +314,7 @@ class _Coded:
             directions = self.runs.directions[feature[some]].to(gradient)
             products = (gradient[self._row[some]] * directions).sum(dim=1)
             along[some] = products.to("cpu", torch.float64).numpy()
-        return self.code * along, self._samples(self.place[0]), self.feature
+        return self.amount * along, self._samples(self.place[0]), self.feature
 
     def _samples(self, place):
         """Samples of some inputs of the batch."""
@@ -335,7 +337,7 @@ class _Coded:
         inside = np.flatnonzero((pair >= 0) & (pair < len(place)))
         at = (len(clean) + pair[inside], *(axis[inside] for axis in self.place[1:]))
         at = tuple(torch.from_numpy(axis) for axis in at)
-        amount = torch.from_numpy(self.code[inside].astype(np.float32))[:, None]
+        amount = torch.from_numpy(self.amount[inside].astype(np.float32))[:, None]
         amount = amount.to(self.runs.network.device)
         direction = self.runs.directions[torch.from_numpy(feature[pair[inside]])]
 

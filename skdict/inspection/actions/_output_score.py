@@ -8,6 +8,7 @@ from sklearn.utils import Bunch, gen_batches
 
 from ..._core.language.evaluation import evaluation_mode
 from ..._core.language.next_token import next_token_logits
+from ...metrics._coding import check_rows_have_one_scale
 from ...utils._arrays import as_vector
 from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._directions import feature_directions
@@ -117,6 +118,7 @@ def output_score(
     """
     language = Language(pipeline)
     language.check_causal()
+    check_rows_have_one_scale(language.dictionary)
     features = language.checked_features(features)
     strength = _strengths(strength, len(features))
     top = top_logits(pipeline, features, n_top=n_top, texts=texts, path=path)

@@ -10,6 +10,7 @@ from ..._core.language.evaluation import evaluation_mode
 from ..._core.language.next_token import next_token_logits
 from ..._core.language.texts import check_texts
 from ..._core.language.windows import encode, special_token_ids
+from ...metrics._coding import check_rows_have_one_scale
 from ...utils._arrays import as_vector
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
@@ -119,8 +120,8 @@ def steering_effect(
         If `pipeline` is not a Pipeline of these two steps, or the model has no logits.
     ValueError
         If the model is not causal, a feature is out of range, a strength is not finite,
-        `prompts` is None and the tokenizer has no special token at the beginning of a text, or a
-        text would be longer than the model's context.
+        `prompts` is None and the tokenizer has no special token at the beginning of a text, a
+        text would be longer than the model's context, or the dictionary normalises each row.
 
     See Also
     --------
@@ -156,6 +157,7 @@ def steering_effect(
     """
     language = Language(pipeline)
     language.check_causal()
+    check_rows_have_one_scale(language.dictionary)
     features = language.checked_features(features)
     given, strengths = strengths, as_vector(strengths, "strengths")
     if not np.isfinite(strengths).all():

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-from scipy.sparse import csr_array, vstack
+import torch
+from scipy.sparse import csr_array, issparse, vstack
+from scipy.sparse.linalg import norm
 from sklearn.pipeline import Pipeline
 
+from ..._core.data.reading import row_slices
 from ..._core.language.texts import check_texts
 from ...metrics._coding import last_step, with_sparse_codes
-from ...metrics._rows import as_rows
+from ...metrics._rows import as_rows, to_numpy
 from ...utils._extractors import extractor_of
 from ...utils._sklearn_compat import Interval, validate_params
-from ._activations import of_matrix, of_samples, of_texts
+from ._activations import PORTION_ENTRIES, of_matrix, of_samples, of_texts
 from ._active import positive_block
 from ._directions import n_components_of, transformed
 from ._files import Writer, state_arrays
@@ -141,7 +144,7 @@ def collect_codes(
     collector = _Collector(dictionary, rule, n_near_misses)
     writer = None
     if path is not None:
-        key = _key(estimator, extractor, dictionary, X, rule, n_near_misses)
+        key = _key(extractor, dictionary, X, tokens, rule, n_near_misses)
         writer = Writer(Path(path), collector.n_components, key)
         if writer.progress.get("is_complete"):
             writer.close()
@@ -216,10 +219,13 @@ class Rule:
 
 
 def _norms(activations):
-    if hasattr(activations, "device"):
-        return activations.float().norm(dim=1).cpu().numpy()
-    if hasattr(activations, "multiply"):
-        return np.sqrt(np.asarray(activations.multiply(activations).sum(axis=1)).ravel())
+    """Euclidean norms of rows, float64; squares of half precision or integers could overflow."""
+    if isinstance(activations, torch.Tensor):
+        wide = torch.promote_types(activations.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(activations.to(wide), dim=1)
+        return norms.to("cpu", torch.float64).numpy()
+    if issparse(activations):
+        return norm(activations.astype(np.float64), axis=1)
     return np.linalg.norm(np.asarray(activations, dtype=np.float64), axis=1)
 
 
@@ -241,7 +247,9 @@ class _Collector:
         activations, tokens = portion.activations, portion.tokens
         counted = self.rule.counted(activations, tokens)
         rows = np.flatnonzero(counted)
-        given = activations if counted.all() else activations[rows]
+        given = activations
+        if not counted.all():
+            given = given.iloc[rows] if hasattr(given, "iloc") else given[rows]
         if len(rows):
             of_any_sign = as_rows(transformed(self.dictionary, given), "codes")
             codes = positive_block(of_any_sign, "codes")
@@ -321,6 +329,7 @@ class _Collector:
     def resume(self, writer):
         """Go on from what a folder holds."""
         if not writer.progress:
+            self.write(writer)  # files without an index would be taken for another's
             return
         self.n_items, self.n_rows = writer.progress["n_items"], writer.n_rows
         self.rule.limit, self.rule.n_out = writer.progress["limit"], writer.progress["n_out"]
@@ -342,8 +351,6 @@ def _checked(X, extractor, dictionary):
 
 def provenance_of(extractor, dictionary):
     """What is known of model and dictionary, as values of JSON."""
-    import torch
-
     import skdict
 
     last = last_step(dictionary)
@@ -375,7 +382,7 @@ def provenance_of(extractor, dictionary):
     return known
 
 
-def _key(estimator, extractor, dictionary, X, rule, n_near_misses):
+def _key(extractor, dictionary, X, tokens, rule, n_near_misses):
     """What the codes depend on, for each a short string."""
     last = last_step(dictionary)
     arrays = [
@@ -389,6 +396,8 @@ def _key(estimator, extractor, dictionary, X, rule, n_near_misses):
         "X": _digest(X),
         "rules": [rule.positions.tolist(), sorted(rule.tokens), rule.max_norm, n_near_misses],
     }
+    columns = {name: np.asarray(tokens[name]).tolist() for name in tokens or ()}
+    key["tokens"] = joblib.hash(columns)
     if extractor is not None:
         network = extractor.load().model
         params = extractor.get_params(deep=False)
@@ -401,11 +410,23 @@ def _key(estimator, extractor, dictionary, X, rule, n_near_misses):
 
 
 def _digest(X):
-    if isinstance(X, list):
+    if isinstance(X, list) and all(isinstance(text, str) for text in X):
         digest = hashlib.sha256()
         for text in X:
             digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
         return digest.hexdigest()[:32]
-    n_rows = X.shape[0]
-    some = [X[: min(n_rows, 1000)], X[max(0, n_rows - 1000) :]]
-    return f"{tuple(X.shape)} {joblib.hash(some)}"
+    X = X if hasattr(X, "shape") else np.asarray(X)
+    digest, width = hashlib.sha256(), max(1, int(np.prod(X.shape[1:])))
+    for rows in row_slices(X.shape[0], max(1, PORTION_ENTRIES // width)):
+        block = X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+        digest.update(joblib.hash(_plain(block)).encode())
+    return f"{tuple(X.shape)} {digest.hexdigest()[:32]}"
+
+
+def _plain(block):
+    """A block of rows as arrays: a tensor has another hash each time."""
+    if isinstance(block, torch.Tensor):
+        return to_numpy(block)
+    if issparse(block):
+        return [block.data, block.indices, block.indptr]
+    return np.ascontiguousarray(block)

@@ -272,7 +272,7 @@ def load_columns(path, *, verify):
     if "texts.utf8" in column:
         texts = Texts(column["texts.utf8"], column["text_ends.i64"])
     return {
-        "matrix": _Mapped(*parts, shape),
+        "matrix": _mapped_csr(*parts, shape),
         "tokens": tokens or None,
         "texts": texts,
         "counted": counted,
@@ -282,12 +282,14 @@ def load_columns(path, *, verify):
     }
 
 
-class _Mapped(csr_array):
-    """A csr_array of mapped files, whose int64 row ends do not make SciPy convert the columns."""
+def _mapped_csr(data, indices, indptr, shape):
+    """A csr_array of mapped files.
 
-    def __init__(self, data, indices, indptr, shape):
-        super().__init__(shape, dtype=data.dtype)
-        self.data, self.indices, self.indptr = data, indices, indptr
+    Made by the constructor, int64 row ends would make SciPy copy the columns to int64 too.
+    """
+    matrix = csr_array(shape, dtype=data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
+    return matrix
 
 
 def state_arrays(moments, near_misses):

@@ -87,4 +87,4 @@ class NearMisses:
         """Go on from an earlier `result`."""
         groups = np.repeat(np.arange(len(near.indptr) - 1), np.diff(near.indptr))
         self.largest.update(near.rows, groups, near.scores)
-        self._is_first = False
+        self._is_first = len(near.rows) == 0

@@ -389,11 +389,6 @@ def as_feature_codes(codes, tokens=None, *, name="codes"):
     return FeatureCodes.from_matrix(codes, tokens=tokens)
 
 
-def code_matrix(codes, name="codes"):
-    """What a user gave as codes, as a matrix from `as_rows`."""
-    return codes.to_csr() if isinstance(codes, FeatureCodes) else as_rows(codes, name)
-
-
 def _rows_of(matrix, start, stop):
     """Rows of a csr_array, which share its memory."""
     begin, end = matrix.indptr[start], matrix.indptr[stop]

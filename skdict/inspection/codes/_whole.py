@@ -33,6 +33,33 @@ def whole_matrix(codes, name="codes"):
     return matrix[codes.counted], codes.counted, documents
 
 
+def whole_matrices(codes, names):
+    """Several codes of the same rows as matrices of the rows that count in all of them.
+
+    Parameters
+    ----------
+    codes : sequence of FeatureCodes, or {array-like, sparse matrix, torch.Tensor}
+    names : sequence of str
+        What the user calls them.
+
+    Returns
+    -------
+    matrices : list of matrices as from `as_rows`
+        Whole if they differ in their number of rows, which the caller refuses.
+    """
+    matrices = [
+        each.to_csr() if isinstance(each, FeatureCodes) else as_rows(each, name)
+        for each, name in zip(codes, names, strict=True)
+    ]
+    if len({matrix.shape[0] for matrix in matrices}) > 1:
+        return matrices
+    rules = [each.counted for each in codes if isinstance(each, FeatureCodes)]
+    if not rules or (counted := np.logical_and.reduce(rules)).all():
+        return matrices
+    rows = np.flatnonzero(counted)
+    return [matrix[rows] for matrix in matrices]
+
+
 def of_counted(values, counted):
     """Entries, or rows, of what has one for each row of the codes; all if `counted` is None."""
     return values if counted is None or values is None else values[counted]

@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score
 from sklearn.utils import Bunch
 
 from ..._core.language.texts import check_texts
+from ...metrics._coding import check_rows_have_one_scale
 from ...metrics._rows import as_rows, float64_block
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
@@ -113,7 +114,7 @@ def feature_absorption(
     ValueError
         If there are too few words, `template` has no "{word}", or the probes are not better than
         naming the most frequent letter: without a direction for the letter nothing can be
-        absorbed.
+        absorbed. If the dictionary normalises each row.
 
     See Also
     --------
@@ -171,6 +172,7 @@ def feature_absorption(
     ValueError: The probes name the first letter of ... words right, and the most frequent...
     """
     language = Language(pipeline)
+    check_rows_have_one_scale(language.dictionary)
     random_state = check_random_state(random_state)
     if "{word}" not in template:
         raise ValueError(f"template={template!r} has no '{{word}}', where the word is put.")

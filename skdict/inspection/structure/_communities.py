@@ -55,7 +55,8 @@ def feature_communities(
 
     Parameters
     ----------
-    codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
+            (n_samples, n_components)
         Codes of the activations. A feature is active where its code is positive.
 
     n_neighbors : int, default=10

@@ -10,7 +10,7 @@ from sklearn.utils import Bunch, gen_batches
 from ...metrics._rows import BLOCK_SIZE, check_finite, float64_block, row_blocks, varies
 from ...utils._sklearn_compat import Interval, StrOptions, validate_params
 from ..codes._directions import unit_directions
-from ..codes._store import code_matrix
+from ..codes._whole import whole_matrices
 
 # A column whose variance is less than this fraction of its mean square counts as constant. It is
 # the relative rounding error of squares of centred values.
@@ -39,8 +39,9 @@ def match_features(a, b, *, by="atoms", threshold=0.7, assignment="one_to_one"):
     a, b : estimator or array-like
         The two dictionaries: fitted estimators, Pipelines that end in one, or arrays of
         directions of shape (n_components, n_features). With ``by="codes"``, matrices (arrays,
-        sparse matrices, tensors) of shape (n_samples, n_components): the codes of the same
-        samples from both dictionaries. Given the activations of two models instead of codes, it
+        sparse matrices, tensors) of shape (n_samples, n_components), or FeatureCodes: the codes
+        of the same samples from both dictionaries. Rows that do not count in one of them are
+        left out. Given the activations of two models instead of codes, it
         matches their neurons, the baseline for features.
 
     by : {"atoms", "encoders", "codes"}, default="atoms"
@@ -146,7 +147,7 @@ def match_features(a, b, *, by="atoms", threshold=0.7, assignment="one_to_one"):
     array([1, 2, 0])
     """
     if by == "codes":
-        a, b = code_matrix(a, "a"), code_matrix(b, "b")
+        a, b = whole_matrices([a, b], ["a", "b"])
     else:
         attribute = {"atoms": "components_", "encoders": "encoder_coef_"}[by]
         a, alive_a = unit_directions(a, "a", attribute)

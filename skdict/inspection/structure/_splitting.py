@@ -10,7 +10,7 @@ from sklearn.utils import Bunch, gen_batches
 from ...metrics._rows import BLOCK_SIZE
 from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._active import positive_entries
-from ..codes._store import code_matrix
+from ..codes._whole import whole_matrices
 
 
 @validate_params(
@@ -41,9 +41,11 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
 
     Parameters
     ----------
-    *codes : {array-like, sparse matrix, torch.Tensor} of shape (n_samples, n_components)
+    *codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
+            (n_samples, n_components)
         Codes of the same samples by two or more dictionaries, from the narrowest to the widest.
-        A feature is active where its code is positive.
+        A feature is active where its code is positive. Rows that do not count in one of them
+        are left out.
 
     threshold : float, default=0.4
         Minimum masked cosine of a link, in (0, 1). [1]_ use about 0.4.
@@ -134,9 +136,10 @@ def _check_levels(codes):
             "feature_splitting needs the codes of at least two dictionaries, but got "
             f"{len(codes)}. Call feature_splitting(codes_narrow, codes_wide)."
         )
+    names = [f"codes[{k}]" for k in range(len(codes))]
     codes = [
-        positive_entries(code_matrix(level, f"codes[{k}]"), f"codes[{k}]")
-        for k, level in enumerate(codes)
+        positive_entries(matrix, name)
+        for matrix, name in zip(whole_matrices(codes, names), names, strict=True)
     ]
     for k, (narrow, wide) in enumerate(pairwise(codes)):
         if narrow.shape[0] != wide.shape[0]:

@@ -9,10 +9,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
+from skdict._core.formats import Record, Weights
 from skdict._core.language.hooks import run_replaced
 from skdict._core.language.rest import Rest
+from skdict._core.models.architectures import ReLU
+from skdict._core.normalization import RowNormalization
+from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.decomposition._records import estimator_from
 from skdict.feature_extraction import ActivationExtractor
-from skdict.inspection import feature_effects, replace_activations
+from skdict.inspection import (
+    feature_effects,
+    metric_effects,
+    output_score,
+    replace_activations,
+    steering_effect,
+)
 from skdict.inspection.actions._effects import measured_effects
 from skdict.inspection.actions._language import Language
 
@@ -223,3 +234,53 @@ def test_several_features_on_the_way(model, language, short):
             gradients.append(torch.autograd.grad(target, x)[0])
         expected = z[2] * (sum(gradients) / 2) @ atoms[2]
         assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "row_norm"])
+@pytest.mark.parametrize(("layer", "side", "what"), [LAYERS[1], LAYERS[5]])
+def test_dictionaries_that_normalise_rows(model, layer, side, what, kind, language, short):
+    """A unit of a code is another amount for each token: against runs with scaled codes."""
+    draw = np.random.default_rng(0).normal
+    weights = Weights(
+        encoder=torch.from_numpy(draw(size=(6, 16))),
+        encoder_bias=torch.zeros(6, dtype=torch.float64),
+        decoder=torch.from_numpy(draw(size=(6, 16))),
+        decoder_bias=torch.from_numpy(draw(size=16)),
+        normalization=RowNormalization(kind, 1e-5),
+    )
+    record = Record(weights.dictionary(units="source", dtype=torch.float64), ReLU())
+    extractor = ActivationExtractor(
+        model, layer, side=side, tokenizer=language.tokenizer, max_length=40
+    )
+    dictionary = estimator_from(record, SparseAutoencoderDictionary)
+    pipeline, text = make_pipeline(extractor, dictionary), short[2]
+    effects = feature_effects(pipeline, [text], [1, 4])
+    windows = Language(pipeline).windows([text])
+    ids, positions = torch.from_numpy(windows.token_ids[0]), np.flatnonzero(windows.kept[0])
+    whole = metric_effects(pipeline, [text], [1, 4], metric=lambda output, i: summed(output, ids))
+
+    def without(feature, scale):
+        site = extractor.site()
+        with replace_activations(site, dictionary, scale={feature: scale}, keep_error=True):
+            logits = model(ids[None], use_cache=False).logits
+        return logits[0].log_softmax(-1)[:-1].gather(1, ids[1:, None])[:, 0]
+
+    with torch.no_grad():
+        for k, (feature, effect) in enumerate(zip([1, 4], effects, strict=True)):
+            clean, rows = without(feature, 1.0), positions[effect.rows]
+            assert len(rows) > 3
+            ablation = clean - without(feature, 0.0)
+            slope = (without(feature, 1 + 1e-5) - without(feature, 1 - 1e-5)) / 2e-5
+            assert_allclose(effect.ablation, ablation[rows], rtol=1e-4, atol=1e-6)
+            assert_allclose(effect.first_order, slope[rows], rtol=1e-4, atol=1e-6)
+            assert_allclose(whole.ablation[0, k], ablation.sum(), rtol=1e-4, atol=1e-6)
+            assert_allclose(whole.first_order[0, k], slope.sum(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="normalises each row"):
+        output_score(pipeline, 1, strength=1.0)
+    with pytest.raises(ValueError, match="normalises each row"):
+        steering_effect(pipeline, 1, [1.0], lambda text: True)
+
+
+def summed(output, ids):
+    log_p = output.logits.log_softmax(-1)[:, :-1]
+    return log_p.gather(2, ids[1:].expand(len(log_p), -1)[..., None]).sum(dim=(1, 2))

@@ -7,12 +7,14 @@ import pytest
 import scipy.sparse as sp
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from skdict import inspection
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import FeatureCodes, collect_codes, feature_statistics, top_activations
 from skdict.inspection.codes import _collecting, _store
+from skdict.inspection.codes._files import Writer
 
 
 def dense(codes):
@@ -114,6 +116,31 @@ class TestRules:
         left_out = {"tokens": dots.sum(), "norms": (large & ~dots).sum()}
         assert codes.provenance["left_out"] == left_out
 
+    @pytest.mark.parametrize(
+        "convert",
+        [
+            np.asarray,
+            lambda X: X.astype(np.float16),
+            np.ndarray.tolist,
+            sp.csr_array,
+            sp.csr_matrix,
+            torch.from_numpy,
+            lambda X: torch.from_numpy(X).half(),
+            lambda X: pytest.importorskip("pandas").DataFrame(X),
+        ],
+    )
+    def test_norms_of_any_matrix(self, dictionary, activations, convert):
+        X = activations[:60].astype(np.float32)
+        X[7] *= 3e4 / np.abs(X[7]).max()  # its square is infinite in half precision
+        codes = collect_codes(dictionary, convert(X), max_norm=50)
+        assert_array_equal(np.flatnonzero(~codes.counted), [7])
+
+    def test_positions_of_a_data_frame(self, activations):
+        X = pytest.importorskip("pandas").DataFrame(activations[:40]).add_prefix("neuron ")
+        tokens = {"document": np.zeros(40, int), "position": np.arange(40)}
+        codes = collect_codes(PCA(3).fit(X), X, tokens=tokens, exclude_positions=[0, 5])
+        assert_array_equal(np.flatnonzero(~codes.counted), [0, 5])
+
     def test_left_out_rows_are_no_near_misses(self, pipeline, few):
         codes = collect_codes(pipeline, few, exclude_positions=range(5), n_near_misses=4)
         assert codes.counted[codes.near_misses.rows].all()
@@ -183,6 +210,38 @@ class TestOnDisk:
         found = collect_codes(pipeline, few, n_near_misses=3, path=tmp_path / "codes")
         self.same(FeatureCodes.load(tmp_path / "codes", verify=True), collected)
         self.same(found, collected)
+
+    def test_goes_on_if_stopped_before_the_first_commit(
+        self, pipeline, few, collected, tmp_path, monkeypatch
+    ):
+        append = Writer.append
+
+        def stopped(self, *args):
+            append(self, *args)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Writer, "append", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            collect_codes(pipeline, few, n_near_misses=3, path=tmp_path / "codes")
+        monkeypatch.setattr(Writer, "append", append)
+        found = collect_codes(pipeline, few, n_near_misses=3, path=tmp_path / "codes")
+        self.same(found, collected)
+
+    @pytest.mark.parametrize("convert", [np.asarray, sp.csr_array, torch.from_numpy])
+    def test_the_same_matrix_is_known_again(self, dictionary, activations, tmp_path, convert):
+        X = activations[:3000]
+        tokens = {"document": np.zeros(len(X), int), "token": ["a"] * len(X)}
+        path = tmp_path / "codes"
+        codes = collect_codes(dictionary, convert(X), tokens=tokens, path=path)
+        again = collect_codes(dictionary, convert(X.copy()), tokens=tokens, path=path)
+        assert_array_equal(dense(codes), dense(again))
+        other = X.copy()
+        other[1500] += 1
+        with pytest.raises(ValueError, match="holds codes of another X"):
+            collect_codes(dictionary, convert(other), tokens=tokens, path=path)
+        for others in (None, tokens | {"token": ["b"] * len(X)}):
+            with pytest.raises(ValueError, match="holds codes of another tokens"):
+                collect_codes(dictionary, convert(X), tokens=others, path=path)
 
     @pytest.mark.parametrize("what", ["X", "dictionary", "rules"])
     def test_another_corpus_is_refused(self, pipeline, few, tmp_path, what):
@@ -276,17 +335,44 @@ def test_a_cache_gives_the_activations(language, dictionary, few, collected, tmp
     assert_allclose(dense(codes), dense(collected), atol=1e-5)
 
 
-def test_others_take_them(collected, texts, extractor):
-    """As they take the matrix."""
-    codes = sp.csr_array(dense(collected))
-    labels = np.stack([collected.tokens["token"] == token for token in (".", "(")], axis=1)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_others_take_them(pipeline, few, tmp_path, on_disk):
+    """As they take the matrix of the rows that count."""
+    path = tmp_path / "codes" if on_disk else None
+    collected = collect_codes(pipeline, few, exclude_positions=range(9), path=path)
+    rows = collected.counted
+    codes = sp.csr_array(dense(collected)[rows]).astype(np.float32)
+    every = np.stack([collected.tokens["token"] == token for token in (".", "(")], axis=1)
+    document = collected.tokens["document"]
+    X = np.random.default_rng(0).normal(size=(len(rows), 4))
     for function in (
-        lambda codes: inspection.select_feature_detectors(codes, labels),
-        lambda codes: inspection.feature_report(codes, labels),
-        lambda codes: inspection.feature_communities(codes, random_state=0),
-        lambda codes: inspection.feature_splitting(codes, codes),
-        lambda codes: inspection.match_features(codes, codes, by="codes"),
+        lambda codes, some: inspection.select_feature_detectors(codes, every[some]),
+        lambda codes, some: inspection.feature_report(codes, every[some]),
+        lambda codes, some: inspection.feature_communities(codes, random_state=0),
+        lambda codes, some: inspection.feature_splitting(codes, codes),
+        lambda codes, some: inspection.match_features(codes, codes, by="codes"),
+        lambda codes, some: inspection.match_features(codes, X[some], by="codes"),
+        lambda codes, some: inspection.match_features(torch.tensor(X[some]), codes, by="codes"),
+        lambda codes, some: inspection.feature_association(
+            codes, every[some, 0], groups=document[some]
+        ),
+        lambda codes, some: inspection.k_sparse_probe(
+            codes, every[some], X=X[some], k=2, groups=document[some]
+        ),
     ):
-        found, expected = function(collected), function(codes)
+        found, expected = function(collected, slice(None)), function(codes, rows)
         for name in expected:
             assert str(found[name]) == str(expected[name])
+
+
+def test_rows_that_count_in_both(collected):
+    """Codes of the same rows by different rules."""
+    matrix, n = collected.to_csr(), collected.n_rows
+    counted = [np.arange(n) % 3 > 0, np.arange(n) % 5 > 0]
+    codes = [FeatureCodes.from_matrix(matrix, counted=some) for some in counted]
+    both = matrix[counted[0] & counted[1]]
+    for function in (
+        lambda *codes: inspection.match_features(*codes, by="codes").best_similarity,
+        lambda *codes: inspection.feature_splitting(*codes).recall[0],
+    ):
+        assert_allclose(function(*codes), function(both, both))
