@@ -279,6 +279,8 @@ class _Run:
             n = int(np.searchsorted(np.cumsum(p[order]), PROBABILITY)) + 1
             return order[:n].tolist()
         found = []
+        if not len(targets):
+            raise ValueError("targets is empty. Give token ids or texts of one token, or None.")
         for target in targets:
             ids = [target]
             if isinstance(target, str):
@@ -353,19 +355,19 @@ class _Builder:
         logits, zero = self.run.logits[self.position], self.run.at_zero[self.position]
         value = logits[target] - logits.mean()
         effects = self.run.effects(value)
-        rest = float(zero[target] - zero.mean())
+        rest = (zero[target] - zero.mean()).item()
         parts = _sums(effects)
-        difference = abs(sum(parts.values()) + rest - float(value))
-        size = sum(map(abs, parts.values())) + abs(rest) + abs(float(value))
+        difference = abs(sum(parts.values()) + rest - value.item())
+        size = sum(map(abs, parts.values())) + abs(rest) + abs(value.item())
         if not difference <= 1e-3 * size:
             layers = [site.language.layer for site in self.run.sites]
             raise ValueError(
                 f"With attention patterns, norms and MLPs frozen, the logits are not an affine "
                 f"function of the activations at {layers}: the sum of all effects on a logit is "
-                f"off by {difference:.3g} of {float(value):.3g}. Name layers after the "
+                f"off by {difference:.3g} of {value.item():.3g}. Name layers after the "
                 "non-linearity of an MLP."
             )
-        self._add(effects, float(value), rest)
+        self._add(effects, value.item(), rest)
 
     def _explain_feature(self, s, i, importance):
         site = self.run.sites[s]
@@ -373,7 +375,7 @@ class _Builder:
         given = self.run.given[s][0, site.position[i]]
         value = (given.double() * torch.from_numpy(row).to(given.device)).sum() + constant
         effects = self.run.effects(value)
-        self._add(effects, float(value), float(value) - sum(_sums(effects).values()))
+        self._add(effects, value.item(), value.item() - sum(_sums(effects).values()))
         self.rows.append((s, i))
         total = sum(abs(each).sum() for each in effects["feature"][:s]) or 1.0
         for earlier in range(s):

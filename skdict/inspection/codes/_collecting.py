@@ -19,6 +19,7 @@ from ...metrics._coding import last_step, with_sparse_codes
 from ...metrics._rows import as_rows, to_numpy
 from ...utils._extractors import extractor_of
 from ...utils._sklearn_compat import Interval, validate_params
+from ...utils._warnings import warn
 from ._activations import PORTION_ENTRIES, of_matrix, of_samples, of_texts
 from ._active import positive_block
 from ._directions import n_components_of, transformed
@@ -72,10 +73,12 @@ def collect_codes(
 
     exclude_positions : int or array-like of int, default=()
         Positions in the window that the model saw whose rows are left out, such as 0: the first
-        token often has an activation of its own kind, and large.
+        token often has an activation of its own kind, and large. Where the tokenizer begins a
+        text with a special token, that is the first, and has no row anyway.
 
     exclude_tokens : str or array-like of str, default=()
-        Tokens whose rows are left out. Special tokens have no rows, unless the extractor says
+        Tokens whose rows are left out, with their spaces, as in ``tokens["token"]``; a warning
+        names those that never occur. Special tokens have no rows, unless the extractor says
         ``include_special_tokens=True``.
 
     max_norm : float, default=None
@@ -102,8 +105,10 @@ def collect_codes(
     TypeError
         If the estimator cannot transform, or codes have no width known.
     ValueError
-        If `X` is not what the estimator takes, a rule needs tokens that are not there, or the
-        folder holds codes of something else.
+        If `X` is not what the estimator takes, a rule needs tokens that are not there, the rules
+        leave no row, or the folder holds codes of something else.
+    NotADirectoryError
+        If `path` is a file.
 
     See Also
     --------
@@ -163,6 +168,8 @@ def collect_codes(
             collector.add(portion)
             if writer is not None and collector.n_waiting > ENTRIES_PER_COMMIT:
                 collector.write(writer)
+        collector.check_that_rows_are_left()
+        rule.warn_of_unseen()
         known |= collector.provenance()
         if writer is None:
             texts = X if extractor is not None and extractor.tokenizer is not None else None
@@ -188,7 +195,7 @@ class Rule:
         self.positions = np.atleast_1d(np.asarray(positions, dtype=np.int64))
         self.tokens = {tokens} if isinstance(tokens, str) else set(map(str, tokens))
         self.max_norm, self.limit = max_norm, None
-        self.n_out = {}
+        self.n_out, self.unseen = {}, set(self.tokens)
 
     def counted(self, activations, tokens):
         """Which of some rows count, bool of shape (n_rows,)."""
@@ -197,6 +204,7 @@ class Rule:
             self._leave_out(counted, "positions", np.isin(self._column(tokens), self.positions))
         if self.tokens:
             token = self._column(tokens, "token")
+            self.unseen.difference_update(token)
             self._leave_out(counted, "tokens", np.array([t in self.tokens for t in token], bool))
         if self.max_norm is not None:
             norms = _norms(activations)
@@ -216,6 +224,13 @@ class Rule:
                 "Give tokens, or leave it out."
             )
         return tokens[name]
+
+    def warn_of_unseen(self):
+        if self.unseen:
+            warn(
+                f"exclude_tokens has {sorted(self.unseen)[:10]}, which no row has. Tokens are "
+                "compared with their spaces, such as ' the'."
+            )
 
 
 def _norms(activations):
@@ -277,6 +292,13 @@ class _Collector:
         self.n_rows += len(counted)
         self.n_items = portion.stop
 
+    def check_that_rows_are_left(self):
+        if self.moments.n_rows == 0:
+            raise ValueError(
+                "exclude_positions, exclude_tokens and max_norm leave none of "
+                f"{self.n_rows} rows; they took {self.rule.n_out}. Leave out less."
+            )
+
     def provenance(self):
         """What the pass has found."""
         return {
@@ -321,6 +343,7 @@ class _Collector:
             "n_counted": self.moments.n_rows,
             "limit": self.rule.limit,
             "n_out": self.rule.n_out,
+            "unseen": sorted(self.rule.unseen),
             "is_complete": is_complete,
         }
         state = state_arrays(self.moments, self._near_misses())
@@ -333,6 +356,7 @@ class _Collector:
             return
         self.n_items, self.n_rows = writer.progress["n_items"], writer.n_rows
         self.rule.limit, self.rule.n_out = writer.progress["limit"], writer.progress["n_out"]
+        self.rule.unseen = set(writer.progress["unseen"])
         self.moments, near = writer.state
         self.moments.n_rows = writer.progress["n_counted"]
         if near is not None:
@@ -391,9 +415,10 @@ def _key(extractor, dictionary, X, tokens, rule, n_near_misses):
     ]
     params = {k: str(v) for k, v in sorted(last.get_params(deep=False).items())}
     before = [] if not isinstance(dictionary, Pipeline) else list(dictionary[:-1])
+    is_texts = isinstance(X, list) and all(isinstance(text, str) for text in X)
     key = {
         "dictionary": joblib.hash([arrays, params, before]),
-        "X": _digest(X),
+        "X": _digest_of_texts(X) if is_texts else _digest_of_matrix(X),
         "rules": [rule.positions.tolist(), sorted(rule.tokens), rule.max_norm, n_near_misses],
     }
     columns = {name: np.asarray(tokens[name]).tolist() for name in tokens or ()}
@@ -403,18 +428,30 @@ def _key(extractor, dictionary, X, tokens, rule, n_near_misses):
         params = extractor.get_params(deep=False)
         for name in ("model", "tokenizer", "cache", "batch_size", "device"):
             params.pop(name)
-        key["model"] = _digest([f"{name}: {tuple(p.shape)} {float(p.double().sum())}"
-                                for name, p in network.state_dict().items()])  # fmt: skip
+        key["model"] = _digest_of_tensors(network.state_dict())
         key["extractor"] = joblib.hash({k: str(v) for k, v in params.items()})
     return key
 
 
-def _digest(X):
-    if isinstance(X, list) and all(isinstance(text, str) for text in X):
-        digest = hashlib.sha256()
-        for text in X:
-            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-        return digest.hexdigest()[:32]
+def _digest_of_texts(texts):
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def _digest_of_tensors(tensors):
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):  # extra state of a module
+            continue
+        digest.update(f"{name}: {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _digest_of_matrix(X):
     X = X if hasattr(X, "shape") else np.asarray(X)
     digest, width = hashlib.sha256(), max(1, int(np.prod(X.shape[1:])))
     for rows in row_slices(X.shape[0], max(1, PORTION_ENTRIES // width)):

@@ -93,6 +93,10 @@ class Writer:
         self.progress, self._names, self._columns = {}, {}, {}
         self.state, self.dtype, self._former = None, None, ()
         index = folder / "codes.json"
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(
+                f"{str(folder)!r} is a file. Give a folder for the codes, new or empty."
+            )
         if index.exists():
             self._resume(_read_index(folder))
         elif folder.exists() and any(folder.iterdir()):
@@ -142,7 +146,13 @@ class Writer:
         for name, column in (tokens or {}).items():
             if name == "token":
                 column = [self._names.setdefault(str(x), len(self._names)) for x in column]
-            self._write(f"tokens.{name}.i32", np.asarray(column))
+            column = np.asarray(column)
+            if len(column) and int(column.max()) > np.iinfo(np.int32).max:
+                raise ValueError(
+                    f"tokens[{name!r}] has {column.max()}, which 32 bits cannot hold. Number what "
+                    "it counts from 0: np.unique(..., return_inverse=True)."
+                )
+            self._write(f"tokens.{name}.i32", column)
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         if encoded:
             ends = self._column("texts.utf8").n_bytes + np.cumsum([len(x) for x in encoded])
@@ -212,6 +222,10 @@ class Writer:
 def save_columns(codes, path):
     """Write FeatureCodes to a folder, see `FeatureCodes.save`."""
     path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(
+            f"{str(path)!r} is a file, or holds files. Give a new or an empty folder."
+        )
     with replacing_folder(path) as folder:
         writer = Writer(folder, codes.n_components, {})
         try:
@@ -234,7 +248,12 @@ def save_columns(codes, path):
 
 def _whole_numbers(tokens):
     """The columns that can be written: integers, and the strings of the tokens."""
-    return {k: v for k, v in tokens.items() if k == "token" or np.asarray(v).dtype.kind in "iu"}
+    return {
+        name: column
+        for name, column in tokens.items()
+        if re.fullmatch(r"\w+", name)
+        and (name == "token" or np.asarray(column).dtype.kind in "iu")
+    }
 
 
 def load_columns(path, *, verify):

@@ -1,5 +1,6 @@
 """The codes of a corpus with their tokens, kept once."""
 
+import json
 from functools import cached_property
 from html import escape
 
@@ -9,6 +10,7 @@ from sklearn.utils import Bunch
 
 from ...metrics._rows import as_rows
 from ._active import positive_block
+from ._active import selected as selected_features
 from ._files import load_columns, save_columns
 from ._moments import Moments
 from ._tokens import check_tokens
@@ -124,20 +126,23 @@ class FeatureCodes:
 
         Raises
         ------
-        ValueError
-            If `codes` is not a matrix, or `tokens` or `counted` have another number of rows.
+        ValueError, TypeError
+            If `codes` is not a matrix, `tokens` or `counted` have another number of rows, there
+            are fewer `texts` than documents, or JSON cannot hold `provenance`.
         """
         matrix = as_rows(codes, "codes")
         n_rows = matrix.shape[0]
         if counted is not None:
             counted = np.asarray(counted)
-            if counted.dtype != bool or counted.shape != (n_rows,):
+            if counted.dtype != bool or counted.shape != (n_rows,) or not counted.any():
                 raise ValueError(
-                    f"counted must be true or false for each of {n_rows} rows, but has dtype "
-                    f"{counted.dtype} and shape {counted.shape}."
+                    f"counted must be true or false for each of {n_rows} rows, and true for at "
+                    f"least one, but has dtype {counted.dtype}, shape {counted.shape} and "
+                    f"{np.count_nonzero(counted)} entries that are true."
                 )
         if tokens is not None:
             tokens = check_tokens(tokens, n_rows, needs=("document",))
+        _check_texts_and_provenance(texts, tokens, provenance)
         return cls(matrix, tokens=tokens, texts=texts, counted=counted, provenance=provenance)
 
     @property
@@ -201,13 +206,15 @@ class FeatureCodes:
 
         Parameters
         ----------
-        features : ndarray of int64 of shape (n_selected,)
+        features : int, array-like of int, boolean mask, or None
+            None is all.
 
         Returns
         -------
         codes : csc_array of float64 of shape (n_rows, n_selected)
             With ascending rows in each column.
         """
+        features = selected_features(features, self.n_components)
         features, place = np.unique(features, return_inverse=True)
         found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
         for first, rows, selected, values in self.entries(features):
@@ -323,7 +330,8 @@ class FeatureCodes:
         Parameters
         ----------
         path : str or path-like
-            A new folder, or an empty one. It appears when it is complete.
+            A new folder, or an empty one. It appears when it is complete. Of the tokens,
+            "token" and the columns of integers are kept.
 
         Returns
         -------
@@ -332,7 +340,7 @@ class FeatureCodes:
         Raises
         ------
         FileExistsError
-            If the folder holds files.
+            If the folder holds files, or is a file.
         """
         return save_columns(self, path)
 
@@ -360,6 +368,25 @@ class FeatureCodes:
             If it was not completed, is damaged, or is of another format.
         """
         return cls(**load_columns(path, verify=verify), is_clean=True)
+
+
+def _check_texts_and_provenance(texts, tokens, provenance):
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of str, but is one str, {texts!r:.40}.")
+    if texts is not None and tokens is not None:
+        n_documents = int(tokens["document"].max(initial=-1)) + 1
+        if len(texts) < n_documents:
+            raise ValueError(
+                f"There are {len(texts)} texts, but tokens['document'] goes to {n_documents - 1}. "
+                "Give the text of each document."
+            )
+    try:
+        json.dumps({} if provenance is None else provenance)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"provenance must have values that JSON can hold: str, int, float, bool, list, dict, "
+            f"None. {error}."
+        ) from error
 
 
 def as_feature_codes(codes, tokens=None, *, name="codes"):

@@ -36,7 +36,7 @@ class AnswerTable:
             raise OSError(
                 f"table cannot be opened, at {path}: {error}. Give the path of a file."
             ) from error
-        damaged, last = [], b"\n"
+        damaged, is_foreign, last = [], False, b"\n"
         self._file.seek(0)
         with open(path, "rb") as lines:
             offset = 0
@@ -46,7 +46,14 @@ class AnswerTable:
                     self._places[record["key"]] = (offset, len(line))
                 elif line.strip():
                     damaged.append(number)
+                    is_foreign |= not line.startswith(b'{"')
                 offset, last = offset + len(line), line
+        if is_foreign and not self._places:
+            self._file.close()
+            raise ValueError(
+                f"table is {path}, which holds something else than answers. Give another path, or "
+                "remove that file."
+            )
         if damaged:
             named = ", ".join(map(str, damaged[:_MAX_NAMED]))
             named += ", ..." if len(damaged) > _MAX_NAMED else ""

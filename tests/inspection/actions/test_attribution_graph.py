@@ -215,6 +215,8 @@ def test_bad_input(language, extractor, dictionary, short):
     pipeline = make_pipeline(extractor, dictionary)
     with pytest.raises(ValueError, match=r"targets must be token ids below 4096 or texts of one"):
         attribution_graph(pipeline, PROMPT, targets=["two words"])
+    with pytest.raises(ValueError, match=r"targets is empty"):
+        attribution_graph(pipeline, PROMPT, targets=[])
     with pytest.raises(ValueError, match=r"pipelines must be at least one Pipeline"):
         attribution_graph([], PROMPT)
     with pytest.raises(ValueError, match=r"prompt has more tokens than a window"):

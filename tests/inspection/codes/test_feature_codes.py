@@ -1,8 +1,10 @@
 """FeatureCodes: collected, from matrices, on disk, resumed after an interruption."""
 
+import copy
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -376,3 +378,79 @@ def test_rows_that_count_in_both(collected):
         lambda *codes: inspection.feature_splitting(*codes).recall[0],
     ):
         assert_allclose(function(*codes), function(both, both))
+
+
+class TestOddInputs:
+    @pytest.mark.parametrize("convert", [np.asarray, torch.tensor, sp.csr_array, pd.DataFrame])
+    def test_extreme_norms_of_any_matrix(self, dictionary, activations, convert):
+        X = np.array(activations[:40], dtype=np.float32)
+        X[7] *= 1e3
+        codes = collect_codes(dictionary, convert(X), max_norm=50)
+        assert_array_equal(np.flatnonzero(~codes.counted), [7])
+        X[7, 0] = np.inf  # is not encoded
+        codes = collect_codes(dictionary, convert(X), max_norm=50)
+        assert_array_equal(np.flatnonzero(~codes.counted), [7])
+
+    def test_rules_that_leave_no_row(self, pipeline, few, tmp_path):
+        with pytest.raises(ValueError, match=r"leave none of .* rows; they took"):
+            collect_codes(pipeline, few, exclude_positions=range(10_000))
+        with pytest.raises(ValueError, match="leave none of"):
+            collect_codes(pipeline, few, exclude_positions=range(10_000), path=tmp_path / "codes")
+        with pytest.raises(ValueError, match="true for at least one"):
+            FeatureCodes.from_matrix(np.eye(3), counted=[False] * 3)
+
+    def test_tokens_that_never_occur(self, pipeline, few):
+        with pytest.warns(UserWarning, match=r"exclude_tokens has \['no such token'\]"):
+            collect_codes(pipeline, few, exclude_tokens=["no such token"])
+
+    def test_a_file_is_no_folder(self, pipeline, few, collected, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(NotADirectoryError, match=r"is a file\. Give a folder"):
+            collect_codes(pipeline, few, path=tmp_path / "file")
+        with pytest.raises(FileExistsError, match="Give a new or an empty folder"):
+            collected.save(tmp_path / "file")
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_a_folder_of_other_rows_or_tokens(self, dictionary, activations, tmp_path):
+        X = np.tile(np.asarray(activations[:100], dtype=np.float32), (30, 1))
+        tokens = {"document": np.arange(len(X)), "token": ["a"] * len(X)}
+        collect_codes(dictionary, X, tokens=tokens, path=tmp_path / "codes")
+        with pytest.raises(ValueError, match="holds codes of another tokens"):
+            tokens["token"][5] = "b"
+            collect_codes(dictionary, X, tokens=tokens, path=tmp_path / "codes")
+        tokens["token"][5] = "a"
+        X[1500, 3] += 1  # neither among the first rows nor the last
+        with pytest.raises(ValueError, match="holds codes of another X"):
+            collect_codes(dictionary, X, tokens=tokens, path=tmp_path / "codes")
+
+    def test_a_model_whose_weights_have_changed_places(self, language, dictionary, few, tmp_path):
+        model = copy.deepcopy(language.model)
+        extractor = ActivationExtractor(
+            model, "transformer.h.0.mlp.act", tokenizer=language.tokenizer
+        )
+        pipeline = make_pipeline(extractor, dictionary)
+        collect_codes(pipeline, few, path=tmp_path / "codes")
+        weight = model.transformer.h[0].mlp.c_fc.weight.data
+        weight.copy_(weight.flip(1))  # with the same sum
+        with pytest.raises(ValueError, match="holds codes of another model"):
+            collect_codes(pipeline, few, path=tmp_path / "codes")
+
+    @pytest.mark.parametrize("features", [1, [1], np.arange(3) == 1, np.int64(1)])
+    def test_columns_take_features(self, features):
+        codes = FeatureCodes.from_matrix(np.arange(6.0).reshape(2, 3))
+        assert_array_equal(codes.columns(features).toarray(), [[1], [4]])
+        with pytest.raises(ValueError, match="features has -1"):
+            codes.columns([-1])
+
+    def test_what_cannot_be_kept(self, tmp_path):
+        with pytest.raises(TypeError, match="provenance must have values that JSON can hold"):
+            FeatureCodes.from_matrix(np.eye(2), provenance={"model": object()})
+        with pytest.raises(TypeError, match="texts must be a list of str"):
+            FeatureCodes.from_matrix(np.eye(2), texts="ab")
+        tokens = {"document": [0, 1], "token": ["a", "b"]}
+        with pytest.raises(ValueError, match="There are 1 texts, but"):
+            FeatureCodes.from_matrix(np.eye(2), tokens=tokens, texts=["a"])
+        tokens["document"] = [0, 2**40]
+        codes = FeatureCodes.from_matrix(np.eye(2), tokens=tokens)
+        with pytest.raises(ValueError, match="32 bits cannot hold"):
+            codes.save(tmp_path / "codes")

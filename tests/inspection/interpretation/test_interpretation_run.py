@@ -236,6 +236,13 @@ class TestTable:
             self.run(again, path)
         assert again.asked == []
 
+    def test_a_file_of_something_else_is_left_alone(self, tmp_path):
+        path = tmp_path / "notes.txt"
+        path.write_text("notes of mine\n")
+        with pytest.raises(ValueError, match="holds something else than answers"):
+            self.run(Oracle(), path)
+        assert path.read_text() == "notes of mine\n"
+
     def test_an_interrupted_run_goes_on(self, tmp_path):
         path, llm = tmp_path / "t.jsonl", Oracle()
 
