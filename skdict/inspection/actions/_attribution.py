@@ -148,7 +148,7 @@ class _Site:
     @property
     def place(self):
         parts = self.language
-        return {"layer": parts.layer, "side": parts.side, "call": parts.call}
+        return {"layer": parts.layer, "side": parts.side, "call": parts.site.first_call}
 
     def code(self, activations, kept):
         """Codes, errors and offsets of a prompt's activations, (length, n_features)."""

@@ -111,7 +111,7 @@ class _Path:
             given.append(args[0])
 
         with Hooks([partial(self.head.register_forward_pre_hook, keep)]):
-            self.language.run_replaced(leaf, forward)
+            self.language.site.run_replaced(leaf, forward)
         if not given or given[-1].shape[:2] != leaves[0].shape[:2]:
             self._refuse("the unembedding is not given a vector at each token")
         if not given[-1].requires_grad:

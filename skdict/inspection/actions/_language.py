@@ -4,12 +4,11 @@ from functools import cached_property
 
 import numpy as np
 
-from ..._core.language.hooks import run_replaced
 from ..._core.language.layers import Layer
 from ..._core.language.next_token import sees_later_tokens
 from ..._core.language.rest import Rest
 from ..._core.language.texts import check_texts
-from ..._core.language.windows import TokenWindows, tokenize
+from ..._core.language.windows import tokenize
 from ...metrics._coding import check_dictionary, with_sparse_codes
 from ...utils._arrays import as_numbers, to_ndarray
 from ...utils._extractors import extractor_of
@@ -82,11 +81,6 @@ class Language:
                 f"{type(self.model).__name__}: {reason:.300}"
             )
 
-    def run_replaced(self, function, forward):
-        """Run a forward pass with the extractor's activation replaced by a function of it."""
-        where = {"side": self.side, "call": self.call}
-        return run_replaced(self.model, self.layer, function, forward, **where)
-
     def windows(self, texts):
         """The windows that the extractor runs; row r belongs to the r-th kept token."""
         return tokenize(
@@ -97,13 +91,6 @@ class Language:
             long_documents=self.extractor.long_documents,
             include_special_tokens=self.extractor.include_special_tokens,
         )
-
-    @cached_property
-    def call(self):
-        """Which of the layer's calls in a forward pass, counted from 0; None for the only one."""
-        if self.extractor.call is None:
-            return None
-        return self._layer(TokenWindows.first()).call_from_first
 
     def _layer(self, windows):
         return Layer(
@@ -124,7 +111,7 @@ class Language:
     @cached_property
     def rest(self):
         """The part of the model after the layer."""
-        return Rest(self.network, self.layer, side=self.side, call=self.call)
+        return Rest(self.network, self.layer, side=self.side, call=self.site.first_call)
 
     def batches(self, windows, indices=None):
         """Iterate over batches of windows of similar length, see `TokenWindows.passes`."""

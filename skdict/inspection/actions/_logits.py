@@ -323,7 +323,7 @@ def _derivative(language, forward, ids, kept, direction):
         return forward_ad.make_dual(activations, tangent)
 
     with forward_ad.dual_level():
-        logits = next_token_logits(language.run_replaced(perturb, forward), ids)
+        logits = next_token_logits(language.site.run_replaced(perturb, forward), ids)
         tangent = forward_ad.unpack_dual(logits).tangent
         if tangent is None:
             raise ValueError(

@@ -172,7 +172,7 @@ def _next_probabilities(language, ids, directions):
         def add(activations):
             return activations + added.to(activations)[:, None]
 
-        output = language.run_replaced(add, lambda: language.model(ids, **options))
+        output = language.site.run_replaced(add, lambda: language.model(ids, **options))
     return next_token_logits(output, ids)[:, -1].double().softmax(dim=-1).cpu()
 
 

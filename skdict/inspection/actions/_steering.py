@@ -275,7 +275,7 @@ class _Writer:
                     strength=strength,
                     side=self.language.side,
                     tokenizer=self.language.tokenizer,
-                    call=self.language.call,
+                    call=self.language.site.first_call,
                 ):
                     written = self._sample(ids, generator)
                 losses.append(_losses(self.language, ids, written))

@@ -26,7 +26,7 @@ from skdict.inspection import (
     steering_effect,
     top_activations,
 )
-from skdict.inspection.actions._steering import _prompts
+from skdict.inspection.actions._steering import prompt_ids
 
 transformers = pytest.importorskip("transformers")
 LAYER = "transformer.h.0.mlp.act"
@@ -533,7 +533,7 @@ class TestSteeringOtherModels:
         language = SimpleNamespace(tokenizer=tokenizer, network=network)
 
         def ids(prompts):
-            return [each.tolist() for each in _prompts(language, prompts, 1)]
+            return [each.tolist() for each in prompt_ids(language, prompts, 1)]
 
         assert ids(["def f[/INST]", "def f", "f[SEP]", "[/INST]"]) == [
             [[2, 5, 6, 4]],
