@@ -20,6 +20,7 @@ from skdict._core.language.hooks import record_activations
 from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     FeatureDashboard,
+    collect_codes,
     feature_effects,
     logit_weights,
     steer,
@@ -599,32 +600,32 @@ class TestSteeringOtherModels:
 
 class TestOtherDictionaries:
     def test_pandas_output(self, activations, dictionary):
-        expected = top_activations(activations[:500], [3], dictionary=dictionary)
+        expected = top_activations(collect_codes(dictionary, activations[:500]), [3])
         as_frames = copy.deepcopy(dictionary).set_output(transform="pandas")
         scaled = make_pipeline(StandardScaler(with_mean=False), as_frames)
-        found = top_activations(activations[:500], [3], dictionary=as_frames)
+        found = top_activations(collect_codes(as_frames, activations[:500]), [3])
         np.testing.assert_array_equal(found[0].rows, expected[0].rows)
-        top_activations(activations[:500], [3], dictionary=scaled[1:])
+        collect_codes(scaled[1:], activations[:500])
         pca = PCA(3).set_output(transform="pandas").fit(activations[:500])
-        top_activations(activations[:500], [1], dictionary=pca, n_near_misses=2)
+        collect_codes(pca, activations[:500], n_near_misses=2)
 
     def test_extractor_of_arrays(self, image_model):
         images = np.random.default_rng(0).random((5, 1, 3, 3)).astype(np.float32)
         extractor = ActivationExtractor(image_model, "1", tokenizer=None)
         pipeline = make_pipeline(extractor, PCA(2)).fit(images)
         X = extractor.transform(images)
-        of_pixels = top_activations(X, dictionary=pipeline[1:])
+        of_pixels = top_activations(collect_codes(pipeline[1:], X))
         for top, expected in zip(
-            top_activations(images, dictionary=pipeline), of_pixels, strict=True
+            top_activations(collect_codes(pipeline, images)), of_pixels, strict=True
         ):
             np.testing.assert_array_equal(top.rows, expected.rows)
-            np.testing.assert_allclose(top.activations, expected.activations, rtol=1e-5)
+            np.testing.assert_allclose(top.codes, expected.codes, rtol=1e-5)
 
     def test_nothing_asked(self, extractor, dictionary, texts, activations):
         pipeline = make_pipeline(extractor, dictionary)
         assert feature_effects(pipeline, texts[:1], []) == []
         assert logit_weights(pipeline, [], texts=texts[:1], path="total").weights.shape[0] == 0
-        assert top_activations(activations, [], dictionary=dictionary, n_near_misses=2) == []
+        assert top_activations(collect_codes(dictionary, activations[:50]), []) == []
         (effect,) = feature_effects(pipeline, texts[:1], [7], rows=[[]])
         assert len(effect.rows) == 0
 
@@ -644,8 +645,8 @@ class TestOtherDictionaries:
                 lambda dictionary=dictionary: FeatureDashboard.from_activations(
                     dictionary, activations, tokens
                 ),
-                lambda dictionary=dictionary: top_activations(
-                    activations, [0], dictionary=dictionary, n_near_misses=1
+                lambda dictionary=dictionary: collect_codes(
+                    dictionary, activations, n_near_misses=1
                 ),
                 lambda dictionary=dictionary: steer(
                     extractor.model, LAYER, dictionary, 0, clamp=1.0
@@ -653,6 +654,6 @@ class TestOtherDictionaries:
             ):
                 with pytest.raises(TypeError, match="KMeans has no method inverse_transform"):
                     measure()
-            assert len(top_activations(activations, dictionary=dictionary)) == 3
+            assert len(top_activations(collect_codes(dictionary, activations))) == 3
         with pytest.raises(TypeError, match="NoneType has no method transform"):
             FeatureDashboard.from_activations(None, activations, tokens)
