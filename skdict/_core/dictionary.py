@@ -211,7 +211,11 @@ class Dictionary:
 
         Parameters
         ----------
-        name, n_rows, **options
+        name : str
+            As in `coder`.
+        n_rows : int, default=None
+            As in `coder`.
+        **options : dict
             As in `coder`.
 
         Returns

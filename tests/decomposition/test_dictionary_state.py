@@ -32,7 +32,7 @@ from skdict.decomposition import (
     compare_dictionaries,
 )
 from skdict.decomposition._fitting import _split
-from skdict.inspection import feature_statistics, top_activations
+from skdict.inspection import collect_codes, feature_statistics, top_activations
 from skdict.metrics import (
     DictionaryScorer,
     ParetoDisplay,
@@ -63,8 +63,8 @@ LOOKS = {
     "DictionaryScorer": lambda sae, X: DictionaryScorer(("score", "l0"))(sae, X),
     "explained_variance_scorer": explained_variance_scorer,
     "ParetoDisplay": lambda sae, X: ParetoDisplay.from_estimators({"sae": sae}, X),
-    "feature_statistics": lambda sae, X: feature_statistics(X, dictionary=sae),
-    "top_activations": lambda sae, X: top_activations(X, [0], dictionary=sae),
+    "feature_statistics": lambda sae, X: feature_statistics(collect_codes(sae, X)),
+    "top_activations": lambda sae, X: top_activations(collect_codes(sae, X), [0]),
 }
 
 
@@ -99,7 +99,7 @@ def test_the_steps_of_a_pipeline_are_looked_at_likewise(frame):
     pipeline = make_pipeline(StandardScaler(), make_estimator()).set_output(transform="pandas")
     pipeline.fit(frame)
     state = pickle.dumps(pipeline)
-    feature_statistics(frame, dictionary=pipeline)
+    feature_statistics(collect_codes(pipeline, frame))
     assert pickle.dumps(pipeline) == state
 
 

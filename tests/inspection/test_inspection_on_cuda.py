@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from skdict.datasets import load_one_layer_transformer
 from skdict.inspection import (
     activation_specificity,
+    collect_codes,
     feature_effects,
     feature_report,
     feature_statistics,
@@ -130,8 +131,8 @@ def test_what_runs_the_model(gpu, on_cuda, extractor, dictionary, few, look):
 @pytest.mark.parametrize(
     "look",
     [
-        lambda X, **d: feature_statistics(X, [0, 3, 7], **d),
-        lambda X, **d: top_activations(X, [0, 3, 7], **d),
+        lambda codes: feature_statistics(codes, [0, 3, 7]),
+        lambda codes: top_activations(codes, [0, 3, 7]),
     ],
     ids=["feature_statistics", "top_activations"],
 )
@@ -139,8 +140,9 @@ def test_what_looks_at_codes(gpu, activations, dictionary, kind, look):
     X = activations[:400]
     on_device = copy.deepcopy(dictionary).set_params(device="cuda")
     if kind == "activations":
-        expected = look(X, dictionary=dictionary)
-        assert_close(look(torch.from_numpy(X).to("cuda"), dictionary=on_device), expected)
+        expected = look(collect_codes(dictionary, X, n_near_misses=3))
+        X = torch.from_numpy(X).to("cuda")
+        assert_close(look(collect_codes(on_device, X, n_near_misses=3)), expected)
         return
     expected = look(dictionary.transform(X))
     on_device.set_params(sparse_output=kind == "sparse codes")

@@ -44,10 +44,10 @@ FUNCTIONS = {
     ),
     "top_activations random": (
         lambda given: inspection.top_activations(
-            X, given, dictionary=FITTED, n_top=1, n_random=2, random_state=0
+            CODES, given, n_top=1, n_random=2, random_state=0
         ),
         "features",
-        8,
+        6,
     ),
     "feature_statistics": (
         lambda given: inspection.feature_statistics(CODES, given),

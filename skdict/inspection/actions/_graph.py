@@ -9,6 +9,11 @@ class AttributionGraph:
 
     `attribution_graph` makes it.
 
+    Parameters
+    ----------
+    **attributes : dict
+        What follows.
+
     Attributes
     ----------
     kind : ndarray of str of shape (n_nodes,)
@@ -36,6 +41,22 @@ class AttributionGraph:
         The prompt's tokens.
     layers : list of str
         The layer of each pipeline.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skdict.datasets import load_one_layer_transformer
+    >>> from skdict.feature_extraction import ActivationExtractor
+    >>> from skdict.inspection import attribution_graph
+    >>> extractor = ActivationExtractor(
+    ...     load_one_layer_transformer().path, "transformer.h.0.mlp.act"
+    ... )
+    >>> texts = ["import numpy as np", "for i in range(10):"]
+    >>> pipeline = make_pipeline(extractor, PCA(2)).fit(texts)
+    >>> graph = attribution_graph(pipeline, "import numpy as")
+    >>> sorted(set(graph.kind.tolist()))
+    ['error', 'feature', 'logit', 'token']
     """
 
     def __init__(self, **attributes):

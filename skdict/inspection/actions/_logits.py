@@ -158,7 +158,10 @@ def top_logits(pipeline, features=None, *, n_top=10, texts=None, path="direct"):
     n_top : int, default=10
         Tokens of each kind.
 
-    texts, path
+    texts : list, ndarray or Series of str, default=None
+        As in `logit_weights`.
+
+    path : {"direct", "total"}, default="direct"
         As in `logit_weights`.
 
     Returns

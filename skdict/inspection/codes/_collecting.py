@@ -72,9 +72,8 @@ def collect_codes(
         Of the rows of activations, as in `FeatureCodes.from_matrix`. An extractor knows its own.
 
     exclude_positions : int or array-like of int, default=()
-        Positions in the window that the model saw whose rows are left out, such as 0: the first
-        token often has an activation of its own kind, and large. Where the tokenizer begins a
-        text with a special token, that is the first, and has no row anyway.
+        Positions in the window that the model saw whose rows are left out: the first token often
+        has an activation of its own kind, and large. It is at 0, or at 1 after a special token.
 
     exclude_tokens : str or array-like of str, default=()
         Tokens whose rows are left out, with their spaces, as in ``tokens["token"]``; a warning
@@ -131,9 +130,9 @@ def collect_codes(
     ... )
     >>> dictionary = SparseAutoencoderDictionary(16, max_iter=1, random_state=0)
     >>> pipeline = make_pipeline(extractor, dictionary).fit(texts)
-    >>> codes = collect_codes(pipeline, texts, exclude_positions=0)
+    >>> codes = collect_codes(pipeline, texts, exclude_positions=1)
     >>> codes.shape, codes.n_counted, codes.provenance["left_out"]
-    ((18, 16), 15, {'positions': 3})
+    ((16, 16), 13, {'positions': 3})
     """
     if not hasattr(estimator, "transform"):
         raise TypeError(

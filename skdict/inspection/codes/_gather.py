@@ -7,6 +7,7 @@ from sklearn.utils import murmurhash3_32
 from ..._core.kernels import encode
 from ..._core.kernels.cpu.corpus import add_products, keep_largest, nearest_of_products
 from ..._core.kernels.cpu.threads import map_on_cores
+from ..._core.torch_state import plain_torch
 from ...metrics._rows import unit_rows, varies
 
 # Products of the codes of some features with those of all: 128 MB.
@@ -224,6 +225,7 @@ def _nearest(codes, columns, mean, deviation, n_rows, index, correlation):
     map_on_cores(choose, starts)
 
 
+@plain_torch()
 def nearest_by_cosine(atoms, columns, n):
     """The other features whose atoms have the greatest cosine with those of some features.
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..._core.kernels import exceeding
+from ..._core.torch_state import plain_torch
 from ...metrics._rows import as_rows
 from ._directions import feature_directions, n_components_of, split_dictionary, transformed
 
@@ -53,6 +54,7 @@ class Nearness:
         """The matrix to score, for a block of the dictionary's input."""
         return as_rows(given if self._before is None else transformed(self._before, given), "X")
 
+    @plain_torch()
     def above(self, block, least):
         """Scores of a block of `rows` that exceed a value of their feature.
 
@@ -99,6 +101,7 @@ def _dense(block):
     """A block of rows as a tensor of at least float32."""
     if not isinstance(block, torch.Tensor):
         block = block.toarray() if hasattr(block, "toarray") else np.asarray(block)
-        block = block if block.dtype == np.float32 else block.astype(np.float64)
+        is_exact = block.dtype in (np.float16, np.float32)  # in float32
+        block = block.astype(np.float32 if is_exact else np.float64, copy=False)
         block = torch.from_numpy(np.ascontiguousarray(block))
     return block if block.dtype == torch.float64 else block.float()

@@ -27,6 +27,33 @@ class FeatureCodes:
     by `load` from a folder, whose files are mapped into memory. Only positive codes are kept:
     12 bytes for each at most, against 4 for each of all features and tokens.
 
+    Parameters
+    ----------
+    matrix : matrix of shape (n_rows, n_components)
+        Codes. Use `from_matrix`, which checks what it is given.
+
+    tokens : dict of ndarray, default=None
+        As in the attributes.
+
+    texts : sequence of str, default=None
+        As in the attributes.
+
+    counted : ndarray of bool, default=None
+        As in the attributes.
+
+    provenance : dict, default=None
+        As in the attributes.
+
+    moments : object, default=None
+        Number, sum, sum of squares and maximum of each feature's codes; found when needed if
+        None.
+
+    near_misses : :class:`~sklearn.utils.Bunch`, default=None
+        As in the attributes.
+
+    is_clean : bool, default=False
+        Whether `matrix` is a csr_array of positive codes with ascending columns.
+
     Attributes
     ----------
     shape : tuple of int

@@ -5,6 +5,7 @@ import torch
 from scipy.sparse import csr_array, issparse, vstack
 from sklearn.decomposition import PCA
 
+from ..._core.torch_state import plain_torch
 from ...metrics._rows import float64_block, row_blocks
 
 N_PRINCIPAL = 100
@@ -49,7 +50,8 @@ def _greatest_projections(X, atoms, l0):
     X, atoms = torch.from_numpy(X.astype(np.float32)), torch.from_numpy(atoms)
     n_rows = max(1, 2**24 // len(atoms))
     for block in X.split(n_rows):
-        values, columns = (block @ atoms.T).topk(min(l0, len(atoms)), dim=1, sorted=False)
+        with plain_torch():
+            values, columns = (block @ atoms.T).topk(min(l0, len(atoms)), dim=1, sorted=False)
         indptr = np.arange(0, values.numel() + 1, values.shape[1])
         entries = values.clamp_min(0).double().numpy().ravel(), columns.numpy().ravel(), indptr
         codes = csr_array(entries, shape=(len(block), len(atoms)))

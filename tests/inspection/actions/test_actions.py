@@ -20,6 +20,7 @@ from skdict.feature_extraction import ActivationExtractor
 from skdict.inspection import (
     FeatureDashboard,
     SteeringDisplay,
+    collect_codes,
     feature_effects,
     logit_weights,
     replace_activations,
@@ -474,7 +475,7 @@ class TestFeatureEffects:
     def test_chosen_rows(self, pipeline, extractor, short, features):
         whole = feature_effects(pipeline, short, features)
         X = extractor.transform(short)
-        tops = top_activations(X, features, dictionary=pipeline[1], n_top=3)
+        tops = top_activations(collect_codes(pipeline[1], X), features, n_top=3)
         few = feature_effects(pipeline, short, features, rows=[top.rows for top in tops])
         for top, part, all_rows in zip(tops, few, whole, strict=True):
             assert set(part.rows) == set(top.rows) & set(all_rows.rows)
