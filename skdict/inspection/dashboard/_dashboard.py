@@ -16,7 +16,7 @@ from ...utils._sklearn_compat import Interval, validate_params
 from ...utils._warnings import warn
 from ..actions._language import Language
 from ..codes._collecting import collect_codes
-from ..codes._directions import feature_directions
+from ..codes._directions import feature_directions, n_components_of
 from ..displays._feature import FeatureDisplay
 from ._content import gather_content
 from ._context import Context
@@ -241,6 +241,11 @@ class FeatureDashboard:
             dictionary = language.dictionary
         elif dictionary is not None:
             check_dictionary(dictionary)
+        if dictionary is not None and n_components_of(dictionary) != codes.n_components:
+            raise ValueError(
+                f"codes has {codes.n_components} features, but the dictionary has "
+                f"{n_components_of(dictionary)}. Give the dictionary that made the codes."
+            )
         context = Context(
             codes,
             dictionary,

@@ -842,3 +842,9 @@ def test_names_of_unknown_features(dictionary, X, few_tokens):
         FeatureDashboard.from_activations(
             dictionary, X, few_tokens, features=[0], names={"3": "a", 999: "b", 0: "c"}
         )
+
+
+def test_a_dictionary_of_another_width_is_refused(few_tokens, X, dictionary):
+    codes = FeatureCodes.from_matrix(np.ones((len(X), 3)), tokens=few_tokens)
+    with pytest.raises(ValueError, match=r"codes has 3 features, but the dictionary has 256"):
+        FeatureDashboard.from_codes(codes, dictionary=dictionary)
