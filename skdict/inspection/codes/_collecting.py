@@ -14,6 +14,7 @@ from scipy.sparse.linalg import norm
 from sklearn.pipeline import Pipeline
 
 from ..._core.data.reading import row_slices
+from ..._core.dictionary import Dictionary
 from ..._core.language.texts import check_texts
 from ...metrics._coding import last_step, with_sparse_codes
 from ...metrics._rows import as_rows, to_numpy
@@ -408,10 +409,13 @@ def provenance_of(extractor, dictionary):
 def _key(extractor, dictionary, X, tokens, rule, n_near_misses):
     """What the codes depend on, for each a short string."""
     last = last_step(dictionary)
-    arrays = [
-        getattr(last, name, None)
-        for name in ("components_", "encoder_coef_", "encoder_intercept_", "intercept_")
-    ]
+    arrays = {
+        name: value
+        for name, value in sorted(vars(last).items())
+        if name.endswith("_") and isinstance(value, np.ndarray | Real)
+    }
+    if isinstance(getattr(last, "dictionary_", None), Dictionary):
+        arrays["dictionary_"] = _digest_of_tensors(dict(enumerate(last.dictionary_.tensors)))
     params = {k: str(v) for k, v in sorted(last.get_params(deep=False).items())}
     before = [] if not isinstance(dictionary, Pipeline) else list(dictionary[:-1])
     is_texts = isinstance(X, list) and all(isinstance(text, str) for text in X)

@@ -262,6 +262,15 @@ class TestOnDisk:
         with pytest.raises(ValueError, match=f"holds codes of another {what}"):
             collect_codes(other, texts, path=tmp_path / "codes", **options)
 
+    def test_any_fitted_array_counts(self, activations, tmp_path):
+        X = activations[:100, :6]
+        pca = PCA(2).fit(X)
+        collect_codes(pca, X, path=tmp_path / "codes")
+        collect_codes(pca, X, path=tmp_path / "codes")
+        pca.mean_ = pca.mean_ + 1
+        with pytest.raises(ValueError, match="holds codes of another dictionary"):
+            collect_codes(pca, X, path=tmp_path / "codes")
+
     def test_damage_is_named(self, collected, tmp_path):
         path = collected.save(tmp_path / "codes")
         values = path / "values.f32"
