@@ -97,8 +97,8 @@ def logit_weights(pipeline, features=None, *, texts=None, path="direct"):
 
     Notes
     -----
-    Weights are per unit of the code. Of a dictionary that normalises each row, that is a unit of the
-    normalised row: multiply by the row's scale for what it does to that row's logits.
+    Weights are per unit of the code. Of a dictionary that normalises each row, that is a unit of
+    the normalised row: multiply by the row's scale for what it does to that row's logits.
 
     The direct path is found by derivatives of the model with the gradient cut where a block's
     attention and MLP return, and tried: it has to be the same map at all tokens of a short text,
