@@ -15,6 +15,7 @@ from calls import (
     TOKENS,
     X,
     attributes,
+    found_codes,
     make,
     untimed,
 )
@@ -256,8 +257,9 @@ PARAMETERS = {
         optional=("random_state",),
     ),
     "collect_codes": Parameters(
-        lambda **given: inspection.collect_codes(FITTED, X, **given),
-        {"n_near_misses": (2, (-1,)), "max_norm": (2.0, (0, -1))},
+        lambda **given: found_codes(inspection.collect_codes(FITTED, X, **given)),
+        {"n_near_misses": (2, (-1,))},
+        {"max_norm": (2.0, (0, -1))},
         optional=("max_norm",),
     ),
     "context_snippets": Parameters(

@@ -328,6 +328,11 @@ class FeatureCodes:
         if self.tokens is None:
             raise ValueError("There are no tokens that tell which document a row belongs to.")
         document = self.tokens["document"]
+        if document.min(initial=0) < 0:
+            raise ValueError(
+                f"tokens['document'] has {document.min()}, but row i of the pooled codes is that "
+                "of document i. Number the documents from 0."
+            )
         n = int(document.max(initial=-1)) + 1
         n = n if self.texts is None else max(n, len(self.texts))
         n_tokens = np.bincount(document, weights=self.counted, minlength=n)

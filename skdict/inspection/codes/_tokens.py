@@ -72,8 +72,6 @@ def check_tokens(tokens, n_rows, needs=("document", "token")):
     others = {name: np.asarray(tokens[name]) for name in tokens if name not in columns}
     columns |= {name: column for name, column in others.items() if column.shape == (n_rows,)}
     document = columns["document"]
-    if document.min(initial=0) < 0:
-        raise ValueError(f"tokens['document'] counts from 0, but has {document.min()}.")
     if (np.diff(document) < 0).any():
         raise ValueError("tokens['document'] must be ascending. Sort the rows text by text.")
     if "start" in columns and "end" in columns:

@@ -5,6 +5,7 @@ from datetime import date
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 
 import skdict
 
@@ -153,9 +154,11 @@ def _principal(atoms, columns):
     norm = np.linalg.norm(atoms, axis=1, keepdims=True)
     atoms = np.divide(atoms, norm, out=np.zeros_like(atoms), where=norm > 0)
     atoms -= atoms.mean(axis=0)
-    _, vectors = np.linalg.eigh(atoms.T @ atoms)
-    axes = vectors[:, :-3:-1]
-    axes = axes * np.sign(axes[abs(axes).argmax(axis=0), [0, 1]])  # eigenvectors have any sign
+    d = atoms.shape[1]
+    _, vectors = eigh(atoms.T @ atoms, subset_by_index=[max(d - 2, 0), d - 1])
+    axes = np.zeros((d, 2))  # a single column has no second axis
+    axes[:, : vectors.shape[1]] = vectors[:, ::-1]
+    axes *= np.sign(axes[abs(axes).argmax(axis=0), [0, 1]])  # eigenvectors have any sign
     return np.where(norm > 0, atoms @ axes, np.nan)
 
 

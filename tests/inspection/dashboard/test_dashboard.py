@@ -848,3 +848,10 @@ def test_a_dictionary_of_another_width_is_refused(few_tokens, X, dictionary):
     codes = FeatureCodes.from_matrix(np.ones((len(X), 3)), tokens=few_tokens)
     with pytest.raises(ValueError, match=r"codes has 3 features, but the dictionary has 256"):
         FeatureDashboard.from_codes(codes, dictionary=dictionary)
+
+
+def test_rows_of_one_column(few_tokens):
+    X = np.random.default_rng(0).random((len(few_tokens["token"]), 1))
+    pca = PCA(1).fit(X)
+    content = FeatureDashboard.from_activations(pca, X, few_tokens).content
+    assert [each["id"] for each in content["features"]] == [0]
