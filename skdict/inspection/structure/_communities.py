@@ -55,8 +55,7 @@ def feature_communities(
 
     Parameters
     ----------
-    codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
-            (n_samples, n_components)
+    codes : FeatureCodes, or matrix of shape (n_samples, n_components)
         Codes of the activations. A feature is active where its code is positive.
 
     n_neighbors : int, default=10

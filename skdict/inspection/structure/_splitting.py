@@ -41,8 +41,7 @@ def feature_splitting(*codes, threshold=0.4, min_active=10):
 
     Parameters
     ----------
-    *codes : FeatureCodes, or {array-like, sparse matrix, torch.Tensor} of shape \
-            (n_samples, n_components)
+    *codes : FeatureCodes, or matrix of shape (n_samples, n_components)
         Codes of the same samples by two or more dictionaries, from the narrowest to the widest.
         A feature is active where its code is positive. Rows that do not count in one of them
         are left out.
