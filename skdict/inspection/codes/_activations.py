@@ -7,9 +7,7 @@ import torch
 from scipy.sparse import issparse
 
 from ..._core.language.evaluation import evaluation_mode
-from ..._core.language.hooks import read_activation
 from ..._core.language.layers import Layer
-from ..._core.language.network import Network
 from ..._core.language.texts import text_portions
 from ..._core.language.windows import tokenize
 from ...metrics._rows import as_rows
@@ -92,37 +90,28 @@ def rows_of_texts(extractor, texts):
     -------
     rows : tensor of shape (n_rows, n_features), in the dtype of the layer
     """
-    parts = extractor.load()
-    network = Network(parts.model)
+    site = extractor.site()
     windows = tokenize(
         texts,
-        parts.tokenizer,
-        network,
+        site.tokenizer,
+        site.network,
         max_length=extractor.max_length,
         long_documents=extractor.long_documents,
         include_special_tokens=extractor.include_special_tokens,
     )
     layer = Layer(
-        network,
-        extractor.layer,
-        extractor.side,
+        site.network,
+        *site.one_place,
         windows,
         batch_size=extractor.batch_size,
         feature_axis=extractor.feature_axis,
         call=extractor.call,
     )
-    bounds = np.append(0, np.cumsum(windows.n_rows(None)))
-    rows = None
-    with evaluation_mode(parts.model):
-        for batch, forward, _, kept in windows.passes(network, layer.batches(range(len(windows)))):
-            activation = read_activation(
-                parts.model,
-                extractor.layer,
-                forward,
-                side=extractor.side,
-                call=extractor.call or 0,
-            )
-            of_tokens = windows.of_tokens(activation, batch, layer.feature_axis)
+    bounds, rows = np.append(0, np.cumsum(windows.n_rows(None))), None
+    batches = layer.batches(range(len(windows)))
+    with evaluation_mode(site.model):
+        for batch, forward, _, kept in windows.passes(site.network, batches):
+            of_tokens = windows.of_tokens(site.activation(forward), batch, layer.feature_axis)
             if rows is None:
                 shape = int(bounds[-1]), of_tokens.shape[2]
                 rows = torch.empty(shape, dtype=of_tokens.dtype, device=of_tokens.device)

@@ -262,28 +262,3 @@ def nearest_by_cosine(atoms, columns, n):
         place = start + rows[kept], rank[kept]
         index[place], cosine[place] = features[kept], values[kept]
     return index, cosine
-
-
-def codes_at(codes, columns, rows):
-    """The codes of each feature at its own list of rows, in one pass.
-
-    Parameters
-    ----------
-    codes : FeatureCodes
-    columns : ndarray of int64
-    rows : list of ndarray of int64, one for each of `columns`
-
-    Returns
-    -------
-    values : list of ndarray of float64, of the rows' shapes
-    """
-    lengths = [len(each) for each in rows]
-    row = np.concatenate(rows)
-    feature = np.repeat(columns, lengths)
-    order = np.argsort(row, kind="stable")
-    ascending, found = row[order], np.empty(len(row))
-    for first, block in codes.blocks():
-        here = order[slice(*np.searchsorted(ascending, [first, first + block.shape[0]]))]
-        if len(here):
-            found[here] = np.asarray(block[row[here] - first, feature[here]]).ravel()
-    return np.split(found, np.cumsum(lengths)[:-1])

@@ -55,6 +55,15 @@ def test_codes_and_tokens_are_those_of_the_parts(collected, extractor, dictionar
     json.dumps(known)
 
 
+@pytest.mark.parametrize("name", ["layers.0.mlp.act", "blocks.0.mlp.hook_post"])
+def test_layers_by_their_friendly_names(language, dictionary, few, collected, name):
+    extractor = ActivationExtractor(
+        language.model, name, tokenizer=language.tokenizer, long_documents="window"
+    )
+    codes = collect_codes(make_pipeline(extractor, dictionary), few)
+    assert_array_equal(dense(codes), dense(collected))
+
+
 def test_the_model_runs_once(pipeline, few, monkeypatch):
     seen = []
     forward = torch.nn.Embedding.forward
