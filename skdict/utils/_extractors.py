@@ -2,7 +2,9 @@
 
 from sklearn.pipeline import Pipeline
 
+from .._core.language.layers import Layer
 from .._core.language.site import Site
+from .._core.language.windows import tokenize
 
 
 class ExtractorMixin:
@@ -41,3 +43,27 @@ def extractor_of(pipeline):
     if not isinstance(pipeline, Pipeline) or len(pipeline) < 2:
         return None
     return pipeline[0] if isinstance(pipeline[0], ExtractorMixin) else None
+
+
+def windows_of(extractor, site, texts):
+    """The windows that an extractor runs at its site; row r belongs to the r-th kept token."""
+    return tokenize(
+        texts,
+        site.tokenizer,
+        site.network,
+        max_length=extractor.max_length,
+        long_documents=extractor.long_documents,
+        include_special_tokens=extractor.include_special_tokens,
+    )
+
+
+def layer_of(extractor, site, inputs):
+    """The layer that an extractor reads at its site, for windows or samples."""
+    return Layer(
+        site.network,
+        *site.one_place,
+        inputs,
+        batch_size=extractor.batch_size,
+        feature_axis=extractor.feature_axis,
+        call=extractor.call,
+    )

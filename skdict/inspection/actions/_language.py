@@ -4,14 +4,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..._core.language.layers import Layer
 from ..._core.language.next_token import sees_later_tokens
 from ..._core.language.rest import Rest
 from ..._core.language.texts import check_texts
-from ..._core.language.windows import tokenize
 from ...metrics._coding import check_dictionary, with_sparse_codes
 from ...utils._arrays import as_numbers, to_ndarray
-from ...utils._extractors import extractor_of
+from ...utils._extractors import extractor_of, layer_of, windows_of
 from ..codes._active import check_indices
 from ..codes._directions import n_components_of
 
@@ -83,25 +81,10 @@ class Language:
 
     def windows(self, texts):
         """The windows that the extractor runs; row r belongs to the r-th kept token."""
-        return tokenize(
-            check_texts(texts, name="texts"),
-            self.tokenizer,
-            self.network,
-            max_length=self.extractor.max_length,
-            long_documents=self.extractor.long_documents,
-            include_special_tokens=self.extractor.include_special_tokens,
-        )
+        return windows_of(self.extractor, self.site, check_texts(texts, name="texts"))
 
     def _layer(self, windows):
-        return Layer(
-            self.network,
-            self.layer,
-            self.side,
-            windows,
-            batch_size=self.extractor.batch_size,
-            feature_axis=self.extractor.feature_axis,
-            call=self.extractor.call,
-        )
+        return layer_of(self.extractor, self.site, windows)
 
     @cached_property
     def n_logits(self):

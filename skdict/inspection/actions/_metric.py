@@ -10,15 +10,12 @@ from sklearn.utils import Bunch, gen_batches
 
 from ..._core.language.evaluation import evaluation_mode
 from ..._core.language.hooks import run_replaced
-from ..._core.language.layers import Layer
-from ..._core.language.network import Network
 from ..._core.language.samples import Samples
 from ..._core.language.texts import check_texts
-from ..._core.language.windows import tokenize
 from ...metrics._coding import check_dictionary, reconstructed, scale_of_rows, with_sparse_codes
 from ...metrics._rows import BLOCK_SIZE, as_rows, to_numpy
 from ...utils._arrays import as_matrix, as_numbers, to_ndarray
-from ...utils._extractors import extractor_of
+from ...utils._extractors import extractor_of, layer_of, windows_of
 from ...utils._sklearn_compat import Interval, validate_params
 from ..codes._active import check_indices, nonzero_entries
 from ..codes._directions import feature_directions, n_components_of
@@ -165,8 +162,8 @@ class _Runs:
             )
         check_dictionary(pipeline[1:], "After the extractor, ")
         self.dictionary, self.metric = with_sparse_codes(pipeline[1:]), metric
-        parts = extractor.load()
-        self.network = Network(parts["model"])
+        site = extractor.site()
+        self.network = site.network
         n_components = n_components_of(self.dictionary)
         if features is None:
             features = np.arange(n_components)
@@ -180,28 +177,13 @@ class _Runs:
             self.n_samples = len(self.inputs)
         else:
             texts = check_texts(X, name="X")
-            self.inputs = tokenize(
-                texts,
-                parts["tokenizer"],
-                self.network,
-                max_length=extractor.max_length,
-                long_documents=extractor.long_documents,
-                include_special_tokens=extractor.include_special_tokens,
-            )
+            self.inputs = windows_of(extractor, site, texts)
             self.n_samples = len(texts)
-        self.layer = Layer(
-            self.network,
-            extractor.layer,
-            extractor.side,
-            self.inputs,
-            batch_size=extractor.batch_size,
-            feature_axis=extractor.feature_axis,
-            call=extractor.call,
-        )
+        self.layer = layer_of(extractor, site, self.inputs)
         self.batch_size = extractor.batch_size
         if extractor.tokenizer is not None and not self.layer.has_vectors_at_tokens:
             raise ValueError(
-                f"layer={extractor.layer!r} gives no activation of shape (n_texts, n_tokens, "
+                f"layer={site.layer!r} gives no activation of shape (n_texts, n_tokens, "
                 "n_features), which is needed to change it token by token. Name a layer with such "
                 "an activation."
             )

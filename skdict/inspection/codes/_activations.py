@@ -7,10 +7,9 @@ import torch
 from scipy.sparse import issparse
 
 from ..._core.language.evaluation import evaluation_mode
-from ..._core.language.layers import Layer
 from ..._core.language.texts import text_portions
-from ..._core.language.windows import tokenize
 from ...metrics._rows import as_rows
+from ...utils._extractors import layer_of, windows_of
 from ._tokens import check_tokens
 
 # Entries of a portion of activations or of dense codes: 64 MB in float32.
@@ -91,22 +90,8 @@ def rows_of_texts(extractor, texts):
     rows : tensor of shape (n_rows, n_features), in the dtype of the layer
     """
     site = extractor.site()
-    windows = tokenize(
-        texts,
-        site.tokenizer,
-        site.network,
-        max_length=extractor.max_length,
-        long_documents=extractor.long_documents,
-        include_special_tokens=extractor.include_special_tokens,
-    )
-    layer = Layer(
-        site.network,
-        *site.one_place,
-        windows,
-        batch_size=extractor.batch_size,
-        feature_axis=extractor.feature_axis,
-        call=extractor.call,
-    )
+    windows = windows_of(extractor, site, texts)
+    layer = layer_of(extractor, site, windows)
     bounds, rows = np.append(0, np.cumsum(windows.n_rows(None))), None
     batches = layer.batches(range(len(windows)))
     with evaluation_mode(site.model):

@@ -131,3 +131,19 @@ def test_bad_input(image_model):
         metric_effects(pipeline, X, 2, metric=metric)
     with pytest.raises(TypeError, match=r"pipeline must be a fitted Pipeline whose first step"):
         metric_effects(pipeline[1:], X, metric=metric)
+
+
+def test_layers_by_their_friendly_names(language):
+    """They are found where the extractor finds them."""
+    texts, found = ["import numpy as np"], []
+    path = ("transformer.h.0.mlp.c_proj", "input")
+    for layer, side in (path, ("layers.0.mlp.act", "output")):
+        extractor = ActivationExtractor(
+            language.model, layer, side=side, tokenizer=language.tokenizer
+        )
+        pipeline = make_pipeline(extractor, PCA(2, random_state=0)).fit(texts)
+        effects = metric_effects(
+            pipeline, texts, [0], metric=lambda output, index: output.logits[:, -1, 0]
+        )
+        found.append(effects.ablation.toarray())
+    assert_array_equal(*found)
