@@ -4,7 +4,7 @@ import torch
 from sklearn.pipeline import Pipeline
 
 from .._core.language.modules import find_module
-from .._core.language.sites import site_of_hook
+from .._core.language.sites import find_place, site_of_hook
 from ..utils._warnings import warn
 from ._inputs import network_of
 from ._row_transform import RowTransform
@@ -113,7 +113,8 @@ def row_transform(transform, scale, extractor):
     elif transform == "row_norm":
         options["equal_norms"] = True
     elif transform == "divide_by_norm_weight":
-        norm = find_module(network_of(extractor).module, extractor.layer)
+        model = network_of(extractor).module
+        norm = find_module(model, find_place(model, extractor.layer, extractor.side)[0])
         weight = norm.weight.detach().float().cpu().numpy()
         # norms of Gemma multiply by 1 + weight
         options["divisor"] = 1 + weight if "gemma" in type(norm).__name__.lower() else weight
