@@ -438,10 +438,17 @@ class FeatureDashboard:
 
         Raises
         ------
+        FileNotFoundError
+            If there is no such file.
         ValueError
             If the file is not one of these, or of a version that this version does not read.
         """
-        data = Path(os.fsdecode(path)).read_bytes()
+        file = Path(os.fsdecode(path))
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"There is no file {str(file)!r}. Give a file that FeatureDashboard.save wrote."
+            )
+        data = file.read_bytes()
         try:
             content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
             found = content["version"]

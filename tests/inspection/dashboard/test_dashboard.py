@@ -855,3 +855,9 @@ def test_rows_of_one_column(few_tokens):
     pca = PCA(1).fit(X)
     content = FeatureDashboard.from_activations(pca, X, few_tokens).content
     assert [each["id"] for each in content["features"]] == [0]
+
+
+def test_there_is_no_file_to_load(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(FileNotFoundError, match=r"There is no file .*FeatureDashboard.save"):
+            FeatureDashboard.load(path)
