@@ -28,8 +28,11 @@ def row_slices(n_rows, step):
 def read_rows(X, index):
     """Rows of X given by a slice or by an int64 tensor, of the kind that X is.
 
-    A slice of an ndarray or dense tensor is a view; all else is a copy.
+    A slice of an ndarray or dense tensor is a view; all else is a copy. Of a view of a store they
+    are a tensor.
     """
+    if hasattr(X, "read"):
+        return X.read(index)
     if isinstance(X, torch.Tensor):
         return _rows_of_tensor(X, index)
     if not isinstance(index, torch.Tensor):
@@ -72,17 +75,21 @@ def take_rows(X, index):
     return _rows_of_tensor(X, index if isinstance(index, slice) else torch.from_numpy(index))
 
 
+def memory_map_of(X):
+    """The memory map that X is, or is a view of; None of anything else."""
+    while X is not None and getattr(X, "_mmap", None) is None:
+        X = getattr(X, "base", None)  # NumPy calls results of memory maps so, too
+    return X
+
+
 def release_pages(X):
     """Release the pages of a memory map that have been read; the system's cache keeps them.
 
     They would count as resident memory of the process. Pages of a private map ("c") may have been
     written to, and are kept.
     """
-    while getattr(X, "_mmap", None) is None:  # NumPy calls results of memory maps so, too
-        X = getattr(X, "base", None)
-        if X is None:
-            return
-    if X.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+    X = memory_map_of(X)
+    if X is not None and X.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
         X._mmap.madvise(mmap.MADV_DONTNEED)
 
 

@@ -2,8 +2,8 @@
 
 Up to `MAX_PERMUTED` rows are permuted at once. More rows are shuffled on two levels: the order of
 chunks of consecutive rows is permuted, as many as fill a buffer are read together, and the rows of
-the buffer are permuted. A buffer holds whole batches. The permutation of the chunks takes an
-eighth of a byte a row.
+the buffer are permuted. A buffer holds whole batches. The permutation of the chunks needs no
+memory.
 
 How well that mixes depends on how similar neighbouring rows are. Averaged over T batches of B rows
 from a buffer of M rows, the variance of a gradient is that of independent rows times
@@ -15,8 +15,11 @@ of batches that are made of whole chunks, relative to that of independent rows.
 """
 
 import math
+from itertools import pairwise
 
 import torch
+
+from .permutation import Permutation, mixed
 
 # Most rows that are permuted at once: their numbers take 32 MB.
 MAX_PERMUTED = 1 << 22
@@ -26,81 +29,172 @@ CHUNK_ROWS = 64
 # Size of a buffer: this many batches, or as many as fit in this many bytes.
 BUFFER_BATCHES = 256
 BUFFER_BYTES = 1 << 30
+# Rows of a store that are drawn from a chunk each.
+MAX_DRAWN_ALONE = 1 << 14
 
 
-def batch_sizes(n_rows, batch_size):
-    """Sizes of the batches of an epoch, as `torch.tensor_split` makes them: the larger first."""
-    n_batches = math.ceil(n_rows / batch_size)
-    least, n_larger = divmod(n_rows, n_batches)
-    return [least + (i < n_larger) for i in range(n_batches)]
-
-
-def permuted_batches(n_rows, batch_size, generator=None):
-    """Yield the sorted row numbers of the batches of one epoch, shuffled if there is a generator.
-
-    Permutes all rows at once; without a generator only the numbers of a batch are in memory.
-    """
-    order = None
-    if generator is not None:
-        order = torch.randperm(n_rows, generator=generator, device="cpu")
-    start = 0
-    for size in batch_sizes(n_rows, batch_size):
-        stop = start + size
-        if order is None:
-            yield torch.arange(start, stop, device="cpu")
-        else:
-            yield order[start:stop].sort().values
-        start = stop
-
-
-def buffers(n_rows, batch_size, generator, *, row_bytes):
-    """Yield the buffers of one epoch that is shuffled on two levels.
-
-    All random numbers follow from one that is drawn from the generator before the first buffer.
+class Division:
+    """The batches of an epoch, as `torch.tensor_split` makes them: the larger first.
 
     Parameters
     ----------
     n_rows, batch_size : int
-    generator : torch.Generator
-    row_bytes : int
-        Size of a row in a buffer.
-
-    Yields
-    ------
-    index : tensor of shape (M,), int64
-        Numbers of the rows in the buffer, sorted.
-    batches : list of tensor of shape (B,), int64
-        For each batch the places of its rows in the buffer, sorted.
+        No batch is larger; their sizes differ by one at most.
     """
-    seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
-    generator = torch.Generator(device="cpu").manual_seed(int(seed))
-    chunks = torch.randperm(math.ceil(n_rows / CHUNK_ROWS), generator=generator, device="cpu")
-    # place of the last chunk, which may have fewer rows, in the order of chunks
-    short = int((chunks == len(chunks) - 1).nonzero())
-    n_missing = len(chunks) * CHUNK_ROWS - n_rows
-    sizes = batch_sizes(n_rows, batch_size)
-    n_batches = max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (row_bytes * batch_size)))
-    start = 0
-    for first in range(0, len(sizes), n_batches):
-        of_batches = sizes[first : first + n_batches]
-        stop = start + sum(of_batches)
-        places = torch.arange(start, stop, device="cpu")
-        places += n_missing * (places >= (short + 1) * CHUNK_ROWS - n_missing)
-        index = chunks[places // CHUNK_ROWS] * CHUNK_ROWS + places % CHUNK_ROWS
+
+    def __init__(self, n_rows, batch_size):
+        self.n_batches = math.ceil(n_rows / batch_size)
+        self._least, self._n_larger = divmod(n_rows, self.n_batches)
+
+    def start(self, batch):
+        """How many rows come before a batch."""
+        return batch * self._least + min(batch, self._n_larger)
+
+    def sizes(self, first, stop):
+        """Sizes of the batches from one to before another."""
+        starts = [self.start(batch) for batch in range(first, stop + 1)]
+        return [stop - start for start, stop in pairwise(starts)]
+
+
+def permuted_batches(n_rows, batch_size, generator=None, *, start=0, share=(0, 1)):
+    """The sorted row numbers of the batches of one epoch, shuffled if there is a generator.
+
+    Permutes all rows at once, before it returns; without a generator only the numbers of a batch
+    are in memory.
+
+    Parameters
+    ----------
+    n_rows, batch_size : int
+    generator : torch.Generator, optional
+    start : int
+        The first batch.
+    share : (int, int)
+        Which part of each batch, and of how many parts of consecutive rows.
+
+    Returns
+    -------
+    batches : iterator of tensor of shape (B,), int64
+    """
+    order = None
+    if generator is not None:
+        order = torch.randperm(n_rows, generator=generator, device="cpu")
+    return _slices_of(order, Division(n_rows, batch_size), start, share)
+
+
+def _slices_of(order, division, start, share):
+    for batch in range(start, division.n_batches):
+        first, stop = division.start(batch), division.start(batch + 1)
+        if order is None:
+            yield part_of(torch.arange(first, stop, device="cpu"), share)
+        else:
+            yield part_of(order[first:stop].sort().values, share)
+
+
+def part_of(batch, share):
+    """The part of a batch that falls to ``share[0]`` of ``share[1]``: consecutive rows."""
+    rank, n_parts = share
+    return batch if n_parts == 1 else batch.tensor_split(n_parts)[rank]
+
+
+class Buffers:
+    """The buffers of one epoch that is shuffled on two levels.
+
+    All random numbers follow from the seed, so any buffer can be had without those before it.
+
+    Parameters
+    ----------
+    n_rows, batch_size : int
+    seed : int
+    chunk_rows : int
+        Consecutive rows that stay together until they are in the buffer.
+    n_batches : int
+        How many whole batches a buffer holds.
+    """
+
+    def __init__(self, n_rows, batch_size, seed, *, chunk_rows, n_batches):
+        self.seed = seed
+        self.chunk_rows = chunk_rows
+        self.n_batches = n_batches
+        self.division = Division(n_rows, batch_size)
+        n_chunks = math.ceil(n_rows / chunk_rows)
+        self._chunks = Permutation(n_chunks, seed)
+        # the last chunk may have fewer rows: how many are missing, and from which place on
+        self._n_missing = n_chunks * chunk_rows - n_rows
+        short = int(self._chunks.inverse([n_chunks - 1])[0])
+        self._missing_from = (short + 1) * chunk_rows - self._n_missing
+
+    def read(self, start=0, share=(0, 1)):
+        """Yield what is to be read, and the batches that are made of it.
+
+        Parameters
+        ----------
+        start, share
+            As of `permuted_batches`.
+
+        Yields
+        ------
+        index : tensor of shape (M,), int64
+            Numbers of the rows to read, sorted.
+        batches : list of tensor of shape (B,), int64
+            For each batch the places of its rows in ``index``, sorted.
+        """
+        start = min(start, self.division.n_batches)
+        stop = math.ceil(self.division.n_batches / self.n_batches)
+        for number in range(start // self.n_batches, stop):
+            n_skipped = max(start - number * self.n_batches, 0)
+            yield self._buffer(number, n_skipped, share)
+
+    def _buffer(self, number, n_skipped, share):
+        first = number * self.n_batches
+        stop = min(first + self.n_batches, self.division.n_batches)
+        index = self._rows(self.division.start(first), self.division.start(stop)).sort().values
+        generator = torch.Generator(device="cpu").manual_seed(mixed(self.seed, number))
         order = torch.randperm(len(index), generator=generator, device="cpu")
-        yield index.sort().values, [batch.sort().values for batch in order.split(of_batches)]
-        start = stop
+        batches = order.split(self.division.sizes(first, stop))[n_skipped:]
+        batches = [part_of(batch.sort().values, share) for batch in batches]
+        wanted = torch.cat([order[:0], *batches]).sort().values
+        return index[wanted], [torch.searchsorted(wanted, batch) for batch in batches]
+
+    def _rows(self, start, stop):
+        """Numbers of the rows at these places of the epoch, chunk by chunk."""
+        places = torch.arange(start, stop, device="cpu")
+        places += self._n_missing * (places >= self._missing_from)
+        chunks = torch.from_numpy(self._chunks((places // self.chunk_rows).numpy()))
+        return chunks * self.chunk_rows + places % self.chunk_rows
 
 
-def draw_rows(n_rows, n_drawn, generator):
+def batches_in_buffer(batch_size, row_bytes, buffer_bytes):
+    """How many batches a buffer holds: `BUFFER_BATCHES`, or as many as fit in its bytes."""
+    return max(1, min(BUFFER_BATCHES, buffer_bytes // (row_bytes * batch_size)))
+
+
+def draw_rows(n_rows, n_drawn, generator, *, chunk_rows=1):
     """Sorted numbers of rows drawn without replacement, all if there are no more.
 
     Of more than `MAX_PERMUTED` rows they are `spread_rows`.
+
+    Parameters
+    ----------
+    n_rows, n_drawn : int
+    generator : torch.Generator
+    chunk_rows : int
+        Rows that are read at once. If more than `MAX_DRAWN_ALONE` rows are drawn, several come
+        from the same chunk, so that no more than so many chunks are read.
     """
-    if n_rows <= max(MAX_PERMUTED, n_drawn):
+    if chunk_rows == 1 and n_rows <= max(MAX_PERMUTED, n_drawn):
         order = torch.randperm(n_rows, generator=generator, device="cpu")
         return order[:n_drawn].sort().values
-    return spread_rows(n_rows, n_drawn, generator)
+    if n_drawn >= n_rows:
+        return torch.arange(n_rows, device="cpu")
+    n_together = math.ceil(n_drawn / MAX_DRAWN_ALONE)
+    n_chunks, n_read = n_rows // chunk_rows, math.ceil(n_drawn / n_together)
+    if n_together == 1 or n_together > chunk_rows or n_read > n_chunks:
+        return spread_rows(n_rows, n_drawn, generator)
+    first = spread_rows(n_chunks, n_read, generator) * chunk_rows
+    places = torch.rand(
+        n_read, chunk_rows, generator=generator, dtype=torch.float32, device="cpu"
+    ).argsort(dim=1)[:, :n_together]
+    return (first[:, None] + places).flatten()[:n_drawn].sort().values
 
 
 def spread_rows(n_rows, n_drawn, generator):

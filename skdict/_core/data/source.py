@@ -2,9 +2,26 @@
 
 import torch
 
+from .ahead import ahead
 from .finite import check_piece
-from .reading import as_dense, read_rows, release_pages, row_slices, take_rows, to_device
-from .shuffle import MAX_PERMUTED, buffers, draw_rows, permuted_batches
+from .reading import (
+    as_dense,
+    memory_map_of,
+    read_rows,
+    release_pages,
+    row_slices,
+    take_rows,
+    to_device,
+)
+from .shuffle import (
+    BUFFER_BYTES,
+    CHUNK_ROWS,
+    MAX_PERMUTED,
+    Buffers,
+    batches_in_buffer,
+    draw_rows,
+    permuted_batches,
+)
 from .statistics import statistics_of
 
 # Rows are read and checked in blocks of about this many bytes.
@@ -100,8 +117,8 @@ class Source:
             yield block, self._read(block, check=check)
         self.is_finite |= check
 
-    def batches(self, batch_size, generator=None):
-        """Yield the rows of one epoch in batches (B, n_features), each row once.
+    def batches(self, batch_size, generator=None, *, start=0, share=(0, 1)):
+        """The rows of one epoch in batches (B, n_features), each row once.
 
         Batches differ by one row at most in size; none has more than ``batch_size`` rows.
 
@@ -109,27 +126,65 @@ class Source:
         ----------
         batch_size : int
         generator : torch.Generator, optional
-            On the CPU. Shuffles the rows; without one they are not shuffled. The order is decided
-            before the first batch: it does not matter what is drawn from the generator later.
+            On the CPU. Shuffles the rows; without one they are not shuffled. All that is needed
+            of it is drawn before this returns: the order of an epoch follows from the state that
+            the generator had before.
+        start : int, default=0
+            The first batch; nothing is read of those before it.
+        share : (int, int), default=(0, 1)
+            Which part of each batch, and of how many parts of consecutive rows. The parts, one
+            after the other, are the batch.
+
+        Returns
+        -------
+        batches : iterator of tensor
 
         Notes
         -----
-        Up to `MAX_PERMUTED` rows are permuted at once. Of more rows, chunks of consecutive ones
-        are read in random order into a buffer whose rows are permuted: see `buffers`.
+        Up to `MAX_PERMUTED` rows in memory are permuted at once. Of more rows, and of all that are
+        on a disk, chunks of consecutive ones are read in random order into a buffer whose rows are
+        permuted: see `Buffers`.
         """
-        if generator is None or len(self) <= MAX_PERMUTED:
-            for index in permuted_batches(len(self), batch_size, generator):
-                yield self[index]
-            return
-        row_bytes = self.n_features * self.dtype.itemsize
-        for index, batches in buffers(len(self), batch_size, generator, row_bytes=row_bytes):
-            buffer = self[index]
+        if generator is None or (len(self) <= MAX_PERMUTED and not self.is_store):
+            order = permuted_batches(len(self), batch_size, generator, start=start, share=share)
+            return (self[index] for index in order)
+        seed = torch.randint(2**63 - 1, (), generator=generator, device="cpu")
+        n_batches = self.batches_in_buffer(batch_size)
+        buffers = Buffers(
+            len(self), batch_size, int(seed), chunk_rows=self.chunk_rows, n_batches=n_batches
+        )
+        return self._shuffled(buffers.read(start, share))
+
+    def batches_in_buffer(self, batch_size):
+        """How many batches the buffer of a shuffled epoch holds."""
+        row_bytes = self.n_features * self.X.dtype.itemsize
+        return batches_in_buffer(
+            batch_size, row_bytes, getattr(self.X, "buffer_bytes", BUFFER_BYTES)
+        )
+
+    @property
+    def is_store(self):
+        """Whether X is read by blocks, which are on a disk or elsewhere."""
+        return hasattr(self.X, "chunk_rows")
+
+    @property
+    def chunk_rows(self):
+        """Consecutive rows of a chunk."""
+        return self.X.chunk_rows if self.is_store else CHUNK_ROWS
+
+    def _shuffled(self, buffers):
+        read = ((self._held(index), batches) for index, batches in buffers)
+        if self.is_store or memory_map_of(self.X) is not None:
+            read = ahead(read)
+        for buffer, batches in read:
             for batch in batches:
-                yield buffer[to_device(batch, self.device)]
+                yield self._on_device(buffer[to_device(batch, buffer.device)])
+            del buffer  # before the one after the next is read
 
     def draw(self, n_rows, generator):
         """Rows drawn without replacement, all if there are no more: (n, n_features)."""
-        return self[draw_rows(len(self), n_rows, generator)]
+        chunk_rows = self.chunk_rows if self.is_store else 1
+        return self[draw_rows(len(self), n_rows, generator, chunk_rows=chunk_rows)]
 
     def check_finite(self):
         """Raise a ValueError that names the first NaN or infinity in X; read at most once."""
@@ -158,8 +213,15 @@ class Source:
         return of_all if massive else of_others
 
     def _read(self, index, *, check):
+        return self._on_device(self._held(index, check=check))
+
+    def _held(self, index, *, check=False):
+        """Rows in the dtype and on the device of X."""
         x = as_dense(self._piece(index, check=check))
         release_pages(self.X)
+        return x
+
+    def _on_device(self, x):
         return to_device(x, self.device, self.dtype).contiguous()
 
     def _piece(self, index, *, check):

@@ -39,10 +39,9 @@ class Standardised:
         """Standardised rows given as `Source.__getitem__` wants them."""
         return self.standardise(self.source[index])
 
-    def batches(self, batch_size, generator=None):
-        """Yield the standardised rows of one epoch in batches, as `Source.batches`."""
-        for x in self.source.batches(batch_size, generator):
-            yield self.standardise(x)
+    def batches(self, batch_size, generator=None, **part):
+        """The standardised rows of one epoch in batches, as `Source.batches`."""
+        return map(self.standardise, self.source.batches(batch_size, generator, **part))
 
     def draw(self, n_rows, generator):
         """Standardised rows drawn without replacement, as `Source.draw`."""
