@@ -113,9 +113,7 @@ class Moments:
         self.squares = 0.0  # sum of ‖x - mean‖²
         self.largest = 0.0  # ‖x - centre‖
         self._offset = centre.new_empty(0, len(centre))
-        n_bins = 1 << (11 + MANTISSA_BITS)
-        self._counts = torch.zeros(n_bins, dtype=torch.int64, device="cpu")
-        self._sums = torch.zeros(n_bins, dtype=torch.float64, device="cpu")
+        self._norms = NormHistogram()
 
     @property
     def mean(self):
@@ -133,7 +131,7 @@ class Moments:
             self._offset = self.centre.new_empty(x.shape)
         offset = torch.sub(x, self.centre, out=self._offset[: len(x)])  # (B, n_features), float64
         norms = torch.linalg.vector_norm(offset, dim=1).cpu()
-        self._count(norms.square())
+        self._norms.update(norms.square())
         self.largest = max(self.largest, float(norms.max()))
         mean = offset.mean(dim=0)
         offset -= mean
@@ -147,24 +145,39 @@ class Moments:
 
     def massive_from(self):
         """Least squared norm about the centre of a massive row; None if no row is massive."""
-        n_most = self.n_samples // 10
+        return self._norms.massive_from()
+
+
+class NormHistogram:
+    """Squared norms of rows, counted to a percent: which of them are massive."""
+
+    def __init__(self):
+        n_bins = 1 << (11 + MANTISSA_BITS)
+        self._counts = torch.zeros(n_bins, dtype=torch.int64, device="cpu")
+        self._sums = torch.zeros(n_bins, dtype=torch.float64, device="cpu")
+
+    def update(self, squares):
+        """Add squared norms: (B,), float64, on the CPU."""
+        bins = (squares.view(torch.int64) >> (52 - MANTISSA_BITS)) & (len(self._counts) - 1)
+        self._counts += torch.bincount(bins, minlength=len(self._counts))
+        self._sums += torch.bincount(bins, weights=squares, minlength=len(self._counts))
+
+    def massive_from(self):
+        """Least squared norm of a massive row; None if no row is massive."""
+        n_samples = int(self._counts.sum())
+        n_most = n_samples // 10
         if n_most == 0:
             return None
         n_below = self._counts.cumsum(0)
-        bin_of_others = int(torch.searchsorted(n_below, self.n_samples - n_most))
+        bin_of_others = int(torch.searchsorted(n_below, n_samples - n_most))
         first = bin_of_others + 1 + (int(math.log2(MASSIVE**2)) << MANTISSA_BITS)
         if self._sums[first:].sum() <= self._sums.sum() / 2:
             return None
         return float(_value_of_bin(first))
 
-    def _count(self, squares):
-        bins = (squares.view(torch.int64) >> (52 - MANTISSA_BITS)) & (len(self._counts) - 1)
-        self._counts += torch.bincount(bins, minlength=len(self._counts))
-        self._sums += torch.bincount(bins, weights=squares, minlength=len(self._counts))
-
 
 def _value_of_bin(number):
-    """The least number of a bin of `Moments`."""
+    """The least number of a bin of `NormHistogram`."""
     bits = torch.tensor(number << (52 - MANTISSA_BITS), dtype=torch.int64, device="cpu")
     return bits.view(torch.float64)
 
