@@ -76,7 +76,7 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
         Whether to warn of codes that are not as good as wanted.
     """
     n_most = len(rows) if n_most is None else n_most
-    index = spread(len(rows), n_most)
+    index = rows.spread(n_most)
     origin = torch.as_tensor(rows[:1][0] if origin is None else origin, device=rows.device)
     dictionary = coding.dictionary.to(rows.dtype, rows.device)
     statistics = CodeStatistics.empty(len(dictionary.components))
@@ -95,8 +95,3 @@ def quality_of(coding, rows, n_most=None, *, origin=None, also=None, warns=False
             quality.sums += x.sum(dim=0)
             quality.squares += float(x.square().sum())
     return quality
-
-
-def spread(n_rows, n_most):
-    """Numbers of at most so many rows, evenly spread."""
-    return torch.arange(0, n_rows, -(-n_rows // n_most), device="cpu")

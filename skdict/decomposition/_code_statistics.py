@@ -6,7 +6,7 @@ import torch
 
 from .._core.tensors import Unchanged
 from ..utils._warnings import warn
-from ._code_quality import quality_of, spread
+from ._code_quality import quality_of
 from ._likelihood import CodeStatistics
 
 # Samples that the statistics are estimated on, evenly spread: coding all of millions would take
@@ -49,7 +49,7 @@ class FitStatistics:
         self._found = None
         unchanged = Unchanged(coding.dictionary.tensors)
         self._pending = rows, coding, n_samples, _witnesses(rows), unchanged
-        self._attributes = {"n_samples_seen_": len(spread(len(rows), n_samples))}
+        self._attributes = {"n_samples_seen_": len(rows.spread(n_samples))}
 
     @classmethod
     def known(cls, statistics, n_features):
@@ -122,4 +122,4 @@ class FitStatistics:
 
 
 def _witnesses(rows):
-    return rows[spread(len(rows), N_WITNESSES)].clone()
+    return rows[rows.spread(N_WITNESSES)].clone()

@@ -181,7 +181,7 @@ def fit(params, rows, previous, reports, attributes_of):
     training, held_out = rows, None
     n_held_out = number_held_out(params, rows.shape, previous) if kind.in_epochs else 0
     if n_held_out:
-        training, held_out = map(rows.take, _split(len(rows), n_held_out, random_state))
+        training, held_out = rows.split(n_held_out, random_state)
     # one sample alone has no scale
     seen = training if len(training) > 1 else rows
     with threads(params, rows):
@@ -360,9 +360,3 @@ def number_held_out(params, shape, previous):
     if n_rows >= FEW_ROWS_PER_ATOM * n_components or n_held_out < LEAST_HELD_OUT:
         return 0
     return min(n_held_out, MOST_HELD_OUT)
-
-
-def _split(n_rows, n_held_out, random_state):
-    """Draw held-out rows: sorted indices for training and for validation."""
-    order = torch.from_numpy(random_state.permutation(n_rows))
-    return order[n_held_out:].sort().values, order[:n_held_out].sort().values

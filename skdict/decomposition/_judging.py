@@ -4,7 +4,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .._core.training.loop import diverged
 from ..utils._warnings import warn
-from ._code_quality import N_ROWS_AT_A_TIME, quality_of, spread
+from ._code_quality import N_ROWS_AT_A_TIME, quality_of
 from ._reports import is_part_of_search
 
 # Rows, evenly spread, on which a fit is looked at when it is over, and a portion of a stream.
@@ -113,7 +113,7 @@ def _warn_of_nothing(found, coding):
     """Warn if none of the codes of many rows has an entry."""
     n_rows = min(len(found.rows), N_SEARCHED_ROWS)
     with coding.coder(found.rows, warns=False) as code:
-        for chunk in spread(len(found.rows), n_rows).split(N_ROWS_AT_A_TIME):
+        for chunk in found.rows.spread(n_rows).split(N_ROWS_AT_A_TIME):
             if code(found.rows[chunk]).values.any():
                 return
     nothing = f"No feature is active on any of {n_rows} samples: "

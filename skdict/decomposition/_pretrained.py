@@ -16,7 +16,7 @@ from .._core.torch_state import plain_torch
 from ..utils._warnings import warn
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._base import coding_of
-from ._code_quality import quality_of, spread
+from ._code_quality import quality_of
 from ._code_statistics import FitStatistics
 from ._fitting import variance_of
 from ._learned import Stream
@@ -214,7 +214,7 @@ class PretrainedMixin:
         normalise = self.dictionary_.normalization
         if normalise is None:
             return rms
-        some, _, _ = normalise(rows[spread(len(rows), N_FOR_SCALE)])
+        some, _, _ = normalise(rows[rows.spread(N_FOR_SCALE)])
         return location_and_scale(Source(some, some.device))[1]
 
     def _misfit(self, unexplained, l0, mean):

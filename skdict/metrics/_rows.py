@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from .._core.data.reading import as_float64, row_slices
+from .._core.data.reading import as_float64, read_rows, row_slices
 from ..utils import _arrays
 
 # Elements per block of rows: 32 MB in float64.
@@ -50,7 +50,7 @@ def row_blocks(X):
 
 def float64_block(X, rows):
     """The rows of a matrix from `as_rows` as a dense float64 ndarray."""
-    return as_float64(X[rows])
+    return as_float64(read_rows(X, rows))
 
 
 def unit_rows(matrix):

@@ -10,6 +10,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from .._core.data.finite import check_entries_finite
+from .._core.data.reading import is_store
 from .._core.kernels import csr_tensor
 from ._sklearn_compat import align_sparse_interface
 
@@ -112,7 +113,11 @@ def to_ndarray(X):
 
 
 def _read(X, name, what, *, csr_tensors=False):
-    """X as an ndarray, CSR matrix or plain tensor; its dtype is not checked yet."""
+    """X as an ndarray, CSR matrix, plain tensor or view of a store; its dtype is not checked."""
+    if hasattr(X, "__skdict_rows__"):
+        X = X.__skdict_rows__()
+    if is_store(X):
+        return X
     if isinstance(X, torch.Tensor):
         return _read_tensor(X, name, what, csr_tensors)
     if type(X) is np.ndarray and X.dtype.kind in "biuf":
@@ -179,6 +184,8 @@ def _read_tensor(X, name, what, csr_tensors):
 
 def _check_dtype(X, name, what):
     """X with a real dtype of native byte order and at most eight bytes; raises if it has none."""
+    if is_store(X):
+        return X
     if isinstance(X, torch.Tensor):
         if X.is_complex():
             raise ValueError(f"Complex data not supported: {name} has dtype {X.dtype}.")
@@ -229,6 +236,8 @@ def _naming(name, what):
 
 def _as_floating(X):
     """Convert integers and booleans to float64; floating point, also half precision, is kept."""
+    if is_store(X):
+        return X
     if isinstance(X, torch.Tensor):
         return X if X.is_floating_point() else X.to(torch.float64)
     return X if X.dtype.kind == "f" else X.astype(np.float64)

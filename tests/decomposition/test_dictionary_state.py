@@ -21,17 +21,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdict._core.coding import CODERS
+from skdict._core.data.source import Source
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict.datasets import make_superposition
 from skdict.decomposition import (
     AmortisationGapDisplay,
     SparseAutoencoderDictionary,
     SparseAutoencoderDictionaryCV,
-    _fitting,
     amortisation_gap,
     compare_dictionaries,
 )
-from skdict.decomposition._fitting import _split
 from skdict.inspection import collect_codes, feature_statistics, top_activations
 from skdict.metrics import (
     DictionaryScorer,
@@ -294,11 +293,12 @@ def test_held_out_samples_leave_no_trace(planted, monkeypatch, params):
     held_out = []
 
     def split(*args):
-        parts = _split(*args)
-        held_out.append(parts[1].numpy())
+        parts = whole_split(*args)
+        held_out.append(parts[1].index.numpy())
         return parts
 
-    monkeypatch.setattr(_fitting, "_split", split)
+    whole_split = Source.split
+    monkeypatch.setattr(Source, "split", split)
     options = {"early_stopping": True, "validation_fraction": 0.3, "max_iter": 1, **params}
     X = abs(planted)
     one = make_estimator(**options).fit(X)

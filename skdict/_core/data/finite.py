@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from .reading import is_csr, release_pages, row_slices
+from .reading import is_csr, is_store, read_rows, release_pages, row_slices
 
 # Arrays of any shape are checked in blocks of about this many bytes.
 BLOCK_BYTES = 1 << 24
@@ -17,7 +17,7 @@ def check_entries_finite(X, name):
 
     Parameters
     ----------
-    X : ndarray of any shape, CSR matrix or tensor
+    X : ndarray of any shape, CSR matrix, tensor or view of a store
         Of floating-point numbers.
     name : str
         What the caller calls it.
@@ -25,9 +25,11 @@ def check_entries_finite(X, name):
     if is_csr(X):
         check_piece(X, name)
         return
+    if is_store(X) and not X.moments().n_not_finite:
+        return
     step = max(1, BLOCK_BYTES // max(math.prod(X.shape[1:]) * X.dtype.itemsize, 1))
     for block in row_slices(X.shape[0], step):
-        check_piece(X[block], name, block.start)
+        check_piece(read_rows(X, block), name, block.start)
         release_pages(X)
 
 

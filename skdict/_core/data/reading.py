@@ -19,6 +19,11 @@ def is_csr(X):
     return sp.issparse(X) or getattr(X, "layout", None) == torch.sparse_csr
 
 
+def is_store(X):
+    """Whether X is a view of a store, which is read chunk by chunk: see `StoreView`."""
+    return hasattr(X, "chunk_rows")
+
+
 def row_slices(n_rows, step):
     """Yield slices of ``step`` rows, the last of as many as there are."""
     for start in range(0, n_rows, step):
@@ -31,7 +36,7 @@ def read_rows(X, index):
     A slice of an ndarray or dense tensor is a view; all else is a copy. Of a view of a store they
     are a tensor.
     """
-    if hasattr(X, "read"):
+    if is_store(X):
         return X.read(index)
     if isinstance(X, torch.Tensor):
         return _rows_of_tensor(X, index)

@@ -202,3 +202,16 @@ def spread_rows(n_rows, n_drawn, generator):
     starts = torch.arange(n_drawn + 1, device="cpu") * n_rows // n_drawn
     places = torch.rand(n_drawn, generator=generator, dtype=torch.float64, device="cpu")
     return starts[:-1] + (places * starts.diff()).long()
+
+
+def spread_over_chunks(n_rows, n_most, chunk_rows):
+    """Sorted numbers of rows, evenly spread, in no more than `MAX_DRAWN_ALONE` chunks."""
+    n_together = min(math.ceil(n_most / MAX_DRAWN_ALONE), chunk_rows)
+    n_read = n_most // n_together
+    starts = torch.arange(n_read, device="cpu") * n_rows // n_read
+    if n_together == 1:
+        return starts
+    starts = starts // chunk_rows * chunk_rows
+    places = torch.arange(n_together, device="cpu") * chunk_rows // n_together
+    rows = (starts.unique()[:, None] + places).flatten()
+    return rows[rows < n_rows]

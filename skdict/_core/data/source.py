@@ -1,11 +1,16 @@
 """Activations to read from, block by block or batch by batch."""
 
+import math
+
+import numpy as np
 import torch
 
 from .ahead import ahead
 from .finite import check_piece
+from .permutation import Permutation
 from .reading import (
     as_dense,
+    is_store,
     memory_map_of,
     read_rows,
     release_pages,
@@ -21,6 +26,7 @@ from .shuffle import (
     batches_in_buffer,
     draw_rows,
     permuted_batches,
+    spread_over_chunks,
 )
 from .statistics import statistics_of
 
@@ -35,8 +41,10 @@ class Source:
 
     Parameters
     ----------
-    X : ndarray, memmap, CSR matrix or tensor of shape (n_samples, n_features)
-        In floating point, as `check_activations` returns it.
+    X : ndarray, memmap, CSR matrix, tensor or view of a store, of shape (n_samples, n_features)
+        In floating point, as `check_activations` returns it. A view of a store has
+        ``read(index)``, ``chunk_rows``, ``buffer_bytes``, ``moments()``, ``take_ranges(starts,
+        stops)`` and gives views by ``[index]``: see `StoreView`.
     device : torch.device
         Where the tensors are.
     index : tensor of shape (n_rows,), int64, optional
@@ -75,6 +83,8 @@ class Source:
 
     def take(self, index):
         """The source of those of these rows that an int64 tensor names."""
+        if self.is_store:
+            return self._of(self.X[index.numpy()])
         index = index if self.index is None else self.index[index]
         taken = Source(self.X, self.device, index=index, name=self.name, is_finite=self.is_finite)
         taken.dtype = self.dtype
@@ -84,8 +94,37 @@ class Source:
         """These rows of X in one piece, of the kind that X is."""
         return self.X if self.index is None else take_rows(self.X, self.index.numpy())
 
+    def split(self, n_held_out, random_state):
+        """Two sources: all but so many rows drawn at random, and these.
+
+        Of a store whole chunks are drawn, whose numbers need little memory.
+
+        Parameters
+        ----------
+        n_held_out : int
+        random_state : numpy.random.RandomState
+        """
+        if not self.is_store:
+            order = torch.from_numpy(random_state.permutation(len(self)))
+            parts = order[n_held_out:], order[:n_held_out]
+            return tuple(self.take(part.sort().values) for part in parts)
+        n_chunks = math.ceil(len(self) / self.chunk_rows)
+        n_drawn = min(math.ceil(n_held_out / self.chunk_rows), n_chunks - 1)
+        chunks = Permutation(n_chunks, int(random_state.randint(2**31 - 1)))(np.arange(n_drawn))
+        starts = np.sort(chunks) * self.chunk_rows
+        stops = np.minimum(starts + self.chunk_rows, len(self))
+        others = np.append(0, stops), np.append(starts, len(self))
+        return self._of(self.X.take_ranges(*others)), self._of(self.X.take_ranges(starts, stops))
+
+    def _of(self, X):
+        taken = Source(X, self.device, name=self.name, is_finite=self.is_finite)
+        taken.dtype = self.dtype
+        return taken
+
     def copy(self):
-        """These rows, which keep hold of X no longer."""
+        """These rows, which keep hold of X no longer; a store is not in memory."""
+        if self.is_store:
+            return self
         return Source(self[:].clone(), self.device, name=self.name, is_finite=self.is_finite)
 
     def __getitem__(self, index):
@@ -165,7 +204,7 @@ class Source:
     @property
     def is_store(self):
         """Whether X is read by blocks, which are on a disk or elsewhere."""
-        return hasattr(self.X, "chunk_rows")
+        return is_store(self.X)
 
     @property
     def chunk_rows(self):
@@ -185,6 +224,16 @@ class Source:
         """Rows drawn without replacement, all if there are no more: (n, n_features)."""
         chunk_rows = self.chunk_rows if self.is_store else 1
         return self[draw_rows(len(self), n_rows, generator, chunk_rows=chunk_rows)]
+
+    def spread(self, n_most):
+        """Numbers of at most so many rows, evenly spread: an int64 tensor.
+
+        Of a store several come from a chunk where they are many, as of `draw_rows`.
+        """
+        n_rows = len(self)
+        if self.is_store and n_most < n_rows:
+            return spread_over_chunks(n_rows, n_most, self.chunk_rows)
+        return torch.arange(0, n_rows, math.ceil(n_rows / n_most), device="cpu")
 
     def check_finite(self):
         """Raise a ValueError that names the first NaN or infinity in X; read at most once."""

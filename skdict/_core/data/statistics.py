@@ -6,6 +6,7 @@ variance", The American Statistician 1983) in float64.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -45,6 +46,70 @@ class Statistics:
     warnings: tuple = ()
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Moments of rows, as they are written down.
+
+    Parameters
+    ----------
+    n_samples : int
+    mean : tensor of shape (n_features,), float64
+    squares : float
+        Σ ‖x - mean‖².
+    largest : float
+        About the largest norm of a row about the mean.
+    """
+
+    n_samples: int
+    mean: torch.Tensor
+    squares: float
+    largest: float
+
+    @property
+    def rms(self):
+        return (self.squares / self.n_samples) ** 0.5
+
+    def merged_with(self, other):
+        """The moments of the rows of both."""
+        n_samples = self.n_samples + other.n_samples
+        if n_samples == 0:
+            return self
+        apart = other.mean - self.mean
+        between = float(apart.square().sum()) * self.n_samples * other.n_samples / n_samples
+        return Spread(
+            n_samples,
+            self.mean + apart * (other.n_samples / n_samples),
+            self.squares + other.squares + between,
+            max(self.largest, other.largest),
+        )
+
+
+class Summary(NamedTuple):
+    """What is known of rows before they are read again.
+
+    Parameters
+    ----------
+    of_all : Spread
+        Of the finite rows.
+    of_others : Spread
+        Of those of them that are not massive.
+    n_not_finite : int
+        Rows with NaN or infinity.
+    """
+
+    of_all: Spread
+    of_others: Spread
+    n_not_finite: int
+
+    def merged_with(self, other):
+        """What is known of the rows of both."""
+        return Summary(
+            self.of_all.merged_with(other.of_all),
+            self.of_others.merged_with(other.of_others),
+            self.n_not_finite + other.n_not_finite,
+        )
+
+
 def statistics_of(source):
     """Statistics of all rows of a source, and of those that are not massive.
 
@@ -66,6 +131,8 @@ def statistics_of(source):
         If a row is not finite. If the rows do not differ: a constant has no dictionary. If their
         scale is one at which their dtype cannot be computed with.
     """
+    if source.is_store:
+        return _known(source)
     blocks = _reader(source)
     centre = _centre(source, blocks)
     moments = Moments(centre)
@@ -85,15 +152,35 @@ def statistics_of(source):
     if not differ:
         return of_all, of_all
     of_others = _checked(others, source, lambda: _not_massive(blocks, centre, threshold))
+    return of_all, _with_warning(of_others, of_all, moments.largest, source)
+
+
+def _known(source):
+    """The statistics of a store, which has the moments of its rows written down."""
+    known = source.X.moments()
+    blocks = _blocks_of(source)
+    if known.n_not_finite:
+        source.check_finite()  # names the first
+    source.is_finite = True
+    of_all = _checked(known.of_all, source, blocks)
+    if known.of_others.n_samples == known.of_all.n_samples:
+        return of_all, of_all
+    # the rows differ beyond rounding, if all do: massive ones are too few to decide that
+    of_others = _checked(known.of_others, source, blocks)
+    return of_all, _with_warning(of_others, of_all, known.of_all.largest, source)
+
+
+def _with_warning(of_others, of_all, largest, source):
+    """Statistics of the rows that are not massive, with a warning of those that are."""
     warning = (
-        f"{moments.n_samples - others.n_samples} of the {len(source)} samples of {source.name} "
-        f"are massive, with a norm of up to {moments.largest:.3g} about the mean, where that of "
+        f"{of_all.n_samples - of_others.n_samples} of the {len(source)} samples of {source.name} "
+        f"are massive, with a norm of up to {largest:.3g} about the mean, where that of "
         f"the others is {of_others.rms:.3g}. They do not count for mean and scale, and so for "
         "alpha='auto', but are learned from. If they are not of interest, as those of first "
         "tokens or padding, leave them out."
     )
     warnings = (*of_all.warnings, warning, *of_others.warnings)
-    return of_all, Statistics(of_others.n_samples, of_others.mean, of_others.rms, warnings)
+    return Statistics(of_others.n_samples, of_others.mean, of_others.rms, warnings)
 
 
 class Moments:
@@ -187,6 +274,10 @@ def _reader(source):
     if len(source) <= source.block_size():
         kept = [x for _, x in source.blocks(check=False)]
         return lambda: kept
+    return _blocks_of(source)
+
+
+def _blocks_of(source):
     return lambda: (x for _, x in source.blocks(check=False))
 
 

@@ -7,7 +7,8 @@ import torch
 
 from skdict._core.data import source
 from skdict._core.data.source import Source
-from skdict._core.data.statistics import Moments
+from skdict._core.data.statistics import Moments, Summary
+from tests.views_testing import ArrayView, summary_of
 
 CPU = torch.device("cpu")
 KINDS = {
@@ -179,3 +180,42 @@ def test_bins_of_squared_norms_hold_what_is_massive():
         assert (threshold is not None) == is_massive
         if is_massive:
             assert 16 * of_others <= threshold**0.5 < 16.3 * of_others
+
+
+def test_moments_merge_to_those_of_all_rows():
+    X = np.random.default_rng(0).standard_normal((1000, 5)) + 1e4
+    X[::100, 2] = np.inf
+    merged, whole = summary_of(X, 130), summary_of(X, 1000)
+    assert merged.n_not_finite == whole.n_not_finite == 10
+    assert merged.of_all.n_samples == 990
+    np.testing.assert_allclose(
+        merged.of_all.mean, X[np.isfinite(X[:, 2])].mean(axis=0), rtol=1e-14
+    )
+    assert merged.of_all.rms == pytest.approx(whole.of_all.rms, rel=1e-11)
+
+
+def test_moments_that_are_known_are_not_taken_again():
+    X = np.random.default_rng(0).standard_normal((1000, 5))
+    view = ArrayView(X, dtype=torch.float64)
+    known, taken = Source(view, CPU).statistics(), Source(X, CPU).statistics()
+    assert view.rows_read == 0
+    np.testing.assert_allclose(known.mean, taken.mean, rtol=0, atol=1e-15)
+    assert known.rms == pytest.approx(taken.rms, rel=1e-14)
+
+
+def test_massive_rows_of_a_store_are_told_of():
+    X = np.random.default_rng(0).standard_normal((1000, 5))
+    view, others = ArrayView(X, dtype=torch.float64), ArrayView(X[10:], dtype=torch.float64)
+    summary = Summary(view.moments().of_all, others.moments().of_all, 0)
+    view.moments = lambda: summary
+    source = Source(view, CPU)
+    of_others = source.statistics(massive=False)
+    assert source.statistics().n_samples == 1000
+    assert of_others.n_samples == 990
+    assert "10 of the 1000 samples of X are massive" in of_others.warnings[0]
+    np.testing.assert_allclose(of_others.mean, X[10:].mean(axis=0), atol=1e-15)
+
+
+def test_equal_rows_of_a_store_are_refused():
+    with pytest.raises(ValueError, match="X has zero variance: all 40 samples are equal"):
+        Source(ArrayView(np.ones((40, 3))), CPU).statistics()

@@ -1,0 +1,136 @@
+"""Estimators on views of a store: read chunk by chunk, with the moments that it has."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
+from skdict.metrics import explained_variance
+from tests.decomposition.dictionary_testing import make_estimator
+from tests.views_testing import ArrayView
+
+SOLVERS = ["autoencoder", "alternating", "dictionary_learning", "kmeans", "lasso"]
+
+
+@pytest.fixture(scope="module")
+def X(planted):
+    return planted.astype(np.float32)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_without_shuffling_the_dictionary_is_that_of_the_array(X, solver):
+    params = {"solver": solver, "shuffle": False, "max_iter": 2, "dict_init": None}
+    params |= {"early_stopping": False}
+    if solver in ("autoencoder", "alternating"):
+        params["dict_init"] = np.eye(X.shape[1])[:6] + 0.1
+        params["n_components"] = 6
+    of_array = make_estimator(**params).fit(X)
+    of_view = make_estimator(**params).fit(ArrayView(X))
+    np.testing.assert_allclose(of_view.components_, of_array.components_, atol=2e-3)
+    view = ArrayView(X)
+    codes = of_view.transform(view)
+    assert isinstance(codes, np.ndarray)
+    np.testing.assert_array_equal(codes, of_view.transform(X))
+    np.testing.assert_array_equal(of_view.score_samples(view), of_view.score_samples(X))
+    assert of_view.score(view) == of_view.score(X)
+    np.testing.assert_array_equal(of_view.reconstruct(view), of_view.reconstruct(X))
+    assert of_view.n_features_in_ == X.shape[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_precision_is_widened(X, dtype):
+    view = ArrayView(X, dtype=dtype)
+    estimator = make_estimator(max_iter=1).fit(view)
+    codes = estimator.transform(view)
+    assert codes.dtype == np.float32
+    np.testing.assert_array_equal(codes, estimator.transform(view.X.float().numpy()))
+
+
+def test_fit_reads_only_what_it_learns_from(X):
+    """Initial atoms, the epochs, and a look at the end: nothing is read for statistics."""
+    many = np.tile(X, (40, 1))
+    view = ArrayView(many, chunk_rows=64)
+    params = {"n_components": 8, "early_stopping": False, "max_iter": 2}
+    estimator = make_estimator(**params).fit(view)
+    few = 8 + 4096 + 2048 + 64 + 1  # atoms, biases, a look, whether X changes, a centre
+    assert view.rows_read <= 2 * len(many) + few
+    assert view.chunks_read <= 2 * (len(many) // 64 + len(many) // 1024 + 2) + few
+    assert estimator.n_samples_seen_ == len(many)
+
+
+def test_held_out_samples_are_whole_chunks_and_not_learned_from(X, monkeypatch):
+    views = []
+    take = ArrayView.take_ranges
+    monkeypatch.setattr(
+        ArrayView, "take_ranges", lambda *args: views.append(take(*args)) or views[-1]
+    )
+    params = {"early_stopping": True, "validation_fraction": 0.2, "max_iter": 2}
+    estimator = make_estimator(**params).fit(ArrayView(X))
+    training, held_out = views
+    assert len(training) + len(held_out) == len(X)
+    assert len(held_out) == -(-len(X) // 5 // 16) * 16
+    rows = torch.cat([training.X, held_out.X])
+    np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(X[:, 0]))
+    again = make_estimator(**params).fit(ArrayView(X))
+    np.testing.assert_array_equal(again.components_, estimator.components_)
+    assert np.isfinite(estimator.validation_score_)
+
+
+def test_partial_fit(X):
+    one, two = make_estimator(), make_estimator()
+    for portion in (slice(0, 300), slice(300, None)):
+        one.partial_fit(ArrayView(X)[portion])
+        two.partial_fit(ArrayView(X[portion]))
+    np.testing.assert_array_equal(one.components_, two.components_)
+
+
+def test_numbers_that_are_not_finite_are_named(X):
+    bad = X.copy()
+    bad[77, 3] = np.nan
+    with pytest.raises(ValueError, match=r"X contains NaN \(nan\) at row 77, column 3"):
+        make_estimator().fit(ArrayView(bad))
+    estimator = make_estimator(max_iter=1).fit(X)
+    with pytest.raises(ValueError, match=r"row 77, column 3"):
+        estimator.transform(ArrayView(bad))
+
+
+def test_searches(X):
+    grid = {"sparseautoencoderdictionary__alpha": [0.1, 0.3]}
+    pipeline = make_pipeline(make_estimator(max_iter=2))
+    of_view, of_array = (
+        GridSearchCV(clone(pipeline), grid, cv=2, error_score="raise").fit(data)
+        for data in (ArrayView(X), X)
+    )
+    for name in ("split0_test_score", "split1_test_score"):
+        # another order of the rows: near, and not the same
+        want = of_array.cv_results_[name]
+        np.testing.assert_allclose(of_view.cv_results_[name], want, rtol=0.1)
+    search = SparseAutoencoderDictionaryCV(8, alphas=[0.1, 0.3], cv=2, max_iter=2, random_state=0)
+    assert search.fit(ArrayView(X)).transform(ArrayView(X)).shape == (len(X), 8)
+
+
+def test_metrics(X):
+    estimator = make_estimator(max_iter=2).fit(X)
+    reconstruction = estimator.reconstruct(X)
+    want = explained_variance(X, reconstruction)
+    assert explained_variance(ArrayView(X), reconstruction) == pytest.approx(want, rel=1e-12)
+
+
+def test_too_few_rows_and_other_columns(X):
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        make_estimator().fit(ArrayView(X[:1]))
+    estimator = make_estimator(max_iter=1).fit(X)
+    with pytest.raises(ValueError, match="features"):
+        estimator.transform(ArrayView(X[:, :5]))
+
+
+def test_the_result_depends_on_the_seed_alone(X):
+    one, two, other = (
+        SparseAutoencoderDictionary(8, max_iter=2, random_state=seed).fit(ArrayView(X))
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.components_, two.components_)
+    assert not np.array_equal(one.components_, other.components_)
