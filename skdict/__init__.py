@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _SUBPACKAGES = ("datasets", "decomposition", "feature_extraction", "inspection", "io", "metrics")
 _PUBLIC_NAMES = {
     "ActivationExtractor": "feature_extraction",
+    "ActivationStore": "feature_extraction",
     "SparseAutoencoderDictionary": "decomposition",
     "SparseAutoencoderDictionaryCV": "decomposition",
 }

@@ -38,6 +38,7 @@ ONLY_INSIDE_FUNCTIONS = {
     "umap",
     "openai",
     "safetensors",
+    "fsspec",
     "huggingface_hub",
     "yaml",
 }

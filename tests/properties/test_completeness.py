@@ -10,6 +10,7 @@ from skdict import datasets, decomposition, feature_extraction, inspection, io, 
 OTHERS = {
     "AmortisationGapDisplay",
     "ActivationSpecificityDisplay",
+    "ActivationStore",
     "Completion",
     "Dictionary",
     "DocumentFeatures",
