@@ -34,12 +34,24 @@ class UnitNormAdam:
         dictionary = self.autoencoder.dictionary
         with torch.no_grad():
             remove_along_(dictionary.grad, dictionary)
-        torch.nn.utils.clip_grad_norm_(self.autoencoder.parameters, self.max_norm)
+        self._clip_gradient()
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         with torch.no_grad():
             normalize_(dictionary)
+
+    def _clip_gradient(self):
+        """By the norm of the gradient of all components, those of other processes included."""
+        autoencoder, features = self.autoencoder, self.autoencoder.strategy.features
+        if features.size == 1:
+            torch.nn.utils.clip_grad_norm_(autoencoder.parameters, self.max_norm)
+            return
+        grads = [p.grad for p in autoencoder.row_parameters if p.grad is not None]
+        squares = features.sum_(torch.nn.utils.get_total_norm(grads).square())
+        if autoencoder.intercept.grad is not None:  # the same in all processes
+            squares = squares + torch.linalg.vector_norm(autoencoder.intercept.grad).square()
+        torch.nn.utils.clip_grads_with_norm_(autoencoder.parameters, self.max_norm, squares.sqrt())
 
     def reset_rows(self, rows):
         """Forget the moments of some components."""

@@ -22,12 +22,12 @@ from .._core.optim import normalize_
 from .._core.solvers.base import SOLVERS, Problem, Solver, stops_early
 from .._core.training.loop import TrainingLoop
 from ..utils._arrays import as_matrix
-from ..utils._random import check_random_state
 from ..utils._sklearn_compat import HasMethods, StrOptions
 from ..utils._warnings import warn_once
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import ATOMS, default_n_components, make_atoms
 from ._judging import LEAST_HELD_OUT
+from ._processes import Processes
 from ._reports import is_part_of_search
 
 # With fewer rows for each atom a fit holds out some, to see whether it learns the others by heart
@@ -177,7 +177,8 @@ def fit(params, rows, previous, reports, attributes_of):
     found : Found
     """
     kind = SOLVERS[params.solver]
-    random_state = check_random_state(params.random_state)
+    processes = Processes(params, rows)
+    random_state = processes.random_state()
     training, held_out = rows, None
     n_held_out = number_held_out(params, rows.shape, previous) if kind.in_epochs else 0
     if n_held_out:
@@ -195,11 +196,13 @@ def fit(params, rows, previous, reports, attributes_of):
     settled = {"alpha": alpha, "variance": variance_of(rms, rows)}
     settled |= {"rows": training, "held_out": held_out}
     if kind.in_epochs:
+        batch_size = batch_size_for(params, len(training))
+        processes.share_out(solver, len(training), batch_size)
         loop = TrainingLoop(
             solver,
             training,
             n_epochs=params.max_iter,
-            batch_size=batch_size_for(params, len(training)),
+            batch_size=batch_size,
             shuffle=params.shuffle,
             alpha=alpha,
             learning_rate=params.learning_rate_init,
@@ -216,7 +219,10 @@ def fit(params, rows, previous, reports, attributes_of):
         while not loop.is_over:
             reports.begin_epoch()
             loop.run_epoch()
-            loop.is_over |= reports.end_epoch(loop, lambda: attributes_of(found(loop.current)))
+            ends = reports.end_epoch(loop, lambda: attributes_of(found(loop.current)))
+            loop.is_over |= processes.any(ends)
+        if kind.keeps_state:
+            processes.leave(solver)
         return found(loop.best)
     with threads(params, rows):
         counters = {**solver.fit(rows, reports), "loss_curve_": []}

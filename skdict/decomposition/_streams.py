@@ -7,7 +7,6 @@ import torch
 
 from .._core.solvers.base import SOLVERS
 from .._core.training.loop import check_finite, train_epoch
-from ..utils._random import check_random_state
 from ._alpha import location_and_scale
 from ._fitting import (
     LARGEST_BATCH,
@@ -19,6 +18,7 @@ from ._fitting import (
     threads,
     variance_of,
 )
+from ._processes import Processes
 
 
 def learn_portion(params, rows, before, solver):
@@ -39,6 +39,7 @@ def learn_portion(params, rows, before, solver):
         With the counters of this portion alone.
     """
     previous, variance, n_seen = before.dictionary, before.variance, before.n_seen
+    processes = Processes(params, rows)
     if previous is not None:
         alpha = previous.alpha if params.alpha == "auto" else float(params.alpha)
     if solver is None:
@@ -54,7 +55,7 @@ def learn_portion(params, rows, before, solver):
         if previous is None:
             params = with_atoms_of_a_stream(params, rows)
         with threads(params, rows):
-            random_state = check_random_state(params.random_state)
+            random_state = processes.random_state()
             solver = start(params, rows, mean, rms, alpha, previous, random_state)
     else:
         rows.check_finite()
@@ -62,6 +63,8 @@ def learn_portion(params, rows, before, solver):
         solver = solver.copy_to(rows.device)
     n_steps, loss_curve = solver.n_steps, []
     if solver.in_epochs:
+        batch_size, _ = batch_size_of_stream(params, n_seen)
+        processes.share_out(solver, len(rows), batch_size)
         total = 0.0
         for piece, batch_size in pieces_of(params, rows, n_seen, solver.generator):
             solver.plan(alpha, params.learning_rate_init, batch_size, n_seen=n_seen)
@@ -79,7 +82,10 @@ def learn_portion(params, rows, before, solver):
         "n_steps_": solver.n_steps - n_steps,
         "loss_curve_": loss_curve,
     }
-    return Found(solver.finish(rows), solver, counters, alpha, variance, rows)
+    dictionary = solver.finish(rows)
+    if solver.in_epochs:
+        processes.leave(solver)
+    return Found(dictionary, solver, counters, alpha, variance, rows)
 
 
 def with_atoms_of_a_stream(params, rows):

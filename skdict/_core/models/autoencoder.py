@@ -1,12 +1,15 @@
 """A sparse autoencoder: its parameters and its forward pass through the three operations."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 
 from ..coding.selection import SELECTIONS
-from ..kernels import Support, encode_at, select
+from ..distributed.candidates import largest_of_groups, merge_candidates
+from ..distributed.gradients import shared
+from ..distributed.strategy import ALONE, Strategy
+from ..kernels import Support, encode_at, sampled_product, select
 from .architectures import Architecture
 from .architectures.base import Target
 
@@ -28,6 +31,8 @@ class Autoencoder:
     architecture : Architecture
     state : dict of str to tensor of shape (n_components,)
         What the architecture learns for each component beside atom and encoder.
+    strategy : Strategy
+        Says whether these are all components, or those of one of several processes.
     """
 
     dictionary: torch.Tensor
@@ -36,6 +41,7 @@ class Autoencoder:
     intercept: torch.Tensor
     architecture: Architecture
     state: dict = field(default_factory=dict)
+    strategy: Strategy = ALONE
 
     @classmethod
     def from_dictionary(cls, dictionary, architecture, *, encoder_scale):
@@ -78,12 +84,39 @@ class Autoencoder:
         """Support of the code of x, given x - b (B, n_features); no gradient."""
 
         def scan(offset=0.0, k=None, selection="positive"):
+            if self.strategy.shards_atoms:
+                return self._scan_shard(centred, offset, k, selection)
             if selection == "positive":
                 return select(centred, self.encoder_weight, self.encoder_bias - offset, k)
             p = F.linear(centred, self.encoder_weight, self.encoder_bias)
             return Support.of(SELECTIONS[selection](p, None, k))[0]
 
-        return self.architecture.select(scan, self.state, len(centred))
+        with self.strategy.active():
+            return self.architecture.select(scan, self.state, len(centred))
+
+    def _scan_shard(self, centred, offset, k, selection):
+        """`scan` where other processes hold the other components."""
+        weight, bias = self.encoder_weight, self.encoder_bias - offset
+        n_largest = None if k is None else min(k, len(bias))
+        if selection == "positive":
+            support = select(centred, weight, bias, n_largest)
+            if k is None:
+                return support
+            products = support.products
+            if products is None:
+                products = sampled_product(centred, weight, support)
+            return merge_candidates(support, products + bias[support.indices], k, self.strategy)
+        p = F.linear(centred, weight, bias)
+        if selection == "groups":
+            return Support.of(largest_of_groups(p, k, self.strategy))[0]
+        support, keys = Support.of(SELECTIONS[selection](p, None, n_largest))
+        keys = keys.abs() if selection == "absolute" else keys
+        return merge_candidates(support, keys, k, self.strategy)
+
+    @property
+    def is_separable(self):
+        """Whether `values` finds codes without `select`, of this process's components alone."""
+        return self.architecture.n_largest is None or not self.strategy.shards_atoms
 
     def state_at(self, support):
         """The architecture's state for each entry of the support."""
@@ -94,7 +127,8 @@ class Autoencoder:
         }
 
     def pre_activations(self, centred, support):
-        return encode_at(centred, self.encoder_weight, self.encoder_bias, self.intercept, support)
+        intercept = shared(self.intercept, self.strategy.features)
+        return encode_at(centred, self.encoder_weight, self.encoder_bias, intercept, support)
 
     def objective(self, centred, alpha, support):
         """The architecture's objective, summed over the rows of x: ½‖x - b - z D‖² + penalty.
@@ -105,23 +139,38 @@ class Autoencoder:
             x - b, as data.
         alpha : float
         support : Support or None
-            From `select`; None computes everywhere, which pays while codes are dense.
+            From `select`; None computes everywhere, which pays while codes are dense, and which
+            `is_separable` has to allow.
 
         Returns
         -------
         objective : tensor, scalar
+            Of the entries of this process. The sum over all processes is that of all entries.
         values : tensor of shape (nnz,), or (B, n_components) without a support
             The codes. No gradient.
         residual : tensor of shape (B, n_features)
             x - b - z D. No gradient.
         """
-        objective, values, residual = self.architecture.objective(
-            self.pre_activations(centred, support),
-            self.state_at(support),
-            alpha,
-            Target(centred, support, self.dictionary, self.intercept),
-        )
+        target = Target(centred, support, self.dictionary, self.intercept, self.strategy)
+        with self.strategy.active():
+            objective, values, residual = self.architecture.objective(
+                self.pre_activations(centred, support), self.state_at(support), alpha, target
+            )
         return objective, values.detach(), residual
+
+    def whole(self):
+        """The autoencoder with the components of all processes, in this one."""
+        if not self.strategy.shards_atoms:
+            return replace(self, strategy=ALONE)
+        whole = self.strategy.whole
+        return replace(
+            self,
+            dictionary=whole(self.dictionary.detach()),
+            encoder_weight=whole(self.encoder_weight.detach()),
+            encoder_bias=whole(self.encoder_bias.detach()),
+            state={name: whole(value.detach()) for name, value in self.state.items()},
+            strategy=ALONE,
+        )
 
     def folded(self):
         """Weight, bias and threshold (or None) of an `Encoder`, without gradient."""

@@ -53,8 +53,8 @@ class AlternatingSolver(EpochSolver):
     def plan(self, alpha, learning_rate, batch_size, n_steps=None, n_seen=0):
         self.alpha = alpha_in_training(alpha, self.scale)
 
-    def step(self, x):
-        return self.learner.step(x, self.alpha)
+    def step(self, x, n_rows=None):
+        return self.learner.step(x, self.alpha, n_rows)
 
     def objective(self, alpha):
         alpha, dictionary = alpha_in_training(alpha, self.scale), self.learner.dictionary

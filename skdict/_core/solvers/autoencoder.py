@@ -7,6 +7,7 @@ import torch
 
 from ..coding import Encoder
 from ..dictionary import Dictionary
+from ..distributed.strategy import ALONE
 from ..kernels import decode
 from ..models.architectures import make_architecture
 from ..models.autoencoder import Autoencoder
@@ -51,6 +52,7 @@ class AutoencoderSolver(EpochSolver):
     """
 
     has_encoder = True
+    shards_atoms = True
     needs_samples = False
     n_rows_at_a_time = 1024
     uses = EpochSolver.uses | {"architecture", "learning_rate_init"}
@@ -171,7 +173,7 @@ class AutoencoderSolver(EpochSolver):
         )
 
     def _learning_rate(self, batch_size, n_steps):
-        n_components, n_features = self.learner.autoencoder.dictionary.shape
+        n_components, n_features = self.n_components, len(self.mean)
         factor = math.sqrt(WIDE * batch_size / n_components)
         if self.from_scratch and n_steps is not None:  # trained atoms need not travel
             factor = max(factor, LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps))
@@ -182,23 +184,27 @@ class AutoencoderSolver(EpochSolver):
 
     @property
     def n_components(self):
-        return len(self.learner.autoencoder.dictionary)
+        return self.learner.n_components
 
     @property
     def is_settled(self):
         architecture = self.learner.autoencoder.architecture
         return self.schedule.settled_at(self.n_steps - 1, architecture)
 
-    def step(self, x):
-        return self.learner.step(x, self.schedule)
+    def step(self, x, n_rows=None):
+        return self.learner.step(x, self.schedule, n_rows)
 
     def objective(self, alpha):
         autoencoder = self.learner.autoencoder
+        strategy = replace(autoencoder.strategy, data=ALONE.data)  # other rows are not waited for
+        autoencoder = replace(autoencoder, strategy=strategy)
         alpha = alpha_in_training(alpha, self.scale)
 
         @torch.no_grad()
         def of_rows(x):
-            return autoencoder.objective(x - autoencoder.intercept, alpha, None)[0]
+            centred = x - autoencoder.intercept
+            support = None if autoencoder.is_separable else autoencoder.select(centred)
+            return autoencoder.objective(centred, alpha, support)[0]
 
         return of_rows
 
@@ -208,7 +214,7 @@ class AutoencoderSolver(EpochSolver):
         Where training has not come to the architecture itself, but is still at its first variant,
         thresholds are taken from the rows.
         """
-        autoencoder = self.learner.averaged()
+        autoencoder = self.learner.averaged().whole()
         architecture = autoencoder.architecture
         if not self.schedule.is_itself_at(self.n_steps - 1, architecture):
             autoencoder = self._calibrated(autoencoder, rows)

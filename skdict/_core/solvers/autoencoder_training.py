@@ -1,9 +1,12 @@
 """The state of an autoencoder in training, and its step."""
 
+import math
 from dataclasses import replace
 
 import torch
 
+from ..distributed.ranks import part
+from ..distributed.strategy import ALONE
 from ..models.autoencoder import Autoencoder
 from ..optim import UnitNormAdam, normalize_
 from .averaging import Average
@@ -48,53 +51,88 @@ class Training:
         self.n_steps = 0
         self.has_fired = torch.zeros(
             len(autoencoder.dictionary), dtype=torch.bool, device=autoencoder.dictionary.device
-        )
+        )  # on the rows of this process
         self.n_watched = 0  # samples since `has_fired` was cleared
         self.average = Average(autoencoder.parameters)
         self.measured = None  # the `measured_stats` of the average
         self._density = density
 
     @torch.enable_grad()  # whatever the caller has set
-    def step(self, x, schedule):
-        """Take one step on the rows of x (B, n_features).
+    def step(self, x, schedule, n_rows=None):
+        """Take one step on a batch.
+
+        Parameters
+        ----------
+        x : tensor of shape (b, n_features)
+            The rows of the batch that this process has read: all, where it is alone.
+        schedule : Schedule
+        n_rows : int, optional
+            B, those of all processes.
 
         Returns
         -------
         objective : tensor, scalar
-            Sum over the rows at the parameters before the step; not synchronised.
+            Sum over the rows at the parameters before the step, of which the sum over the
+            processes is that of the batch; not synchronised.
         """
+        strategy = self.strategy
+        n_rows = len(x) if n_rows is None else n_rows
+        x = strategy.features.gathered(x, n_rows)
         alpha = schedule.alpha_at(self.n_steps)
         progress = schedule.progress_at(self.n_steps)
         architecture = self.autoencoder.architecture.variant_at(progress)
         autoencoder = replace(self.autoencoder, architecture=architecture)
         centred = x - self.autoencoder.intercept.detach()
         total, n_entries, codes = 0.0, 0, []
-        for piece in centred.split(self._rows_at_a_time()):
-            dense = self._density > DENSE_ABOVE and piece.shape[0] * self._width <= DENSE_ELEMENTS
+        for piece, size in self._pieces(centred, n_rows):
+            dense = self._density > DENSE_ABOVE and size * self._width <= DENSE_ELEMENTS
+            dense = dense and autoencoder.is_separable
             support = None if dense else autoencoder.select(piece)
             objective, values, _ = autoencoder.objective(piece, alpha, support)
-            (objective / len(x)).backward()
+            (objective / n_rows).backward()
             total = total + objective.detach()
             self._note_fired(values, support)
             n_entries = n_entries + (torch.count_nonzero(values) if dense else len(values))
             if architecture.running_stats:
                 codes.append(values.flatten())
         if codes:
-            with torch.no_grad():
-                architecture.update_running_stats(torch.cat(codes), autoencoder.state, len(x))
-        self._density = float(n_entries) / (len(x) * self._width)  # waits, after dense products
+            with torch.no_grad(), strategy.active():
+                architecture.update_running_stats(torch.cat(codes), autoencoder.state, n_rows)
+        if not strategy.is_alone:
+            n_entries = self._add_up(n_entries)
+        self._density = float(n_entries) / (n_rows * self._width)  # waits, after dense products
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
-        self.n_watched += len(x)
+        self.n_watched += n_rows
         if schedule.n_steps is None:
             self.average.update()
-            self._measure(architecture, x)
+            self._measure(architecture, x, n_rows)
         if self.n_watched >= MIN_WATCHED and schedule.resamples_at(self.n_steps, self.n_watched):
-            self._resample(autoencoder, x)
+            self._resample(autoencoder, x, n_rows)
         self.n_steps += 1
         return total
 
+    def _pieces(self, centred, n_rows):
+        """Yield the rows in pieces, as many in all processes, and the size of the largest."""
+        n_own, most = math.ceil(n_rows / self.strategy.data.size), self._rows_at_a_time()
+        if self.strategy.data.size == 1:
+            yield from ((piece, len(piece)) for piece in centred.split(most))
+            return
+        n_pieces = math.ceil(n_own / most)
+        for piece in centred.tensor_split(n_pieces):
+            yield piece, math.ceil(n_own / n_pieces)
+
     @torch.no_grad()
-    def _measure(self, architecture, x):
+    def _add_up(self, n_entries):
+        """Add the gradients of other rows; the number of entries of all codes."""
+        data = self.strategy.data
+        for parameter in self.autoencoder.parameters if data.size > 1 else ():
+            if parameter.grad is not None:
+                data.sum_(parameter.grad)
+        n_entries = torch.as_tensor(n_entries, device=self.has_fired.device).clone()
+        return self.strategy.ranks.sum_(n_entries)
+
+    @torch.no_grad()
+    def _measure(self, architecture, x, n_rows):
         """Measure statistics on the codes of the averaged parameters.
 
         There is less noise in these than in the parameters of any step: with the mean of the
@@ -107,17 +145,29 @@ class Training:
         if not architecture.measured_stats:
             return
         autoencoder = self._average()
-        x = x[: max(LEAST_MEASURED, len(x) // PART_MEASURED)]
+        n_measured = min(n_rows, max(LEAST_MEASURED, n_rows // PART_MEASURED))
+        data = self.strategy.data
+        x = x[: max(0, n_measured - part(n_rows, data.rank, data.size)[0])]
         centred = x - autoencoder.intercept
         support = autoencoder.select(centred)
         pre_activations = autoencoder.pre_activations(centred, support)
         state = autoencoder.state_at(support)
-        values = architecture.values(pre_activations, state, len(x))
-        architecture.update_running_stats(values, self.measured, len(x))
+        with self.strategy.active():
+            values = architecture.values(pre_activations, state, len(x))
+            architecture.update_running_stats(values, self.measured, n_measured)
+
+    @property
+    def strategy(self):
+        return self.autoencoder.strategy
+
+    @property
+    def n_components(self):
+        """Of all processes."""
+        return self.strategy.n_components or len(self.has_fired)
 
     @property
     def _width(self):
-        return len(self.has_fired)
+        return self.n_components
 
     def _rows_at_a_time(self):
         """How many rows are expected to have no more than `MAX_ENTRIES` entries."""
@@ -129,15 +179,21 @@ class Training:
         if support is None:
             largest = values.amax(dim=0)
         else:
-            largest = values.new_zeros(self._width)
+            largest = values.new_zeros(len(self.has_fired))
             largest.scatter_reduce_(0, support.indices, values, "amax")
         self.has_fired |= largest > 0
 
     @torch.no_grad()
-    def _resample(self, autoencoder, x):
-        """Resample dead and duplicate features, as far as x shows to what."""
+    def _resample(self, autoencoder, x, n_rows):
+        """Resample dead and duplicate features, as far as x shows to what.
+
+        Processes with different rows get those of all, and do the same.
+        """
+        strategy = self.strategy
+        x = strategy.data.gathered(x, n_rows)
+        autoencoder = replace(autoencoder, strategy=replace(strategy, data=ALONE.data))
         before = self.autoencoder.encoder_weight.clone()
-        dead = ~self.has_fired
+        dead = ~strategy.whole(strategy.data.max_(self.has_fired))
         free = merge_duplicates(autoencoder, ~dead)
         x = x[: self._rows_at_a_time()]
         centred = x - autoencoder.intercept
@@ -146,7 +202,8 @@ class Training:
         left = split(
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )
-        revive(self.autoencoder, self.optimizer, dead | left, x, residual, self.generator)
+        itself = replace(autoencoder, architecture=self.autoencoder.architecture)
+        revive(itself, self.optimizer, dead | left, x, residual, self.generator)
         self.average.restart((self.autoencoder.encoder_weight != before).any(dim=1))
         self.has_fired.zero_()
         self.n_watched = 0
@@ -172,10 +229,30 @@ class Training:
             state=autoencoder.state | dict(zip(names, learned, strict=True)) | self.measured,
         )
 
+    def distributed(self, strategy):
+        """The same state in one of several processes, each with its features; or whole again.
+
+        Parameters
+        ----------
+        strategy : Strategy
+            With `ALONE` it is the state of all processes that was distributed before.
+
+        Returns
+        -------
+        training : Training
+            With tensors of its own.
+        """
+        state = map_components(self.state_dict(), strategy.own)
+        return self.from_state_dict(state, self.has_fired.device, strategy)
+
     def state_dict(self):
-        """The whole state in plain containers, with the tensors themselves and not copies."""
-        autoencoder = self.autoencoder
-        return {
+        """The state in plain containers, with the tensors themselves and not copies.
+
+        Of several processes it is that of all, and all of them have to ask for it.
+        """
+        autoencoder, strategy = self.autoencoder, self.strategy
+        strategy.data.max_(self.has_fired)
+        state = {
             "tensors": [tensor.detach() for tensor in autoencoder.tensors],
             "state": list(autoencoder.state),
             "architecture": autoencoder.architecture,
@@ -189,9 +266,10 @@ class Training:
             "measured": self.measured,
             "density": self._density,
         }
+        return map_components(state, strategy.whole) if strategy.shards_atoms else state
 
     @classmethod
-    def from_state_dict(cls, state, device):
+    def from_state_dict(cls, state, device, strategy=ALONE):
         """Go on from a state on a device, with tensors of its own."""
         dictionary, weight, bias, *values, intercept = (
             tensor.to(device, copy=True) for tensor in state["tensors"]
@@ -201,7 +279,13 @@ class Training:
         generator.set_state(state["generator"])
         training = cls(
             Autoencoder(
-                dictionary, weight, bias, intercept, state["architecture"], of_architecture
+                dictionary,
+                weight,
+                bias,
+                intercept,
+                state["architecture"],
+                of_architecture,
+                strategy,
             ),
             generator,
             fit_intercept=state["fit_intercept"],
@@ -217,3 +301,31 @@ class Training:
                 name: value.to(device, copy=True) for name, value in state["measured"].items()
             }
         return training
+
+
+def map_components(state, function):
+    """A `Training.state_dict` with a function of all that has an entry for each component."""
+
+    def of_moments(number, moments):
+        if number == state["optimizer"]["param_groups"][0]["params"][-1]:  # of the intercept
+            return moments
+        return {
+            name: value if name == "step" else function(value) for name, value in moments.items()
+        }
+
+    def of_all_but_last(tensors):
+        return [*map(function, tensors[:-1]), tensors[-1]]
+
+    optimizer, average = state["optimizer"], state["average"]
+    moments = {number: of_moments(number, value) for number, value in optimizer["state"].items()}
+    values, measured = average["values"], state["measured"]
+    if measured is not None:
+        measured = {name: function(value) for name, value in measured.items()}
+    return {
+        **state,
+        "tensors": of_all_but_last(state["tensors"]),
+        "optimizer": {**optimizer, "state": moments},
+        "has_fired": function(state["has_fired"]),
+        "average": {**average, "values": None if values is None else of_all_but_last(values)},
+        "measured": measured,
+    }

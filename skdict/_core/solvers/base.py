@@ -88,6 +88,7 @@ class Solver:
     keeps_state = False  # going on needs its state: the dictionary alone would forget
     has_encoder = False  # leaves a way to code beside the atoms
     is_penalised = True  # that way to code depends on alpha
+    shards_atoms = False  # each of several processes may hold some of the atoms
     # What it starts from by default.
     default_atoms = None  # a name of dict_init
     needs_samples = True  # n_components="auto" is no more than the number of samples
@@ -143,8 +144,12 @@ class Solver:
         which ``n_seen`` samples have come."""
         raise NotImplementedError
 
-    def step(self, x):
-        """Learn from standardised rows (B, n_features); the sum of their objective, a tensor."""
+    def step(self, x, n_rows=None):
+        """Learn from standardised rows (B, n_features); the sum of their objective, a tensor.
+
+        Of several processes each has some of the ``n_rows`` rows of a batch, and a part of the
+        sum.
+        """
         raise NotImplementedError
 
     @property
@@ -154,7 +159,9 @@ class Solver:
 
     def objective(self, alpha):
         """Function from standardised rows (B, n_features), which are not learned from, to the sum
-        of their objective, a tensor; for use before the next step."""
+        of their objective, a tensor; for use before the next step.
+
+        Of processes that hold some of the atoms each has a part of the sum."""
         raise NotImplementedError
 
     def finish(self, rows):
@@ -213,6 +220,14 @@ class EpochSolver(Solver):
         self.learner = learner
         self.mean = mean
         self.scale = scale
+
+    @property
+    def strategy(self):
+        return self.learner.strategy
+
+    def distribute(self, strategy):
+        """Go on as one of several processes; with `ALONE` as one that has the state of all."""
+        self.learner = self.learner.distributed(strategy)
 
     @property
     def generator(self):

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from ..kernels import add_at_, sampled_product, select, transposed_product
+from ..distributed.candidates import merge_candidates
+from ..kernels import Support, add_at_, sampled_product, select, transposed_product
 from ..optim import fitting_scale, normalize_, remove_along_
 
 # Two features are duplicates if the cosine of their atoms and that of their encoders exceed this.
@@ -20,6 +21,8 @@ MIN_SAMPLES_TO_SPLIT = 10
 MAX_RESAMPLED = 0.05
 MAX_RESAMPLED_OF_FEW = 100
 POWER_ITERATIONS = 8
+# Atoms whose random numbers are drawn together.
+DRAWN_TOGETHER = 4096
 
 
 @torch.no_grad()
@@ -59,12 +62,15 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
     centred = x - autoencoder.intercept
     directions = normalize_(centred[drawn.to(x.device)])
-    norms = torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1)
+    strategy = autoencoder.strategy
+    norms = strategy.whole(torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1))
     alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
     weight = 0.2 * alive_norm * directions
     added = torch.relu(centred @ weight.T) @ directions
-    autoencoder.dictionary[rows] = directions
-    autoencoder.encoder_weight[rows] = fitting_scale(added, residual).clamp(0.0, 1.0) * weight
+    weight = fitting_scale(added, residual).clamp(0.0, 1.0) * weight
+    mine, rows = strategy.located(rows)
+    autoencoder.dictionary[rows] = directions[mine]
+    autoencoder.encoder_weight[rows] = weight[mine]
     autoencoder.encoder_bias[rows] = 0
     architecture = autoencoder.architecture
     initial = architecture.initial_state(torch.zeros_like(autoencoder.encoder_bias))
@@ -98,29 +104,23 @@ def merge_duplicates(autoencoder, alive):
         The features that are no longer needed. Their encoders are zero.
     """
     atoms, weight, bias = (p.detach() for p in autoencoder.row_parameters[:3])
-    n_components, n_features = atoms.shape
-    encoder = normalize_(torch.cat([weight, bias[:, None] / math.sqrt(n_features)], dim=1))
-    index = alive.nonzero()[:, 0]
-    candidates = atoms[index]
+    strategy = autoencoder.strategy
+    encoder = normalize_(torch.cat([weight, bias[:, None] / math.sqrt(atoms.shape[1])], dim=1))
     # (n_components,): the first feature that each is a duplicate of, else its own number
-    first = torch.arange(n_components, device=atoms.device)
-    for start in range(0, len(index), ROWS_TO_COMPARE):
-        end = min(start + ROWS_TO_COMPARE, len(index))
-        bias_to_find = candidates.new_full((end,), -DUPLICATE_COSINE)
-        pairs = select(candidates[start:end], candidates[:end], bias_to_find, min(N_NEAREST, end))
-        later, earlier = index[pairs.rows + start], index[pairs.indices]
-        found = (earlier < later) & _alike(atoms, encoder, later, earlier)
-        first.scatter_reduce_(0, later[found], earlier[found], "amin")
+    first = _first_duplicates(atoms, encoder, alive, strategy)
     root = first[first]
     while not torch.equal(root, first):
         first, root = root, root[root]
-    rows = (root < torch.arange(n_components, device=atoms.device)).nonzero()[:, 0]
-    rows = rows[_alike(atoms, encoder, rows, root[rows])]  # of a chain a ~ b ~ c only b goes
-    merged = root[rows].unique()
+    rows = (root < torch.arange(len(root), device=root.device)).nonzero()[:, 0]
+    pairs = [strategy.rows_at(t, i) for i in (rows, root[rows]) for t in (atoms, encoder)]
+    rows = rows[_alike(*pairs)]  # of a chain a ~ b ~ c only b goes
+    _, merged = strategy.located(root[rows].unique())
     norms = torch.linalg.vector_norm(weight, dim=1)
+    mine, roots = strategy.located(root[rows])
+    _, places = strategy.located(rows)
     for parameter in (weight, bias):
-        add_at_(parameter, root[rows], parameter[rows])
-        parameter[rows] = 0
+        add_at_(parameter, roots, strategy.rows_at(parameter, rows)[mine])
+        parameter[places] = 0
     growth = torch.linalg.vector_norm(weight[merged], dim=1) / norms[merged]
     autoencoder.architecture.rescale(autoencoder.state, merged, growth)
     free = torch.zeros_like(alive)
@@ -128,14 +128,48 @@ def merge_duplicates(autoencoder, alive):
     return free
 
 
-def _alike(atoms, encoder, one, other):
-    """Whether the pairs of features (m,), (m,) are duplicates: bool of shape (m,)."""
-    return torch.stack(
-        [
-            torch.linalg.vecdot(vectors[one], vectors[other]) > DUPLICATE_COSINE
-            for vectors in (atoms, encoder)
+def _first_duplicates(atoms, encoder, alive, strategy):
+    """The first feature that each (n_components,) is a duplicate of, else its own number.
+
+    Processes that hold different features each get the atoms and encoders of a block, and look
+    for duplicates of these among their own.
+    """
+    index = alive.nonzero()[:, 0]
+    mine, places = strategy.located(index)
+    candidates, own = atoms[places], index[mine]  # and their numbers
+    first = torch.arange(len(alive), device=atoms.device)
+    for start in range(0, len(index), ROWS_TO_COMPARE):
+        block = index[start : start + ROWS_TO_COMPARE]
+        of_block = strategy.rows_at(atoms, block), strategy.rows_at(encoder, block)
+        n_before = int((own <= block[-1]).sum())
+        n_nearest = min(N_NEAREST, start + len(block))
+        pairs = _nearest(of_block[0], candidates[:n_before], n_nearest, strategy)
+        later, earlier = block[pairs.rows], own[pairs.indices]
+        pair = [
+            *(t[pairs.rows] for t in of_block),
+            *(t[places[pairs.indices]] for t in (atoms, encoder)),
         ]
-    ).all(dim=0)
+        found = (earlier < later) & _alike(*pair)
+        first.scatter_reduce_(0, later[found], earlier[found], "amin")
+    return strategy.features.min_(first)
+
+
+def _nearest(block, candidates, k, strategy):
+    """Of the k candidates of all processes nearest to each row of a block, those of this one."""
+    bias = candidates.new_full((len(candidates),), -DUPLICATE_COSINE)
+    if not strategy.shards_atoms:
+        return select(block, candidates, bias, k)
+    if len(candidates):
+        pairs = select(block, candidates, bias, min(k, len(candidates)))
+    else:
+        pairs = Support.of(block.new_zeros(len(block), 0))[0]
+    return merge_candidates(pairs, sampled_product(block, candidates, pairs), k, strategy)
+
+
+def _alike(atoms, encoder, other_atoms, other_encoder):
+    """Whether the pairs of features, m and m, are duplicates: bool of shape (m,)."""
+    cosines = torch.linalg.vecdot(atoms, other_atoms), torch.linalg.vecdot(encoder, other_encoder)
+    return torch.stack([cosine > DUPLICATE_COSINE for cosine in cosines]).all(dim=0)
 
 
 @torch.no_grad()
@@ -171,16 +205,14 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
     rows = free.nonzero()[:, 0]
     if len(rows) == 0:
         return free
-    atoms = autoencoder.dictionary
+    atoms, strategy = autoencoder.dictionary, autoencoder.strategy
 
     def per_feature(entries):
         sums = torch.zeros(len(atoms), dtype=entries.dtype, device=entries.device)
         return add_at_(sums, support.indices, entries)
 
     active = values != 0
-    direction = torch.randn(
-        atoms.shape, generator=generator, dtype=torch.float32, device="cpu"
-    ).to(atoms)
+    direction = draw_rows_of_atoms(len(free), atoms.shape[1], strategy, generator).to(atoms)
     for _ in range(POWER_ITERATIONS):
         direction = normalize_(remove_along_(direction, atoms))
         slopes = sampled_product(residual, direction, support) * active
@@ -189,8 +221,10 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
     along = sampled_product(residual, direction, support) * active
 
     energy = per_feature(along.square())
-    energy[free | keep | (per_feature(active.to(along)) < MIN_SAMPLES_TO_SPLIT)] = 0
-    n_splits = min(len(rows), int(torch.count_nonzero(energy)), _most_resampled(len(atoms)))
+    is_rare = per_feature(active.to(along)) < MIN_SAMPLES_TO_SPLIT
+    energy[strategy.own(free | keep) | is_rare] = 0
+    energy = strategy.whole(energy)
+    n_splits = min(len(rows), int(torch.count_nonzero(energy)), _most_resampled(len(free)))
     parents = energy.topk(n_splits).indices
     left = free.clone()
     left[rows[: len(parents)]] = False
@@ -199,17 +233,43 @@ def split(autoencoder, optimizer, free, keep, support, values, residual, generat
     # At first both halves are active wherever the atom was, so each gets half of its code. With
     # all of it they would add it twice, and be merged again into an atom with twice the code.
     weight, bias = autoencoder.encoder_weight, autoencoder.encoder_bias
-    norms = 0.5 * torch.linalg.vector_norm(weight[parents], dim=1, keepdim=True)
-    bias[parents] *= 0.5
-    autoencoder.architecture.rescale(autoencoder.state, parents, bias.new_full((n_splits,), 0.5))
-    old = atoms[parents].clone()
+    mine, own = strategy.located(parents)
+    norms = 0.5 * torch.linalg.vector_norm(weight[own], dim=1, keepdim=True)
+    bias[own] *= 0.5
+    autoencoder.architecture.rescale(autoencoder.state, own, bias.new_full((len(own),), 0.5))
+    old = atoms[own].clone()
     for half, side in ((rows, along > 0), (parents, along < 0)):
         slope = per_feature(along * values * side) / per_feature(values.square() * side).clamp_min(
             torch.finfo(values.dtype).tiny
         )
-        atoms[half] = normalize_(old + slope[parents, None] * direction[parents])
-        weight[half] = norms * atoms[half]
-        for tensor in (bias, *autoencoder.state.values()):
-            tensor[half] = tensor[parents]
-        optimizer.reset_rows(half)
+        new = normalize_(old + slope[own, None] * direction[own])
+        # what a half takes from its parent, which another process may have
+        tables = (atoms, new), (weight, norms * new)
+        tables += tuple((tensor, tensor[own]) for tensor in (bias, *autoencoder.state.values()))
+        of_half, places = strategy.located(half)
+        for tensor, of_parents in tables:
+            tensor[places] = strategy.spread(of_parents, mine, n_splits)[of_half]
+        optimizer.reset_rows(places)
     return left
+
+
+def draw_rows_of_atoms(n_components, n_features, strategy, generator):
+    """Normal random numbers for each atom of this process: (n, n_features), float32.
+
+    Those of a block of `DRAWN_TOGETHER` atoms follow from one number of the generator and the
+    number of the block, so that no process needs those of all atoms.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
+    start = strategy.start
+    stop = start + len(strategy.own(range(n_components)))
+    drawn = torch.empty(stop - start, n_features, dtype=torch.float32, device="cpu")
+    for block in range(start // DRAWN_TOGETHER, math.ceil(stop / DRAWN_TOGETHER)):
+        first = block * DRAWN_TOGETHER
+        last = min(first + DRAWN_TOGETHER, n_components)
+        of_block = torch.Generator(device="cpu").manual_seed(seed + block)
+        rows = torch.randn(
+            last - first, n_features, generator=of_block, dtype=torch.float32, device="cpu"
+        )
+        low, high = max(first, start), min(last, stop)
+        drawn[low - start : high - start] = rows[low - first : high - first]
+    return drawn

@@ -2,6 +2,9 @@
 
 import math
 
+import torch
+
+from ..data.shuffle import Division
 from ..kernels.cpu.threads import threads_for
 
 
@@ -117,22 +120,34 @@ def train_epoch(solver, rows, batch_size, shuffle, *, after_step=None):
         Mean over the rows, each at the parameters of its step, in the units of the data.
     """
     generator = solver.generator if shuffle else None
-    total = 0.0
+    ranks = solver.strategy.ranks
+    batches = solver.standardised(rows).batches(
+        batch_size, generator, share=(ranks.rank, ranks.size)
+    )
+    division, total = Division(len(rows), batch_size), 0.0
     with _threads(solver, rows, batch_size):
-        for x in solver.standardised(rows).batches(batch_size, generator):
-            total = total + solver.step(x)
+        for batch, x in enumerate(batches):
+            n_rows = division.start(batch + 1) - division.start(batch)
+            total = total + solver.step(x, n_rows)
             if after_step is not None:
-                after_step(len(x))
+                after_step(n_rows)
+    total = ranks.sum_(total)
     return float(total) * solver.scale**2 / len(rows)  # waits for the device, once an epoch
 
 
 def mean_objective(solver, rows, alpha):
     """Mean objective of rows that are not learned from, in the units of the data."""
     total, data = 0.0, solver.standardised(rows)
-    with _threads(solver, rows, solver.n_rows_at_a_time):
+    strategy, size = solver.strategy, solver.n_rows_at_a_time
+    with _threads(solver, rows, size):
         objective = solver.objective(alpha)
-        for start in range(0, len(rows), solver.n_rows_at_a_time):
-            total += float(objective(data[start : start + solver.n_rows_at_a_time]))
+        # processes with the same atoms take turns
+        starts = range(0, len(rows), size)[strategy.data.rank :: strategy.data.size]
+        for start in starts:
+            total += float(objective(data[start : start + size]))
+    if not strategy.is_alone:
+        total = torch.tensor(total, dtype=torch.float64, device=rows.device)
+        total = float(strategy.ranks.sum_(total))
     return total * solver.scale**2 / len(rows)
 
 

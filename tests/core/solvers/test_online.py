@@ -35,7 +35,7 @@ def test_sums_of_batches():
     totals = 0.0, 0.0
     for step, batch in enumerate(x.split(10)):
         codes = random_codes(10, 12, seed=step)
-        learner._remember(*as_support(codes), batch)
+        learner._remember(*as_support(codes), batch, len(batch))
         learner.n_steps += 1
         # Mairal et al. 2009, section 3.4.2, as scikit-learn has it
         theta = (step + 1) * 10 if step < 9 else 100 + step + 1 - 10
@@ -56,7 +56,7 @@ def test_atoms_are_updated_in_turn(block, fit_intercept, monkeypatch):
     learner, x = make_learner(fit_intercept=fit_intercept)
     codes = random_codes(50, 12)
     codes[:, 4] = 0  # unused
-    learner._remember(*as_support(codes), x)
+    learner._remember(*as_support(codes), x, len(x))
     table = torch.cat([learner.dictionary, learner.intercept[None]]).numpy().copy()
     a, b = learner.code_code.numpy(), learner.code_sample.numpy()
     for j in range(12):
@@ -73,7 +73,7 @@ def test_atoms_are_updated_in_turn(block, fit_intercept, monkeypatch):
 def test_each_update_lowers_the_error_of_the_codes():
     learner, x = make_learner()
     codes = random_codes(50, 12)
-    learner._remember(*as_support(codes), x)
+    learner._remember(*as_support(codes), x, len(x))
 
     def error():
         return float((x - codes @ learner.dictionary - learner.intercept).square().sum())

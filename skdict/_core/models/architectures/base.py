@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from ...kernels import Support, reconstruction_error
+from ...distributed.gradients import error_of_sum
+from ...distributed.strategy import ALONE, Strategy
+from ...kernels import Support, decode, reconstruction_error
 from ...parameters import Parameterized, is_count
 
 # How many numbers of non-zero entries a search begins with.
@@ -23,12 +25,15 @@ class Target(NamedTuple):
     dictionary : tensor of shape (n_components, n_features)
     intercept : tensor of shape (n_features,)
         b. ``centred`` does not depend on it for autograd; the error's gradient does.
+    strategy : Strategy
+        Says whether these are all atoms, or those of one of several processes.
     """
 
     centred: torch.Tensor
     support: Support | None
     dictionary: torch.Tensor
     intercept: torch.Tensor
+    strategy: Strategy = ALONE
 
 
 class SparsityGrid(NamedTuple):
@@ -158,6 +163,10 @@ class Architecture(Parameterized):
     # Which pre-activations may be a code, in use: see `coding.Encoder`. In training it is for
     # `values` to say.
     selection = "positive"
+    # Whether several processes can train it, each of which sees some of the samples or of the
+    # features. Those of skdict can; one of your own says so if all of its methods treat each entry
+    # of a code by itself.
+    distributed = False
 
     def complete(self, n_components, default_k):
         """Set a ``k`` that was left open, and check it against the number of components.
@@ -318,9 +327,11 @@ class Architecture(Parameterized):
         residual : tensor of shape (B, n_features)
             x - b - z D. No gradient.
         """
-        return reconstruction_error(
-            values, target.support, target.dictionary, target.centred, target.intercept
-        )
+        centred, support, dictionary, intercept, strategy = target
+        if strategy.shards_atoms:
+            decoded = decode(values, support, dictionary)
+            return error_of_sum(decoded, centred, intercept, strategy.features)
+        return reconstruction_error(values, support, dictionary, centred, intercept)
 
     def penalty(self, pre_activations, values, state, alpha):
         """What the objective adds to the squared error, summed over the batch.

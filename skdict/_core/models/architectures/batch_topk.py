@@ -2,6 +2,8 @@
 
 import torch
 
+from ...distributed.cut import largest_cut
+from ...distributed.strategy import min_over_processes, totals
 from ...parameters import is_number
 from .base import Architecture, threshold_of
 from .registry import register
@@ -45,6 +47,7 @@ class BatchTopK(Architecture):
 
     running_stats = measured_stats = ("threshold",)
     first_variant_until = 0.5
+    distributed = True
 
     def __init__(self, k=None, *, rate=0.1, margin=0.9):
         self.k = k
@@ -66,23 +69,21 @@ class BatchTopK(Architecture):
 
     def select(self, scan, state, n_rows):
         support = scan(offset=self.margin * state["threshold"])
-        if len(support.indices) < self.k * n_rows:
+        n_found, n_rows = totals(len(support.indices), n_rows, support.indices.device)
+        if n_found < self.k * n_rows:
             support = scan()
         return support
 
     def values(self, pre_activations, state, n_rows):
         values = torch.relu(pre_activations)
-        n_cut = values.numel() - self.k * n_rows
-        if n_cut <= 0:
-            return values
-        largest_cut = values.detach().flatten().kthvalue(n_cut).values
-        return torch.where(values > largest_cut, values, 0)
+        cut = largest_cut(values.detach(), self.k * n_rows)
+        return values if cut is None else torch.where(values > cut, values, 0)
 
     def update_running_stats(self, values, state, n_rows):
         threshold = state["threshold"]
-        if values.numel() == 0:
-            return
-        smallest = torch.where(values > 0, values, torch.inf).min()
+        smallest = torch.where(values > 0, values, torch.inf)
+        smallest = smallest.min() if values.numel() else values.new_tensor(torch.inf)
+        smallest = min_over_processes(smallest)
         rate = torch.ones_like(threshold, dtype=torch.float32)  # the first batch counts alone
         rate.masked_fill_(threshold > 0, self.rate)
         change = rate * (smallest - threshold)

@@ -24,6 +24,8 @@ class Gated(Architecture):
     (1000, 16)
     """
 
+    distributed = True
+
     def initial_state(self, zeros):
         return {"log_gain": zeros.clone(), "shift": zeros.clone()}
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ...distributed.strategy import sum_over_processes
 from ...parameters import is_number
 from .base import Architecture, threshold_of
 from .registry import register
@@ -60,6 +61,7 @@ class JumpReLU(Architecture):
 
     running_stats = ("log_price",)
     first_variant_until = 0.3
+    distributed = True
 
     def __init__(
         self,
@@ -114,7 +116,8 @@ class JumpReLU(Architecture):
 
     def update_running_stats(self, values, state, n_rows):
         if self.k is not None:
-            n_active = torch.count_nonzero(values > 0).double()  # stays on the device
+            # stays on the device
+            n_active = sum_over_processes(torch.count_nonzero(values > 0)).double()
             excess = (n_active / (n_rows * self.k) - 1).clamp_max(1.0)
             for name, rate in (
                 ("log_price", self.price_rate),

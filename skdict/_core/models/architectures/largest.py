@@ -15,6 +15,8 @@ class Largest(Architecture):
         How many are kept.
     """
 
+    distributed = True
+
     def __init__(self, k=None):
         self.k = k
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import torch
 
+from ...distributed.gradients import error_of_sum
 from ...kernels import decode, half_squared_error
 from ...parameters import is_number
 from .batch_topk import BatchTopK
@@ -81,8 +82,9 @@ class _NestedReLU(ReLU):
 
 def nested_error(values, target, prefixes):
     """Mean over prefixes of the dictionary of the halved squared error; residual of the whole."""
-    centred, support, dictionary, intercept = target
-    ends = prefix_ends(prefixes, len(dictionary))
+    centred, support, dictionary, intercept, strategy = target
+    ends = prefix_ends(prefixes, strategy.n_components or len(dictionary))
+    ends = [min(max(end - strategy.start, 0), len(dictionary)) for end in ends]  # of these atoms
     if support is None:
         starts = [0, *ends[:-1]]
         decoded = torch.stack(
@@ -95,7 +97,12 @@ def nested_error(values, target, prefixes):
     else:
         groups = support.in_groups(ends)
         decoded = decode(values, groups, dictionary).view(len(centred), len(ends), -1)
-    error, residuals = half_squared_error(centred[:, None], intercept, decoded.cumsum(dim=1))
+    decoded = decoded.cumsum(dim=1)
+    if strategy.shards_atoms:
+        features = strategy.features
+        error, residuals = error_of_sum(decoded, centred[:, None], intercept, features)
+    else:
+        error, residuals = half_squared_error(centred[:, None], intercept, decoded)
     return error / len(ends), residuals[:, -1]
 
 

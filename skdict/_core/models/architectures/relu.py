@@ -21,5 +21,7 @@ class ReLU(Architecture):
     (1000, 16)
     """
 
+    distributed = True
+
     def penalty(self, pre_activations, values, state, alpha):
         return alpha * values.sum()

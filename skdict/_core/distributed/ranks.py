@@ -1,0 +1,121 @@
+"""The processes of a group of torch.distributed, and what they do together."""
+
+import torch
+import torch.distributed as dist
+
+try:
+    from torch.distributed import all_gather_single
+except ImportError:  # its name before torch 2.13
+    from torch.distributed import all_gather_into_tensor as all_gather_single
+
+
+def part(n_rows, rank, size):
+    """Start and stop of the rows of one process, of consecutive parts as `torch.tensor_split`."""
+    least, n_larger = divmod(n_rows, size)
+    start = rank * least + min(rank, n_larger)
+    return start, start + least + (rank < n_larger)
+
+
+class Alone:
+    """One process: nothing is sent, and nothing copied."""
+
+    rank, size = 0, 1
+
+    def sum_(self, tensor):
+        return tensor
+
+    max_ = min_ = sum_
+
+    def gathered(self, rows, n_rows):
+        return rows
+
+    def any(self, flag, device):
+        return flag
+
+
+class Ranks:
+    """Processes of a group. Each method is called by all of them, in the same order.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup or None
+        None is the default group.
+
+    Attributes
+    ----------
+    rank, size : int
+        Number of this process in the group, and how many there are.
+    """
+
+    def __init__(self, group=None):
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+
+    def sum_(self, tensor):
+        """Sum over the processes, in place: 2 (R - 1) / R of its bytes are sent by each."""
+        return self._reduce_(tensor, dist.ReduceOp.SUM)
+
+    def max_(self, tensor):
+        """Largest over the processes, in place."""
+        return self._reduce_(tensor, dist.ReduceOp.MAX)
+
+    def min_(self, tensor):
+        """Smallest over the processes, in place."""
+        return self._reduce_(tensor, dist.ReduceOp.MIN)
+
+    def any(self, flag, device):
+        """Whether a bool is true in any process."""
+        return bool(self.max_(torch.tensor(int(flag), dtype=torch.int32, device=device)))
+
+    def gathered(self, rows, n_rows):
+        """All rows (n_rows, ...) in order, of which each process has its `part`."""
+        largest = -(-n_rows // self.size)
+        padded = rows.new_zeros(largest, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        as_bytes = padded.view(torch.uint8) if rows.dtype == torch.bool else padded
+        found = as_bytes.new_empty(self.size * largest, *rows.shape[1:])
+        all_gather_single(found, as_bytes, group=self.group)
+        found = found.view(rows.dtype)
+        if n_rows % self.size == 0:
+            return found
+        sizes = [stop - start for start, stop in self._parts(n_rows)]
+        return torch.cat(
+            [piece[:size] for piece, size in zip(found.split(largest), sizes, strict=True)]
+        )
+
+    def dealt(self, table):
+        """The `part` of this process of the rows of a table (B, m) of each process: (R, b, m)."""
+        sizes = [stop - start for start, stop in self._parts(len(table))]
+        n_own = sizes[self.rank]
+        found = table.new_empty(self.size * n_own, table.shape[1])
+        dist.all_to_all_single(found, table, [n_own] * self.size, sizes, group=self.group)
+        return found.view(self.size, n_own, -1)
+
+    def undealt(self, pieces, n_rows):
+        """The way back from `dealt`: to each process its piece of (R, b, m); (B, m)."""
+        sizes = [stop - start for start, stop in self._parts(n_rows)]
+        n_own, width = pieces.shape[1:]
+        found = pieces.new_empty(n_rows, width)
+        pieces = pieces.reshape(-1, width)
+        dist.all_to_all_single(found, pieces, sizes, [n_own] * self.size, group=self.group)
+        return found
+
+    def objects(self, value):
+        """What each process has given, in order: small objects, which are pickled."""
+        found = [None] * self.size
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def _reduce_(self, tensor, how):
+        given = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
+        dist.all_reduce(given, how, group=self.group)
+        return tensor
+
+    def _parts(self, n_rows):
+        return [part(n_rows, rank, self.size) for rank in range(self.size)]
+
+
+def is_joined():
+    """Whether there is a default group of several processes, which the user has initialised."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

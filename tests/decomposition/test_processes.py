@@ -1,0 +1,236 @@
+"""Several processes find the dictionary that one finds."""
+
+import numpy as np
+import pytest
+import torch
+from processes_testing import Processes, Sent
+
+from skdict._core.distributed.ranks import Ranks
+from skdict._core.distributed.strategy import Strategy
+from skdict._core.models.architectures import ARCHITECTURES
+from skdict._core.models.autoencoder import Autoencoder
+from skdict._core.optim import normalize_
+from skdict._core.solvers.autoencoder_training import Training
+from skdict._core.solvers.schedule import Schedule
+from skdict.datasets import make_superposition
+from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.decomposition.architectures import Architecture
+
+NAMES = ("relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated", "matryoshka", "group_max")
+# by the sizes of dictionary and batch, one strategy or the other is chosen; neither is a
+# multiple of the number of processes
+SIZES = {"data": (23, 65), "features": (66, 41)}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    with Processes(2, tmp_path_factory.mktemp("two")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    with Processes(4, tmp_path_factory.mktemp("four")) as processes:
+        yield processes
+
+
+def data(dtype=np.float64):
+    """Without two equal rows: of equal atoms it is not said which is among the largest."""
+    X = make_superposition(650, 16, 40, l0=3, random_state=0)[0]
+    return (X + 0.05 * np.random.default_rng(0).normal(size=X.shape)).astype(dtype)
+
+
+def make(name, strategy, **params):
+    n_components, batch_size = SIZES[strategy]
+    k = None if name in ("relu", "gated", None) else 4
+    solver = {"architecture": name} if name else {"solver": "alternating"}
+    params = {"n_nonzero_coefs": k, "max_iter": 7, "random_state": 0, **solver, **params}
+    return SparseAutoencoderDictionary(n_components, batch_size=batch_size, device="cpu", **params)
+
+
+def numbers_of(estimator):
+    return {
+        name: np.asarray(value)
+        for name, value in vars(estimator).items()
+        if name.endswith("_") and isinstance(value, np.ndarray | list | float | int)
+    }
+
+
+def fitted(name, strategy, X, params):
+    return numbers_of(make(name, strategy, **params).fit(X))
+
+
+def check_as_one(processes, name, strategy, atol=1e-12, **params):
+    X = data()
+    found = processes.results(fitted, name, strategy, X, params)
+    expected = fitted(name, strategy, X, params)
+    assert expected["n_steps_"] >= 50
+    for of_process in found:
+        assert of_process.keys() == expected.keys()
+        for attribute, value in expected.items():
+            np.testing.assert_allclose(of_process[attribute], value, rtol=0, atol=atol)
+            np.testing.assert_array_equal(of_process[attribute], found[0][attribute])
+
+
+@pytest.mark.parametrize("strategy", SIZES)
+@pytest.mark.parametrize("name", ["topk", "batch_topk"])
+def test_two_processes(two, name, strategy):
+    check_as_one(two, name, strategy)
+
+
+def test_two_processes_alternate(two):
+    check_as_one(two, None, "data")
+
+
+@pytest.mark.enumeration
+@pytest.mark.parametrize("size", ["two", "four"])
+@pytest.mark.parametrize("strategy", SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture(name, strategy, size, request):
+    check_as_one(request.getfixturevalue(size), name, strategy)
+
+
+@pytest.mark.enumeration
+@pytest.mark.parametrize("strategy", SIZES)
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"fit_intercept": False},
+        {"early_stopping": True, "n_iter_no_change": 2, "max_iter": 20},
+        {"early_stopping": False, "shuffle": False},
+        {"architecture": ARCHITECTURES["topk"](k=4, nonnegative=False)},
+        {"architecture": ARCHITECTURES["matryoshka"](k=4, prefixes=(0.01, 0.3, 0.9, 1.0))},
+        {"dict_init": "pca"},
+    ],
+)
+def test_every_way_to_fit(two, params, strategy):
+    check_as_one(two, "topk", strategy, **params)
+
+
+@pytest.mark.enumeration
+def test_four_processes_alternate(four):
+    check_as_one(four, None, "data")
+    check_as_one(four, None, "features")
+
+
+def portions(name, strategy, X):
+    estimator = make(name, strategy)
+    for portion in np.array_split(X, 3):
+        estimator.partial_fit(portion)
+    return numbers_of(estimator)
+
+
+def check_portions(processes, name, strategy):
+    X = data()
+    expected = portions(name, strategy, X)
+    for found in processes.results(portions, name, strategy, X):
+        for attribute, value in expected.items():
+            np.testing.assert_allclose(found[attribute], value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "strategy"), [("batch_topk", "data"), ("jumprelu", "features")])
+def test_portions_of_a_stream(two, name, strategy):
+    check_portions(two, name, strategy)
+
+
+@pytest.mark.enumeration
+@pytest.mark.parametrize("strategy", SIZES)
+@pytest.mark.parametrize("name", [*NAMES, None])
+def test_portions_of_every_architecture(four, name, strategy):
+    check_portions(four, name, strategy)
+
+
+def differently(what, X):
+    """Fit with something that is another in the second process."""
+    rank = torch.distributed.get_rank()
+    if what == "X":
+        return make("topk", "data").fit(X + rank).n_steps_
+    if what == "rows":
+        return make("topk", "data").fit(X[rank:]).n_steps_
+    if what == "random_state":
+        return make("topk", "data", random_state=np.random.RandomState(rank)).fit(X).n_steps_
+    if what == "dict_init":
+        return make("topk", "data", dict_init=X[rank : rank + 23]).fit(X).n_steps_
+    return make("topk", "data", **{what: rank + 1}).fit(X).n_steps_
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("X", "the mean of X .* is .* in process 0, but .* in process 1"),
+        ("rows", r"the shape of X is \(650, 16\) in process 0, but \(649, 16\) in process 1"),
+        ("random_state", "random_state is RandomState .* in process 1"),
+        ("dict_init", "the initial dictionary .* in process 1"),
+        ("max_iter", "max_iter is 1 in process 0, but 2 in process 1"),
+    ],
+)
+def test_what_differs_is_named_in_all_processes(two, what, message):
+    for error in two.call(differently, what, data()):
+        assert isinstance(error, ValueError)
+        with pytest.raises(ValueError, match=message):
+            raise error
+
+
+def without_a_seed(X):
+    return make("topk", "features", random_state=None, max_iter=1).fit(X).components_
+
+
+def test_without_a_seed_all_take_that_of_the_first(two):
+    one, other = two.results(without_a_seed, data())
+    np.testing.assert_array_equal(one, other)
+
+
+class Unknown(Architecture):
+    """Says nothing of processes."""
+
+
+def fit_unknown(X):
+    return make("topk", "data", architecture=Unknown(), n_nonzero_coefs=None).fit(X)
+
+
+def fit_batches_of_one(X):
+    return SparseAutoencoderDictionary(8, solver="alternating", batch_size=1).fit(X[:20])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (fit_unknown, "Unknown.distributed = True"),
+        (fit_batches_of_one, "2 processes cannot share a batch of 1 rows"),
+    ],
+)
+def test_what_several_processes_cannot_do(two, function, message):
+    for error in two.call(function, data()):
+        with pytest.raises(ValueError, match=message):
+            raise error
+
+
+def sent_in_steps(strategy, n, d, B, k, dtype, n_steps=3):
+    """Bytes that a step sends, of a top-k autoencoder past its first variant."""
+    ranks = Ranks()
+    generator = torch.Generator().manual_seed(0)
+    atoms = normalize_(torch.randn(n, d, generator=generator, dtype=dtype))
+    autoencoder = Autoencoder.from_dictionary(atoms, ARCHITECTURES["topk"](k), encoder_scale=0.5)
+    if strategy == "data":
+        strategy = Strategy(data=ranks)
+    else:
+        strategy = Strategy(features=ranks, n_components=n)
+    training = Training(autoencoder, generator, density=k / n).distributed(strategy)
+    schedule = Schedule(alpha=0.1, learning_rate=1e-3, n_steps=n_steps, from_scratch=False)
+    batches = torch.randn(n_steps, B, d, generator=generator, dtype=dtype)
+    with Sent() as sent:
+        for x in batches:
+            training.step(x.tensor_split(ranks.size)[ranks.rank], schedule, B)
+    return sent.n_bytes / n_steps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("strategy", SIZES)
+def test_bytes_of_a_step(two, strategy, dtype):
+    n, d, B, k = (256, 64, 128, 8) if strategy == "features" else (64, 64, 128, 8)
+    size = dtype.itemsize
+    expected = 2 * n * d * size  # 2 (R - 1) / R of the gradients of two matrices
+    if strategy == "features":  # the rows, the candidates and what is kept, the reconstruction
+        expected = 0.5 * (B * d * size + B * k * (size + 1) + 2 * B * d * size)
+    for n_bytes in two.results(sent_in_steps, strategy, n, d, B, k, dtype):
+        assert n_bytes == pytest.approx(expected, rel=0.05)
