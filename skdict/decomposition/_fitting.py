@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .._core.coding import CODERS
+from .._core.data.mixing import warning_of_mixing
 from .._core.data.source import Source
 from .._core.data.standardised import Standardised
 from .._core.dictionary import Dictionary
@@ -23,7 +24,7 @@ from .._core.solvers.base import SOLVERS, Problem, Solver, stops_early
 from .._core.training.loop import TrainingLoop
 from ..utils._arrays import as_matrix
 from ..utils._sklearn_compat import HasMethods, StrOptions
-from ..utils._warnings import warn_once
+from ..utils._warnings import warn, warn_once
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import ATOMS, default_n_components, make_atoms
 from ._judging import LEAST_HELD_OUT
@@ -197,6 +198,7 @@ def fit(params, rows, previous, reports, attributes_of):
     settled |= {"rows": training, "held_out": held_out}
     if kind.in_epochs:
         batch_size = batch_size_for(params, len(training))
+        warn_of_mixing(training, params, batch_size)
         processes.share_out(solver, len(training), batch_size)
         loop = TrainingLoop(
             solver,
@@ -229,6 +231,13 @@ def fit(params, rows, previous, reports, attributes_of):
         dictionary = solver.finish(rows)
     reports.found(dictionary)
     return Found(dictionary, solver, counters, **settled)
+
+
+def warn_of_mixing(rows, params, batch_size):
+    """Warn of a store whose rows the shuffle will not mix well."""
+    message = warning_of_mixing(rows, batch_size) if params.shuffle else None
+    if message is not None and not is_part_of_search():
+        warn(message)
 
 
 def start(params, rows, mean, rms, alpha, previous, random_state):

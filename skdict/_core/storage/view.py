@@ -4,6 +4,8 @@ import numpy as np
 import torch
 import xxhash
 
+from ..data.mixing import predicted_ratio
+from ..data.source import Source
 from ..data.statistics import Spread, Summary
 from .documents import Documents
 from .layout import DTYPES
@@ -197,6 +199,30 @@ class StoreView:
         for start in range(0, len(rows), step):
             moments.update(reader.read(*rows.segments(slice(start, start + step))))
         return moments.finish(lambda index: reader.read(*rows.segments(index)))
+
+    def mixing(self, batch_size):
+        """How noisy gradients will be after the shuffle, relative to independent rows.
+
+        Predicted from chunks drawn at random, for the mean of the gradients of eight batches:
+        1 + (DEFF - 1) · 8 B / M, with B rows in a batch, M in the buffer, and DEFF the design
+        effect of a chunk: the variance of its mean, relative to that of independent rows. Up to
+        1.1 it hardly matters; a larger ``buffer_bytes`` brings it down.
+
+        Parameters
+        ----------
+        batch_size : int
+
+        Returns
+        -------
+        ratio : float
+            At least 1.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
+            raise TypeError(f"batch_size must be an integer, not {batch_size!r:.60}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        source = Source(self, torch.device("cpu"), name=f"store[{self.layer!r}]")
+        return predicted_ratio(source, int(batch_size))
 
     def __array__(self, dtype=None, copy=None):
         """All rows in memory; NumPy has no bfloat16, which becomes float32."""
