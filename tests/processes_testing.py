@@ -5,11 +5,12 @@ They are forked from a server that has imported what they need, and compute in o
 
 import multiprocessing
 import traceback
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-import skdict.decomposition  # noqa: F401  in the server, once for all processes
+from skdict._core.distributed.ranks import ALL_GATHER
 
 TIMEOUT = 120  # seconds that a call may take
 
@@ -22,16 +23,18 @@ class Processes:
     size : int
     folder : Path
         Where they meet.
+    timeout : float, default=60
+        Seconds until a process that does not answer the others is given up.
     """
 
-    def __init__(self, size, folder):
+    def __init__(self, size, folder, timeout=60):
         self.size = size
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload(["skdict.decomposition", "skdict.datasets"])
         self.pipes, self.processes = [], []
         for rank in range(size):
             here, there = context.Pipe()
-            arguments = there, rank, size, f"file://{folder}/meet{size}"
+            arguments = there, rank, size, f"file://{folder}/meet", timeout
             self.processes.append(context.Process(target=_serve, args=arguments, daemon=True))
             self.pipes.append(here)
 
@@ -45,11 +48,11 @@ class Processes:
             process.kill()
             process.join()
 
-    def call(self, function, *arguments):
+    def call(self, function, *arguments, answering=None):
         """Call a function of a module in all of them; what it returns, or the error, of each."""
         for pipe in self.pipes:
             pipe.send((function, arguments))
-        return [self.result(rank) for rank in range(self.size)]
+        return [self.result(rank) for rank in answering or range(self.size)]
 
     def result(self, rank):
         if not self.pipes[rank].poll(TIMEOUT):
@@ -65,9 +68,12 @@ class Processes:
         return found
 
 
-def _serve(pipe, rank, size, address):
+def _serve(pipe, rank, size, address, timeout):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
+    timeout = timedelta(seconds=timeout)
+    dist.init_process_group(
+        "gloo", init_method=address, rank=rank, world_size=size, timeout=timeout
+    )
     while True:
         function, arguments = pipe.recv()
         try:
@@ -81,22 +87,17 @@ class Sent:
     """Bytes that this process sends in a context, where collectives are rings."""
 
     def __enter__(self):
-        from skdict._core.distributed import ranks
-
-        self.n_bytes, self.room = 0, ranks
-        size = dist.get_world_size()
-        factors = {"all_reduce": 2 / size, "all_gather_single": 1, "all_to_all_single": 1 / size}
-        self.kept = {"all_gather_single": ranks.all_gather_single}
-        self.kept |= {name: getattr(dist, name) for name in ("all_reduce", "all_to_all_single")}
+        self.n_bytes, size = 0, dist.get_world_size()
+        factors = {"all_reduce": 2 / size, ALL_GATHER: 1, "all_to_all_single": 1 / size}
+        self.kept = {name: getattr(dist, name) for name in factors}
         for name, function in self.kept.items():
             given = 0 if name == "all_reduce" else 1
-            counted = self._counted(function, given, factors[name] * (size - 1))
-            setattr(ranks if name == "all_gather_single" else dist, name, counted)
+            setattr(dist, name, self._counted(function, given, factors[name] * (size - 1)))
         return self
 
     def __exit__(self, *_):
         for name, function in self.kept.items():
-            setattr(self.room if name == "all_gather_single" else dist, name, function)
+            setattr(dist, name, function)
 
     def _counted(self, function, given, factor):
         def counted(*args, **kwargs):

@@ -28,7 +28,6 @@ from ..utils._warnings import warn, warn_once
 from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import ATOMS, default_n_components, make_atoms
 from ._judging import LEAST_HELD_OUT
-from ._processes import Processes
 from ._reports import is_part_of_search
 
 # With fewer rows for each atom a fit holds out some, to see whether it learns the others by heart
@@ -159,7 +158,7 @@ def _is_default(value, default):
     return value is default or (type(value) is type(default) and bool(value == default))
 
 
-def fit(params, rows, previous, reports, attributes_of):
+def fit(params, rows, previous, reports, attributes_of, processes):
     """Learn a dictionary from rows.
 
     Parameters
@@ -172,13 +171,13 @@ def fit(params, rows, previous, reports, attributes_of):
     reports : Reports
     attributes_of : callable
         From `Found` to the fitted attributes of an estimator, which callbacks may ask for.
+    processes : Processes
 
     Returns
     -------
     found : Found
     """
     kind = SOLVERS[params.solver]
-    processes = Processes(params, rows)
     random_state = processes.random_state()
     training, held_out = rows, None
     n_held_out = number_held_out(params, rows.shape, previous) if kind.in_epochs else 0

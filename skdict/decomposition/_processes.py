@@ -8,11 +8,13 @@ import numpy as np
 
 from .._core.device import available_memory
 from .._core.distributed.agreement import check_agreement, digest
-from .._core.distributed.ranks import Alone, Ranks, is_joined
+from .._core.distributed.heartbeat import Heartbeat
+from .._core.distributed.ranks import Alone, ProcessLost, Ranks, is_joined
 from .._core.distributed.strategy import ALONE, strategy_for
 from .._core.models.architectures import Architecture, make_architecture
 from .._core.solvers.base import SOLVERS
 from ..utils._random import check_random_state
+from ..utils._sklearn_compat import callbacks_of
 
 # Types of parameters that are compared by their value.
 PLAIN = (bool, int, float, str, type(None))
@@ -21,25 +23,65 @@ PLAIN = (bool, int, float, str, type(None))
 class Processes:
     """Those that fit one estimator together: all of the default group, or this one alone.
 
+    Use as a context manager, for the time of the fit.
+
     Parameters
     ----------
     params : SimpleNamespace
         Of the estimator.
     rows : Source
+    checkpoints : str or Path, default=None
+        Where the state of the fit is kept.
 
     Raises
     ------
     ValueError
         If parameters or rows are not the same in all processes, or if several cannot train the
         architecture.
+    RuntimeError
+        If a process is lost; says which, and at what step.
     """
 
-    def __init__(self, params, rows):
-        self.params, self.rows = params, rows
-        solver = SOLVERS[params.solver]
-        self.ranks = Ranks() if is_joined() and solver.in_epochs else Alone()
+    def __init__(self, params, rows, checkpoints=None):
+        self.params, self.rows, self.checkpoints = params, rows, checkpoints
+        self._solver = None
+        joins = is_joined() and SOLVERS[params.solver].in_epochs
+        self.ranks = Ranks() if joins else Alone()
+
+    def __enter__(self):
+        if self.ranks.size > 1:
+            self.ranks.heartbeat = Heartbeat(self.ranks)
+            try:
+                self._check_agreement()
+            except BaseException as error:
+                self.__exit__(type(error), error, None)
+                raise
+        return self
+
+    def __exit__(self, kind, error, traceback):
         if self.ranks.size == 1:
             return
+        self.ranks.heartbeat.end()
+        if isinstance(error, ProcessLost):
+            raise RuntimeError(self._message(error.lost)) from error
+
+    def _message(self, lost):
+        names = ", ".join(map(str, lost))
+        who = "A process of the group is" if not lost else f"Process {names} is"
+        if len(lost) > 1:
+            who = f"Processes {names} are"
+        if self.ranks.rank in lost:
+            who = f"The others have not waited for this process, {self.ranks.rank}: it is"
+        where = "before the first step"
+        if self._solver is not None:
+            where = f"at step {self._solver.n_steps + 1:,}"
+        advice = "Without a skdict.callbacks.Checkpoint the fit begins anew."
+        if self.checkpoints is not None:
+            advice = f"Run the same again to continue from {str(self.checkpoints)!r}."
+        return f"{who} gone {where} of a fit by {self.ranks.size} processes. {advice}"
+
+    def _check_agreement(self):
+        params, rows, solver = self.params, self.rows, SOLVERS[self.params.solver]
         facts = {name: _fact(value) for name, value in sorted(vars(params).items())}
         facts |= {"the shape of X": tuple(rows.shape), "the dtype of X": str(rows.dtype)}
         check_agreement(self.ranks, facts)
@@ -57,6 +99,7 @@ class Processes:
         """Give each process its rows and atoms, if all of them start from the same."""
         if self.ranks.size == 1:
             return
+        self._solver = solver
         facts = {"the mean of X (its digest)": digest(solver.mean), "the scale of X": solver.scale}
         facts["the initial dictionary (its digest)"] = digest(solver.learner.state_dict())
         check_agreement(self.ranks, facts)
@@ -79,6 +122,12 @@ class Processes:
         """Give this process the state of all, to go on with it alone."""
         if self.ranks.size > 1:
             solver.distribute(ALONE)
+
+
+def checkpoints_of(estimator):
+    """Folder in which a callback keeps the state of the estimator's fits, or None."""
+    folders = (getattr(callback, "path", None) for callback in callbacks_of(estimator))
+    return next(filter(None, folders), None)
 
 
 def _check_can_be_shared(params):

@@ -18,6 +18,7 @@ from ._fitting import DICT_INIT, begins_with_nmf, default_params, fit, warn_of_u
 from ._judging import judge, look
 from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams, start_of
 from ._pretrained import PretrainedMixin
+from ._processes import Processes, checkpoints_of
 from ._reports import Reports, print_progress
 from ._streams import learn_portion
 
@@ -388,7 +389,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         reports = Reports(self, X, y, context, partial(coding_of, self))
         self._forget()  # callbacks get copies, to which attributes are added
         attributes_of = partial(attributes_after_fit, coding_of=partial(coding_of, self))
-        found = fit(params, rows, previous, reports, attributes_of)
+        with Processes(params, rows, checkpoints_of(self)) as processes:
+            found = fit(params, rows, previous, reports, attributes_of, processes)
         attributes = look(found, coding_of(self, found.dictionary))
         self._publish(attributes_of(found, params) | attributes)
         reports.end()
@@ -432,7 +434,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         min_samples = 2 if solver is None else 1
         rows = self._source(X, reset=not hasattr(self, "components_"), min_samples=min_samples)
         warn_of_unused(params, default_params(SparseAutoencoderDictionary))
-        found = learn_portion(params, rows, before, solver)
+        with Processes(params, rows) as processes:
+            found = learn_portion(params, rows, before, solver, processes)
         coding = coding_of(self, found.dictionary)
         measured = judge(found, coding, is_over=False)
         self._publish(before.attributes_with(found, measured.statistics, params))

@@ -18,10 +18,9 @@ from ._fitting import (
     threads,
     variance_of,
 )
-from ._processes import Processes
 
 
-def learn_portion(params, rows, before, solver):
+def learn_portion(params, rows, before, solver, processes):
     """One pass over a portion.
 
     Parameters
@@ -32,6 +31,7 @@ def learn_portion(params, rows, before, solver):
         What has been learned so far.
     solver : Solver or None
         The state that it has been learned with, which stays what it is.
+    processes : Processes
 
     Returns
     -------
@@ -39,7 +39,6 @@ def learn_portion(params, rows, before, solver):
         With the counters of this portion alone.
     """
     previous, variance, n_seen = before.dictionary, before.variance, before.n_seen
-    processes = Processes(params, rows)
     if previous is not None:
         alpha = previous.alpha if params.alpha == "auto" else float(params.alpha)
     if solver is None:

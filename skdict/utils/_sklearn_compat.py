@@ -114,3 +114,8 @@ def plain_output(copied):
     """
     copied._sklearn_output_config = {"transform": "default"}
     return copied
+
+
+def callbacks_of(estimator):
+    """What `set_callbacks` has set."""
+    return getattr(estimator, "_skl_callbacks", [])

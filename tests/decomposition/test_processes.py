@@ -1,15 +1,21 @@
 """Several processes find the dictionary that one finds."""
 
+import os
+import signal
+import time
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from processes_testing import Processes, Sent
 
 from skdict._core.distributed.ranks import Ranks
-from skdict._core.distributed.strategy import Strategy
+from skdict._core.distributed.strategy import ALONE, Strategy
 from skdict._core.models.architectures import ARCHITECTURES
 from skdict._core.models.autoencoder import Autoencoder
 from skdict._core.optim import normalize_
+from skdict._core.solvers import resampling
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.schedule import Schedule
 from skdict.datasets import make_superposition
@@ -100,7 +106,7 @@ def test_every_architecture(name, strategy, size, request):
         {"early_stopping": False, "shuffle": False},
         {"architecture": ARCHITECTURES["topk"](k=4, nonnegative=False)},
         {"architecture": ARCHITECTURES["matryoshka"](k=4, prefixes=(0.01, 0.3, 0.9, 1.0))},
-        {"dict_init": "pca"},
+        {"dict_init": "exemplars"},
     ],
 )
 def test_every_way_to_fit(two, params, strategy):
@@ -234,3 +240,115 @@ def test_bytes_of_a_step(two, strategy, dtype):
         expected = 0.5 * (B * d * size + B * k * (size + 1) + 2 * B * d * size)
     for n_bytes in two.results(sent_in_steps, strategy, n, d, B, k, dtype):
         assert n_bytes == pytest.approx(expected, rel=0.05)
+
+
+def tensors_after(strategy, name, n=700, d=12, B=601):
+    """Of an autoencoder with duplicates, dead features and atoms that stand for two directions.
+
+    Atoms of every kind are in every process, and the features of a pair in two of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    atoms = normalize_(torch.randn(n, d, generator=generator, dtype=torch.float64))
+    atoms[n // 2 : n // 2 + 80] = atoms[30:110]  # duplicates
+    atoms[-40:] = atoms[20:60]
+    architecture = ARCHITECTURES[name]()
+    autoencoder = Autoencoder.from_dictionary(atoms, architecture, encoder_scale=0.2)
+    autoencoder.encoder_weight[:] *= 1 + torch.rand(n, 1, generator=generator).double()
+    autoencoder.encoder_bias[::7] = -100.0  # dead
+    training = Training(autoencoder, generator, density=0.1).distributed(strategy)
+    before = [tensor.clone() for tensor in training.autoencoder.whole().tensors]
+    schedule = Schedule(
+        alpha=0.01,
+        learning_rate=1e-3,
+        n_steps=100,
+        resample_at=(0.02,),
+        min_steps_between_resampling=1,
+    )
+    x = torch.randn(3, B, d, generator=generator, dtype=torch.float64)
+    share = strategy.ranks
+    with mock.patch.multiple(resampling, ROWS_TO_COMPARE=150, DRAWN_TOGETHER=128):
+        for batch in x:
+            training.step(batch.tensor_split(share.size)[share.rank], schedule, B)
+    after = training.autoencoder.whole().tensors
+    changed = (after[1] - before[1]).abs().amax(dim=1) > 0.05
+    return [t.detach() for t in after], int(changed.sum()), training.state_dict()["has_fired"]
+
+
+def together(strategy, name):
+    if strategy == "features":
+        return tensors_after(Strategy(features=Ranks(), n_components=700), name)
+    return tensors_after(Strategy(data=Ranks()), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "size"),
+    [
+        ("relu", "features", "two"),
+        *(
+            pytest.param(name, strategy, "four", marks=pytest.mark.enumeration)
+            for name in ("relu", "gated", "jumprelu")
+            for strategy in SIZES
+        ),
+    ],
+)
+def test_resampling(name, strategy, size, request):
+    expected, n_changed, has_fired = tensors_after(ALONE, name)
+    assert n_changed > 150
+    processes = request.getfixturevalue(size)
+    for tensors, _, fired in processes.results(together, strategy, name):
+        assert torch.equal(fired, has_fired)
+        for found, tensor in zip(tensors, expected, strict=True):
+            torch.testing.assert_close(found, tensor, rtol=0, atol=1e-12)
+
+
+def lose_one(how, X, checkpoints):
+    """Fit, where process 1 is lost in the fourth step."""
+    step = Training.step
+
+    def lost_at_step_4(training, *args):
+        if training.n_steps == 3 and torch.distributed.get_rank() == 1:
+            if how == "sleeps":
+                time.sleep(600)
+            os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        return step(training, *args)
+
+    Training.step = lost_at_step_4
+    estimator = make("topk", "data")
+    if checkpoints:
+        estimator.set_callbacks(Keeps(checkpoints))
+    return estimator.fit(X)
+
+
+class Keeps:
+    """Stands for a callback that keeps checkpoints."""
+
+    max_propagation_depth = None
+
+    def __init__(self, path):
+        self.path = path
+
+    def setup(self, estimator, context):
+        pass
+
+    teardown = on_fit_task_begin = on_fit_task_end = setup
+
+
+def check_is_named(how, size, folder, checkpoints=None):
+    survivors = [rank for rank in range(size) if rank != 1]
+    with Processes(size, folder, timeout=5) as processes:
+        for error in processes.call(lose_one, how, data(), checkpoints, answering=survivors):
+            message = f"Process 1 is gone at step 4 of a fit by {size} processes"
+            with pytest.raises(RuntimeError, match=message):
+                raise error
+            assert ("begins anew" in str(error)) == (checkpoints is None)
+            assert checkpoints is None or f"continue from {checkpoints!r}" in str(error)
+
+
+def test_a_lost_process_is_named(tmp_path):
+    check_is_named("killed", 2, tmp_path, checkpoints=str(tmp_path))
+
+
+@pytest.mark.enumeration
+@pytest.mark.parametrize("how", ["killed", "sleeps", "stopped"])
+def test_each_way_to_be_lost(how, tmp_path):
+    check_is_named(how, 3, tmp_path)

@@ -3,10 +3,9 @@
 import torch
 import torch.distributed as dist
 
-try:
-    from torch.distributed import all_gather_single
-except ImportError:  # its name before torch 2.13
-    from torch.distributed import all_gather_into_tensor as all_gather_single
+ALL_GATHER = "all_gather_single"
+if not hasattr(dist, ALL_GATHER):
+    ALL_GATHER = "all_gather_into_tensor"  # before torch 2.13
 
 
 def part(n_rows, rank, size):
@@ -14,6 +13,20 @@ def part(n_rows, rank, size):
     least, n_larger = divmod(n_rows, size)
     start = rank * least + min(rank, n_larger)
     return start, start + least + (rank < n_larger)
+
+
+class ProcessLost(RuntimeError):
+    """A collective has failed.
+
+    Parameters
+    ----------
+    lost : list of int
+        The processes that are gone, as far as that is known.
+    """
+
+    def __init__(self, lost):
+        super().__init__(lost)
+        self.lost = lost
 
 
 class Alone:
@@ -45,12 +58,23 @@ class Ranks:
     ----------
     rank, size : int
         Number of this process in the group, and how many there are.
+    n_calls : int
+        Collectives that have begun.
+    heartbeat : Heartbeat or None
+        Which of the processes is lost, where a collective fails.
+
+    Raises
+    ------
+    ProcessLost
+        From each method, if a collective fails.
     """
 
     def __init__(self, group=None):
         self.group = group
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
+        self.n_calls = 0
+        self.heartbeat = None
 
     def sum_(self, tensor):
         """Sum over the processes, in place: 2 (R - 1) / R of its bytes are sent by each."""
@@ -75,7 +99,7 @@ class Ranks:
         padded[: len(rows)] = rows
         as_bytes = padded.view(torch.uint8) if rows.dtype == torch.bool else padded
         found = as_bytes.new_empty(self.size * largest, *rows.shape[1:])
-        all_gather_single(found, as_bytes, group=self.group)
+        self._call(getattr(dist, ALL_GATHER), found, as_bytes)
         found = found.view(rows.dtype)
         if n_rows % self.size == 0:
             return found
@@ -89,7 +113,7 @@ class Ranks:
         sizes = [stop - start for start, stop in self._parts(len(table))]
         n_own = sizes[self.rank]
         found = table.new_empty(self.size * n_own, table.shape[1])
-        dist.all_to_all_single(found, table, [n_own] * self.size, sizes, group=self.group)
+        self._call(dist.all_to_all_single, found, table, [n_own] * self.size, sizes)
         return found.view(self.size, n_own, -1)
 
     def undealt(self, pieces, n_rows):
@@ -98,19 +122,26 @@ class Ranks:
         n_own, width = pieces.shape[1:]
         found = pieces.new_empty(n_rows, width)
         pieces = pieces.reshape(-1, width)
-        dist.all_to_all_single(found, pieces, sizes, [n_own] * self.size, group=self.group)
+        self._call(dist.all_to_all_single, found, pieces, sizes, [n_own] * self.size)
         return found
 
     def objects(self, value):
         """What each process has given, in order: small objects, which are pickled."""
         found = [None] * self.size
-        dist.all_gather_object(found, value, group=self.group)
+        self._call(dist.all_gather_object, found, value)
         return found
 
     def _reduce_(self, tensor, how):
         given = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
-        dist.all_reduce(given, how, group=self.group)
+        self._call(dist.all_reduce, given, how)
         return tensor
+
+    def _call(self, collective, *arguments):
+        self.n_calls += 1
+        try:
+            collective(*arguments, group=self.group)
+        except RuntimeError as error:
+            raise ProcessLost(self.heartbeat.lost() if self.heartbeat else []) from error
 
     def _parts(self, n_rows):
         return [part(n_rows, rank, self.size) for rank in range(self.size)]
