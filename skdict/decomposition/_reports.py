@@ -5,6 +5,7 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from .._core.distributed.ranks import is_first
 from .._core.training.pace import Pace
 from ._code_quality import quality_of
 
@@ -123,7 +124,7 @@ class Reports:
 
 def announce(estimator, seconds, what):
     """Say how long a long run will take: print it, or with ``verbose=0`` log it."""
-    if seconds < LONG:
+    if seconds < LONG or not is_first():
         return
     message = f"[{type(estimator).__name__}] {what} will take about {duration(seconds)}"
     if estimator.verbose:
@@ -133,7 +134,12 @@ def announce(estimator, seconds, what):
 
 
 def print_progress(estimator, what, objectives, coding, rows, pace=()):
-    """Print what has been done, and what the codes of some of the rows are worth."""
+    """Print what has been done, and what the codes of some of the rows are worth.
+
+    Of several processes the first one does.
+    """
+    if not is_first():
+        return
     quality = quality_of(coding, rows, N_LOOKED_AT)
     parts = [
         *(f"{name} {value:.6g}" for name, value in objectives.items()),

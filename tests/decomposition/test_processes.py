@@ -1,5 +1,7 @@
 """Several processes find the dictionary that one finds."""
 
+import contextlib
+import io
 import os
 import signal
 import time
@@ -242,6 +244,39 @@ def test_bytes_of_a_step(two, strategy, dtype):
         assert n_bytes == pytest.approx(expected, rel=0.05)
 
 
+class Keeps:
+    """Stands for a callback that keeps checkpoints."""
+
+    max_propagation_depth = None
+
+    def __init__(self, path):
+        self.path = path
+
+    def setup(self, estimator, context):
+        pass
+
+    teardown = on_fit_task_begin = on_fit_task_end = setup
+
+
+class StopsInOne(Keeps):
+    """Ends the fit after a pass, in the second process alone."""
+
+    def on_fit_task_end(self, estimator, context):
+        return torch.distributed.get_rank() == 1
+
+
+def stopped_by_one(X):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        estimator = make("topk", "features", verbose=1).set_callbacks(StopsInOne(None)).fit(X)
+    return estimator.n_iter_, len(printed.getvalue().splitlines())
+
+
+def test_a_callback_of_one_process_ends_the_fit_of_all(two):
+    """And only the first process prints."""
+    assert two.results(stopped_by_one, data()) == [(1, 1), (1, 0)]
+
+
 def tensors_after(strategy, name, n=700, d=12, B=601):
     """Of an autoencoder with duplicates, dead features and atoms that stand for two directions.
 
@@ -317,20 +352,6 @@ def lose_one(how, X, checkpoints):
     if checkpoints:
         estimator.set_callbacks(Keeps(checkpoints))
     return estimator.fit(X)
-
-
-class Keeps:
-    """Stands for a callback that keeps checkpoints."""
-
-    max_propagation_depth = None
-
-    def __init__(self, path):
-        self.path = path
-
-    def setup(self, estimator, context):
-        pass
-
-    teardown = on_fit_task_begin = on_fit_task_end = setup
 
 
 def check_is_named(how, size, folder, checkpoints=None):

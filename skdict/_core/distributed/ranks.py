@@ -150,3 +150,8 @@ class Ranks:
 def is_joined():
     """Whether there is a default group of several processes, which the user has initialised."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first():
+    """Whether this is the first process of the default group, or alone."""
+    return not is_joined() or dist.get_rank() == 0
