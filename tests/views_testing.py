@@ -11,6 +11,7 @@ class ArrayView:
     """Rows of a tensor, as a view of a store gives them; counts what is read."""
 
     ndim = 2
+    identity = "an array"
     buffer_bytes = 1 << 30
 
     def __init__(self, X, *, chunk_rows=16, dtype=torch.float32):

@@ -5,6 +5,7 @@ from .._core.dictionary import Dictionary
 from . import architectures
 from ._alpha import alpha_grid
 from ._amortisation import AmortisationGapDisplay, amortisation_gap
+from ._code_shards import CodeShards
 from ._comparison import compare_dictionaries
 from ._cost import estimate_fit
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -13,6 +14,7 @@ from ._sparse_coding import sparse_encode
 
 __all__ = [
     "AmortisationGapDisplay",
+    "CodeShards",
     "Dictionary",
     "SparseAutoencoderDictionary",
     "SparseAutoencoderDictionaryCV",
@@ -25,5 +27,11 @@ __all__ = [
     "sparse_encode",
 ]
 
-for _kind in (Dictionary, SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV, SparseCodes):
+for _kind in (
+    CodeShards,
+    Dictionary,
+    SparseAutoencoderDictionary,
+    SparseAutoencoderDictionaryCV,
+    SparseCodes,
+):
     _kind.__module__ = __name__  # what pickles name

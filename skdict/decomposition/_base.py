@@ -2,50 +2,29 @@
 
 from contextlib import suppress
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from .._core.coding import Codebook, Encoder, SparseCodes
+from .._core.coding import SparseCodes
 from .._core.data.source import Source
 from .._core.device import resolve_device
-from .._core.dictionary import Dictionary
-from .._core.models.architectures import ARCHITECTURES, Architecture, TopK, make_architecture
+from .._core.models.architectures import ARCHITECTURES, Architecture, TopK
 from .._core.parameters import python_number
-from .._core.solvers.base import default_n_nonzero
-from .._core.tensors import from_numpy
 from .._core.torch_state import plain_torch
 from ..utils._arrays import check_activations, check_codes, collect_dense, collect_sparse
 from ..utils._sklearn_compat import validate_parameter_constraints
+from ._attributes import OF_DICTIONARY, dictionary_of, is_shared
+from ._code_shards import check_writes_codes, write_codes
 from ._code_statistics import DataChangedError
 from ._coding import Coding
 from ._likelihood import SparseCodingModel, debiased
 
-# Fitted attributes that only dictionaries of other libraries have: names in `Dictionary`.
-OF_OTHERS = {
-    "input_offset_": "offset",
-    "component_norms_": "norms",
-    "skip_coef_": "skip",
-    "input_normalization_": "normalization",
-    "is_transcoder_": "is_transcoder",
-    "code_scale_": None,  # of the encoder, as the next
-    "_selection": None,
-}
-# Fitted attributes that only some dictionaries have.
-OF_SOME = (
-    "encoder_coef_",
-    "encoder_intercept_",
-    "threshold_",
-    "codeword_norms_",
-    "codebook_sizes_",
-    "n_nonzero_coefs_",
-    "_architecture",
-    "_extra",
-    *OF_OTHERS,
-)
 # Those that are taken when they are asked for.
 STATISTICS = ("feature_density_", "feature_magnitude_", "noise_variance_", "n_samples_seen_")
 # Those that say how well rows are coded, and with `validation_score_` what that is taken from.
@@ -60,8 +39,6 @@ OF_ROWS = (
 )
 # Types of parameters whose values can be remembered.
 PLAIN = {str, int, float, type(None)}
-# All that make up `dictionary_`.
-OF_DICTIONARY = ("components_", "intercept_", "alpha_", *OF_SOME)
 
 
 class ArchitectureParamsMixin:
@@ -106,6 +83,8 @@ class DictionaryTransformer(
     The fitted attributes are ndarrays, which a pickle keeps; `dictionary_` is made of them.
     """
 
+    __metadata_request__transform: ClassVar = {"out": UNUSED}  # no metadata
+
     @property
     def dictionary_(self):
         """The fitted `Dictionary`: what coders, metrics and file formats work with."""
@@ -114,34 +93,42 @@ class DictionaryTransformer(
         if kept is None or any(a is not b for a, b in zip(kept, parts, strict=True)):
             if parts[0] is None:
                 raise AttributeError(f"This {type(self).__name__} is not fitted: call fit first.")
-            dictionary = _dictionary_of(vars(self))
-            if all(map(_is_shared, parts)):
+            dictionary = dictionary_of(vars(self))
+            if all(map(is_shared, parts)):
                 self._dictionary = parts, dictionary
         return dictionary
 
     @plain_torch()
-    def transform(self, X):
+    def transform(self, X, out=None):
         """Find the codes of activations.
 
         Parameters
         ----------
         X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
-            Activations.
+            Activations; or an `ActivationStore`, or a view of one.
+        out : str or Path, default=None
+            A folder to write the codes into, as CSR matrices of 65,536 rows each, for more codes
+            than memory holds. If it was interrupted, a second call goes on with what is missing.
 
         Returns
         -------
-        codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
+        codes : ndarray, CSR matrix, tensor or CodeShards of shape (n_samples, n_components)
             Float32 if X is in single or half precision, else float64. The code of a row does
             not depend on other rows, but for its last digits. Tensors come back on the device
-            of X.
+            of X. With ``out`` what reads the folder.
 
         Raises
         ------
         ValueError
-            If X has another number of columns than in `fit`, or is not finite.
+            If X has another number of columns than in `fit`, or is not finite; if ``out`` has
+            codes of another dictionary or X.
         """
         check_is_fitted(self)
+        if out is not None:
+            check_writes_codes(self, out)
         rows, coding = self._source(X), coding_of(self)
+        if out is not None:
+            return write_codes(coding, rows, out)
         n_components = len(self.components_)
         collect = collect_sparse if self.sparse_output else collect_dense
         with coding.threads(rows), coding.coder(rows) as code:
@@ -505,95 +492,3 @@ def check_has_encoder(algorithm, has_encoder, solver):
             "train. Use transform_algorithm='auto', 'lasso', 'omp' or 'threshold', or "
             "solver='autoencoder' or 'kmeans'."
         )
-
-
-def attributes_of(dictionary):
-    """The fitted attributes that make up a dictionary: ndarrays, whatever its device.
-
-    `dictionary_` is the dictionary itself, or its copy on the CPU, with the coders that it has
-    prepared: the attributes are on its memory.
-    """
-    dictionary = dictionary.to(dictionary.components.dtype, torch.device("cpu"))
-    attributes = {
-        "components_": dictionary.components.numpy(),
-        "intercept_": dictionary.intercept.numpy(),
-        "alpha_": dictionary.alpha,
-    }
-    encoder, architecture = dictionary.encoder, dictionary.architecture
-    if isinstance(encoder, Codebook):
-        attributes["codeword_norms_"] = encoder.norms.numpy()
-        attributes["codebook_sizes_"] = np.array(encoder.sizes)
-    elif encoder is not None:
-        attributes["encoder_coef_"] = encoder.weight.numpy()
-        attributes["encoder_intercept_"] = encoder.bias.numpy()
-        if encoder.threshold is not None:
-            attributes["threshold_"] = encoder.threshold.numpy()
-        if encoder.divisor is not None:
-            attributes["code_scale_"] = encoder.divisor.numpy()
-        if encoder.selection != getattr(architecture, "selection", "positive"):
-            attributes["_selection"] = encoder.selection
-    for name, field in OF_OTHERS.items():
-        part = None if field is None else getattr(dictionary, field)
-        if part is not None and part is not False:
-            attributes[name] = part.numpy() if torch.is_tensor(part) else part
-    if architecture is not None:
-        attributes["_architecture"] = architecture
-        attributes["_extra"] = {name: value.numpy() for name, value in dictionary.state.items()}
-        if "k" in architecture.get_params():
-            attributes["n_nonzero_coefs_"] = architecture.k
-    parts = [attributes.get(name) for name in OF_DICTIONARY]
-    return {**attributes, "_dictionary": (parts, dictionary)}
-
-
-def _is_shared(part):
-    """Whether tensors made of a fitted attribute see what is written into it later."""
-    if isinstance(part, np.ndarray):
-        return not part.flags.writeable or min(part.strides, default=0) >= 0
-    return not isinstance(part, list)
-
-
-def _by_parameters(attributes):
-    """The architecture that the parameters name, for attributes that were set by hand."""
-    k = attributes.get("n_nonzero_coefs_", attributes["n_nonzero_coefs"])
-    architecture = make_architecture(attributes["architecture"], k)
-    n_components, n_features = np.shape(attributes["components_"])
-    architecture.complete(n_components, default_n_nonzero(n_features, n_components))
-    return architecture
-
-
-def _dictionary_of(attributes):
-    """The dictionary that fitted attributes make up, on their memory."""
-
-    def tensor(name):
-        array = attributes.get(name)
-        return None if array is None else from_numpy(np.asarray(array))
-
-    components, architecture = tensor("components_"), attributes.get("_architecture")
-    encoder = None
-    if "codeword_norms_" in attributes:
-        sizes = attributes["codebook_sizes_"].tolist()
-        encoder = Codebook(components, tensor("codeword_norms_"), sizes)
-    elif "encoder_coef_" in attributes:
-        rule = architecture or _by_parameters(attributes)
-        encoder = Encoder(
-            tensor("encoder_coef_"),
-            tensor("encoder_intercept_"),
-            tensor("threshold_"),
-            rule.n_largest,
-            attributes.get("_selection", rule.selection),
-            tensor("code_scale_"),
-        )
-    state = attributes.get("_extra", {})
-    return Dictionary(
-        components,
-        tensor("intercept_"),
-        encoder,
-        attributes["alpha_"],
-        architecture,
-        {name: from_numpy(value) for name, value in state.items()},
-        offset=tensor("input_offset_"),
-        norms=tensor("component_norms_"),
-        normalization=attributes.get("input_normalization_"),
-        skip=tensor("skip_coef_"),
-        is_transcoder=attributes.get("is_transcoder_", False),
-    )

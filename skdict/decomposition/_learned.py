@@ -9,7 +9,8 @@ import numpy as np
 from .._core.dictionary import Dictionary
 from .._core.solvers import SOLVERS, Solver
 from ..utils._warnings import warn
-from ._base import attributes_of, check_has_encoder
+from ._attributes import attributes_of
+from ._base import check_has_encoder
 from ._code_statistics import DataChangedError, FitStatistics
 from ._fitting import as_atoms, dictionary_given, params_of
 from ._likelihood import CodeStatistics

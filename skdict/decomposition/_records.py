@@ -12,7 +12,8 @@ from .._core.formats.loading import read
 from .._core.models.architectures import make_architecture
 from ..utils._files import replacing_folder
 from ..utils._warnings import warn
-from ._base import OF_DICTIONARY, STATISTICS, attributes_of
+from ._attributes import OF_DICTIONARY, attributes_of
+from ._base import STATISTICS
 from ._code_statistics import FitStatistics
 from ._learned import DRAWN, Stream
 

@@ -3,12 +3,14 @@
 import copy
 from numbers import Integral
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import get_tags
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .._core.data.source import Source
@@ -19,6 +21,7 @@ from ..utils._arrays import check_activations
 from ..utils._frames import as_frame
 from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._base import ArchitectureParamsMixin
+from ._code_shards import check_writes_codes
 from ._fitting import default_params, params_of, warn_of_unused
 from ._search import Measured, PathSearch, check_scorer, do_nothing, fit_within, folds_of
 from ._search_values import as_count_or_none, searched_values
@@ -381,20 +384,26 @@ class SparseAutoencoderDictionaryCV(
             each.call_on_fit_task_end(**data, reconstruction_attributes=dict)
         return self
 
-    def transform(self, X):
+    __metadata_request__transform: ClassVar = {"out": UNUSED}  # no metadata
+
+    def transform(self, X, out=None):
         """Find the codes of activations, as `SparseAutoencoderDictionary.transform`.
 
         Parameters
         ----------
         X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
-            Activations.
+            Activations; or an `ActivationStore`, or a view of one.
+        out : str or Path, default=None
+            A folder to write the codes into.
 
         Returns
         -------
-        codes : ndarray, CSR matrix or tensor of shape (n_samples, n_components)
+        codes : ndarray, CSR matrix, tensor or CodeShards of shape (n_samples, n_components)
         """
+        if out is not None:
+            check_writes_codes(self, out)
         with config_context(transform_output="default"):  # frames are made of what this returns
-            return self._chosen().transform(X)
+            return self._chosen().transform(X, out)
 
     def inverse_transform(self, X):
         """Reconstruct activations from codes: ``codes @ components_ + intercept_``.

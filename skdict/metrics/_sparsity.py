@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 
+from .._core.data.reading import is_store, row_slices
 from ..utils._sklearn_compat import Interval, validate_params
 from ._rows import as_rows, check_finite, row_blocks
 
@@ -18,6 +19,9 @@ def count_active(codes):
 
     `codes` is from `as_rows`.
     """
+    if is_store(codes):
+        pieces = row_slices(len(codes), codes.chunk_rows)
+        return sum(count_active(as_rows(codes.read(rows), "codes")) for rows in pieces)
     if issparse(codes):
         if not codes.has_canonical_format:  # sum duplicates: they could cancel
             codes = codes.copy()

@@ -296,6 +296,7 @@ def _fits_without_names(estimator, X, reset):
 def check_codes(X, n_components, *, name="X"):
     """Validate codes of shape (n_samples, n_components) for `inverse_transform`."""
     X = _as_floating(as_matrix(X, name))
+    X = X.read(slice(None)) if is_store(X) else X
     if X.shape[1] != n_components:
         raise ValueError(
             f"{name} has {X.shape[1]} columns, but the dictionary has {n_components} components. "

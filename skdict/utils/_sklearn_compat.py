@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils._param_validation import Interval as _Interval
 from sklearn.utils._param_validation import validate_params as _validate_params
+from sklearn.utils._set_output import _get_output_config
 
 from .._core.parameters import python_number
 
@@ -30,6 +31,7 @@ __all__ = [
     "align_sparse_interface",
     "clone_parametrized",
     "fit_context",
+    "output_container",
     "plain_output",
     "python_numbers",
     "validate_parameter_constraints",
@@ -105,6 +107,11 @@ def fit_context(*, prefer_skip_nested_validation):
         return wrapper
 
     return decorator
+
+
+def output_container(estimator):
+    """What `set_output` has asked for: "default", "pandas", "polars"."""
+    return _get_output_config("transform", estimator)["dense"]
 
 
 def plain_output(copied):

@@ -17,6 +17,7 @@ OTHERS = {
     "FeatureDisplay",
     "FeatureHeatmapDisplay",
     "FeatureMapDisplay",
+    "CodeShards",
     "FeatureMatchDisplay",
     "FeatureSeriesDisplay",
     "FeatureSplittingDisplay",

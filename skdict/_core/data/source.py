@@ -136,7 +136,7 @@ class Source:
         width = max(self.n_features, n_columns, 1)
         return max(1, BLOCK_BYTES // (width * self.dtype.itemsize))
 
-    def blocks(self, n_columns=0, *, check=True):
+    def blocks(self, n_columns=0, *, check=True, part=None):
         """Yield (slice, rows) over all rows in order; a block holds about `BLOCK_BYTES`.
 
         Parameters
@@ -145,6 +145,8 @@ class Source:
             Width of what is computed from the rows, if that is wider than they are.
         check : bool
             Whether to look for NaN and infinity, unless there are known to be none.
+        part : slice, optional
+            Of consecutive rows to go through; by default all.
 
         Raises
         ------
@@ -152,9 +154,11 @@ class Source:
             If a block holds NaN or infinity; names the first with its row and column in X.
         """
         check = check and not self.is_finite
-        for block in row_slices(len(self), self.block_size(n_columns)):
+        first, stop = (0, len(self)) if part is None else (part.start, part.stop)
+        for start in range(first, stop, self.block_size(n_columns)):
+            block = slice(start, min(start + self.block_size(n_columns), stop))
             yield block, self._read(block, check=check)
-        self.is_finite |= check
+        self.is_finite |= check and stop - first == len(self)
 
     def batches(self, batch_size, generator=None, *, start=0, share=(0, 1)):
         """The rows of one epoch in batches (B, n_features), each row once.
