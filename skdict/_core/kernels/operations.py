@@ -98,6 +98,15 @@ def add_at_(table, index, rows):
     return body("add_at_", table.device)(table, index, rows)
 
 
+def sums_about(x, centre):
+    """Σ (x - centre) over rows, (d,), and ‖x - centre‖² of each, (B,), summed in float32.
+
+    Both are returned in float64. x may be in half precision, and is contiguous. What is not finite
+    stays so.
+    """
+    return body("sums_about", x.device)(x, centre)
+
+
 def add_outer_products(matrix, support, values, weight):
     """matrix[:n, :n] += weight · zᵀz for codes z by their values at the support, in place."""
     body("add_outer_products", matrix.device)(matrix, support, values, weight)

@@ -8,7 +8,6 @@ as soon as they are there.
 import os
 import tempfile
 import threading
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -99,11 +98,15 @@ class LocalFolder:
         _write(temporary, content)
         self.publish(temporary, name)
 
-    def create(self, name, content):
-        """Write a small file in one step, unless it is there."""
+    def create(self, name, content, owner):
+        """Write a small file in one step, unless it is there.
+
+        Several may do so at once. The temporary file is the owner's, whose number it has: the
+        next one of that number takes it over.
+        """
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+        temporary = path.with_name(f".tmp-{owner:08d}-{path.name}")
         try:
             _write(temporary, content)
             try:
@@ -186,7 +189,7 @@ class RemoteFolder:
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(path, content)
 
-    def create(self, name, content):
+    def create(self, name, content, owner):
         if not self.exists(name):
             self.write(name, content)
 

@@ -1,8 +1,8 @@
 """The moments of rows as they pass by, and of those that are not massive.
 
 Rows are taken in pieces, in float32: of a point near most rows, their squared distances and the
-sum of their differences are kept, and summed up in float64. That costs about a quarter of what
-writing the rows costs; in float64 it would be twice as much as writing. Sums are over pieces that
+sum of their differences are kept, and summed up in float64. In float64 throughout it would take
+several times as long as writing the rows. Sums are over pieces that
 begin at fixed rows, so they do not depend on how the rows came.
 """
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..data.statistics import NormHistogram, Spread, Summary
+from ..kernels import sums_about
 
 # Rows that the centre is estimated from.
 N_CENTRE_ROWS = 1001
@@ -27,10 +28,8 @@ class RowMoments:
 
     def __init__(self, width):
         self.centre = None
-        self._sum = torch.zeros(width, dtype=torch.float64, device="cpu")  # of x - centre
+        self._sum = np.zeros(width)  # of x - centre
         self._squares = []  # arrays of ‖x - centre‖²; NaN where a row is not finite
-        self._offset = torch.empty(0, width, dtype=torch.float32, device="cpu")
-        self._ones = None
 
     def update(self, x):
         """Add rows (B, width) on the CPU.
@@ -42,16 +41,11 @@ class RowMoments:
         if self.centre is None:
             first = x[:N_CENTRE_ROWS].float().nanmedian(dim=0).values
             self.centre = torch.nan_to_num(first, nan=0.0, posinf=0.0, neginf=0.0)
-        if len(x) > len(self._offset):
-            self._offset = self._offset.new_empty(x.shape)
-            self._ones = self._offset.new_ones(1, len(x))
-        offset = self._offset[: len(x)].copy_(x)
-        offset -= self.centre
-        norms = torch.linalg.vector_norm(offset, dim=1)
-        largest = float(norms.max())  # NaN if any is
-        if SMALL < largest * largest < LARGE:
-            self._sum += torch.mm(self._ones[:, : len(x)], offset)[0]
-            self._squares.append(norms.double().square().numpy())
+        total, squares = sums_about(x, self.centre)
+        squares = squares.numpy()  # in NumPy, whose operators on a few numbers take less time
+        if SMALL < squares.max() < LARGE:  # neither if any is NaN
+            self._sum += total.numpy()
+            self._squares.append(squares)
         else:
             self._update_slowly(x)
 
@@ -60,7 +54,7 @@ class RowMoments:
         finite = torch.isfinite(x).all(dim=1)
         offset = x.double() - self.centre
         squares = torch.linalg.vector_norm(offset, dim=1).square()
-        self._sum += offset[finite].sum(dim=0)
+        self._sum += offset[finite].sum(dim=0).numpy()
         self._squares.append(squares.masked_fill(~finite, torch.nan).numpy())
 
     def finish(self, read):
@@ -87,9 +81,9 @@ class RowMoments:
             return Summary(of_all, of_all, n_not_finite)
         with np.errstate(invalid="ignore"):
             is_massive, is_other = squares >= threshold, squares < threshold
-        total = self._sum.clone()
+        total = self._sum.copy()
         for index in np.array_split(np.flatnonzero(is_massive), 1 + len(squares) // 4096):
-            total -= (read(index).double() - self.centre).sum(dim=0)
+            total -= (read(index).double() - self.centre).sum(dim=0).numpy()
         of_others = self._spread(total, squares[is_other])
         # a constant beside massive rows: those are all there is to learn
         return Summary(of_all, of_others if of_others.squares > 0 else of_all, n_not_finite)
@@ -98,7 +92,7 @@ class RowMoments:
         n_samples = len(squares)
         if n_samples == 0:
             return Spread(0, self.centre.double(), 0.0, 0.0)
-        shift = total / n_samples
+        shift = torch.from_numpy(total / n_samples)
         about_centre = float(squares.sum())
         about_mean = max(about_centre - n_samples * float(shift.square().sum()), 0.0)
         return Spread(n_samples, self.centre + shift, about_mean, float(squares.max()) ** 0.5)

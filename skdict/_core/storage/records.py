@@ -242,7 +242,10 @@ def check_layer_names(names, where):
     """Refuse names of layers that cannot be those of folders."""
     folders = {}
     for name in names:
-        folder = folder_of(name)
+        try:
+            folder = folder_of(name)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where} has a layer {name!r:.60}: {error}.") from None
         if not name or len(folder) > MAX_FILE_NAME:
             raise ValueError(
                 f"{where} has a layer {name!r:.60}, whose name must have from 1 to "
@@ -367,6 +370,10 @@ def commit_of(record, checksum, where, settings, number):
 _XXH3 = r"[0-9a-f]{16}"
 
 
+def _is_checksum(value):
+    return isinstance(value, str) and re.fullmatch(_XXH3, value) is not None
+
+
 def _layer_record(fields, rows):
     fields.only(*LayerRecord.__dataclass_fields__)
     n_samples = fields.integer("n_samples", 0, rows)
@@ -434,7 +441,7 @@ def _read_index(folder, settings):
         if not re.fullmatch(r"\d{8}\.json", name, re.ASCII):
             raise ValueError(f"{where} has a commit {name!r:.60}: no name of one. {_RESTORE}")
         pair, number = shards.take(name), int(name[:8])
-        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], str):
+        if not isinstance(pair, list) or len(pair) != 2 or not _is_checksum(pair[1]):
             raise ValueError(f"{where}: {name!r} must be a commit and its checksum. {_RESTORE}")
         place = f"{where}, commit {name!r}"
         commits[number] = commit_of(pair[0], pair[1], place, settings, number)

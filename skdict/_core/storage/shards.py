@@ -247,6 +247,9 @@ class ShardReader:
             if start % step == 0 and n_whole > 0:
                 end = min((block + n_whole) * step, rows)
                 self.read_blocks(block, block + n_whole, target[: (end - start) * size])
+            elif not self.verify:
+                end = stop
+                self._fill(target[: (end - start) * size], HEADER_BYTES + start * size)
             else:
                 end = min(stop, (block + 1) * step)
                 content = self._block(block, scratch)
@@ -274,8 +277,8 @@ class ShardReader:
         n = self._file.read_into(target, start)
         if n < len(target):
             raise ValueError(
-                f"{self.where} ends at byte {start + n}, in the middle of what was read: it was "
-                f"cut off. {self._what_to_do()}"
+                f"{self.where} ends before byte {start + len(target)}: it was cut off. "
+                f"{self._what_to_do()}"
             )
 
     def damage(self, block):

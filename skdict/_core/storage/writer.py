@@ -116,7 +116,7 @@ class StoreWriter:
         self.folder, self.settings, self._writer = open_folder(path), settings, writer
         self._lock = None if self.folder.is_remote else _locked(self.folder.path, writer)
         try:
-            self.folder.create("store.json", dumped(settings.record()))
+            self.folder.create("store.json", dumped(settings.record()), writer)
             _check_same(settings, read_settings(self.folder), self.folder.where("store.json"))
             self._resume()
         except BaseException:

@@ -390,3 +390,25 @@ def test_omp(dtype, weighted, positive, gram_bytes, monkeypatch):
         assert ((found[-1] != 0).sum(dim=1) <= n_nonzero).all()
     for codes in found[1:]:
         close(codes, found[0], dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (4, 37), (11, 300)])
+def test_sums_about(dtype, shape):
+    x = (randn(*shape, dtype=torch.float32) * 1e-3).to(dtype)
+    x[0, 0] = 6e-8  # subnormal in float16
+    centre = randn(shape[1], seed=1, dtype=torch.float32)
+    reference, others = bodies("sums_about")
+    offset = x.double() - centre.double()
+    expected = offset.sum(0), offset.square().sum(1)
+    assert others
+    for sums_about in (reference, *others):
+        for found, known in zip(sums_about(x, centre), expected, strict=True):
+            assert found.dtype == torch.float64
+            torch.testing.assert_close(found, known, rtol=1e-5, atol=1e-5)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        x[0, -1] = bad
+        for sums_about in (reference, *others):
+            total, squares = sums_about(x, centre)
+            assert not total[-1].isfinite()
+            assert squares.isfinite().tolist() == [False] + [True] * (len(x) - 1)
