@@ -26,9 +26,11 @@ from ..utils._sklearn_compat import (
 from ._cache import open_cache
 from ._for_dictionary import extractor_for
 from ._inputs import check_inputs, network_of, ready_tokenizer, tokenized
+from ._large import LargeDataMixin
 
 
 class ActivationExtractor(
+    LargeDataMixin,
     ExtractorMixin,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
@@ -140,6 +142,7 @@ class ActivationExtractor(
     See Also
     --------
     skdict.decomposition.SparseAutoencoderDictionary : Sparse dictionary of the activations.
+    ActivationStore : Activations on disk, which `to_store` writes.
     sklearn.feature_extraction.text.HashingVectorizer : Token counts, stateless as well.
 
     Notes
@@ -524,11 +527,8 @@ class ActivationExtractor(
 
     def _validate(self):
         """Check the parameters, outside of `fit`."""
-        validate_parameter_constraints(
-            self._parameter_constraints,
-            self.get_params(deep=False),
-            caller_name=type(self).__name__,
-        )
+        params = self.get_params(deep=False)
+        validate_parameter_constraints(self._parameter_constraints, params, type(self).__name__)
 
     def _fit(self, X):
         network = network_of(self)

@@ -112,6 +112,9 @@ class Layer:
     has_vectors_at_tokens : bool
         Whether the activation has shape (n_inputs, n_positions, n_features).
 
+    padding : bool
+        Whether inputs of a batch may be padded to one length.
+
     Raises
     ------
     ValueError
@@ -142,7 +145,7 @@ class Layer:
         self.grid = tuple(grid)
         self.has_vectors_at_tokens = len(self._seen.shape) == 3 and self.feature_axis in (2, -1)
         self._check_alignment()
-        self._padding = batch_size > 1 and self._may_be_padded()
+        self.padding = batch_size > 1 and self._may_be_padded()
 
     def read(self, batch):
         """Run some inputs up to the layer; return an array (n_positions, n_features) for each."""
@@ -159,7 +162,7 @@ class Layer:
     def batches(self, items):
         """Divide some of the inputs into batches of similar length that leave rows unchanged."""
         lengths = self.inputs.lengths
-        return list(batches_by_length(items, lengths, self._batch_size, padding=self._padding))
+        return list(batches_by_length(items, lengths, self._batch_size, padding=self.padding))
 
     def _may_be_padded(self):
         """Whether a batch may hold inputs of unequal length; an error if it may not hold two."""

@@ -244,12 +244,12 @@ def tokenize(
         If `max_length` is more than the model takes or leaves no room beside the special
         tokens, or if the tokenizer is another model's.
     """
-    max_length = _window_length(max_length, tokenizer, network)
+    max_length = window_length(max_length, tokenizer, network)
     special_ids = special_token_ids(tokenizer)
     documents, windows, windows_kept, windows_spans = [], [], [], []
     for document, (ids, added, spans) in enumerate(encode(tokenizer, texts, with_spans)):
         kept = ~(added | np.isin(ids, special_ids)) | include_special_tokens
-        for index in _window_indices(added, max_length):
+        for index in window_indices(added, max_length):
             documents.append(document)
             windows.append(ids[index])
             windows_kept.append(kept[index])
@@ -263,17 +263,23 @@ def tokenize(
             f"The tokenizer gives token id {largest}, but the model has only "
             f"{network.n_token_ids}. Give the tokenizer that the model was trained with."
         )
-    pad_id = tokenizer.pad_token_id or 0
-    if network.n_token_ids is not None and not 0 <= pad_id < network.n_token_ids:
-        pad_id = 0  # the model has no embedding for the tokenizer's padding token
+    pad_id = padding_id(tokenizer, network)
     return TokenWindows(documents, windows, windows_kept, windows_spans, pad_id=pad_id)
 
 
-def _window_length(max_length, tokenizer, network):
+def padding_id(tokenizer, network):
+    """The token id that fills up windows, which the model has to have an embedding for."""
+    pad_id = getattr(tokenizer, "pad_token_id", None) or 0
+    if network.n_token_ids is not None and not 0 <= pad_id < network.n_token_ids:
+        return 0
+    return pad_id
+
+
+def window_length(max_length, tokenizer, network):
     """Greatest number of tokens of a window, or None if there is no limit."""
     context_length = network.context_length
     if max_length is None:
-        limits = (context_length, as_limit(tokenizer.model_max_length))
+        limits = (context_length, as_limit(getattr(tokenizer, "model_max_length", None)))
         return min((limit for limit in limits if limit is not None), default=None)
     if context_length is not None and max_length > context_length:
         raise ValueError(
@@ -338,7 +344,7 @@ def special_token_ids(tokenizer, model=None):
     return np.array(sorted(ids), dtype=np.int64)
 
 
-def _window_indices(added, max_length):
+def window_indices(added, max_length):
     """Yield, for each window of a text, the positions of its tokens in the text's token ids."""
     inner = np.flatnonzero(~added)
     if len(inner) == 0:

@@ -1,0 +1,119 @@
+"""What an extractor does with more texts than fit in memory."""
+
+from ._to_store import write_store
+
+
+class LargeDataMixin:
+    """Methods of an `ActivationExtractor` whose memory does not grow with the texts."""
+
+    def to_store(
+        self,
+        texts,
+        path,
+        *,
+        layers=None,
+        text_column="text",
+        dtype="auto",
+        shard=(0, 1),
+        shard_rows=None,
+        block_rows=None,
+    ):
+        """Write the activations of texts to a store on disk, in memory that does not grow.
+
+        Called again with the same texts, it goes on where it was stopped or killed, and the files
+        come out the same to the byte (on the same machine, with the same `batch_size`). What has
+        been written can be read meanwhile.
+
+        Parameters
+        ----------
+        texts : iterable, or path or list of paths
+            - a list, an array or a Series of str, or any iterable of them; in the place of a str
+              also (id, str), with an integer that becomes the column "id" of the tokens, or the
+              token ids of a text, as a list or an array;
+            - a `Dataset` or `IterableDataset` of Hugging Face, or an iterable of dicts, with the
+              texts in `text_column`;
+            - the path or URL of a file, a folder, or a pattern with "*", or a list of them: a
+              document is a row of a ".parquet" file (which needs polars), or a line of a
+              ".jsonl", ".jsonl.gz", ".txt" or ".txt.gz" file;
+            - an iterable of (activations, tokens), of a model that was run elsewhere: an array of
+              shape (n, width), or a dict of one for each layer, and a dict of columns, or an
+              array of token ids. The model is not used then.
+
+            Documents without tokens have no rows, but count. A generator is read anew from its
+            beginning when the store is continued, and what was read before is passed over.
+
+        path : str or path-like
+            Folder of the store, or a URL that fsspec knows.
+
+        layers : list of str, default=None
+            Layers that are read in the same forward passes; None for that of the extractor. Names
+            that are no paths have their own side, as "layers.5.mlp.out".
+
+        text_column : str, default="text"
+            Column with the texts, of tables, parquet and jsonl.
+
+        dtype : {"auto", "float16", "bfloat16", "float32"}, default="auto"
+            What is stored. "auto" is bfloat16 where the model computes in it, else float16.
+
+        shard : tuple of (int, int), default=(0, 1)
+            (i, n): take the documents i, i + n, i + 2n, ... Then n processes, on any machines,
+            write one store together. They need not know of each other.
+
+        shard_rows : int, default=None
+            Rows of a shard; None for as many as make 1 GiB.
+
+        block_rows : int, default=None
+            Rows that are hashed, read and shuffled together. None for 64, or for as many as make
+            64 KB.
+
+        Returns
+        -------
+        store : ActivationStore
+            With the columns "document", the number of the text, "position" (in the window that
+            the model was given, special tokens included), "token_id", and of texts "char_start"
+            and "char_end".
+
+        Raises
+        ------
+        ValueError
+            If a parameter or a text is not valid, or the store holds activations of another
+            model, layer, tokenizer or other texts; names what differs.
+
+        See Also
+        --------
+        ActivationStore : What is written.
+
+        Notes
+        -----
+        At most some tens of megabytes of activations are in memory, or two batches of the model.
+        Texts are tokenized as a whole. `cache` is not used.
+
+        What tells one collection of texts from another is cheap: of lists a digest of all, of
+        tables the number of rows and a digest of some, of files their names and sizes, of other
+        iterables their first text.
+
+        Examples
+        --------
+        >>> from skdict.datasets import load_one_layer_transformer
+        >>> from skdict.feature_extraction import ActivationExtractor
+        >>> folder = load_one_layer_transformer().path
+        >>> extractor = ActivationExtractor(folder, "layers.0.mlp.act")
+        >>> texts = (f"import module_{i}" for i in range(100))
+        >>> store = extractor.to_store(texts, "activations", layers=["layers.0.out"])
+        >>> store.layers, len(store.documents)
+        ({'layers.0.out': 128}, 100)
+        >>> sorted(store.tokens())
+        ['char_end', 'char_start', 'document', 'position', 'token_id']
+        """
+        self._validate()
+        return write_store(
+            self,
+            texts,
+            path,
+            layers=layers,
+            text_column=text_column,
+            dtype=dtype,
+            shard=shard,
+            shard_rows=shard_rows,
+            block_rows=block_rows,
+        )
