@@ -6,7 +6,15 @@ import sys
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("datasets", "decomposition", "feature_extraction", "inspection", "io", "metrics")
+_SUBPACKAGES = (
+    "callbacks",
+    "datasets",
+    "decomposition",
+    "feature_extraction",
+    "inspection",
+    "io",
+    "metrics",
+)
 _PUBLIC_NAMES = {
     "ActivationExtractor": "feature_extraction",
     "ActivationStore": "feature_extraction",

@@ -18,6 +18,7 @@ ROOT = Path(skdict.__file__).parent
 MAY_IMPORT = {
     "_core": set(),
     "utils": {"_core"},
+    "callbacks": {"_core", "utils"},
     "metrics": {"_core", "utils"},
     "datasets": {"_core", "utils"},
     "feature_extraction": {"_core", "utils"},

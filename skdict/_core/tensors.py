@@ -59,9 +59,16 @@ def _wide(tensor):
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def as_arrays(state):
-    """Dicts, lists and tuples with ndarrays where they had tensors; copied only from a GPU."""
-    return _mapped(state, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy())
+def as_arrays(state, *, copy=False):
+    """Dicts, lists and tuples with ndarrays where they had tensors.
+
+    Without ``copy`` those of tensors on the CPU are on their memory.
+    """
+
+    def as_array(tensor):
+        return tensor.detach().to("cpu", copy=copy).numpy()
+
+    return _mapped(state, torch.Tensor, as_array)
 
 
 def as_tensors(state):

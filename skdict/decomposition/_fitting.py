@@ -29,6 +29,7 @@ from ._alpha import ALPHA_FRACTION, location_and_scale
 from ._atoms import ATOMS, default_n_components, make_atoms
 from ._judging import LEAST_HELD_OUT
 from ._reports import is_part_of_search
+from ._resumable import ResumableFit
 
 # With fewer rows for each atom a fit holds out some, to see whether it learns the others by heart
 # (benchmarks/memorising.py); not more than it takes to tell.
@@ -177,8 +178,13 @@ def fit(params, rows, previous, reports, attributes_of, processes):
     -------
     found : Found
     """
-    kind = SOLVERS[params.solver]
-    random_state = processes.random_state()
+    with ResumableFit(reports.estimator, params, rows, previous, processes) as resumable:
+        reports.begin(resumable)  # a callback may set the random state
+        return _fit(params, rows, previous, reports, attributes_of, resumable)
+
+
+def _fit(params, rows, previous, reports, attributes_of, resumable):
+    kind, random_state = SOLVERS[params.solver], resumable.random_state
     training, held_out = rows, None
     n_held_out = number_held_out(params, rows.shape, previous) if kind.in_epochs else 0
     if n_held_out:
@@ -187,18 +193,21 @@ def fit(params, rows, previous, reports, attributes_of, processes):
     seen = training if len(training) > 1 else rows
     with threads(params, rows):
         mean, rms = location_and_scale(seen)
+    resumable.check_data(mean, rms)
     if held_out is not None:
         held_out.check_finite()
     alpha = alpha_of(params, rms)
-    reports.begin(training, params.max_iter, alpha)
-    with threads(params, rows):
-        solver = start(params, seen, mean, rms, alpha, previous, random_state)
+    reports.learn(training, params.max_iter, alpha, resumable.n_epochs)
+    solver = resumable.solver(kind)
+    if solver is None:
+        with threads(params, rows):
+            solver = start(params, seen, mean, rms, alpha, previous, random_state)
     settled = {"alpha": alpha, "variance": variance_of(rms, rows)}
     settled |= {"rows": training, "held_out": held_out}
     if kind.in_epochs:
         batch_size = batch_size_for(params, len(training))
         warn_of_mixing(training, params, batch_size)
-        processes.share_out(solver, len(training), batch_size)
+        resumable.processes.share_out(solver, len(training), batch_size)
         loop = TrainingLoop(
             solver,
             training,
@@ -212,24 +221,33 @@ def fit(params, rows, previous, reports, attributes_of, processes):
             n_iter_no_change=params.n_iter_no_change if stops_early(params) else None,
             after_step=reports.after_step,
         )
-
-        def found(which):
-            solver, dictionary = which()
-            return Found(dictionary, solver, loop.counters, **settled)
-
-        while not loop.is_over:
-            reports.begin_epoch()
-            loop.run_epoch()
-            ends = reports.end_epoch(loop, lambda: attributes_of(found(loop.current)))
-            loop.is_over |= processes.any(ends)
-        if kind.keeps_state:
-            processes.leave(solver)
-        return found(loop.best)
+        resumable.attach(loop)
+        return _train(loop, reports, attributes_of, resumable, settled)
     with threads(params, rows):
         counters = {**solver.fit(rows, reports), "loss_curve_": []}
         dictionary = solver.finish(rows)
     reports.found(dictionary)
     return Found(dictionary, solver, counters, **settled)
+
+
+def _train(loop, reports, attributes_of, resumable, settled):
+    """Run a loop to its end; what it has found."""
+
+    def found(which):
+        solver, dictionary = which()
+        return Found(dictionary, solver, loop.counters, **settled)
+
+    while not loop.is_over:
+        reports.begin_epoch()
+        loop.run_epoch()
+        ends = reports.end_epoch(loop, lambda: attributes_of(found(loop.current)))
+        loop.is_over |= resumable.processes.any(ends)
+        if not loop.is_over:
+            resumable.between_steps()
+    resumable.finish()
+    if loop.solver.keeps_state:
+        resumable.processes.leave(loop.solver)
+    return found(loop.best)
 
 
 def warn_of_mixing(rows, params, batch_size):

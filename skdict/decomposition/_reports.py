@@ -61,13 +61,27 @@ class Reports:
         self.coding_of = coding_of
         self.task = None
 
-    def begin(self, rows, n_epochs, alpha):
-        """The fit begins, on the rows of a source and with so many passes over them."""
-        self.rows, self.n_epochs, self.alpha, self.n_done = rows, n_epochs, alpha, 0
-        self.seconds = 0.0  # of passes
-        self.after_step = Pace(len(rows) * n_epochs, self._estimated).after_step
+    def begin(self, resumable):
+        """The fit begins; callbacks may give it a state to go on from.
+
+        Parameters
+        ----------
+        resumable : ResumableFit
+        """
+        self.context.call_on_fit_task_begin(**self.data, metadata={"resumable_fit": resumable})
+
+    def learn(self, rows, n_epochs, alpha, n_done=0):
+        """The fit learns from the rows of a source, with so many passes over them.
+
+        Callbacks are not told of passes that another process has done.
+        """
+        self.rows, self.n_epochs, self.alpha, self.n_done = rows, n_epochs, alpha, n_done
+        self.n_told, self.seconds = 0, 0.0  # passes of this process
+        for _ in range(n_done):
+            self.context.subcontext(task_name="pass")
+        n_rows = len(rows) * (n_epochs - n_done)
+        self.after_step = Pace(n_rows, self._estimated).after_step
         self.began = time.perf_counter()
-        self.context.call_on_fit_task_begin(**self.data)
 
     def begin_epoch(self):
         self.task = self.context.subcontext(task_name="pass")
@@ -92,9 +106,10 @@ class Reports:
         """
         seconds = time.perf_counter() - self.began
         self.n_done += 1
+        self.n_told += 1
         self.seconds += seconds
         if self.estimator.verbose:
-            left = self.seconds / self.n_done * (self.n_epochs - self.n_done)
+            left = self.seconds / self.n_told * (self.n_epochs - self.n_done)
             what = f"pass {self.n_done}/{self.n_epochs}"
             pace = [f"{len(self.rows) / max(seconds, 1e-9):.3g} rows/s"]
             pace += [f"{duration(left)} left"] if self.n_done < self.n_epochs else []

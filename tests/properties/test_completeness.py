@@ -4,13 +4,14 @@ from calls import CALLS
 from numbers_given import PARAMETERS
 from test_indices import FUNCTIONS
 
-from skdict import datasets, decomposition, feature_extraction, inspection, io, metrics
+from skdict import callbacks, datasets, decomposition, feature_extraction, inspection, io, metrics
 
 # They take texts, models, or what other functions return, and have tests of their own.
 OTHERS = {
     "AmortisationGapDisplay",
     "ActivationSpecificityDisplay",
     "ActivationStore",
+    "Checkpoint",
     "Completion",
     "Dictionary",
     "DocumentFeatures",
@@ -56,7 +57,7 @@ def test_every_public_function_is_tried_or_named_here():
     tried = {
         name.split("(")[0].split(".")[0].split()[0] for name in (*CALLS, *PARAMETERS, *FUNCTIONS)
     }
-    modules = datasets, decomposition, feature_extraction, inspection, io, metrics
+    modules = callbacks, datasets, decomposition, feature_extraction, inspection, io, metrics
     public = {name for module in modules for name in module.__all__}
     assert public - tried == OTHERS
     assert tried <= public

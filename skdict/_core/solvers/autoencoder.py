@@ -179,8 +179,8 @@ class AutoencoderSolver(EpochSolver):
             factor = max(factor, LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps))
         return min(1.0, factor) * LEARNING_RATE_PER_ENTRY / math.sqrt(n_features)
 
-    def state_dict(self):
-        return super().state_dict() | {"from_scratch": self.from_scratch}
+    def state_dict(self, *, copy=False):
+        return super().state_dict(copy=copy) | {"from_scratch": self.from_scratch}
 
     @property
     def n_components(self):

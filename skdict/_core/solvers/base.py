@@ -243,11 +243,16 @@ class EpochSolver(Solver):
         vars(copied).update(vars(self), learner=learner, mean=self.mean.to(device))
         return copied
 
-    def state_dict(self):
-        """The whole state between two portions, in plain containers of ndarrays."""
-        return as_arrays(
-            {"learner": self.learner.state_dict(), "mean": self.mean, "scale": self.scale}
-        )
+    def state_dict(self, *, copy=False):
+        """The whole state between two steps, in plain containers of ndarrays.
+
+        Parameters
+        ----------
+        copy : bool, default=False
+            Whether they have memory of their own, which the next step does not change.
+        """
+        state = {"learner": self.learner.state_dict(), "mean": self.mean, "scale": self.scale}
+        return as_arrays(state, copy=copy)
 
     @classmethod
     def from_state_dict(cls, state):

@@ -1,15 +1,41 @@
 """The training loop: one for every solver that is trained in epochs. It never prints."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 
 from ..data.shuffle import Division
 from ..kernels.cpu.threads import threads_for
+from ..tensors import as_arrays, as_tensors
+from .state import dictionary_from_state, dictionary_state, solver_from_state
+
+
+@dataclass
+class Epoch:
+    """How far an epoch has come; whole if none of its batches is left.
+
+    Parameters
+    ----------
+    n_batches : int
+        Batches that have been learned from.
+    total : tensor, scalar, or float
+        Sum of their objective, standardised.
+    order : tensor or None
+        State of the solver's generator before the epoch, from which the order of its rows
+        follows; None without shuffling, and before the first batch.
+    """
+
+    n_batches: int = 0
+    total: torch.Tensor | float = 0.0
+    order: torch.Tensor | None = None
 
 
 class TrainingLoop:
     """Epochs of training until ``n_epochs`` are done, early stopping ends them, or a caller does.
+
+    `state_dict` is complete between two steps: `load_state_dict` goes on from it to the last bit,
+    with the same rows and parameters.
 
     Parameters
     ----------
@@ -30,6 +56,8 @@ class TrainingLoop:
         Epochs without improvement after which training is over; None goes through all.
     after_step : callable or None
         Called after each step with its number of rows.
+    between_steps : callable or None
+        Called after each step but the last one of an epoch, when `state_dict` is complete.
     """
 
     def __init__(
@@ -46,6 +74,7 @@ class TrainingLoop:
         tol=0.0,
         n_iter_no_change=None,
         after_step=None,
+        between_steps=None,
     ):
         self.solver = solver
         self.rows = rows
@@ -57,7 +86,9 @@ class TrainingLoop:
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.after_step = after_step
+        self.between_steps = between_steps
         self.is_over = False
+        self._epoch = Epoch()
         self.loss_curve, self.validation_curve = [], []
         self._n_unsettled = 0  # epochs before the objective was the final one
         self._best = None
@@ -67,13 +98,67 @@ class TrainingLoop:
     def run_epoch(self):
         """Train on all rows once, then look whether that was the last epoch."""
         loss = train_epoch(
-            self.solver, self.rows, self.batch_size, self.shuffle, after_step=self.after_step
+            self.solver,
+            self.rows,
+            self.batch_size,
+            self.shuffle,
+            epoch=self._epoch,
+            after_step=self._after_step,
         )
+        self._epoch = Epoch()
         self.loss_curve.append(loss)
         check_finite("objective", loss, self.solver.n_steps, self.loss_curve)
         if self.held_out is not None:
             self.is_over = self._has_stopped_improving()
         self.is_over |= len(self.loss_curve) == self.n_epochs
+
+    def _after_step(self, n_rows):
+        if self.after_step is not None:
+            self.after_step(n_rows)
+        if self.between_steps is not None and self._epoch.n_batches < self.n_batches:
+            self.between_steps()
+
+    @property
+    def n_batches(self):
+        """Steps of an epoch."""
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def state_dict(self):
+        """All that training goes on from, in plain containers: a copy, on the CPU.
+
+        Of the rows nothing, and none of the parameters that this was made with.
+        """
+        best = None
+        if self._best is not None:
+            solver, dictionary = self._best
+            of_its_own = solver.state_dict() if solver is not self.solver else None
+            best = {"solver": of_its_own, "dictionary": dictionary_state(dictionary)}
+        return {
+            "solver": self.solver.state_dict(copy=True),
+            "epoch": as_arrays(vars(self._epoch), copy=True),
+            "is_over": self.is_over,
+            "loss_curve": list(self.loss_curve),
+            "validation_curve": list(self.validation_curve),
+            "n_unsettled": self._n_unsettled,
+            "best": best,
+        }
+
+    def load_state_dict(self, state):
+        """Go on from a state; the solver has been made of its ``state["solver"]``."""
+        device = self.rows.device
+        self._epoch = Epoch(**as_tensors(state["epoch"]))
+        if isinstance(self._epoch.total, torch.Tensor):
+            self._epoch.total = self._epoch.total.to(device)
+        self.is_over = state["is_over"]
+        self.loss_curve = list(state["loss_curve"])
+        self.validation_curve = list(state["validation_curve"])
+        self._n_unsettled = state["n_unsettled"]
+        best = state["best"]
+        if best is not None:
+            solver = self.solver
+            if best["solver"] is not None:
+                solver = solver_from_state(type(solver), best["solver"], device)
+            self._best = solver, dictionary_from_state(best["dictionary"], device)
 
     @property
     def counters(self):
@@ -111,28 +196,52 @@ class TrainingLoop:
         return patience is not None and no_improvement(settled, self.tol, patience)
 
 
-def train_epoch(solver, rows, batch_size, shuffle, *, after_step=None):
+def train_epoch(solver, rows, batch_size, shuffle, *, epoch=None, after_step=None):
     """Take a step on each batch of the rows, and call ``after_step`` with their number.
+
+    Parameters
+    ----------
+    solver : Solver
+    rows : Source
+    batch_size : int
+    shuffle : bool
+    epoch : Epoch, optional
+        How far it has come: it goes on from there. It is kept up to date.
+    after_step : callable, optional
 
     Returns
     -------
     objective : float
         Mean over the rows, each at the parameters of its step, in the units of the data.
     """
-    generator = solver.generator if shuffle else None
-    ranks = solver.strategy.ranks
-    batches = solver.standardised(rows).batches(
-        batch_size, generator, share=(ranks.rank, ranks.size)
-    )
-    division, total = Division(len(rows), batch_size), 0.0
+    epoch = Epoch() if epoch is None else epoch
+    division = Division(len(rows), batch_size)
     with _threads(solver, rows, batch_size):
-        for batch, x in enumerate(batches):
-            n_rows = division.start(batch + 1) - division.start(batch)
-            total = total + solver.step(x, n_rows)
+        for x in _batches_left(solver, rows, batch_size, shuffle, epoch):
+            n_rows = division.start(epoch.n_batches + 1) - division.start(epoch.n_batches)
+            epoch.total = epoch.total + solver.step(x, n_rows)
+            epoch.n_batches += 1
             if after_step is not None:
                 after_step(n_rows)
-    total = ranks.sum_(total)
+    total = solver.strategy.ranks.sum_(epoch.total)
     return float(total) * solver.scale**2 / len(rows)  # waits for the device, once an epoch
+
+
+def _batches_left(solver, rows, batch_size, shuffle, epoch):
+    """The standardised batches that an epoch has left, in the order that it began with."""
+    data, generator, ranks = solver.standardised(rows), solver.generator, solver.strategy.ranks
+    part = {"start": epoch.n_batches, "share": (ranks.rank, ranks.size)}
+    if not shuffle:
+        return data.batches(batch_size, **part)
+    now = generator.get_state()
+    is_new = epoch.order is None
+    if is_new:
+        epoch.order = now
+    generator.set_state(epoch.order)
+    batches = data.batches(batch_size, generator, **part)
+    if not is_new:
+        generator.set_state(now)  # steps have drawn from it, too
+    return batches
 
 
 def mean_objective(solver, rows, alpha):

@@ -1,0 +1,224 @@
+"""The folder of one fit: where its state is looked for, and written in a thread."""
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+
+import filelock
+
+from .._core.training.checkpoint import (
+    checkpoints_in,
+    digest_of_text,
+    read_about,
+    read_checkpoint,
+    remove,
+    remove_unfinished,
+    step_of,
+    write_checkpoint,
+)
+from ..utils._warnings import warn
+
+LOGGER = logging.getLogger("skdict")
+# Parts of a fingerprint that a fit is found by. Of the rest, the environment, a difference is an
+# error in every case.
+FOUND_BY = ("estimator", "parameters", "X", "start")
+LOCK = "lock"
+
+
+class KeptFit:
+    """The folder of one fit, and what is done with it while the fit goes on.
+
+    Parameters
+    ----------
+    path : Path
+        In which it is.
+    fingerprint : dict
+        Of the fit.
+    every : float
+        Seconds from one checkpoint to the next.
+    """
+
+    def __init__(self, path, fingerprint, every):
+        key = json.dumps({name: fingerprint[name] for name in FOUND_BY}, sort_keys=True)
+        self.folder = path / f"fit-{digest_of_text(key)[:16]}"
+        self.fingerprint = fingerprint
+        self.every = every
+        self._lock = filelock.FileLock(self.folder / LOCK)
+        self._writer = None
+        self._error = None
+        self._is_finished = False
+
+    @property
+    def exists(self):
+        """Whether there is a checkpoint of this fit."""
+        return bool(checkpoints_in(self.folder))
+
+    def take(self, fit):
+        """Have a fit go on from the newest checkpoint, if there is one, and keep its state.
+
+        Parameters
+        ----------
+        fit : ResumableFit
+            Before its first step.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            warn(
+                f"Another process is at the same fit and keeps its state in {str(self.folder)!r}: "
+                "this one is not kept."
+            )
+            return
+        fit.listen(self)
+        remove_unfinished(self.folder)
+        state = self._newest()
+        if state is not None:
+            fit.resume(state)
+        self._last = time.monotonic()
+
+    def between_steps(self, fit):
+        """Begin to write a checkpoint if it is time to, and none is being written."""
+        if time.monotonic() - self._last < self.every or self._is_writing:
+            return
+        self._last = time.monotonic()
+        self._tell_of_error()
+        self._write(fit)
+
+    def finish(self, fit):
+        """Keep the state after the last step, and no other one."""
+        if self._is_finished:
+            return
+        self._wait()
+        self._write(fit)
+        self._wait()
+        if self._error is None:
+            for old in checkpoints_in(self.folder)[1:]:
+                remove(old)
+        self._tell_of_error()
+
+    def close(self):
+        """Wait until what is being written is on the disk, and let others use the folder."""
+        self._wait()
+        self._lock.release()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _newest(self):
+        """The newest state that can be read; those that cannot are removed, with a warning."""
+        damaged, errors = [], []
+        for checkpoint in checkpoints_in(self.folder):
+            try:
+                state, about = read_checkpoint(checkpoint)
+            except ValueError as error:
+                damaged.append(checkpoint)
+                errors.append(str(error))
+                continue
+            check_same(checkpoint, self.fingerprint, about)
+            for each, error in zip(damaged, errors, strict=True):
+                warn(f"{error} The fit goes on from {checkpoint.name}, the one before it.")
+                remove(each)
+            self._is_finished = about["is_over"]
+            LOGGER.info("the fit goes on from %s", checkpoint)
+            return state
+        if damaged:
+            raise ValueError(
+                f"No checkpoint in {str(self.folder)!r} can be read: {errors[0]} Remove the "
+                "folder to begin anew."
+            )
+        return None
+
+    # -- writing -------------------------------------------------------------------------------
+
+    @property
+    def _is_writing(self):
+        return self._writer is not None and self._writer.is_alive()
+
+    def _write(self, fit):
+        """Copy the state, and write it in a thread."""
+        about = {"fingerprint": self.fingerprint, "is_over": fit.is_over}
+        arguments = self.folder, fit.n_steps, fit.state_dict(), about
+        self._writer = threading.Thread(
+            target=self._write_copy, args=arguments, name="skdict-checkpoint"
+        )
+        self._writer.start()
+
+    def _write_copy(self, folder, n_steps, state, about):
+        try:
+            write_checkpoint(folder, n_steps, state, about)
+        except Exception as error:  # told in the thread of the fit
+            self._error = n_steps, error
+
+    def _wait(self):
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def _tell_of_error(self):
+        """Warn if the last checkpoint could not be written; the fit goes on."""
+        if self._error is None:
+            return
+        (n_steps, error), self._error = self._error, None
+        kept = [path.name for path in checkpoints_in(self.folder)]
+        left = f"{kept[0]} stays the newest" if kept else "there is none so far"
+        warn(
+            f"The checkpoint after {n_steps} steps could not be written to {str(self.folder)!r}: "
+            f"{error}. The fit goes on; {left}."
+        )
+
+
+def newest_of_others(path, folders):
+    """The checkpoint that was written last in a path, but for those in some folders; or None."""
+    found = [
+        checkpoint
+        for folder in Path(path).glob("fit-*")
+        if folder not in folders
+        for checkpoint in checkpoints_in(folder)[:1]
+    ]
+    return max(found, key=lambda each: each.stat().st_mtime, default=None)
+
+
+def check_same(checkpoint, fingerprint, about=None):
+    """Refuse a checkpoint of another fit, and name the first difference.
+
+    Parameters
+    ----------
+    checkpoint : Path
+    fingerprint : dict
+        Of the fit that is to go on from it.
+    about : dict, optional
+        What the checkpoint says that it is of, if that is known.
+    """
+    about = read_about(checkpoint) if about is None else about
+    difference = first_difference(about["fingerprint"], fingerprint)
+    if difference is None:
+        return
+    name, before, now = difference
+    raise ValueError(
+        f"{str(checkpoint)!r} is of another fit, after {step_of(checkpoint)} steps: {name} was "
+        f"{before!r}, and is {now!r}. Set it back to go on, or give another path, or remove "
+        f"{str(checkpoint.parent)!r}, to begin anew."
+    )
+
+
+def first_difference(before, now):
+    """Name and both values of the first entry that differs in two nested dicts, or None."""
+    before, now = flat(before), flat(now)
+    for name in [*now, *(name for name in before if name not in now)]:
+        pair = before.get(name, "missing"), now.get(name, "missing")
+        if pair[0] != pair[1]:
+            return name, *pair
+    return None
+
+
+def flat(nested, prefix=""):
+    """Entries of nested dicts by their names, without the names of the groups."""
+    entries = {}
+    for name, value in nested.items():
+        if isinstance(value, dict) and not any(key.startswith("$") for key in value):
+            entries |= flat(value, "X: " if name == "X" else prefix)
+        else:
+            entries[prefix + name] = value
+    return entries

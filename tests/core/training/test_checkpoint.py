@@ -1,0 +1,223 @@
+"""States on disk: whole or not there, and damage is noticed."""
+
+import errno
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from skdict._core.models.architectures import BatchTopK
+from skdict._core.training import checkpoint
+from skdict._core.training.checkpoint import (
+    checkpoints_in,
+    digest,
+    read_about,
+    read_checkpoint,
+    remove_unfinished,
+    step_of,
+    write_checkpoint,
+)
+
+STATE = {
+    "numbers": [1, 2.5, float("inf"), None, True],
+    "architecture": BatchTopK(k=3),
+    "by number": {0: {"step": np.array(3.0, dtype=np.float32)}, 1: ("a", "b")},
+    "key": np.arange(624, dtype=np.uint32),
+    "has_fired": np.array([True, False]),
+    "matrix": np.arange(6.0).reshape(2, 3).T,
+    "tensor": torch.arange(3, device="cpu"),
+}
+
+
+def assert_same(one, other):
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, torch.Tensor | np.ndarray):
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    elif isinstance(one, BatchTopK):
+        assert one.get_params() == other.get_params()
+    else:
+        assert one == other
+        assert type(one) is type(other)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_checkpoint(tmp_path, 12345, STATE, {"is_over": False})
+    (path,) = checkpoints_in(tmp_path)
+    assert path.name == "step-000012345"
+    assert names(path) == ["state.json", "state.safetensors"]
+    state, about = read_checkpoint(path)
+    assert_same(STATE, state)
+    assert about == read_about(path) == {"is_over": False}
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    for n_steps in (9, 10, 999_999_999, 1_000_000_000):
+        write_checkpoint(tmp_path, n_steps, {}, {})
+    assert [step_of(path) for path in checkpoints_in(tmp_path)] == [1_000_000_000, 999_999_999]
+    (tmp_path / "step-1").mkdir()
+    (tmp_path / "step-000000012.tmp").mkdir()
+    assert len(checkpoints_in(tmp_path)) == 2
+    remove_unfinished(tmp_path)
+    assert "step-000000012.tmp" not in names(tmp_path)
+    assert checkpoints_in(tmp_path / "nothing") == []
+
+
+def test_a_failure_leaves_the_former_one(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, 1, STATE, {})
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "_flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(tmp_path, 2, STATE, {})
+    assert names(tmp_path) == ["step-000000001"]
+    assert_same(STATE, read_checkpoint(tmp_path / "step-000000001")[0])
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"state\.solver is a object"):
+        write_checkpoint(tmp_path, 1, {"solver": object()}, {})
+    assert names(tmp_path) == []
+
+
+def test_files_are_on_the_disk_before_their_name_is(tmp_path, monkeypatch):
+    """Files, the folder under its temporary name, then the rename, and the folder around it."""
+    done, rename = [], checkpoint.os.rename
+    monkeypatch.setattr(checkpoint, "_flush", lambda path: done.append(path.name))
+    monkeypatch.setattr(
+        checkpoint.os, "rename", lambda a, b: done.append("rename") or rename(a, b)
+    )
+    write_checkpoint(tmp_path, 3, STATE, {})
+    temporary = "step-000000003.tmp"
+    assert done == ["state.safetensors", "state.json", temporary, "rename", tmp_path.name]
+
+
+# -- damage ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    write_checkpoint(tmp_path, 1, STATE, {"is_over": False})
+    return tmp_path / "step-000000001"
+
+
+def test_every_flipped_bit_is_noticed(written):
+    """Or changes nothing, as in a name of the header that nobody asks for."""
+    rng, n_noticed = random.Random(0), 0
+    for name in ("state.json", "state.safetensors"):
+        path = written / name
+        whole = path.read_bytes()
+        for _ in range(150):
+            data = bytearray(whole)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            try:
+                state, _ = read_checkpoint(written)
+            except ValueError as error:
+                assert str(written) in str(error)
+                n_noticed += 1
+            else:
+                assert_same(STATE, state)
+        path.write_bytes(whole)
+    assert n_noticed > 280
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_files_that_are_cut_or_missing(written, name):
+    path = written / name
+    whole = path.read_bytes()
+    for length in (0, 7, len(whole) // 2, len(whole) - 2):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=name):
+            read_checkpoint(written)
+    path.unlink()
+    with pytest.raises(ValueError, match=name):
+        read_checkpoint(written)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "'format' is 'other'"),
+        ({"format_version": 2}, "newer skdict"),
+        ({"format_version": "1"}, "'format_version' is missing, or is no int"),
+        ({"state": []}, "'state' is missing, or is no dict"),
+        ({"about": None}, "'about' is missing"),
+        ({"tensors": {}}, "is damaged: its 'digest'"),
+        ({"digest": "0"}, "is damaged: its 'digest'"),
+    ],
+)
+def test_what_state_json_says_is_checked(written, change, message):
+    path = written / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(written)
+
+
+def test_tensors_of_another_checkpoint_are_noticed(written, tmp_path):
+    other = STATE | {"has_fired": np.array([True, True])}
+    write_checkpoint(tmp_path, 2, other, {})
+    shutil.copy(tmp_path / "step-000000002" / "state.safetensors", written)
+    with pytest.raises(ValueError, match=r"safetensors is damaged: state\.has_fired"):
+        read_checkpoint(written)
+
+
+def mutated(value, rng):
+    """JSON with something in it replaced, removed or added."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        key = rng.choice(list(value))
+        if rng.random() < 0.2:
+            return {name: part for name, part in value.items() if name != key}
+        return value | {key: mutated(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        i = rng.randrange(len(value))
+        return [*value[:i], mutated(value[i], rng), *value[i + 1 :]]
+    return rng.choice([None, -1, 1e308, "", "$tensor", [], {}, {"$tensor": "x"}, {"$items": 3}])
+
+
+def check_mutations(written, n, *, sign):
+    """Only ValueErrors that name the file come of any of them."""
+    path, rng = written / "state.json", random.Random(1)
+    whole = json.loads(path.read_text())
+    for _ in range(n):
+        content = mutated(whole, rng)
+        if sign and isinstance(content, dict):  # as if somebody had meant it
+            content.pop("digest", None)
+            content["digest"] = checkpoint._digest_of_json(content)
+        path.write_text(json.dumps(content))
+        try:
+            read_checkpoint(written)
+        except ValueError as error:
+            assert "state." in str(error)
+    path.write_text(json.dumps(whole))
+    assert_same(STATE, read_checkpoint(written)[0])
+
+
+@pytest.mark.parametrize("sign", [False, True])
+def test_changes_of_state_json(written, sign):
+    check_mutations(written, 150, sign=sign)
+
+
+@pytest.mark.enumeration
+def test_two_thousand_changes_of_state_json(written):
+    check_mutations(written, 2000, sign=True)
+
+
+def test_a_digest_knows_numbers_dtype_and_shape():
+    x = torch.arange(6, dtype=torch.float32, device="cpu")
+    others = [x + 1, x.double(), x.reshape(2, 3), x.reshape(3, 2), x.view(torch.int32), x[:0]]
+    found = {digest(each) for each in (x, *others)}
+    assert len(found) == 7
+    assert digest(x.reshape(2, 3).T) == digest(x.reshape(2, 3).T.contiguous())
