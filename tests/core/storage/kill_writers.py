@@ -88,6 +88,7 @@ def main(folder, n_kills, seed):
     while killed < n_kills:
         children = [write(path, i) for i in range(N_WRITERS)]
         time.sleep(rng.uniform(0, 0.7 * seconds))
+        seen += check(path)  # while they write
         for child in children:
             if rng.random() < 0.7:
                 os.kill(child, signal.SIGKILL)
