@@ -154,6 +154,13 @@ def test_a_dictionary_is_fitted_to_a_store(store):
     np.testing.assert_array_equal(of_store.components_, of_documents.components_)
 
 
+def test_a_store_of_one_block_can_be_held_out_from(store):
+    """All of it is one chunk of the shuffle."""
+    assert len(store) < store["mlp"].chunk_rows
+    estimator = SparseAutoencoderDictionary(8, max_iter=2, random_state=0, early_stopping=True)
+    assert len(estimator.fit(store).validation_loss_curve_) == 2
+
+
 def test_cross_validation_divides_documents(store):
     estimator = SparseAutoencoderDictionary(8, max_iter=1, random_state=0, early_stopping=False)
     search = GridSearchCV(estimator, {"alpha": [0.01, 0.1]}, cv=3).fit(store.documents)

@@ -97,7 +97,8 @@ class Source:
     def split(self, n_held_out, random_state):
         """Two sources: all but so many rows drawn at random, and these.
 
-        Of a store whole chunks are drawn, whose numbers need little memory.
+        Of a store whole chunks are drawn, whose numbers need little memory; or, if that is less,
+        so many consecutive rows.
 
         Parameters
         ----------
@@ -108,11 +109,12 @@ class Source:
             order = torch.from_numpy(random_state.permutation(len(self)))
             parts = order[n_held_out:], order[:n_held_out]
             return tuple(self.take(part.sort().values) for part in parts)
-        n_chunks = math.ceil(len(self) / self.chunk_rows)
-        n_drawn = min(math.ceil(n_held_out / self.chunk_rows), n_chunks - 1)
+        step = min(self.chunk_rows, n_held_out)  # a chunk may be all that there is
+        n_chunks = math.ceil(len(self) / step)
+        n_drawn = min(math.ceil(n_held_out / step), n_chunks - 1)
         chunks = Permutation(n_chunks, int(random_state.randint(2**31 - 1)))(np.arange(n_drawn))
-        starts = np.sort(chunks) * self.chunk_rows
-        stops = np.minimum(starts + self.chunk_rows, len(self))
+        starts = np.sort(chunks) * step
+        stops = np.minimum(starts + step, len(self))
         others = np.append(0, stops), np.append(starts, len(self))
         return self._of(self.X.take_ranges(*others)), self._of(self.X.take_ranges(starts, stops))
 
