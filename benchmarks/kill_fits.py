@@ -103,30 +103,34 @@ def in_a_process(function, *, seconds=None):
     return text
 
 
-def kill_one(name, X, folder, rng, n_kills):
-    """Kill a fit, then let it end; how often it was killed, and whether it has found the same."""
+class Fit:
+    """One of `FITS`, with what it finds when nothing happens to it."""
 
-    def fit(callback=None):
+    def __init__(self, name, X):
+        self.name, self.X = name, X
+        began = time.perf_counter()
+        self.want = in_a_process(self.found)
+        self.seconds = time.perf_counter() - began
+
+    def found(self, folder=None):
         warnings.simplefilter("ignore")
-        estimator = FITS[name]()
-        estimator = estimator if callback is None else estimator.set_callbacks(callback)
-        return result_of(estimator.fit(X), X)
+        estimator = FITS[self.name]()
+        if folder is not None:
+            estimator = estimator.set_callbacks(Checkpoint(folder, every=0))
+        return result_of(estimator.fit(self.X), self.X)
 
-    began = time.perf_counter()
-    want = in_a_process(fit)
-    seconds = time.perf_counter() - began
-    n_done = 0
-    while n_done < n_kills:
-        got = in_a_process(
-            lambda: fit(Checkpoint(folder, every=0)), seconds=rng.uniform(0, 1.2 * seconds)
-        )
-        if got is not None:
-            break  # it was faster than the signal
-        n_done += 1
-    got = in_a_process(lambda: fit(Checkpoint(folder, every=0)))
-    again = in_a_process(lambda: fit(Checkpoint(folder, every=0)))
-    left = [path for path in Path(folder).rglob("*.tmp") if path.is_dir()]
-    return n_done, got == want and again == want and not left
+    def agrees(self, folder):
+        """Whether it finds the same, when it is begun again, and once more, and leaves no rest."""
+        got = [in_a_process(lambda: self.found(folder)) for _ in range(2)]
+        rest = [path for path in Path(folder).rglob("*.tmp") if path.is_dir()]
+        return got == [self.want] * 2 and not rest
+
+    def is_killed(self, folder, rng):
+        """Whether it was killed in time; else it has found the same."""
+        seconds = rng.uniform(0, self.seconds)
+        got = in_a_process(lambda: self.found(folder), seconds=seconds)
+        assert got in (None, self.want), f"{self.name} in {folder}"
+        return got is None
 
 
 def main():
@@ -140,21 +144,20 @@ def main():
     rng, X = random.Random(arguments.seed), make_superposition(3000, 16, 32, random_state=0)[0]
     X = X.astype(np.float32)
     order = [arguments.only] if arguments.only else list(FITS)
-    n_kills, n_fits, differ = 0, 0, []
+    fits, n_kills, n_runs = {}, 0, 0
     while n_kills < arguments.kills:
-        name = order[n_fits % len(order)]
+        name = order[n_runs % len(order)]
+        fit = fits[name] = fits.get(name) or Fit(name, X)
         folder = Path(tempfile.mkdtemp(dir=arguments.folder))
-        most = min(KILLS_OF_A_FIT, arguments.kills - n_kills)
-        n_done, agrees = kill_one(name, X, folder, rng, most)
-        n_kills, n_fits = n_kills + n_done, n_fits + 1
-        print(f"{name}: {n_done} kills, {'the same' if agrees else 'ANOTHER'} dictionary")
-        if agrees:
-            shutil.rmtree(folder)
-        else:
-            differ.append(f"{name} in {folder}")
-    if differ:
-        raise SystemExit(f"{n_kills} kills: another dictionary of {differ}")
-    print(f"{n_kills} kills: all fits found the same dictionary ({n_fits} fits)")
+        n_runs, n_before = n_runs + 1, n_kills
+        while n_kills < min(n_before + KILLS_OF_A_FIT, arguments.kills):
+            if not fit.is_killed(folder, rng):
+                break  # the next kills are of the next fit
+            n_kills += 1
+        assert fit.agrees(folder), f"another dictionary: {name} in {folder}"
+        print(f"{name}: {n_kills - n_before} kills, the same dictionary", flush=True)
+        shutil.rmtree(folder)
+    print(f"{n_kills} kills: all fits found the same dictionary ({n_runs} fits)")
 
 
 if __name__ == "__main__":
