@@ -61,7 +61,8 @@ class Checkpoint:
     A checkpoint is a folder ``step-000012345`` of ``state.safetensors`` and ``state.json``, which
     holds digests of all. It is written in a thread of its own, under another name until it is on
     the disk; then all but the newest two are removed. One process at a time uses the folder of a
-    fit.
+    fit: where several fit together, the first one keeps the state of all, and hands it out again
+    to as many.
 
     Examples
     --------
@@ -127,7 +128,7 @@ class Checkpoint:
             If the folder holds the state of another fit, or no checkpoint in it can be read.
         """
         fit = (metadata or {}).get("resumable_fit")
-        if fit is None:
+        if fit is None or not fit.is_kept_here:
             return
         if fit.obstacle is not None:
             message = (

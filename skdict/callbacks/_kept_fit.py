@@ -79,9 +79,14 @@ class KeptFit:
             fit.resume(state)
         self._last = time.monotonic()
 
+    @property
+    def is_due(self):
+        """Whether it is time for a checkpoint, and none is being written."""
+        return time.monotonic() - self._last >= self.every and not self._is_writing
+
     def between_steps(self, fit):
         """Begin to write a checkpoint if it is time to, and none is being written."""
-        if time.monotonic() - self._last < self.every or self._is_writing:
+        if not self.is_due:
             return
         self._last = time.monotonic()
         self._tell_of_error()

@@ -179,7 +179,9 @@ def fit(params, rows, previous, reports, attributes_of, processes):
     found : Found
     """
     with ResumableFit(reports.estimator, params, rows, previous, processes) as resumable:
-        reports.begin(resumable)  # a callback may set the random state
+        # a callback may set the random state
+        processes.together(lambda: reports.begin(resumable))
+        resumable.begin_together()
         return _fit(params, rows, previous, reports, attributes_of, resumable)
 
 

@@ -92,7 +92,7 @@ class Processes:
         """The generator of the fit; without a seed, one that the first process has drawn."""
         seed = self.params.random_state
         if seed is None and self.ranks.size > 1:
-            seed = self.ranks.objects(np.random.RandomState().randint(2**31 - 1))[0]
+            seed = self.ranks.from_first(np.random.RandomState().randint(2**31 - 1))
         return check_random_state(seed)
 
     def share_out(self, solver, n_rows, batch_size):
@@ -113,6 +113,28 @@ class Processes:
             is_too_large=self.any(needed > available_memory(self.rows.device)),
         )
         solver.distribute(strategy)
+
+    @property
+    def is_first(self):
+        """Whether this is the process that keeps the state of all."""
+        return self.ranks.rank == 0
+
+    def together(self, function):
+        """Call a function in each process. An error in one of them is raised in all."""
+        if self.ranks.size == 1:
+            return function()
+        found = error = None
+        try:
+            found = function()
+        except Exception as raised:
+            error = raised
+        of_all = self.ranks.objects(None if error is None else f"{error}")
+        if error is not None:
+            raise error
+        for rank, message in enumerate(of_all):
+            if message is not None:
+                raise ValueError(f"In process {rank}: {message}")
+        return found
 
     def any(self, flag):
         """Whether it is true in any process."""

@@ -60,7 +60,7 @@ class ResumableFit:
         self.estimator = estimator
         self.processes = processes
         self.random_state = processes.random_state()
-        self.obstacle = _obstacle(params, processes)
+        self.obstacle = _obstacle(params)
         self._params = params
         self._rows = rows
         self._previous = previous
@@ -69,6 +69,8 @@ class ResumableFit:
         self._state = None
         self._loop = None
         self._listeners = []
+        self._is_heard = False  # in the first of several processes
+        self._state_of_all = None
 
     # -- for callbacks -------------------------------------------------------------------------
 
@@ -114,7 +116,9 @@ class ResumableFit:
         ----------
         listener : object
             With the methods ``between_steps(fit)``, called after each step, ``finish(fit)``, after
-            the last one, and ``close()``, when the fit is over or has failed.
+            the last one, and ``close()``, when the fit is over or has failed. Of a fit by several
+            processes the first one alone has listeners; ``between_steps`` is called only where
+            their attribute ``is_due`` is true, as the state of all is then collected.
         """
         self._listeners.append(listener)
 
@@ -130,6 +134,8 @@ class ResumableFit:
 
     def state_dict(self):
         """All that the fit goes on from, in plain containers of ndarrays: a copy, on the CPU."""
+        if self._state_of_all is not None:
+            return self._state_of_all
         after = self.random_state.get_state(legacy=False)
         return {
             "random_state": {"before": self._before, "after": after},
@@ -145,6 +151,20 @@ class ResumableFit:
     def __exit__(self, *error):
         for listener in self._listeners:
             listener.close()
+
+    @property
+    def is_kept_here(self):
+        """Whether this process may keep the state: the first of several does."""
+        return self.processes.is_first
+
+    def begin_together(self):
+        """Have all processes go on from the state that the first one has found."""
+        ranks = self.processes.ranks
+        if ranks.size == 1:
+            return
+        self._is_heard, state = ranks.from_first((bool(self._listeners), self._state))
+        if state is not None and not self.is_kept_here:
+            self.resume(state)
 
     def check_data(self, mean, rms):
         """Note the mean (n_features,) and scale of what is learned from; refuse other ones."""
@@ -179,26 +199,33 @@ class ResumableFit:
         if self._state is not None:
             loop.load_state_dict(self._state["loop"])
             self._state = None  # its arrays are of no more use
-        if self._listeners:
+        if self._listeners or self._is_heard:
             loop.between_steps = self.between_steps
 
     def between_steps(self):
         """Tell the listeners that a step is over."""
+        if self._is_heard:
+            is_due = any(listener.is_due for listener in self._listeners)
+            if not self.processes.any(is_due):
+                return
+            self._state_of_all = self.state_dict()
         for listener in self._listeners:
             listener.between_steps(self)
+        self._state_of_all = None
 
     def finish(self):
         """Tell the listeners that the last step is over."""
+        if self._is_heard:
+            self._state_of_all = self.state_dict()
         for listener in self._listeners:
             listener.finish(self)
+        self._state_of_all = None
 
 
-def _obstacle(params, processes):
+def _obstacle(params):
     kind = SOLVERS[params.solver]
     if not (kind.in_epochs and hasattr(kind, "from_state_dict")):
         return f"solver={params.solver!r} has no steps to go on from"
-    if processes.ranks.size > 1:
-        return "it is the fit of several processes"
     return None
 
 

@@ -20,6 +20,7 @@ from skdict._core.optim import normalize_
 from skdict._core.solvers import resampling
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.schedule import Schedule
+from skdict.callbacks import Checkpoint
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.decomposition.architectures import Architecture
@@ -334,6 +335,69 @@ def test_resampling(name, strategy, size, request):
         assert torch.equal(fired, has_fired)
         for found, tensor in zip(tensors, expected, strict=True):
             torch.testing.assert_close(found, tensor, rtol=0, atol=1e-12)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def kept_fit(name, strategy, X, path, stop_at=None, kill=False):
+    """Fit with checkpoints after about every step, and be stopped in all processes, or killed."""
+    step = Training.step
+
+    def stopping(training, *args):
+        if training.n_steps == stop_at:
+            if kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise StoppedError
+        return step(training, *args)
+
+    with mock.patch.object(Training, "step", stopping):
+        estimator = make(name, strategy).set_callbacks(Checkpoint(path, every=0))
+        return numbers_of(estimator.fit(X))
+
+
+def check_goes_on(found, expected):
+    for of_process in found:
+        for attribute, value in expected.items():
+            np.testing.assert_array_equal(of_process[attribute], value)
+
+
+@pytest.mark.parametrize("strategy", SIZES)
+def test_a_fit_that_was_stopped_goes_on_to_the_last_bit(two, strategy, tmp_path):
+    name = "batch_topk"
+    for error in two.call(kept_fit, name, strategy, data(), tmp_path, 31):
+        assert isinstance(error, StoppedError)
+    (folder,) = tmp_path.glob("fit-*")
+    assert list(folder.glob("step-*"))
+    expected = two.results(fitted, name, strategy, data(), {})[0]
+    check_goes_on(two.results(kept_fit, name, strategy, data(), tmp_path), expected)
+    one, other = two.call(fit_of_another, strategy, data(), tmp_path)
+    assert "is of another fit" in str(one)
+    assert "In process 0" in str(other)
+    assert "is of another fit" in str(other)
+
+
+def fit_of_another(strategy, X, path):
+    return make("topk", strategy, random_state=1).set_callbacks(Checkpoint(path)).fit(X)
+
+
+@pytest.mark.enumeration
+@pytest.mark.parametrize("stop_at", [1, 8, 12, 32, 53])
+@pytest.mark.parametrize("strategy", SIZES)
+@pytest.mark.parametrize("name", ["topk", "jumprelu", "matryoshka"])
+def test_a_fit_that_was_killed_goes_on_to_the_last_bit(name, strategy, stop_at, tmp_path):
+    kept = tmp_path / "kept"
+    with Processes(2, tmp_path) as processes:
+        for pipe in processes.pipes:
+            pipe.send((kept_fit, (name, strategy, data(), kept, stop_at, True)))
+        for process in processes.processes:
+            process.join(60)
+            assert process.exitcode == -signal.SIGKILL
+    (tmp_path / "again").mkdir()
+    with Processes(2, tmp_path / "again") as processes:
+        expected = processes.results(fitted, name, strategy, data(), {})[0]
+        check_goes_on(processes.results(kept_fit, name, strategy, data(), kept), expected)
 
 
 def lose_one(how, X, checkpoints):

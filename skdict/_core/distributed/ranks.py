@@ -131,6 +131,13 @@ class Ranks:
         self._call(dist.all_gather_object, found, value)
         return found
 
+    def from_first(self, value):
+        """What the first process has given: an object, which is pickled."""
+        found = [value]
+        first = dist.get_global_rank(self.group or dist.group.WORLD, 0)
+        self._call(dist.broadcast_object_list, found, first)
+        return found[0]
+
     def _reduce_(self, tensor, how):
         given = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
         self._call(dist.all_reduce, given, how)

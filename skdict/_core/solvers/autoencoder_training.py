@@ -242,7 +242,8 @@ class Training:
         training : Training
             With tensors of its own.
         """
-        state = map_components(self.state_dict(), strategy.own)
+        # a copy: what is loaded would keep all of what it is a part of
+        state = map_components(self.state_dict(), lambda rows: strategy.own(rows).clone())
         return self.from_state_dict(state, self.has_fired.device, strategy)
 
     def state_dict(self):

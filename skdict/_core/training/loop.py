@@ -126,8 +126,12 @@ class TrainingLoop:
     def state_dict(self):
         """All that training goes on from, in plain containers: a copy, on the CPU.
 
-        Of the rows nothing, and none of the parameters that this was made with.
+        Of the rows nothing, and none of the parameters that this was made with. Several processes
+        have to ask for it together, and get the state of all.
         """
+        epoch, ranks = dict(vars(self._epoch)), self.solver.strategy.ranks
+        if ranks.size > 1 and isinstance(self._epoch.total, torch.Tensor):
+            epoch["total"] = ranks.gathered(self._epoch.total.reshape(1), ranks.size)
         best = None
         if self._best is not None:
             solver, dictionary = self._best
@@ -135,7 +139,7 @@ class TrainingLoop:
             best = {"solver": of_its_own, "dictionary": dictionary_state(dictionary)}
         return {
             "solver": self.solver.state_dict(copy=True),
-            "epoch": as_arrays(vars(self._epoch), copy=True),
+            "epoch": as_arrays(epoch, copy=True),
             "is_over": self.is_over,
             "loss_curve": list(self.loss_curve),
             "validation_curve": list(self.validation_curve),
@@ -148,7 +152,8 @@ class TrainingLoop:
         device = self.rows.device
         self._epoch = Epoch(**as_tensors(state["epoch"]))
         if isinstance(self._epoch.total, torch.Tensor):
-            self._epoch.total = self._epoch.total.to(device)
+            total = self._epoch.total.flatten()[self.solver.strategy.ranks.rank]
+            self._epoch.total = total.to(device)
         self.is_over = state["is_over"]
         self.loss_curve = list(state["loss_curve"])
         self.validation_curve = list(state["validation_curve"])
