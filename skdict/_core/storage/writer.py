@@ -182,6 +182,13 @@ class StoreWriter:
             parts[None] = self._checked_tokens(tokens, n_rows)
         if cursor is not None:
             _as_json(cursor, "cursor")
+        try:
+            self._append(parts, n_rows, cursor)
+        except BaseException:  # a full disk: layers may have different rows now
+            self.abort()
+            raise
+
+    def _append(self, parts, n_rows, cursor):
         start = min(self._skip, n_rows)  # rows that are in the store already
         self._skip -= start
         while start < n_rows:

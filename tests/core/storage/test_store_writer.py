@@ -1,5 +1,6 @@
 """Shards as they are written: whole or not at all, the same however the rows came."""
 
+import errno
 import os
 import re
 
@@ -25,6 +26,7 @@ from store_testing import (
 from skdict._core.storage import StoreWriter
 from skdict._core.storage.layout import block_rows_of
 from skdict._core.storage.opening import OpenStore
+from skdict._core.storage.shards import ShardWriter
 from skdict._core.storage.writer import settings_of
 
 OPEN = {"shard_rows": None, "block_rows": None, "n_writers": 1, "identity": None}
@@ -279,3 +281,25 @@ def test_a_writer_holds_no_more_than_a_piece(tmp_path):
         writer.append({name: torch.ones(30_000, width) for name, width in LAYERS.items()})
         file = tmp_path / "layers/mlp/.tmp-00000000.safetensors"
         assert file.stat().st_size > 30_000 * 24 * 2 - (1 << 19)
+
+
+def test_a_full_disk_leaves_what_was_committed(tmp_path, monkeypatch):
+    write(tmp_path / "whole")
+    path, write_all = tmp_path / "full", ShardWriter._write_all
+
+    def fail(self, data):
+        if self.number == 2 and self.matrix.folder != "layers/mlp":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_all(self, data)
+
+    monkeypatch.setattr(ShardWriter, "_write_all", fail)
+    writer = StoreWriter(path, settings())
+    with pytest.raises(OSError, match="No space left"):
+        append_all(writer)
+    with pytest.raises(ValueError, match="append after close"):
+        writer.append({})
+    assert len(OpenStore(path).commits) == 2
+    assert not [name for name in content(path) if ".tmp-" in name]
+    monkeypatch.undo()
+    write(path)
+    assert content(path) == content(tmp_path / "whole")
