@@ -35,7 +35,7 @@ class ActivationStore:
         Whether each block of rows that is read is compared with its hash. That costs a few
         percent of reading.
 
-    buffer_bytes : int, default=1073741824
+    buffer_bytes : int, default=2147483648
         Memory that the rows may take which are shuffled together. With more of it, batches are
         more like those of rows that are shuffled all at once.
 
@@ -97,7 +97,7 @@ class ActivationStore:
 
     ndim = 2
 
-    def __init__(self, path, *, verify=True, buffer_bytes=1 << 30):
+    def __init__(self, path, *, verify=True, buffer_bytes=1 << 31):
         if not isinstance(verify, bool | np.bool_):
             raise TypeError(f"verify must be a bool, not {verify!r:.60}.")
         if (

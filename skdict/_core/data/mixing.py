@@ -63,7 +63,7 @@ def warning_of_mixing(source, batch_size):
     if ratio <= WORST_RATIO:
         return None
     row_bytes = source.n_features * source.X.dtype.itemsize
-    needed = n_batches * (ratio - 1) / (WORST_RATIO - 1) * batch_size * row_bytes
+    needed = 2 * n_batches * (ratio - 1) / (WORST_RATIO - 1) * batch_size * row_bytes
     return (
         f"The rows of {source.name} will be shuffled in a buffer of only {n_batches} batches: "
         f"neighbours in the store are so alike that gradients will be {ratio:.2f} times as noisy "

@@ -152,6 +152,8 @@ class Buffers:
         order = torch.randperm(len(index), generator=generator, device="cpu")
         batches = order.split(self.division.sizes(first, stop))[n_skipped:]
         batches = [part_of(batch.sort().values, share) for batch in batches]
+        if n_skipped == 0 and share[1] == 1:
+            return index, batches
         wanted = torch.cat([order[:0], *batches]).sort().values
         return index[wanted], [torch.searchsorted(wanted, batch) for batch in batches]
 

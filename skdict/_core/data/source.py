@@ -201,11 +201,13 @@ class Source:
         return self._shuffled(buffers.read(start, share))
 
     def batches_in_buffer(self, batch_size):
-        """How many batches the buffer of a shuffled epoch holds."""
+        """How many batches the buffer of a shuffled epoch holds.
+
+        Of a store there are two buffers: the next is read while one is used.
+        """
         row_bytes = self.n_features * self.X.dtype.itemsize
-        return batches_in_buffer(
-            batch_size, row_bytes, getattr(self.X, "buffer_bytes", BUFFER_BYTES)
-        )
+        buffer_bytes = self.X.buffer_bytes // 2 if self.is_store else BUFFER_BYTES
+        return batches_in_buffer(batch_size, row_bytes, buffer_bytes)
 
     @property
     def is_store(self):

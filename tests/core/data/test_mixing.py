@@ -66,23 +66,23 @@ def test_a_larger_buffer_predicts_less_noise(documents):
     source = source_of(documents)
     ratios = []
     for n_batches in (4, 16, 64):
-        source.X.buffer_bytes = n_batches * 128 * 32 * 4
+        source.X.buffer_bytes = 2 * n_batches * 128 * 32 * 4
         ratios.append(mixing.predicted_ratio(source, 128) - 1)
     np.testing.assert_allclose(np.divide(ratios[:-1], ratios[1:]), 4)
-    source.X.buffer_bytes = documents.nbytes
+    source.X.buffer_bytes = 2 * documents.nbytes
     assert mixing.predicted_ratio(source, 128) == 1
 
 
 def test_a_small_buffer_is_warned_of_with_what_is_needed(documents):
     view = ArrayView(documents, chunk_rows=64)
     estimator = SparseAutoencoderDictionary(16, batch_size=128, max_iter=1, random_state=0)
-    view.buffer_bytes = 8 * 128 * 32 * 4
+    view.buffer_bytes = 2 * 8 * 128 * 32 * 4
     with pytest.warns(UserWarning, match="only 8 batches.*times as noisy.*buffer_bytes=") as told:
         estimator.fit(view)
     needed = int(str(told[0].message).split("buffer_bytes=")[1].split()[0])
     view.buffer_bytes = needed
     assert mixing.warning_of_mixing(Source(view, CPU), 128) is None
-    assert needed <= 4 * 8 * 128 * 32 * 4 * 10
+    assert needed <= 8 * 8 * 128 * 32 * 4 * 10
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,0 +1,149 @@
+"""Memory of a fit, of codes and of statistics, as rows grow; and a fit of 8 GB on a disk.
+
+Each figure is the peak resident memory of a process of its own (Linux). Rows of the first table
+come from a view that computes them, as a store would read them.
+
+    python benchmarks/large_data.py [--rows 1000000 100000000]   # the table
+    python benchmarks/large_data.py --gigabytes 8 [--folder /tmp/large]   # the store
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from skdict._core.data.statistics import Spread, Summary
+from skdict.datasets import make_superposition
+from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.feature_extraction import ActivationStore
+
+WIDTH = 40
+N_KNOWN = 65_521  # a prime
+LAYER = "mlp"
+
+
+class Synthetic:
+    """As many rows as asked for, which repeat some thousands in a scattered order."""
+
+    ndim, dtype, chunk_rows, buffer_bytes = 2, torch.float32, 64, 1 << 31
+
+    def __init__(self, n_rows):
+        self.shape = (n_rows, WIDTH)
+        self.identity = f"synthetic {n_rows}"
+        X, _, _ = make_superposition(
+            n_samples=N_KNOWN, n_features=WIDTH, n_components=64, random_state=0
+        )
+        self.known = torch.from_numpy(X).float()
+
+    def __len__(self):
+        return self.shape[0]
+
+    def read(self, index):
+        if isinstance(index, slice):
+            index = torch.arange(index.start, index.stop)
+        return self.known[(index * 40_503) % N_KNOWN]
+
+    def moments(self):
+        mean = self.known.double().mean(dim=0)
+        squares = float((self.known - mean).square().sum()) / N_KNOWN * len(self)
+        spread = Spread(len(self), mean, squares, float((self.known - mean).norm(dim=1).max()))
+        return Summary(spread, spread, 0)
+
+
+def peak():
+    """Megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def fitted(X, **params):
+    params = {"architecture": "topk", "n_nonzero_coefs": 3, "max_iter": 1} | params
+    return SparseAutoencoderDictionary(
+        64, batch_size=1024, early_stopping=False, random_state=0, **params
+    ).fit(X)
+
+
+def of_rows(what, n_rows):
+    """Peak memory and seconds of one thing done with so many rows."""
+    X = Synthetic(n_rows)
+    began = time.perf_counter()
+    if what == "fit":
+        fitted(X)
+    else:
+        estimator = fitted(Synthetic(200_000))
+        if what == "statistics":
+            estimator.calibrate(X)
+            estimator.score(Synthetic(200_000))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                estimator.transform(X, out=Path(folder) / "codes")
+    return {"MB": peak(), "seconds": time.perf_counter() - began}
+
+
+def make_store(folder, gigabytes):
+    n_rows, piece = int(gigabytes * 1e9 / 1024), 16_384
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.nn.functional.normalize(torch.randn(1024, 512, generator=generator), dim=1)
+    with ActivationStore.create(folder, {LAYER: 512}) as writer:
+        for start in range(0, n_rows, piece):
+            codes = torch.rand(min(piece, n_rows - start), 1024, generator=generator)
+            codes = torch.relu(codes - 0.98) * 50
+            writer.append((codes @ atoms).half())
+
+
+def of_store(folder):
+    store, began = ActivationStore(folder), time.perf_counter()
+    estimator = SparseAutoencoderDictionary(
+        1024, architecture="topk", n_nonzero_coefs=32, max_iter=1, batch_size=1024, random_state=0
+    ).fit(store)
+    explained = estimator.train_explained_variance_
+    return {
+        "rows": len(store),
+        "MB": peak(),
+        "seconds": time.perf_counter() - began,
+        "explained": explained,
+    }
+
+
+def in_a_process(*arguments):
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 100_000_000])
+    parser.add_argument("--gigabytes", type=float)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/large"))
+    parser.add_argument("--one", nargs=2, help="of a process of its own")
+    options = parser.parse_args()
+    if options.one:
+        what, value = options.one
+        found = of_store(value) if what == "store" else of_rows(what, int(value))
+        print(json.dumps(found))
+    elif options.gigabytes:
+        if not (options.folder / "store.json").exists():
+            make_store(options.folder, options.gigabytes)
+        size = sum(file.stat().st_size for file in options.folder.rglob("*") if file.is_file())
+        found = in_a_process("--one", "store", options.folder)
+        print(
+            f"{size / 1e9:.2f} GB on disk, {found['rows']} rows of 512: peak {found['MB']:.0f} MB,"
+            f" {found['seconds']:.0f} s, explained variance {found['explained']:.3f}"
+        )
+        shutil.rmtree(options.folder)
+    else:
+        for what in ("fit", "statistics", "transform"):
+            row = [in_a_process("--one", what, n_rows) for n_rows in options.rows]
+            figures = ", ".join(f"{x['MB']:.0f} MB in {x['seconds']:.0f} s" for x in row)
+            more = row[-1]["MB"] - row[0]["MB"]
+            print(f"{what}: {figures}; {more:+.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
