@@ -8,6 +8,7 @@ from ._amortisation import AmortisationGapDisplay, amortisation_gap
 from ._code_shards import CodeShards
 from ._comparison import compare_dictionaries
 from ._cost import estimate_fit
+from ._fit_many import fit_many
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 from ._sparse_autoencoder_cv import SparseAutoencoderDictionaryCV
 from ._sparse_coding import sparse_encode
@@ -24,6 +25,7 @@ __all__ = [
     "architectures",
     "compare_dictionaries",
     "estimate_fit",
+    "fit_many",
     "sparse_encode",
 ]
 

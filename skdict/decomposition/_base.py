@@ -444,6 +444,11 @@ class DictionaryTransformer(
         return X.reshape(len(X), -1)
 
 
+def publish(estimator, attributes):
+    """Set what a fit of an estimator has found."""
+    estimator._publish(attributes)
+
+
 def checked(estimator, name):
     """A parameter as it is now, refused if it is out of range."""
     given = python_number(getattr(estimator, name))

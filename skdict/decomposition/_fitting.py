@@ -210,19 +210,7 @@ def _fit(params, rows, previous, reports, attributes_of, resumable):
         batch_size = batch_size_for(params, len(training))
         warn_of_mixing(training, params, batch_size)
         resumable.processes.share_out(solver, len(training), batch_size)
-        loop = TrainingLoop(
-            solver,
-            training,
-            n_epochs=params.max_iter,
-            batch_size=batch_size,
-            shuffle=params.shuffle,
-            alpha=alpha,
-            learning_rate=params.learning_rate_init,
-            held_out=held_out,
-            tol=params.tol,
-            n_iter_no_change=params.n_iter_no_change if stops_early(params) else None,
-            after_step=reports.after_step,
-        )
+        loop = loop_of(solver, params, training, alpha, held_out, after_step=reports.after_step)
         resumable.attach(loop)
         return _train(loop, reports, attributes_of, resumable, settled)
     with threads(params, rows):
@@ -230,6 +218,33 @@ def _fit(params, rows, previous, reports, attributes_of, resumable):
         dictionary = solver.finish(rows)
     reports.found(dictionary)
     return Found(dictionary, solver, counters, **settled)
+
+
+def loop_of(solver, params, rows, alpha, held_out=None, *, after_step=None):
+    """The training loop of a solver, as the parameters of an estimator say.
+
+    Parameters
+    ----------
+    solver : Solver
+    params : SimpleNamespace
+    rows : Source
+    alpha : float
+    held_out : Source or None
+    after_step : callable or None
+    """
+    return TrainingLoop(
+        solver,
+        rows,
+        n_epochs=params.max_iter,
+        batch_size=batch_size_for(params, len(rows)),
+        shuffle=params.shuffle,
+        alpha=alpha,
+        learning_rate=params.learning_rate_init,
+        held_out=held_out,
+        tol=params.tol,
+        n_iter_no_change=params.n_iter_no_change if stops_early(params) else None,
+        after_step=after_step,
+    )
 
 
 def _train(loop, reports, attributes_of, resumable, settled):

@@ -117,6 +117,14 @@ def pieces_of(params, rows, n_seen, generator):
     if n_seen + len(rows) <= until:
         yield rows, batch_size
         return
+    if rows.is_store:  # which is shuffled well within a piece; single rows of it cost a chunk each
+        start = 0
+        while start < len(rows):
+            batch_size, until = batch_size_of_stream(params, n_seen)
+            stop = int(min(len(rows), start + until - n_seen))
+            yield rows.part(start, stop), batch_size
+            start, n_seen = stop, n_seen + stop - start
+        return
     order = torch.arange(len(rows), device="cpu")
     if params.shuffle:
         order = torch.randperm(len(rows), generator=generator, device="cpu")

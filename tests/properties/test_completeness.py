@@ -34,6 +34,7 @@ OTHERS = {
     "WidthCurveDisplay",
     "feature_absorption",
     "feature_effects",
+    "fit_many",
     "formats",
     "label_python_spans",
     "label_tokens",

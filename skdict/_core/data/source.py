@@ -90,6 +90,10 @@ class Source:
         taken.dtype = self.dtype
         return taken
 
+    def part(self, start, stop):
+        """The source of consecutive rows of a store."""
+        return self._of(self.X.take_ranges([start], [stop]))
+
     def whole(self):
         """These rows of X in one piece, of the kind that X is."""
         return self.X if self.index is None else take_rows(self.X, self.index.numpy())

@@ -105,6 +105,21 @@ class TrainingLoop:
             epoch=self._epoch,
             after_step=self._after_step,
         )
+        self._end_epoch(loss)
+
+    def step(self, x):
+        """Learn from the next batch of an epoch (B, n_features), in the units of the data."""
+        x = self.solver.standardised(self.rows).standardise(x)
+        self._epoch.total = self._epoch.total + self.solver.step(x, len(x))
+        self._epoch.n_batches += 1
+        self._after_step(len(x))
+
+    def end_epoch(self):
+        """End an epoch that has been learned by `step`, as `run_epoch` ends its own."""
+        total = float(self._epoch.total)  # waits for the device
+        self._end_epoch(total * self.solver.scale**2 / len(self.rows))
+
+    def _end_epoch(self, loss):
         self._epoch = Epoch()
         self.loss_curve.append(loss)
         check_finite("objective", loss, self.solver.n_steps, self.loss_curve)
@@ -199,6 +214,26 @@ class TrainingLoop:
             self._best = solver, self.solver.finish(self.rows)
         patience = self.n_iter_no_change
         return patience is not None and no_improvement(settled, self.tol, patience)
+
+
+def learn_together(loops, generator):
+    """The steps of one epoch of several loops over the same rows; each batch is read once.
+
+    Each loop then wants `end_epoch`.
+
+    Parameters
+    ----------
+    loops : list of TrainingLoop
+        With the same rows and the same ``batch_size``.
+    generator : torch.Generator or None
+        Shuffles the rows for all of them.
+    """
+    first = loops[0]
+    widest = max((loop.solver for loop in loops), key=lambda solver: solver.n_components)
+    with _threads(widest, first.rows, first.batch_size):
+        for x in first.rows.batches(first.batch_size, generator):
+            for loop in loops:
+                loop.step(x)
 
 
 def train_epoch(solver, rows, batch_size, shuffle, *, epoch=None, after_step=None):
