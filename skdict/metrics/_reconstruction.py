@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
 from ..utils._warnings import warn
-from ._rows import as_rows, check_finite, float64_block, row_blocks
+from ._rows import as_lazy_rows, check_finite, float64_block, row_blocks
 
 
 class ReconstructionSums:
@@ -42,7 +42,8 @@ class ReconstructionSums:
 
     @classmethod
     def from_matrices(cls, X, X_reconstructed):
-        X, X_reconstructed = as_rows(X, "X"), as_rows(X_reconstructed, "X_reconstructed")
+        X = as_lazy_rows(X, "X")
+        X_reconstructed = as_lazy_rows(X_reconstructed, "X_reconstructed")
         if X.shape != X_reconstructed.shape:
             raise ValueError(
                 "X and X_reconstructed must have the same shape, but have shapes "

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from .._core.data.reading import as_float64, read_rows, row_slices
+from .._core.data.reading import as_float64, is_store, read_rows, row_slices
 from ..utils import _arrays
 
 # Elements per block of rows: 32 MB in float64.
@@ -12,8 +12,21 @@ BLOCK_SIZE = 2**22
 
 
 def as_rows(X, name):
-    """Validate a matrix; returns an ndarray, CSR matrix or dense tensor, copied only if needed."""
+    """Validate a matrix; returns an ndarray, CSR matrix or dense tensor, copied only if needed.
+
+    A view of a store is read.
+    """
+    return _whole(_arrays.as_matrix(X, name))
+
+
+def as_lazy_rows(X, name):
+    """The same, but a view of a store stays one, of which `float64_block` reads rows."""
     X = _arrays.as_matrix(X, name)
+    return X if is_store(X) else _whole(X)
+
+
+def _whole(X):
+    X = X.read(slice(None)) if is_store(X) else X
     if isinstance(X, torch.Tensor) and X.layout is torch.sparse_csr:
         parts = (to_numpy(X.values()), X.col_indices().cpu(), X.crow_indices().cpu())
         return csr_array(parts, shape=X.shape)

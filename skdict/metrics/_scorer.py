@@ -10,7 +10,7 @@ from ..utils._extractors import extractor_of
 from ._coding import coding_blocks, with_sparse_codes
 from ._loss_recovered import loss_recovered
 from ._reconstruction import ReconstructionSums
-from ._rows import as_rows, float64_block
+from ._rows import as_lazy_rows, as_rows, float64_block
 from ._sparsity import DENSE, count_active
 
 CODING_METRICS = ("explained_variance", "shrinkage", "l0", "dead_fraction", "dense_fraction")
@@ -136,7 +136,7 @@ def _last_step(estimator, X):
 
 
 def _coding_metrics(dictionary, X, wanted):
-    matrix, sums, n_active = as_rows(X, "X"), ReconstructionSums(), 0
+    matrix, sums, n_active = as_lazy_rows(X, "X"), ReconstructionSums(), 0
     if not hasattr(X, "columns"):  # keep a DataFrame: the dictionary may check its column names
         X = matrix
     for rows, codes, reconstruction in coding_blocks(with_sparse_codes(dictionary), X):

@@ -8,7 +8,7 @@ from scipy.sparse import issparse
 
 from .._core.data.reading import is_store, row_slices
 from ..utils._sklearn_compat import Interval, validate_params
-from ._rows import as_rows, check_finite, row_blocks
+from ._rows import as_lazy_rows, as_rows, check_finite, row_blocks
 
 # A feature that is active on more than this fraction of the samples is dense.
 DENSE = 0.1
@@ -65,7 +65,7 @@ def feature_density(codes):
     >>> feature_density([[0.5, 0.0, 0.0], [2.0, 0.1, 0.0]])
     array([1. , 0.5, 0. ])
     """
-    codes = as_rows(codes, "codes")
+    codes = as_lazy_rows(codes, "codes")
     return count_active(codes) / codes.shape[0]
 
 
@@ -95,7 +95,7 @@ def mean_l0(codes):
     >>> mean_l0([[0.5, 0.0, 0.0], [2.0, 0.1, 0.0]])
     1.5
     """
-    codes = as_rows(codes, "codes")
+    codes = as_lazy_rows(codes, "codes")
     return float(count_active(codes).sum() / codes.shape[0])
 
 

@@ -17,7 +17,7 @@ from ..._core.data.reading import row_slices
 from ..._core.dictionary import Dictionary
 from ..._core.language.texts import check_texts
 from ...metrics._coding import last_step, with_sparse_codes
-from ...metrics._rows import as_rows, to_numpy
+from ...metrics._rows import as_lazy_rows, as_rows, to_numpy
 from ...utils._extractors import extractor_of
 from ...utils._sklearn_compat import Interval, validate_params
 from ...utils._warnings import warn
@@ -367,7 +367,7 @@ def _checked(X, extractor, dictionary):
     if extractor is None:
         # keep a DataFrame: steps of the dictionary may check its column names
         has_names = hasattr(X, "iloc") and hasattr(dictionary, "feature_names_in_")
-        return X if has_names else as_rows(X, "X")
+        return X if has_names else as_lazy_rows(X, "X")
     if extractor.tokenizer is not None:
         return check_texts(X)
     return X
