@@ -12,6 +12,7 @@ import pytest
 import torch
 from processes_testing import Processes, Sent
 
+from skdict._core.distributed.cut import largest_cut
 from skdict._core.distributed.ranks import Ranks
 from skdict._core.distributed.strategy import ALONE, Strategy
 from skdict._core.models.architectures import ARCHITECTURES
@@ -276,6 +277,81 @@ def stopped_by_one(X):
 def test_a_callback_of_one_process_ends_the_fit_of_all(two):
     """And only the first process prints."""
     assert two.results(stopped_by_one, data()) == [(1, 1), (1, 0)]
+
+
+def steps_of_few_rows(strategy, name):
+    """Steps of fewer rows than there are processes, as at the end of a piece of a stream."""
+    generator = torch.Generator().manual_seed(0)
+    atoms = normalize_(torch.randn(40, 8, generator=generator, dtype=torch.float64))
+    architecture = ARCHITECTURES[name]()
+    architecture.complete(40, 4)
+    autoencoder = Autoencoder.from_dictionary(atoms, architecture, encoder_scale=0.5)
+    training = Training(autoencoder, generator, density=0.1).distributed(strategy)
+    schedule = Schedule(alpha=0.1, learning_rate=1e-2, from_scratch=False)
+    share = strategy.ranks
+    for n_rows in (5, 1, 3, 1, 2):
+        x = torch.randn(n_rows, 8, generator=generator, dtype=torch.float64)
+        training.step(x.tensor_split(share.size)[share.rank], schedule, n_rows)
+    return [tensor.detach() for tensor in training.averaged().whole().tensors]
+
+
+def steps_of_few_rows_together(strategy, name):
+    ranks = Ranks()
+    by_features = Strategy(features=ranks, n_components=40)
+    return steps_of_few_rows(by_features if strategy == "features" else Strategy(ranks), name)
+
+
+@pytest.mark.parametrize("strategy", SIZES)
+@pytest.mark.parametrize("name", ["batch_topk", "abs_topk", "jumprelu"])
+def test_fewer_rows_than_processes(two, name, strategy):
+    expected = steps_of_few_rows(ALONE, name)
+    for tensors in two.results(steps_of_few_rows_together, strategy, name):
+        for found, tensor in zip(tensors, expected, strict=True):
+            torch.testing.assert_close(found, tensor, rtol=0, atol=1e-12)
+
+
+def cuts_of(values, counts):
+    """The largest value that is cut, for each number of values that are kept."""
+    ranks = Ranks()
+    share = values.tensor_split(ranks.size)[ranks.rank]
+    with Strategy(features=ranks, n_components=len(values)).active():
+        return [largest_cut(share, n_kept) for n_kept in counts]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_largest_that_is_cut(two, dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(301, generator=generator, dtype=dtype).relu() * 1e3
+    values[::7] = values[3]  # ties
+    values[5:9] = torch.tensor([1e-30, 3e-38, -0.0, 2e30], dtype=dtype)
+    counts = [0, 1, 2, 50, 150, 200, 300, 301, 500]
+    descending = values.sort(descending=True).values
+    for found in two.results(cuts_of, values, counts):
+        for cut, n_kept in zip(found, counts, strict=True):
+            expected = descending[n_kept] if n_kept < 301 else None
+            assert cut == expected
+
+
+def rows_together(tables):
+    ranks = Ranks()
+    found = []
+    for table in tables:
+        mine = table.tensor_split(ranks.size)[ranks.rank]
+        dealt = ranks.dealt(table + ranks.rank)
+        found += [ranks.gathered(mine, len(table)), dealt, ranks.undealt(dealt, len(table))]
+    return found, ranks.gathered(torch.tensor([True, False])[: 2 - ranks.rank], 3)
+
+
+def test_rows_are_gathered_and_dealt_out(two):
+    tables = [torch.arange(n * 3.0).view(n, 3) for n in (1, 4, 5)]
+    for rank, (found, flags) in enumerate(two.results(rows_together, tables)):
+        assert flags.tolist() == [True, False, True]
+        for i, table in enumerate(tables):
+            gathered, dealt, undealt = found[3 * i : 3 * i + 3]
+            assert torch.equal(gathered, table)
+            mine = table.tensor_split(2)[rank]
+            assert torch.equal(dealt, torch.stack([mine, mine + 1]))
+            assert torch.equal(undealt, table + rank)
 
 
 def tensors_after(strategy, name, n=700, d=12, B=601):

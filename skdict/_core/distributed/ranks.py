@@ -114,7 +114,7 @@ class Ranks:
         n_own = sizes[self.rank]
         found = table.new_empty(self.size * n_own, table.shape[1])
         self._call(dist.all_to_all_single, found, table, [n_own] * self.size, sizes)
-        return found.view(self.size, n_own, -1)
+        return found.view(self.size, n_own, table.shape[1])
 
     def undealt(self, pieces, n_rows):
         """The way back from `dealt`: to each process its piece of (R, b, m); (B, m)."""

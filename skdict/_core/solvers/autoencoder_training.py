@@ -176,11 +176,12 @@ class Training:
     def _note_fired(self, values, support):
         if self.autoencoder.architecture.selection != "positive":
             values = values.abs()
-        if support is None:
+        if support is None and len(values):
             largest = values.amax(dim=0)
         else:
             largest = values.new_zeros(len(self.has_fired))
-            largest.scatter_reduce_(0, support.indices, values, "amax")
+            if support is not None:
+                largest.scatter_reduce_(0, support.indices, values, "amax")
         self.has_fired |= largest > 0
 
     @torch.no_grad()

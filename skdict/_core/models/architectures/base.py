@@ -123,6 +123,9 @@ class Architecture(Parameterized):
     a threshold θ (n_components,), with which codes are z = p where p > θ, else 0; of these only
     the `n_largest` of each sample, if that is not None.
 
+    Several processes can train an architecture that says so by ``distributed = True``, because all
+    of its methods treat each entry of a code by itself.
+
     An architecture with a parameter ``k`` takes the estimator's ``n_nonzero_coefs`` where ``k`` is
     None. What makes codes sparse, ``k`` or ``alpha`` or another parameter, is said by `sparsity`,
     and :class:`~skdict.decomposition.SparseAutoencoderDictionaryCV` chooses it.

@@ -96,7 +96,9 @@ def nested_error(values, target, prefixes):
         )  # (B, n_prefixes, n_features)
     else:
         groups = support.in_groups(ends)
-        decoded = decode(values, groups, dictionary).view(len(centred), len(ends), -1)
+        decoded = decode(values, groups, dictionary).view(
+            len(centred), len(ends), dictionary.shape[1]
+        )
     decoded = decoded.cumsum(dim=1)
     if strategy.shards_atoms:
         features = strategy.features
