@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._core.coding import SparseCodes
 from .._core.data.source import Source
@@ -424,6 +424,9 @@ class DictionaryTransformer(
             if reset:
                 self.n_features_in_ = X.n_features
             return X
+        if hasattr(X, "__skdict_source__"):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return X.__skdict_source__(resolve_device(self.device))
         X = self._flattened(X)
         X = check_activations(self, X, reset=reset, min_samples=min_samples, check_finite=False)
         return Source(X, resolve_device(self.device))

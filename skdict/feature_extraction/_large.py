@@ -1,6 +1,11 @@
 """What an extractor does with more texts than fit in memory."""
 
+from numbers import Integral
+
+from ._stream import ActivationStream
+from ._text_sources import text_source
 from ._to_store import write_store
+from ._windows import DocumentReader
 
 
 class LargeDataMixin:
@@ -116,4 +121,92 @@ class LargeDataMixin:
             shard=shard,
             shard_rows=shard_rows,
             block_rows=block_rows,
+        )
+
+    def stream(self, texts, *, text_column="text", n_samples=None, buffer_bytes=1 << 30):
+        """Activations that are computed while a dictionary learns from them, as X of its `fit`.
+
+        The model runs in a thread of its own and fills a buffer with rows, while the dictionary
+        takes its batches from the one before. Nothing is written to disk.
+
+        Parameters
+        ----------
+        texts : iterable, or path or list of paths
+            As of :meth:`to_store`, but not activations. They are read and run once for each pass
+            (`max_iter`); a generator can be read once.
+
+        text_column : str, default="text"
+            Column with the texts, of tables, parquet and jsonl.
+
+        n_samples : int, default=None
+            Rows of a pass, for texts without an end or to use some of them. If None, all texts
+            are tokenized first to count their rows.
+
+        buffer_bytes : int, default=1073741824
+            Memory of a buffer; there are two. A buffer holds 256 batches, or as many as fit.
+
+        Returns
+        -------
+        stream : ActivationStream
+            Has `shape` and `dtype`. Estimators take it in `fit`, `transform`, `score` and
+            `score_samples`; the rows of the latter are in the order of the texts.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or a text is not valid.
+
+        See Also
+        --------
+        to_store : Writes them to disk, for several fits, searches, or a fit that goes on after an
+            interruption.
+
+        Notes
+        -----
+        Batches follow from the seed of the fit alone. Windows of up to 256 MB of tokens are drawn
+        from all texts at random; of more texts, from a pool of as many as fill four buffers. So
+        texts of large collections should not be sorted. The rows of a buffer are permuted.
+
+        Mean and scale, the initial dictionary and what is measured of a fit come from 32,768 rows,
+        drawn from the windows that are kept. Held-out rows are those of whole texts, at most as
+        many. `partial_fit`, cross-validation and solvers that need all rows in memory do not take
+        streams. With several processes each of them runs the model on all texts: use a store.
+
+        Examples
+        --------
+        >>> from skdict import ActivationExtractor, SparseAutoencoderDictionary
+        >>> from skdict.datasets import load_one_layer_transformer
+        >>> folder = load_one_layer_transformer().path
+        >>> extractor = ActivationExtractor(folder, "layers.0.out")
+        >>> texts = [f"import module_{i}" for i in range(500)]
+        >>> stream = extractor.stream(texts)
+        >>> sae = SparseAutoencoderDictionary(16, max_iter=2, random_state=0).fit(stream)
+        >>> sae.components_.shape
+        (16, 128)
+        """
+        self._validate()
+        if self.pooling is not None:
+            raise ValueError(
+                f"A stream has a row for each token, but pooling={self.pooling!r}. Set "
+                "pooling=None."
+            )
+        for name, value in (("n_samples", n_samples), ("buffer_bytes", buffer_bytes)):
+            is_count = isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+            if not is_count and (name, value) != ("n_samples", None):
+                raise ValueError(f"{name} must be an integer of at least 1, not {value!r:.60}.")
+        source = text_source(texts, text_column)
+        if source.first.rows is not None:
+            raise ValueError(
+                "texts are activations, which need not be computed. Write them with to_store, or "
+                "give arrays to fit."
+            )
+        if n_samples is None and not source.can_be_read_again:
+            raise ValueError(
+                f"n_samples is needed: a {type(texts).__name__} can be read once, so its rows "
+                "cannot be counted first. Or give a list, files, or an object whose __iter__ "
+                "begins anew."
+            )
+        reader = DocumentReader(self, [self.layer])
+        return ActivationStream(
+            reader, source, n_samples=n_samples, buffer_bytes=int(buffer_bytes)
         )
