@@ -123,7 +123,7 @@ class LargeDataMixin:
             block_rows=block_rows,
         )
 
-    def stream(self, texts, *, text_column="text", n_samples=None, buffer_bytes=1 << 30):
+    def stream(self, texts, *, text_column="text", n_samples=None, buffer_bytes=1 << 31):
         """Activations that are computed while a dictionary learns from them, as X of its `fit`.
 
         The model runs in a thread of its own and fills a buffer with rows, while the dictionary
@@ -142,8 +142,8 @@ class LargeDataMixin:
             Rows of a pass, for texts without an end or to use some of them. If None, all texts
             are tokenized first to count their rows.
 
-        buffer_bytes : int, default=1073741824
-            Memory of a buffer; there are two. A buffer holds 256 batches, or as many as fit.
+        buffer_bytes : int, default=2147483648
+            Memory of the two buffers. Each holds 256 batches, or as many as fit.
 
         Returns
         -------

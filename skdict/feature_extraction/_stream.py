@@ -1,9 +1,11 @@
 """Activations of texts that are computed while a dictionary learns from them."""
 
+import json
 from itertools import chain
 
 import numpy as np
 import torch
+import xxhash
 
 from .._core.data.permutation import mixed
 from .._core.data.streamed import KEPT_ROWS, StreamedSource
@@ -66,7 +68,7 @@ class ActivationStream:
             if self._is_complete:
                 self._kept.append(window._replace(spans=None))
             if n_samples is not None and n_rows >= min(n_samples, LOOKED_AT):
-                self._is_complete = False
+                self._is_complete = n_rows >= n_samples
                 break
             if n_bytes > KEPT_BYTES:
                 self._is_complete = False
@@ -79,6 +81,12 @@ class ActivationStream:
     def _of_source(self):
         windows = self._reader.windows(self._source.documents(0, 1))
         return (window for window in windows if window.n_rows)
+
+    @property
+    def identity(self):
+        """Text that differs between streams of other rows; a digest of the model is taken."""
+        facts = self._reader.identity(), self._source.identity, self.shape, sorted(self._left_out)
+        return xxhash.xxh3_128_hexdigest(json.dumps(facts))
 
     def __len__(self):
         return self.shape[0]
@@ -141,20 +149,22 @@ class ActivationStream:
         """The windows of an epoch."""
         if self._is_complete:
             return iter(self._kept) if seed is None else _permuted(self._kept, seed)
-        if self._rest is not None:
-            windows = chain(self._kept, self._once())
-        else:
+        if self._source.can_be_read_again:
             windows = self._of_source()
+        else:
+            windows = chain(self._kept, self._once())
         windows = (window for window in windows if window.document not in self._left_out)
+        windows = _first_rows(windows, len(self))
         if seed is None:
             return windows
-        n_rows = POOL_BUFFERS * self.buffer_bytes // self.row_bytes
+        n_rows = POOL_BUFFERS * self.buffer_bytes // (2 * self.row_bytes)
         return _mixed_up(windows, n_rows, seed)
 
     def _once(self):
-        windows, self._rest = self._rest, iter(())
+        if self._rest is None:
+            raise self._too_few(len(self), None)
+        windows, self._rest = self._rest, None
         yield from windows
-        raise self._too_few(len(self), None)
 
     def _rows(self, windows, start, stop, *, is_all=True):
         reader, n_before = self._reader.reader, 0
@@ -188,6 +198,15 @@ def _generator(seed):
 def _permuted(windows, seed):
     order = torch.randperm(len(windows), generator=_generator(seed), device="cpu")
     return (windows[i] for i in order.tolist())
+
+
+def _first_rows(windows, n_rows):
+    """Yield the first windows that have so many rows together."""
+    for window in windows:
+        yield window
+        n_rows -= window.n_rows
+        if n_rows <= 0:
+            return
 
 
 def _mixed_up(windows, n_rows, seed):

@@ -120,8 +120,8 @@ def _read(X, name, what, *, csr_tensors=False):
         return X
     if hasattr(X, "__skdict_source__"):
         raise TypeError(
-            f"{name} must be {what} of real numbers, but is an {type(X).__name__}, which only fit, "
-            "transform, score and score_samples of a dictionary take. Write it to disk, with "
+            f"{name} must be {what} of real numbers, but is an {type(X).__name__}, which only "
+            "fit, transform, score and score_samples of a dictionary take. Write it to disk, with "
             "to_store, and give the store."
         )
     if isinstance(X, torch.Tensor):

@@ -41,7 +41,8 @@ class Standardised:
 
     def batches(self, batch_size, generator=None, **part):
         """The standardised rows of one epoch in batches, as `Source.batches`."""
-        return map(self.standardise, self.source.batches(batch_size, generator, **part))
+        batches = self.source.batches(batch_size, generator, **part)
+        return (self.standardise(x) for x in batches)
 
     def draw(self, n_rows, generator):
         """Standardised rows drawn without replacement, as `Source.draw`."""

@@ -1,14 +1,14 @@
 """Rows that are computed while they are learned from, and are never in memory as a whole.
 
 Whatever makes them works in a thread of its own, which fills one buffer while batches are taken
-from the one before. The rows of a buffer are permuted. What mixes them beyond a buffer is the order
-in which they are made, which follows from the seed of the epoch.
+from the one before. The rows of a buffer are permuted. What mixes them beyond a buffer is the
+order in which they are made, which follows from the seed of the epoch.
 """
 
 import math
 import threading
+from itertools import pairwise
 
-import numpy as np
 import torch
 
 from .ahead import ahead
@@ -27,9 +27,10 @@ class StreamedSource(Source):
     Parameters
     ----------
     stream : object
-        Has ``shape``, ``row_bytes``, ``buffer_bytes``; ``sample(n)``, a tensor of up to n of its
-        rows; ``read(seed, start)``, which yields tensors of consecutive rows of an epoch from one
-        of them on, in an order that follows from the seed, in that of the texts if it is None; and
+        Has ``shape``, ``dtype``, ``row_bytes``, ``buffer_bytes`` and ``identity``, a text that
+        differs between streams of other rows; ``sample(n)``, a tensor of up to n of its rows;
+        ``read(seed, start)``, which yields tensors of consecutive rows of an epoch from one of
+        them on, in an order that follows from the seed, in that of the texts if it is None; and
         ``split(n, seed)``, two streams with some n rows in the second.
     device : torch.device
     name : str, default="X"
@@ -37,10 +38,8 @@ class StreamedSource(Source):
     """
 
     def __init__(self, stream, device, *, name="X"):
-        kind = np.empty((0, stream.shape[1]), dtype=np.float32)  # what results are to be like
-        super().__init__(kind, device, name=name, is_finite=True)
-        self.shape = tuple(stream.shape)
-        self._stream, self._kept = stream, None
+        super().__init__(stream, device, name=name, is_finite=True)
+        self._kept = None
 
     def take(self, index):
         raise self._cannot("picks rows of it")
@@ -60,7 +59,7 @@ class StreamedSource(Source):
     def split(self, n_held_out, random_state):
         """A stream without some documents, and the rows of these: at most `KEPT_ROWS`."""
         seed = int(random_state.randint(2**31 - 1))
-        training, held_out = self._stream.split(min(n_held_out, KEPT_ROWS), seed)
+        training, held_out = self.X.split(min(n_held_out, KEPT_ROWS), seed)
         rows = Source(torch.cat(list(held_out.read(None, 0))), self.device, name=self.name)
         return StreamedSource(training, self.device, name=self.name), rows
 
@@ -71,14 +70,8 @@ class StreamedSource(Source):
         return self._statistics.statistics(massive=massive)
 
     def draw(self, n_rows, generator):
-        """Rows drawn without replacement of those that are kept."""
+        """Rows drawn without replacement of those that are kept, all if there are no more."""
         kept = self._sample(max(n_rows, KEPT_ROWS))
-        if n_rows > len(kept) and len(kept) < len(self):
-            raise ValueError(
-                f"{n_rows} rows are to be drawn from {self.name} before training, as atoms or "
-                f"to calibrate these, but only {len(kept)} of this stream can be looked at. Use "
-                "fewer atoms, or write the rows to disk, with to_store, and give the store."
-            )
         order = torch.randperm(len(kept), generator=generator, device="cpu")
         return self._on_device(kept[order[:n_rows].sort().values])
 
@@ -107,9 +100,9 @@ class StreamedSource(Source):
         numbers = range(start // n_together, math.ceil(division.n_batches / n_together))
         edges = [min(n * n_together, division.n_batches) for n in (*numbers, numbers.stop)]
         places = [division.start(edge) for edge in edges]
-        sizes = [stop - first for first, stop in zip(places[:-1], places[1:], strict=True)]
+        sizes = [stop - first for first, stop in pairwise(places)]
         buffers = self._filled(seed, places[0], sizes)
-        for number, first, stop in zip(numbers, edges[:-1], edges[1:], strict=True):
+        for number, (first, stop) in zip(numbers, pairwise(edges), strict=True):
             buffer = next(buffers)
             order = torch.arange(len(buffer), device="cpu")
             if seed is not None:
@@ -123,12 +116,12 @@ class StreamedSource(Source):
 
     def batches_in_buffer(self, batch_size):
         """How many batches a buffer holds."""
-        return batches_in_buffer(batch_size, self._stream.row_bytes, self._stream.buffer_bytes)
+        return batches_in_buffer(batch_size, self.X.row_bytes, self.X.buffer_bytes // 2)
 
     def _filled(self, seed, start, sizes):
         """Yield tensors of so many rows, from one on; the next is filled in a thread."""
         is_over = threading.Event()
-        parts = self._stream.read(seed, start)
+        parts = self.X.read(seed, start)
         buffers = ahead(_cut(_until(is_over, parts), sizes))
         try:
             yield from buffers
@@ -138,7 +131,7 @@ class StreamedSource(Source):
 
     def _sample(self, n_rows):
         if self._kept is None or len(self._kept) < min(n_rows, len(self)):
-            self._kept = self._stream.sample(n_rows)
+            self._kept = self.X.sample(n_rows)
         return self._kept
 
     def _piece(self, index, *, check):

@@ -1,6 +1,7 @@
 """The training loop: one for every solver that is trained in epochs. It never prints."""
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -256,8 +257,9 @@ def train_epoch(solver, rows, batch_size, shuffle, *, epoch=None, after_step=Non
     """
     epoch = Epoch() if epoch is None else epoch
     division = Division(len(rows), batch_size)
-    with _threads(solver, rows, batch_size):
-        for x in _batches_left(solver, rows, batch_size, shuffle, epoch):
+    batches = _batches_left(solver, rows, batch_size, shuffle, epoch)
+    with _threads(solver, rows, batch_size), closing(batches):
+        for x in batches:
             n_rows = division.start(epoch.n_batches + 1) - division.start(epoch.n_batches)
             epoch.total = epoch.total + solver.step(x, n_rows)
             epoch.n_batches += 1

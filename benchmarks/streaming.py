@@ -1,0 +1,114 @@
+"""Extraction and training at once, beside each alone: rows a second.
+
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/streaming.py [--buffers 20] [--atoms 2048] ...
+
+The model is the package's one-layer transformer on the Python corpus; it and the trainer use one
+thread of torch each. `extractor`: rows of a stream are computed and dropped. `trainer`: fits a
+stream whose rows are there already. `both`: fits the stream. Each is one pass over as many rows,
+in buffers of the same size; the time that ``stream()`` takes is given apart.
+"""
+
+import argparse
+import time
+import warnings
+
+import torch
+
+from skdict import ActivationExtractor, SparseAutoencoderDictionary
+from skdict.datasets import load_one_layer_transformer, load_python_corpus
+
+
+class Known:
+    """A stream whose rows are those of one buffer, again and again, without a model."""
+
+    def __init__(self, stream, rows):
+        self.shape, self.dtype, self.ndim = stream.shape, stream.dtype, 2
+        self.row_bytes, self.buffer_bytes = stream.row_bytes, stream.buffer_bytes
+        self._stream, self._rows = stream, rows
+
+    def __skdict_source__(self, device):
+        source = self._stream.__skdict_source__(device)
+        source.X = self
+        return source
+
+    def __len__(self):
+        return self.shape[0]
+
+    def sample(self, n_rows):
+        return self._rows[:n_rows]
+
+    def read(self, seed, start):
+        for _ in range(start, len(self) + len(self._rows), len(self._rows)):
+            yield self._rows
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--buffers", type=int, default=20)
+    parser.add_argument("--atoms", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=64, help="in a buffer")
+    parser.add_argument("--layer", default="layers.0.mlp.act")
+    parser.add_argument("--repeats", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    language = load_one_layer_transformer()
+    extractor = ActivationExtractor(
+        language.model,
+        args.layer,
+        tokenizer=language.tokenizer,
+        long_documents="window",
+        max_length=128,
+    )
+    texts = load_python_corpus().data
+    n_rows = args.buffers * args.batches * args.batch_size
+    width = extractor.stream(texts[:1]).shape[1]
+    size = 2 * args.batches * args.batch_size * width * 4
+    start = time.perf_counter()
+    stream = extractor.stream(texts, n_samples=n_rows, buffer_bytes=size)
+    print(f"{stream}, {args.buffers} buffers; to look at the texts {seconds(start):.1f} s")
+    for repeat in range(args.repeats):
+        for n_atoms in args.atoms:
+            compare(args, stream, n_atoms, repeat)
+
+
+def compare(args, stream, n_atoms, repeat):
+    n_rows = len(stream)
+    start = time.perf_counter()
+    rows = None
+    for part in stream.read(0, 0):
+        rows = part if rows is None else rows
+    extractor = n_rows / seconds(start)
+    n_buffer = args.batches * args.batch_size
+    known = Known(stream, torch.cat([rows] * (n_buffer // len(rows) + 1))[:n_buffer])
+    trainer = n_rows / fit(args, known, n_atoms)
+    both = n_rows / fit(args, stream, n_atoms)
+    print(
+        f"{repeat} {n_atoms} atoms: extractor {extractor:,.0f}, trainer {trainer:,.0f}, both "
+        f"{both:,.0f} rows/s: {both / min(extractor, trainer):.2f} of the slower",
+        flush=True,
+    )
+
+
+def fit(args, X, n_atoms):
+    sae = SparseAutoencoderDictionary(
+        n_atoms,
+        architecture="topk",
+        n_nonzero_coefs=32,
+        max_iter=1,
+        batch_size=args.batch_size,
+        early_stopping=False,
+        random_state=0,
+    )
+    start = time.perf_counter()
+    sae.fit(X)
+    return seconds(start)
+
+
+def seconds(start):
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
