@@ -213,11 +213,14 @@ class PretendCuda(TorchDispatchMode):
         operation may be several kernels in truth.
     waits : Counter
         How often the host waited, by operation and line of the caller.
+    n_pinned : int
+        How many tensors were copied into page-locked memory.
     """
 
     def __init__(self):
         super().__init__()
         self.launches, self.waits = Counter(), Counter()
+        self.n_pinned = 0
 
     def reset(self):
         self.launches.clear()
@@ -240,6 +243,9 @@ class PretendCuda(TorchDispatchMode):
             self._stack.enter_context(mock.patch.object(torch.cuda, name, return_value=value))
         wait = mock.patch.object(torch.cuda, "synchronize", lambda *args: self.wait("synchronize"))
         self._stack.enter_context(wait)
+        self._stack.enter_context(
+            mock.patch.object(torch.Tensor, "pin_memory", lambda x: self._pin(x))
+        )
         for module, function in ((torch, _sparse_csr_tensor), (forward_ad, _make_dual)):
             name = function.__name__.removeprefix("_")
             self._stack.enter_context(mock.patch.object(module, name, function))
@@ -251,6 +257,12 @@ class PretendCuda(TorchDispatchMode):
         result = super().__exit__(*error)
         self._stack.close()
         return result
+
+    def _pin(self, tensor):
+        if isinstance(tensor, OnCuda):
+            raise RuntimeError("cannot pin a tensor on a device: only dense CPU tensors")
+        self.n_pinned += 1
+        return tensor.clone()
 
     def wait(self, what):
         frame = sys._getframe(1)

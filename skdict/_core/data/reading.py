@@ -71,6 +71,14 @@ def to_device(x, device, dtype=None):
     return x.to(device=device, dtype=dtype, non_blocking=device.type == "cuda")
 
 
+def pinned(x, device):
+    """A batch in page-locked memory: to a GPU it is copied from there while the CPU goes on.
+
+    Itself where it is not on its way from the CPU to a GPU.
+    """
+    return x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x
+
+
 def take_rows(X, index):
     """Rows of X by an int64 array; without a copy where they are consecutive."""
     if len(index) and (np.diff(index) == 1).all():

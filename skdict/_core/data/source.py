@@ -12,6 +12,7 @@ from .reading import (
     as_dense,
     is_store,
     memory_map_of,
+    pinned,
     read_rows,
     release_pages,
     row_slices,
@@ -229,7 +230,8 @@ class Source:
             read = ahead(read)
         for buffer, batches in read:
             for batch in batches:
-                yield self._on_device(buffer[to_device(batch, buffer.device)])
+                x = buffer[to_device(batch, buffer.device)]
+                yield self._on_device(pinned(x, self.device))
             del buffer  # before the one after the next is read
 
     def draw(self, n_rows, generator):

@@ -12,6 +12,7 @@ from skdict._core.data import source
 from skdict._core.data.reading import take_rows
 from skdict._core.data.source import Source
 from skdict._core.tensors import from_numpy
+from tests.views_testing import ArrayView
 
 CPU = torch.device("cpu")
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
@@ -113,3 +114,17 @@ def test_massive_rows_on_a_gpu():
     with PretendCuda():
         rows = Source(torch.from_numpy(Y).to("cuda"), torch.device("cuda"))
         assert rows.statistics(massive=False).n_samples == 196
+
+
+def test_batches_of_a_store_go_to_a_gpu_from_page_locked_memory():
+    Y = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
+    with PretendCuda() as gpu:
+        rows = Source(ArrayView(Y), torch.device("cuda"))
+        got = torch.cat([x.cpu() for x in rows.batches(9, torch.Generator("cpu").manual_seed(0))])
+        assert gpu.n_pinned == 23
+        gpu.reset()
+        assert len(list(rows.batches(9, torch.Generator("cpu")))) == 23
+        assert not gpu.waits
+    generator = torch.Generator("cpu").manual_seed(0)
+    want = torch.cat(list(Source(ArrayView(Y), CPU).batches(9, generator)))
+    assert torch.equal(got, want)
