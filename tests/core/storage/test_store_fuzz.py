@@ -68,10 +68,12 @@ def whole(tmp_path_factory):
     return path
 
 
-def use_all(path):
+def use_all(path, *, check=True):
     """Use everything; the rows and the tokens, which no other file can change."""
     store, found = OpenStore(path), []
-    list(damages(store))
+    if check:
+        list(damages(store))
+        StoreWriter(path, store.settings).close()
     for layer in store.settings.layers:
         view = StoreView(store, layer, buffer_bytes=1 << 20)
         found.append(view.read(slice(None)))
@@ -79,7 +81,6 @@ def use_all(path):
     found += [torch.from_numpy(column) for column in view.tokens().values()]
     documents = view.documents
     found += [torch.from_numpy(documents.n_rows), documents[[0, -1]].read(slice(None))]
-    StoreWriter(path, store.settings).close()
     return found
 
 
@@ -156,7 +157,7 @@ def fuzz(whole, tmp_path, n_files, seed):
         kept = file.read_bytes()
         file.write_bytes(mutated(file, rng))
         try:
-            got = use_all(path)
+            got = use_all(path, check=i % 4 == 0)
         except ValueError as error:
             names = [f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()]
             assert any(name in str(error) for name in names), (i, file, error)
