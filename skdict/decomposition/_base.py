@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .._core.coding import SparseCodes
 from .._core.data.source import Source
@@ -17,8 +17,9 @@ from .._core.device import resolve_device
 from .._core.models.architectures import ARCHITECTURES, Architecture, TopK
 from .._core.parameters import python_number
 from .._core.torch_state import plain_torch
-from ..utils._arrays import check_activations, check_codes, collect_dense, collect_sparse
+from ..utils._arrays import check_codes, collect_dense, collect_sparse
 from ..utils._sklearn_compat import validate_parameter_constraints
+from ..utils._sources import source_of
 from ._attributes import OF_DICTIONARY, dictionary_of, is_shared
 from ._code_shards import check_writes_codes, write_codes
 from ._code_statistics import DataChangedError
@@ -424,12 +425,8 @@ class DictionaryTransformer(
             if reset:
                 self.n_features_in_ = X.n_features
             return X
-        if hasattr(X, "__skdict_source__"):
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            return X.__skdict_source__(resolve_device(self.device))
-        X = self._flattened(X)
-        X = check_activations(self, X, reset=reset, min_samples=min_samples, check_finite=False)
-        return Source(X, resolve_device(self.device))
+        X, device = self._flattened(X), resolve_device(self.device)
+        return source_of(self, X, device, reset=reset, min_samples=min_samples)
 
     def _flattened(self, X):
         """Rows of several axes, such as heads, as rows of columns: what was so when trained."""

@@ -5,16 +5,15 @@ from functools import partial
 
 import torch
 
-from .._core.data.source import Source
 from .._core.device import resolve_device
 from .._core.distributed.ranks import is_joined
 from .._core.parameters import python_number
 from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
 from .._core.training.loop import learn_together
-from ..utils._arrays import check_activations
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import callbacks_of, validate_parameter_constraints
+from ..utils._sources import source_of
 from ._alpha import location_and_scale
 from ._base import coding_of, publish
 from ._fitting import (
@@ -99,7 +98,7 @@ def fit_many(estimators, X):
 def _fit_many(estimators, X):
     members = [_Member(number, estimator, X) for number, estimator in enumerate(estimators)]
     first = members[0]
-    rows = Source(first.X, resolve_device(first.params.device))
+    rows = first.rows
     _check_shared(members, len(rows))
     random_state = check_random_state(first.params.random_state)
     n_held_out = max(
@@ -145,7 +144,8 @@ class _Member:
         self.previous, is_new = start_of(estimator)
         self.params = checked_params(estimator)
         vars(self.params).update(given)
-        self.X = check_activations(estimator, X, reset=is_new, min_samples=2, check_finite=False)
+        device = resolve_device(self.params.device)
+        self.rows = source_of(estimator, X, device, reset=is_new, min_samples=2)
         warn_of_unused(self.params, default_params(SparseAutoencoderDictionary))
         if not SOLVERS[self.params.solver].in_epochs:
             trained = [name for name, solver in SOLVERS.items() if solver.in_epochs]

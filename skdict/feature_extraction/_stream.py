@@ -86,7 +86,7 @@ class ActivationStream:
     def identity(self):
         """Text that differs between streams of other rows; a digest of the model is taken."""
         facts = self._reader.identity(), self._source.identity, self.shape, sorted(self._left_out)
-        return xxhash.xxh3_128_hexdigest(json.dumps(facts))
+        return xxhash.xxh3_128_hexdigest(json.dumps(facts).encode())
 
     def __len__(self):
         return self.shape[0]

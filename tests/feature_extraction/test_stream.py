@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from skdict import ActivationExtractor, SparseAutoencoderDictionary
+from skdict.callbacks import Checkpoint
 from skdict.datasets import load_one_layer_transformer, load_python_corpus
-from skdict.decomposition import alpha_grid
+from skdict.decomposition import alpha_grid, fit_many
 from skdict.metrics import explained_variance
 
 pytest.importorskip("transformers")
@@ -189,6 +190,22 @@ def test_a_fit_is_as_good_as_that_of_the_array(extractor, corpus, x):
     assert streamed.score(stream) == pytest.approx(streamed.score(x), rel=1e-4)
     np.testing.assert_allclose(streamed.transform(stream), streamed.transform(x), atol=1e-3)
     assert streamed.n_samples_seen_ == len(x)
+
+
+def test_many_dictionaries_learn_from_one_pass(extractor, corpus):
+    stream = extractor.stream(corpus)
+    few, many = fit_many([make(alpha=3.0, max_iter=1), make(alpha=0.3, max_iter=1)], stream)
+    assert few.train_l0_ < many.train_l0_
+
+
+def test_a_checkpoint_knows_the_stream(extractor, corpus, tmp_path):
+    def fit(texts):
+        sae = make(max_iter=1).set_callbacks(Checkpoint(tmp_path))
+        return sae.fit(extractor.stream(texts))
+
+    np.testing.assert_array_equal(fit(corpus).components_, fit(corpus).components_)
+    with pytest.raises(ValueError, match="X"):
+        fit(corpus[::-1])
 
 
 def test_early_stopping(extractor, corpus):
