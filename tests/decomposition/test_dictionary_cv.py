@@ -731,5 +731,6 @@ def test_callbacks_hear_of_every_fit(planted):
 def test_a_progress_bar_of_all_fits(planted, capsys, monkeypatch):
     pytest.importorskip("rich")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("rich._console", None)  # it keeps the width that it saw first
     make_cv(alphas=2, cv=2, max_iter=2).set_callbacks(ProgressBar()).fit(planted)
     assert "100%" in capsys.readouterr().out
