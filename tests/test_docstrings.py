@@ -177,7 +177,20 @@ def test_fitted_attributes_are_documented(name):
     assert documented - properties <= set_by_fit
 
 
-@pytest.mark.parametrize("name", MODULES)
+# Their examples train several dictionaries, or run the transformer.
+SLOW_EXAMPLES = {
+    "skdict.decomposition",
+    "skdict.decomposition.architectures",
+    "skdict.decomposition._amortisation",
+    "skdict.decomposition._comparison",
+    "skdict.inspection.results._absorption",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW_EXAMPLES)) for n in MODULES],
+)
 @pytest.mark.usefixtures("registered")
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

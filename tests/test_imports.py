@@ -228,6 +228,7 @@ def test_private_methods_stay_in_their_file(name):
     assert not used
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys, skdict; "

@@ -250,6 +250,7 @@ def test_steering_under_autocast_passes_gradients(X):
     assert tensor.grad.any()
 
 
+@pytest.mark.slow
 def test_filters_of_warnings_are_left_alone():
     """Where they are changed for a time, other threads lose what they set meanwhile."""
     found = []

@@ -66,7 +66,7 @@ def amortisation_gap(estimator, X, *, alpha=None):
     --------
     >>> from skdict.datasets import make_superposition
     >>> from skdict.decomposition import SparseAutoencoderDictionary, amortisation_gap
-    >>> X = make_superposition(n_samples=5000, n_features=16, n_components=32, random_state=0)[0]
+    >>> X = make_superposition(n_samples=2000, n_features=16, n_components=32, random_state=0)[0]
     >>> sae = SparseAutoencoderDictionary(n_components=32, random_state=0).fit(X)
     >>> result = amortisation_gap(sae, X)
     >>> bool(result.lasso.objective.mean() < result.encoder.objective.mean())
@@ -151,7 +151,7 @@ class AmortisationGapDisplay:
     --------
     >>> from skdict.datasets import make_superposition
     >>> from skdict.decomposition import AmortisationGapDisplay, SparseAutoencoderDictionary
-    >>> X = make_superposition(n_samples=5000, n_features=16, n_components=32, random_state=0)[0]
+    >>> X = make_superposition(n_samples=2000, n_features=16, n_components=32, random_state=0)[0]
     >>> sae = SparseAutoencoderDictionary(n_components=32, random_state=0).fit(X)
     >>> AmortisationGapDisplay.from_estimator(sae, X)
     <...AmortisationGapDisplay object at ...>

@@ -176,13 +176,13 @@ def compare_dictionaries(
     --------
     >>> from skdict.datasets import make_superposition
     >>> from skdict.decomposition import SparseAutoencoderDictionary, compare_dictionaries
-    >>> X = make_superposition(n_samples=4000, n_features=16, n_components=32, random_state=0)[0]
+    >>> X = make_superposition(n_samples=2000, n_features=16, n_components=32, random_state=0)[0]
     >>> sae = SparseAutoencoderDictionary(32, random_state=0)
     >>> exemplars = SparseAutoencoderDictionary(32, solver="lasso", random_state=0)
     >>> table = compare_dictionaries(
     ...     {"SAE": sae, "exemplars": exemplars},
-    ...     X[:3000],
-    ...     X[3000:],
+    ...     X[:1500],
+    ...     X[1500:],
     ...     transform_algorithms=("encoder", "omp"),
     ...     budgets=[3],
     ... )
@@ -199,7 +199,7 @@ def compare_dictionaries(
     ...     )
     ...     for k in (2, 4)
     ... ]
-    >>> list(compare_dictionaries({"topk": topk}, X[:3000], X[3000:])["setting"])
+    >>> list(compare_dictionaries({"topk": topk}, X[:1500], X[1500:])["setting"])
     ['n_nonzero_coefs=2', 'n_nonzero_coefs=4']
     """
     algorithms, budgets = _check_ways(transform_algorithms, budgets)

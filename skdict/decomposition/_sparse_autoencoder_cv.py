@@ -232,9 +232,11 @@ class SparseAutoencoderDictionaryCV(
     >>> X, dictionary, code = make_superposition(
     ...     n_samples=3000, n_features=16, n_components=32, random_state=0
     ... )
-    >>> sae = SparseAutoencoderDictionaryCV(32, alphas=5, cv=3, random_state=0).fit(X)
+    >>> sae = SparseAutoencoderDictionaryCV(
+    ...     32, alphas=5, cv=2, max_iter=20, random_state=0
+    ... ).fit(X)
     >>> sae.scores_.shape
-    (5, 3)
+    (5, 2)
     >>> bool(sae.alpha_ == sae.alphas_[sae.scores_.mean(axis=1).argmax()])
     True
 

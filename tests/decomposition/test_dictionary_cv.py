@@ -70,7 +70,8 @@ def test_chooses_as_a_grid_search_does(X):
     options = {"max_iter": 40}  # on so little data, fewer steps leave the path behind
     cv = KFold(3)
     selected = make_cv(alphas=5, cv=cv, **options).fit(X)
-    search = GridSearchCV(make_estimator(**options), {"alpha": selected.alphas_}, cv=cv).fit(X)
+    grid = {"alpha": selected.alphas_}
+    search = GridSearchCV(make_estimator(**options), grid, cv=cv, refit=False).fit(X)
     scores = np.stack([search.cv_results_[f"split{i}_test_score"] for i in range(3)], axis=1)
     # trained from scratch with the same seed
     np.testing.assert_array_equal(selected.scores_[0], scores[0])
@@ -287,6 +288,7 @@ CHOSEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", CHOSEN)
 def test_each_architecture_has_its_own_choice(planted, architecture):
     name, value_of, wanted = CHOSEN[architecture]

@@ -59,6 +59,7 @@ def assert_same_fit(one, other):
             assert found == expected, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", KINDS, ids=name_of)
 def test_fit(gpu, X, on_cpu, params):
     found = make(**params, device="auto").fit(X)

@@ -178,6 +178,7 @@ def test_the_losses_are_the_objective_in_the_units_of_the_data(planted):
     assert estimator.loss_curve_[0] != pytest.approx(by_hand, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("factor", [2.0**10, 1 / 300])
 @pytest.mark.parametrize("alpha", [0.3, "auto"])

@@ -108,10 +108,10 @@ def test_early_stopping_waits_for_k_non_zeros(planted):
 
 @pytest.mark.slow
 def test_planted_atoms_are_found_and_codes_do_not_shrink():
-    X, dictionary, _ = make_superposition(20_000, 32, 96, l0=3.0, random_state=0)
+    X, dictionary, _ = make_superposition(10_000, 32, 96, l0=3.0, random_state=0)
     fitted = {
         architecture: make_estimator(
-            n_components=96, architecture=architecture, n_nonzero_coefs=4, max_iter=30
+            n_components=96, architecture=architecture, n_nonzero_coefs=4, max_iter=20
         ).fit(X)
         for architecture in ("relu", "topk")
     }

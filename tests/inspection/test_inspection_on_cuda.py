@@ -77,6 +77,7 @@ def test_extraction(gpu, on_cuda, extractor, few):
     assert gpu.launches["addmm"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["auto", "lasso", "omp", "threshold"])
 def test_interventions(gpu, on_cuda, language, dictionary, few, algorithm):
     coder = copy.deepcopy(dictionary).set_params(

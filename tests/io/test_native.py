@@ -58,6 +58,7 @@ def assert_same(one, other, X):
     assert new <= {"source_", "activation_", "validation_score_"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("how", ["fit", "partial_fit"])
 @pytest.mark.parametrize("name", CASES)

@@ -129,6 +129,7 @@ def test_collect_rows_of_unequal_density(growing):
     np.testing.assert_array_equal(sparse.toarray(), codes.numpy())
 
 
+@pytest.mark.slow
 def test_torch_does_not_warn_of_its_csr_tensors():
     """It would do so once a process, at the first of them: a new process is needed."""
     code = """if True:

@@ -54,6 +54,7 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(plt.Text)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("display", DISPLAYS)
 @pytest.mark.parametrize(
     "name",
@@ -75,7 +76,7 @@ def test_names(display, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = DISPLAYS[display](name).plot().figure_
-        figure.savefig(io.BytesIO(), format="png")
+        figure.savefig(io.BytesIO(), format="png", dpi=40)
     assert any(plain(name) in text or plain(name, 100) in text for text in texts(figure))
 
 

@@ -156,6 +156,7 @@ def test_search_in_8_bits_finds_the_largest_of_the_rounded(n, k, n_threads, monk
         assert (largest[len(positions) :] < 1e-6).all()
 
 
+@pytest.mark.slow
 def test_search_in_8_bits_declines_what_they_cannot_hold():
     x, weight, bias = (tensor.float() for tensor in tensors((50, 64), (20, 64), (20,)))
     assert select_on_cpu.select_in_8_bits(x, weight, bias, 3) is not None

@@ -448,6 +448,7 @@ class TestCompiled:
         inner = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
         return nn.Sequential(inner, nn.Linear(4, 2)).requires_grad_(False)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("way", WAYS)
     def test_read_and_replaced(self, net, way):
         model, layer, call = compiled_before(net)[way]

@@ -95,6 +95,7 @@ def by_whole_runs(pipeline, texts, feature):
     return [np.array(each) for each in zip(*found, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "side", "kind"), LAYERS)
 def test_against_whole_runs(model, language, short, layer, side, kind, monkeypatch):
     kinds = []
@@ -204,6 +205,7 @@ class TestWhatIsRun:
                 assert len(module._forward_pre_hooks) == len(attributes["_forward_pre_hooks"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [LAYERS[1], LAYERS[5]])
 def test_integrated_gradients(model, language, short, place):
     """Of a dictionary of one feature they tend to what is measured without it."""

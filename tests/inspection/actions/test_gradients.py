@@ -167,6 +167,7 @@ class TestEncoders:
             assert_close(found, expected, 10 * CLOSE[dtype])
             assert_close([found_logits.detach()], [logits.detach()], 10 * CLOSE[dtype])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("architecture", "given"),
         [

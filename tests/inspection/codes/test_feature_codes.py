@@ -355,6 +355,7 @@ def test_a_cache_gives_the_activations(language, dictionary, few, collected, tmp
     assert_allclose(dense(codes), dense(collected), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_others_take_them(pipeline, few, tmp_path, on_disk):
     """As they take the matrix of the rows that count."""

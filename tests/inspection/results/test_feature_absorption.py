@@ -126,6 +126,7 @@ def speller():
     return make_pipeline(extractor, dictionary)
 
 
+@pytest.mark.slow
 def test_a_model_that_can_spell(speller):
     found = feature_absorption(speller, max_words=500, min_words=15)
     table = pd.DataFrame(found)

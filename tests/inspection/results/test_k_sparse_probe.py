@@ -157,6 +157,7 @@ def test_the_unit_of_the_codes_does_not_matter(planted, scale):
     assert_allclose(found.coefficients[1] * scale, want.coefficients[1], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "convert", [sp.csr_array, sp.coo_matrix, torch.from_numpy, pd.DataFrame, np.asfortranarray]
 )
