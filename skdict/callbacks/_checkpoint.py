@@ -49,7 +49,8 @@ class Checkpoint:
     -----
     `fit` raises a ValueError if the folder holds the state of another fit, and names the first
     difference: a parameter, the data (shape, dtype, their numbers; of more than 64 MB those that
-    are evenly spread, and mean and scale of all), the dictionary that it starts from, versions of
+    are evenly spread, and mean and scale of all; of a store its ``buffer_bytes``, on which the
+    order of the rows depends), the dictionary that it starts from, versions of
     skdict, torch, NumPy and Numba, the number of threads, the CPU's instructions, the device. In a
     search, whose fits differ, another fit only means another folder. With ``random_state=None``
     the fit goes on with the random numbers that it began with; a second fit that is otherwise the

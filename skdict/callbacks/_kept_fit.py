@@ -182,7 +182,14 @@ def newest_of_others(path, folders):
         if folder not in folders
         for checkpoint in checkpoints_in(folder)[:1]
     ]
-    return max(found, key=lambda each: each.stat().st_mtime, default=None)
+    return max(found, key=_time_of, default=None)
+
+
+def _time_of(checkpoint):
+    try:
+        return checkpoint.stat().st_mtime
+    except FileNotFoundError:  # another process has removed it meanwhile
+        return -1.0
 
 
 def check_same(checkpoint, fingerprint, about=None):
@@ -196,7 +203,14 @@ def check_same(checkpoint, fingerprint, about=None):
     about : dict, optional
         What the checkpoint says that it is of, if that is known.
     """
-    about = read_about(checkpoint) if about is None else about
+    if about is None:
+        try:
+            about = read_about(checkpoint)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} It may be of another fit. Give another path, or remove "
+                f"{str(checkpoint.parent)!r}, to begin anew."
+            ) from error
     difference = first_difference(about["fingerprint"], fingerprint)
     if difference is None:
         return

@@ -235,7 +235,9 @@ def plain(value):
     if value is None or isinstance(value, bool | int | float | str):
         return pack(value, "parameter", {})
     if isinstance(value, Architecture):
-        return pack(value, "architecture", {})
+        tensors = {}
+        packed = pack(value, "architecture", tensors)
+        return packed | {name: digest(tensor) for name, tensor in tensors.items()}
     if isinstance(value, np.random.RandomState):
         return f"RandomState of digest {digest_of_text(repr(value.get_state(legacy=False)))}"
     dictionary = getattr(value, "dictionary_", value)
@@ -251,18 +253,20 @@ def identity_of(rows):
     """What rows are told apart by: shape, dtype and a digest.
 
     Of up to `DIGESTED_BYTES` all rows count, of more as many as that, evenly spread. A store has
-    an identity of its own.
+    an identity of its own; the order of its rows depends on its ``buffer_bytes``, too.
     """
+    of_order = {}
     identity = getattr(rows.X, "identity", None)
     if identity is not None and rows.index is None:
         found = str(identity)
+        of_order["buffer_bytes"] = rows.X.buffer_bytes
     else:
         hashed = xxhash.xxh3_128()
         for stretch in _stretches(len(rows), rows.n_features * rows.dtype.itemsize):
             hashed.update(rows[stretch].cpu().numpy())
         found = hashed.hexdigest()
     dtype = str(rows.X.dtype).removeprefix("torch.")
-    return {"shape": list(rows.shape), "dtype": dtype, "digest": found}
+    return {"shape": list(rows.shape), "dtype": dtype, "digest": found, **of_order}
 
 
 def _stretches(n_rows, row_bytes):

@@ -18,11 +18,13 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdict._core.models.architectures import ARCHITECTURES, Architecture
 from skdict._core.training.checkpoint import checkpoints_in, step_of, write_checkpoint
 from skdict.callbacks import Checkpoint
 from skdict.callbacks import _kept_fit as kept_fit
 from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
 from skdict.decomposition import _resumable as resumable
+from tests.views_testing import ArrayView
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -182,6 +184,37 @@ def test_other_data_are_refused(X, tmp_path):
         fitted(X.astype(np.float64), tmp_path)
     with pytest.raises(ValueError, match="X: digest was"):
         fitted(X + 1, tmp_path)
+
+
+def test_another_order_of_a_store_is_refused(X, tmp_path):
+    """With another buffer the rest of an epoch would hold some rows twice and others never."""
+    view = ArrayView(X)
+    interrupted(view, tmp_path)
+    view.buffer_bytes = 1 << 16
+    with pytest.raises(ValueError, match=f"X: buffer_bytes was {1 << 30}, and is {1 << 16}"):
+        fitted(view, tmp_path)
+
+
+def test_arrays_of_an_architecture_count(monkeypatch):
+    class Weighted(Architecture):
+        name = "weighted"
+
+        def __init__(self, weights=None):
+            self.weights = weights
+
+    monkeypatch.setitem(ARCHITECTURES, "weighted", Weighted)
+    one, other = (resumable.plain(Weighted(np.full(3, value))) for value in (1.0, 2.0))
+    assert one != other
+
+
+def test_a_damaged_checkpoint_of_another_fit_says_what_to_do(X, tmp_path):
+    interrupted(X, tmp_path)
+    for checkpoint in checkpoints_in(only_folder(tmp_path)):
+        (checkpoint / "state.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=r"state\.json cannot be read.*Give another path, or remo"
+    ):
+        fitted(X, tmp_path, alpha=0.5)
 
 
 def test_another_environment_is_refused(X, tmp_path, monkeypatch):

@@ -156,6 +156,7 @@ def test_files_that_are_cut_or_missing(written, name):
         ({"state": []}, "'state' is missing, or is no dict"),
         ({"about": None}, "'about' is missing"),
         ({"tensors": {}}, "is damaged: its 'digest'"),
+        ({"about": {"x": float("nan")}}, r"state\.json is damaged: its 'digest'"),
         ({"digest": "0"}, "is damaged: its 'digest'"),
     ],
 )
