@@ -96,10 +96,14 @@ def fit_many(estimators, X):
 
 
 def _fit_many(estimators, X):
-    members = [_Member(number, estimator, X) for number, estimator in enumerate(estimators)]
+    members, rows = [], None
+    for number, estimator in enumerate(estimators):
+        with named(number):
+            member = _Member(number, estimator)
+            source = member.read(X)
+        members.append(member)
+        rows = source if rows is None else rows  # not each its own, of what had to be converted
     first = members[0]
-    rows = first.rows
-    _check_shared(members, len(rows))
     random_state = check_random_state(first.params.random_state)
     n_held_out = max(
         number_held_out(member.params, rows.shape, member.previous) for member in members
@@ -108,9 +112,10 @@ def _fit_many(estimators, X):
     if n_held_out:
         training, held_out = rows.split(n_held_out, random_state)
         held_out.check_finite()
+    _check_shared(members, len(training))
     warn_of_mixing(training, first.params, batch_size_for(first.params, len(training)))
     for member in members:
-        with member.named():
+        with named(member.number):
             member.begin(training, held_out)
     generator = None
     if first.params.shuffle:
@@ -119,10 +124,10 @@ def _fit_many(estimators, X):
     while going_on := [member for member in members if not member.loop.is_over]:
         learn_together([member.loop for member in going_on], generator)
         for member in going_on:
-            with member.named():
+            with named(member.number):
                 member.loop.end_epoch()
     for member in members:
-        with member.named():
+        with named(member.number):
             member.end()
 
 
@@ -133,39 +138,33 @@ class _Member:
     ----------
     number : int
     estimator : SparseAutoencoderDictionary
-    X : array-like
     """
 
-    def __init__(self, number, estimator, X):
+    def __init__(self, number, estimator):
         self.number, self.estimator = number, estimator
         kind = type(estimator)
         given = {n: python_number(v) for n, v in estimator.get_params(deep=False).items()}
         validate_parameter_constraints(kind._parameter_constraints, given, kind.__name__)
-        self.previous, is_new = start_of(estimator)
+        self.previous, self.is_new = start_of(estimator)
         self.params = checked_params(estimator)
         vars(self.params).update(given)
-        device = resolve_device(self.params.device)
-        self.rows = source_of(estimator, X, device, reset=is_new, min_samples=2)
         warn_of_unused(self.params, default_params(SparseAutoencoderDictionary))
         if not SOLVERS[self.params.solver].in_epochs:
             trained = [name for name, solver in SOLVERS.items() if solver.in_epochs]
             raise ValueError(
-                f"estimators[{number}] has solver={self.params.solver!r}, which does not learn "
-                f"batch by batch. Fit it by itself, or use one of {trained}."
+                f"solver={self.params.solver!r} does not learn batch by batch. Fit it by itself, "
+                f"or use one of {trained}."
             )
         if callbacks_of(estimator):
             raise ValueError(
-                f"estimators[{number}] has callbacks, which fit_many does not call. Leave them "
-                "out, or fit it by itself."
+                "it has callbacks, which fit_many does not call. Leave them out, or fit it by "
+                "itself."
             )
 
-    @contextmanager
-    def named(self):
-        """Errors in this context name the estimator."""
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(f"estimators[{self.number}]: {error}") from error
+    def read(self, X):
+        """The rows of X, checked as in a fit of this estimator."""
+        device = resolve_device(self.params.device)
+        return source_of(self.estimator, X, device, reset=self.is_new, min_samples=2)
 
     def begin(self, training, held_out):
         """Make the solver and its loop."""
@@ -188,6 +187,15 @@ class _Member:
         quality = look(found, coding_of(estimator, dictionary))
         attributes_of = partial(attributes_after_fit, coding_of=partial(coding_of, estimator))
         publish(estimator, attributes_of(found, self.params) | quality)
+
+
+@contextmanager
+def named(number):
+    """Errors in this context name the estimator."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"estimators[{number}]: {error}") from error
 
 
 def _check_kinds(estimators):

@@ -97,15 +97,31 @@ def test_divergence_names_the_estimator(X):
     [
         ([make(batch_size=128)], ValueError, r"batch_size must be the same .* has 128"),
         ([make(shuffle=False)], ValueError, "shuffle must be the same"),
-        ([make(solver="kmeans")], ValueError, r"estimators\[1\] has solver='kmeans'"),
-        ([make(max_iter=0)], ValueError, "'max_iter' parameter"),
-        ([make().set_callbacks(Checkpoint("x"))], ValueError, r"estimators\[1\] has callbacks"),
+        ([make(solver="kmeans")], ValueError, r"estimators\[1\]: solver='kmeans' does not"),
+        ([make(max_iter=0)], ValueError, r"estimators\[1\]: .*'max_iter' parameter"),
+        ([make().set_callbacks(Checkpoint("x"))], ValueError, r"estimators\[1\]: it has callb"),
         (["sae"], TypeError, r"estimators\[1\] must be a SparseAutoencoderDictionary, not str"),
     ],
 )
 def test_bad_estimators(X, others, error, match):
     with pytest.raises(error, match=match):
         fit_many([make(), *others], X)
+
+
+def test_columns_of_a_former_fit_are_of_the_estimator(X):
+    former = make(max_iter=1, warm_start=True).fit(X[:, :6])
+    with pytest.raises(ValueError, match=r"estimators\[1\]: X has 12 features"):
+        fit_many([make(), former], X)
+
+
+def test_batches_are_those_of_the_rows_that_are_not_held_out(X):
+    """3,000 rows would make "auto" 64 with or without; 8,000 make 125, and 7,200 make 112."""
+    X = np.concatenate([X, X, X[:2000]])
+    params = {"early_stopping": True, "max_iter": 1}
+    with pytest.raises(ValueError, match=r"batch_size must .*\[0\] has 112 .*\[1\] has 125"):
+        fit_many([make(**params), make(batch_size=125, **params)], X)
+    saes = fit_many([make(**params), make(batch_size=112, **params)], X)
+    np.testing.assert_array_equal(saes[0].components_, saes[1].components_)
 
 
 def test_none_and_twice(X):
