@@ -208,7 +208,7 @@ class StoreWriter:
             self._move(cursor)
 
     def _move(self, cursor):
-        self.cursor, self._past_cursor = cursor, 0
+        self.cursor, self._past_cursor = cursor, self._skip  # of these the store has those already
 
     def _open_shard(self):
         if self._number > MAX_SHARD:
@@ -377,7 +377,8 @@ def _check_same(settings, found, where):
 def _locked(path, writer):
     """The lock of one of the writers of a store, which its process holds as long as it lives."""
     os.makedirs(path, exist_ok=True)
-    lock = FileLock(os.path.join(path, f".writer-{writer:08d}.lock"))
+    # a writer may be closed in another thread than it was made in
+    lock = FileLock(os.path.join(path, f".writer-{writer:08d}.lock"), thread_local=False)
     with suppress(OSError, NotImplementedError):  # a file system without locks
         try:
             lock.acquire(timeout=0)

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -115,6 +116,25 @@ def test_rows_past_the_cursor_are_passed_over(tmp_path):
     assert torch.equal(view_of(tmp_path).read(slice(None)), x["mlp"])
 
 
+def test_cursors_may_come_between_others_than_before(tmp_path):
+    """The second writer gives cursors among the rows that are passed over."""
+    x = rows_of()["mlp"]
+    layer = settings_of({"mlp": 24}, dtype="float16", tokens=(), **OPEN | {"shard_rows": 100})
+
+    def stopped_after(*parts):
+        writer = StoreWriter(tmp_path, layer)
+        for first, stop, cursor in parts:
+            writer.append(x[first:stop], cursor=cursor)
+        writer.abort()
+
+    stopped_after((0, 150, None))
+    stopped_after((0, 40, 40), (40, 220, None))
+    with StoreWriter(tmp_path, layer) as writer:
+        assert writer.cursor == 40
+        writer.append(x[40:], cursor=N_ROWS)
+    assert torch.equal(view_of(tmp_path).read(slice(None)), x)
+
+
 def test_writers_need_no_coordination(tmp_path):
     writers = [StoreWriter(tmp_path, settings(n_writers=3), i) for i in range(3)]
     for i, writer in enumerate(writers):
@@ -145,6 +165,14 @@ def test_two_processes_cannot_be_the_same_writer(tmp_path):
     with pytest.raises(ValueError, match=r"Another process writes to .* as the same writer"):
         StoreWriter(tmp_path, settings())
     writer.abort()
+    StoreWriter(tmp_path, settings()).close()
+
+
+def test_a_writer_may_be_closed_in_another_thread(tmp_path):
+    writer = StoreWriter(tmp_path, settings())
+    thread = threading.Thread(target=writer.close)
+    thread.start()
+    thread.join()
     StoreWriter(tmp_path, settings()).close()
 
 
