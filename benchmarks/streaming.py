@@ -65,9 +65,9 @@ def main():
     n_rows = args.buffers * args.batches * args.batch_size
     width = extractor.stream(texts[:1]).shape[1]
     size = 2 * args.batches * args.batch_size * width * 4
-    start = time.perf_counter()
+    start = now()
     stream = extractor.stream(texts, n_samples=n_rows, buffer_bytes=size)
-    print(f"{stream}, {args.buffers} buffers; to look at the texts {seconds(start):.1f} s")
+    print(f"{stream}, {args.buffers} buffers; to look at the texts {since(start)[0]:.1f} s")
     for repeat in range(args.repeats):
         for n_atoms in args.atoms:
             compare(args, stream, n_atoms, repeat)
@@ -75,18 +75,20 @@ def main():
 
 def compare(args, stream, n_atoms, repeat):
     n_rows = len(stream)
-    start = time.perf_counter()
     rows = None
+    start = now()
     for part in stream.read(0, 0):
         rows = part if rows is None else rows
-    extractor = n_rows / seconds(start)
+    extractor = since(start)
     n_buffer = args.batches * args.batch_size
     known = Known(stream, torch.cat([rows] * (n_buffer // len(rows) + 1))[:n_buffer])
-    trainer = n_rows / fit(args, known, n_atoms)
-    both = n_rows / fit(args, stream, n_atoms)
+    trainer, both = fit(args, known, n_atoms), fit(args, stream, n_atoms)
+    speeds = [n_rows / wall for wall, _ in (extractor, trainer, both)]
+    cpu = both[1] / (extractor[1] + trainer[1])
     print(
-        f"{repeat} {n_atoms} atoms: extractor {extractor:,.0f}, trainer {trainer:,.0f}, both "
-        f"{both:,.0f} rows/s: {both / min(extractor, trainer):.2f} of the slower",
+        f"{repeat} {n_atoms} atoms: extractor {speeds[0]:,.0f}, trainer {speeds[1]:,.0f}, both "
+        f"{speeds[2]:,.0f} rows/s: {speeds[2] / min(speeds[:2]):.2f} of the slower; seconds of "
+        f"the processor {extractor[1]:.1f}, {trainer[1]:.1f}, {both[1]:.1f}: {cpu:.2f} of the sum",
         flush=True,
     )
 
@@ -101,13 +103,18 @@ def fit(args, X, n_atoms):
         early_stopping=False,
         random_state=0,
     )
-    start = time.perf_counter()
+    start = now()
     sae.fit(X)
-    return seconds(start)
+    return since(start)
 
 
-def seconds(start):
-    return time.perf_counter() - start
+def now():
+    return time.perf_counter(), time.process_time()
+
+
+def since(start):
+    """Seconds on the wall, and of the processor."""
+    return tuple(after - before for before, after in zip(start, now(), strict=True))
 
 
 if __name__ == "__main__":
