@@ -1,7 +1,6 @@
 """Codes of more rows than memory holds: CSR matrices in the files of a folder."""
 
 import json
-import math
 import os
 import uuid
 import zipfile
@@ -12,16 +11,15 @@ import scipy.sparse as sp
 import torch
 import xxhash
 
-from .._core.data.reading import is_store, row_slices
+from .._core.data.reading import row_slices
 from ..metrics._rows import as_rows
 from ..utils._arrays import collect_sparse
 from ..utils._files import replacing
 from ..utils._sklearn_compat import output_container
+from ._resumable import identity_of
 
 VERSION = 1
 ROWS_PER_SHARD = 1 << 16
-# Rows that tell whether an array is the one that a folder was begun with.
-N_WITNESSES = 64
 
 
 class CodeShards:
@@ -79,10 +77,13 @@ class CodeShards:
         self.shape = tuple(settings["shape"])
         self.dtype = getattr(torch, settings["dtype"])
         self.chunk_rows = settings["rows_per_shard"]
-        missing = [i for i in range(self.n_shards) if not self._file(i).is_file()]
-        if missing:
+        there = {path.name for path in self.path.glob("*.npz")}
+        shards = range(self.n_shards)
+        missing = next((i for i in shards if self._file(i).name not in there), None)
+        if missing is not None:
+            n_missing = self.n_shards - sum(self._is_shard(name) for name in there)
             raise FileNotFoundError(
-                f"{str(self._file(missing[0]))!r} is missing, and {len(missing)} of the "
+                f"{str(self._file(missing))!r} is missing, and {n_missing} of the "
                 f"{self.n_shards} files in all. Call transform(X, out=...) again with the same X "
                 "and dictionary: it writes those that are not there."
             )
@@ -90,7 +91,7 @@ class CodeShards:
     @property
     def n_shards(self):
         """Number of files."""
-        return math.ceil(self.shape[0] / self.chunk_rows)
+        return -(-self.shape[0] // self.chunk_rows)
 
     def __len__(self):
         return self.shape[0]
@@ -114,9 +115,7 @@ class CodeShards:
         -------
         codes : CSR matrix of shape (n, n_components)
         """
-        rows = np.arange(len(self))[np.asarray(index) if not isinstance(index, slice) else index]
-        if rows.ndim != 1:
-            raise IndexError("Codes are indexed by rows: codes[:10], or codes[[3, 5]].")
+        rows = _numbers_of(index, len(self))
         shards = rows // self.chunk_rows
         places, parts = [np.arange(0)], [sp.csr_array((0, self.shape[1]), dtype=self._dtype)]
         for shard in np.unique(shards):
@@ -142,6 +141,10 @@ class CodeShards:
     def _file(self, shard):
         return self.path / f"{shard:08d}.npz"
 
+    def _is_shard(self, name):
+        stem = name.removesuffix(".npz")
+        return stem.isdecimal() and int(stem) < self.n_shards
+
     def _load(self, shard):
         """The matrix of a file; the archive has a checksum of each array."""
         file = self._file(shard)
@@ -157,6 +160,26 @@ class CodeShards:
                 "again: it writes the files that are not there."
             ) from error
         return codes
+
+
+def _numbers_of(index, n_rows):
+    """Numbers of rows (n,), int64, of an index; in memory are no others."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(n_rows))
+    index = np.asarray(index)
+    if index.ndim != 1:
+        raise IndexError("Codes are indexed by rows: codes[:10], or codes[[3, 5]].")
+    if index.dtype == bool:
+        if len(index) != n_rows:
+            raise IndexError(f"{len(index)} booleans do not tell which of {n_rows} rows to take.")
+        return np.flatnonzero(index)
+    if index.dtype.kind not in "iu" and len(index):
+        raise IndexError(f"Rows are numbered by integers, not by {index.dtype}.")
+    index = index.astype(np.int64)
+    outside = (index < -n_rows) | (index >= n_rows)
+    if outside.any():
+        raise IndexError(f"Row {index[outside][0]} is asked for, but there are {n_rows}.")
+    return np.where(index < 0, index + n_rows, index)
 
 
 def read_settings(file):
@@ -228,7 +251,8 @@ def _begin(folder, settings):
     """Write ``codes.json``, or compare it with the one that is there."""
     file = folder / "codes.json"
     if not file.is_file():
-        if any(folder.iterdir()):
+        # a process that was killed here has left a temporary file
+        if any(path.suffix != ".tmp" for path in folder.iterdir()):
             raise ValueError(
                 f"out={str(folder)!r} holds files, and they are no codes. Give a folder that is "
                 "empty or not there."
@@ -254,7 +278,7 @@ def _settings_of(coding, rows):
         "dtype": dtype,
         "rows_per_shard": ROWS_PER_SHARD,
         "dictionary": _digest(coding.dictionary.tensors, f"{coding.name} {coding.options}"),
-        "X": rows.X.identity if is_store(rows.X) else _digest([rows[rows.spread(N_WITNESSES)]]),
+        "X": identity_of(rows)["digest"],
     }
 
 

@@ -275,11 +275,16 @@ def check_activations(estimator, X, *, reset=False, min_samples=1, name="X", che
     Raises
     ------
     TypeError
-        If X is a sparse tensor of another layout than CSR.
+        If X is a sparse tensor of another layout than CSR, or codes in a folder.
     ValueError
         As `sklearn.utils.check_array`; NaN and infinity are named with row and column.
     """
     matrix = _as_floating(as_matrix(X, name, min_samples=min_samples, estimator=estimator))
+    if is_store(matrix) and not hasattr(matrix, "moments"):
+        raise TypeError(
+            f"{name} is a {type(matrix).__name__}, which metrics and inverse_transform read; "
+            f"elsewhere give the rows that are needed: {name}[:10_000]."
+        )
     if not (hasattr(X, "dtype") or hasattr(X, "iloc")):  # a list, or a frame of polars
         matrix = matrix.astype(np.float64, copy=False)
     if estimator is not None and not _fits_without_names(estimator, X, reset):

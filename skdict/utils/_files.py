@@ -36,6 +36,7 @@ def replacing(path):
     try:
         yield file
         file.flush()
+        os.fsync(file.fileno())
         if fcntl is None:
             file.close()
         os.replace(temporary, path)  # before closing it, which unlocks it

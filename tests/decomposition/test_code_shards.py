@@ -75,6 +75,35 @@ def type_of(index):
     return bool if len(index) == 530 else np.int64
 
 
+def test_they_are_no_activations(X, fitted, tmp_path):
+    codes = fitted.transform(X, out=tmp_path)
+    with pytest.raises(TypeError, match=r"X is a CodeShards, which metrics .* give the rows"):
+        SparseAutoencoderDictionary(8).fit(codes)
+
+
+@pytest.mark.parametrize("index", [3, [[3]], [530], [-531], [1.5], np.ones(7, dtype=bool)])
+def test_indices_of_no_rows(X, fitted, index, tmp_path):
+    codes = fitted.transform(X, out=tmp_path)
+    with pytest.raises(IndexError, match=r"[Rr]ow"):
+        codes[index]
+
+
+def test_memory_does_not_grow_with_the_rows(X, fitted, tmp_path):
+    """Nor does time, where settings are damaged."""
+    fitted.transform(X, out=tmp_path)
+    file = tmp_path / "codes.json"
+    settings = json.loads(file.read_text()) | {"rows_per_shard": 10**15}
+    file.write_text(json.dumps(settings | {"shape": [10**15, 8]}))
+    for number in range(1, 6):
+        (tmp_path / f"{number:08d}.npz").unlink()
+    codes = CodeShards(tmp_path)
+    with pytest.raises(ValueError, match=r"00000000\.npz' is damaged: it holds \(100, 8\)"):
+        codes[10**14 : 10**14 + 3]
+    file.write_text(json.dumps(settings | {"shape": [10**400, 8]}))
+    with pytest.raises(FileNotFoundError, match=r"00000001\.npz' is missing"):
+        CodeShards(tmp_path)
+
+
 def test_metrics_take_them(X, fitted, tmp_path):
     codes, want = fitted.transform(X, out=tmp_path), fitted.transform(X)
     assert metrics.mean_l0(codes) == metrics.mean_l0(want)
@@ -126,12 +155,22 @@ def test_other_codes_are_refused(X, fitted, tmp_path):
         fitted.transform(X.astype(np.float64), out=tmp_path)
     with pytest.raises(ValueError, match="codes of another X"):
         fitted.transform(X + 1, out=tmp_path)
+    other = X.copy()
+    other[101, 3] += 1  # one number
+    with pytest.raises(ValueError, match="codes of another X"):
+        fitted.transform(other, out=tmp_path)
     other = SparseAutoencoderDictionary(8, max_iter=2, random_state=1).fit(X)
     with pytest.raises(ValueError, match=r"codes of another dictionary.*Give another folder"):
         other.transform(X, out=tmp_path)
     fitted = SparseAutoencoderDictionary(8, max_iter=2, random_state=0).fit(X)
     with pytest.raises(ValueError, match="codes of another dictionary"):
         fitted.set_params(transform_algorithm="omp").transform(X, out=tmp_path)
+
+
+def test_a_folder_whose_first_process_was_killed(X, fitted, tmp_path):
+    (tmp_path / ".0123456789abcdef-01234567.tmp").write_text("{")
+    codes = fitted.transform(X, out=tmp_path)
+    np.testing.assert_array_equal(codes[:].toarray(), fitted.transform(X))
 
 
 def test_bad_folders(X, fitted, tmp_path):
