@@ -7,7 +7,7 @@ import xxhash
 
 from .folders import REMOTE_BYTES, open_folder
 from .records import read_commits, read_settings
-from .shards import MatrixReader
+from .shards import MAX_OPEN, MAX_OPEN_REMOTE, MatrixReader, OpenShards
 
 
 class OpenStore:
@@ -29,6 +29,7 @@ class OpenStore:
         self.last = self.commits[-1].number if self.commits else -1
         self.n_rows = sum(commit.rows for commit in self.commits)
         self._readers = {}
+        self._opened = OpenShards(MAX_OPEN_REMOTE if self.folder.is_remote else MAX_OPEN)
 
     @cached_property
     def digest(self):
@@ -52,8 +53,8 @@ class OpenStore:
         if layer not in self._readers:
             settings = self.settings
             matrix = settings.token_matrix if layer is None else settings.matrix(layer)
-            reader = MatrixReader(self.folder, matrix, layer, self.commits, verify=self.verify)
-            self._readers[layer] = reader
+            place = self.folder, matrix, layer, self.commits, self._opened
+            self._readers[layer] = MatrixReader(*place, verify=self.verify)
         return self._readers[layer]
 
     def chunk_rows(self, layer):

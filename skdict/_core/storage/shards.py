@@ -16,8 +16,8 @@ from .moments import RowMoments
 PIECE_BYTES = 1 << 19
 # Files are looked through for damage in pieces of about so many bytes.
 CHECKED_BYTES = 1 << 23
-# Files of so many shards are kept open by a reader.
-MAX_OPEN = 128
+# So many files of a store are kept open: systems allow a process 256 or 1024.
+MAX_OPEN = 64
 MAX_OPEN_REMOTE = 8
 
 
@@ -299,6 +299,32 @@ class ShardReader:
         )
 
 
+class OpenShards:
+    """The files of a store that were used last, kept open for all of its readers.
+
+    Parameters
+    ----------
+    n_most : int
+    """
+
+    def __init__(self, n_most):
+        self._n_most, self._open, self._lock = n_most, OrderedDict(), threading.Lock()
+
+    def get(self, key):
+        """An open shard, or None."""
+        with self._lock:
+            if key in self._open:
+                self._open.move_to_end(key)
+            return self._open.get(key)
+
+    def put(self, key, shard):
+        """Keep a shard, in the place of the one that was not used for longest."""
+        with self._lock:
+            self._open[key] = shard
+            while len(self._open) > self._n_most:
+                self._open.popitem(last=False)  # closed when no thread reads from it any more
+
+
 class MatrixReader:
     """Rows of one matrix, over all committed shards.
 
@@ -309,34 +335,31 @@ class MatrixReader:
     layer : str or None
         None for tokens.
     commits : list of Commit
+    opened : OpenShards
     verify : bool
     """
 
-    def __init__(self, folder, matrix, layer, commits, *, verify):
+    def __init__(self, folder, matrix, layer, commits, opened, *, verify):
         self.folder, self.matrix, self.layer = folder, matrix, layer
         self.commits, self.verify = commits, verify
         rows = np.array([commit.rows for commit in commits], dtype=np.int64)
         self.starts = np.concatenate([[0], rows.cumsum()])
-        self._open, self._lock = OrderedDict(), threading.Lock()
+        self._opened = opened
 
     def __len__(self):
         return int(self.starts[-1])
 
     def shard(self, position):
         """The reader of the shard at a position in the list of commits."""
-        with self._lock:
-            if position in self._open:
-                self._open.move_to_end(position)
-                return self._open[position]
+        shard = self._opened.get((self.layer, position))
+        if shard is not None:
+            return shard
         commit = self.commits[position]
         tail_xxh3 = commit.tail_xxh3(self.layer)
         first_row = int(self.starts[position])
         layout = commit.layout(self.matrix)
         shard = ShardReader(self.folder, layout, tail_xxh3, first_row, verify=self.verify)
-        with self._lock:
-            self._open[position] = shard
-            while len(self._open) > (MAX_OPEN_REMOTE if self.folder.is_remote else MAX_OPEN):
-                self._open.popitem(last=False)  # closed when no thread reads from it any more
+        self._opened.put((self.layer, position), shard)
         return shard
 
     def read(self, starts, stops):

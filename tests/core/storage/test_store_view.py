@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from store_testing import (
 )
 
 from skdict._core.data.statistics import Summary
-from skdict._core.storage import StoreView, StoreWriter, folders, shards
+from skdict._core.storage import StoreView, StoreWriter, folders, opening, shards
 from skdict._core.storage.moments import RowMoments
 from skdict._core.storage.opening import OpenStore
 from skdict._core.storage.records import write_index
@@ -272,7 +273,7 @@ def test_commits_after_the_index_are_read(tmp_path):
 
 
 def test_many_threads_and_few_open_files(path, x, monkeypatch):
-    monkeypatch.setattr(shards, "MAX_OPEN", 1)
+    monkeypatch.setattr(opening, "MAX_OPEN", 1)
     view, wrong = view_of(path), []
 
     def read(seed):
@@ -288,6 +289,24 @@ def test_many_threads_and_few_open_files(path, x, monkeypatch):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_layers_share_the_files_that_are_open(path, monkeypatch):
+    opened = []
+
+    class Counting(folders.PositionalFile):
+        def __init__(self, fd):
+            super().__init__(fd)
+            opened.append(weakref.ref(self))
+
+    monkeypatch.setattr(folders, "PositionalFile", Counting)
+    monkeypatch.setattr(opening, "MAX_OPEN", 2)
+    store = opening.OpenStore(path)
+    for layer in LAYERS:
+        view = StoreView(store, layer, buffer_bytes=1)
+        view.read(slice(None))
+        view.tokens()
+    assert sum(file() is not None for file in opened) == 2 < len(opened)
 
 
 def test_without_preadv_files_are_read_all_the_same(path, x, monkeypatch):
