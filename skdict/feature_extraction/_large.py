@@ -139,8 +139,8 @@ class LargeDataMixin:
             Column with the texts, of tables, parquet and jsonl.
 
         n_samples : int, default=None
-            Rows of a pass, for texts without an end or to use some of them. If None, all texts
-            are tokenized first to count their rows.
+            Rows of a pass and those that are held out, for texts without an end or to use some
+            of them. If None, all texts are tokenized first to count their rows.
 
         buffer_bytes : int, default=2147483648
             Memory of the two buffers. Each holds 256 batches, or as many as fit.

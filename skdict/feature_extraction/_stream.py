@@ -56,7 +56,6 @@ class ActivationStream:
         if n_samples is not None and self._is_complete and n_rows < n_samples:
             raise self._too_few(n_samples, n_rows)
         self.shape = (n_rows if n_samples is None else n_samples, width)
-        self._n_samples = n_samples
 
     def _look(self, n_samples):
         """Keep the first windows, and count the rows of all if nothing else says how many."""
@@ -79,7 +78,7 @@ class ActivationStream:
         return n_rows
 
     def _of_source(self):
-        windows = self._reader.windows(self._source.documents(0, 1))
+        windows = self._reader.windows(self._source.alike(0, 1))
         return (window for window in windows if window.n_rows)
 
     @property
@@ -133,7 +132,7 @@ class ActivationStream:
                 "No text can be held out: the first texts of the stream are too long. Give more "
                 "and shorter texts, or set early_stopping=False."
             )
-        left = len(self) - n_chosen if self._n_samples is None else len(self)
+        left = len(self) - n_chosen  # there may be no other texts
         return self._of(chosen, left, inside=False), self._of(chosen, n_chosen, inside=True)
 
     def _of(self, documents, n_rows, *, inside):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -72,10 +72,12 @@ def text_source(texts, text_column="text"):
         texts = texts.to_list()
     if isinstance(texts, list | tuple | np.ndarray):
         return Sequence(texts, text_column)
-    if not isinstance(texts, Iterable):
+    is_unordered = isinstance(texts, Mapping | Set) or hasattr(texts, "columns")  # a DataFrame
+    if not isinstance(texts, Iterable) or is_unordered:
+        advice = " Take one column, or a list of what is in it." if is_unordered else ""
         raise TypeError(
             "texts must be an iterable of texts, or paths of files, but it is a "
-            f"{type(texts).__name__}."
+            f"{type(texts).__name__}.{advice}"
         )
     return Stream(texts, text_column)
 
@@ -119,6 +121,18 @@ class Source:
         for number, item in enumerate(items):
             yield self._document(start + number * step, item)
 
+    def alike(self, start, step):
+        """The same; raises a ValueError where one is of another kind than the first."""
+        expected = _kind(self.first)
+        for document in self.documents(start, step):
+            kind = _kind(document)
+            if kind != expected:
+                raise ValueError(
+                    f"texts[{document.number}] must be {expected}, as the first is, but it is "
+                    f"{kind}. Give all in the same way."
+                )
+            yield document
+
     def _document(self, number, item):
         where = f"texts[{number}]"
         if isinstance(item, Mapping):
@@ -140,6 +154,14 @@ class Source:
                 "fill it."
             )
         return Document(number, token_ids=ids)
+
+
+def _kind(document):
+    if document.rows is not None:
+        return "(activations, tokens)"
+    if document.text is None:
+        return "token ids"
+    return "a str" if document.id is None else "(id, str)"
 
 
 def _of_pair(number, item, where):
@@ -167,9 +189,9 @@ def _of_pair(number, item, where):
 
 def _as_ids(item):
     """Token ids as an array of int64; None if an item is nothing like it."""
-    if isinstance(item, torch.Tensor | np.ndarray | list) and len(item):
+    if isinstance(item, torch.Tensor | np.ndarray | list):
         ids = np.asarray(to_ndarray(item))
-        if ids.ndim == 1 and ids.dtype.kind in "iu":
+        if ids.ndim == 1 and (ids.dtype.kind in "iu" or len(ids) == 0):
             return ids.astype(np.int64)
     return None
 
@@ -364,9 +386,15 @@ def _polars():
 
 
 def _scan(file):
+    from fsspec.implementations.local import LocalFileSystem
+
     polars = _polars()
+    # in a URL polars would read "%41" as "A"
+    path = (
+        file.path if isinstance(file.fs, LocalFileSystem) else file.fs.unstrip_protocol(file.path)
+    )
     try:
-        frame = polars.scan_parquet(file.fs.unstrip_protocol(file.path), glob=False)
+        frame = polars.scan_parquet(path, glob=False)
         frame.collect_schema()
     except polars.exceptions.PolarsError as error:
         raise ValueError(f"{file.path} cannot be read as parquet: {error}") from None

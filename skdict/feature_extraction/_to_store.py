@@ -99,7 +99,7 @@ class Extraction:
         step : int
         """
         document, n_windows = start
-        documents = self._source.documents(document, step)
+        documents = self._source.alike(document, step)
         reader = self._reader.reader
         for portion in reader.portions(self._reader.windows(documents, n_windows)):
             last = portion[-1]
@@ -129,11 +129,7 @@ class Copying:
     def parts(self, start, step):
         """As of `Extraction`."""
         document, _ = start
-        for each in self._source.documents(document, step):
-            if each.rows is None:
-                raise ValueError(
-                    f"texts[{each.number}] must be (activations, tokens), as the first is."
-                )
+        for each in self._source.alike(document, step):
             yield self._rows(each), self._columns(each), [each.number + step, 0]
 
     def _rows(self, document):

@@ -95,6 +95,8 @@ class DocumentReader:
 
     def _of_ids(self, document):
         ids, n_token_ids = document.token_ids, self.network.n_token_ids
+        if len(ids) == 0:
+            return
         if ids.min() < 0 or (n_token_ids is not None and ids.max() >= n_token_ids):
             wrong = ids.min() if ids.min() < 0 else ids.max()
             most = "" if n_token_ids is None else f" to {n_token_ids - 1}"
@@ -146,12 +148,12 @@ class DocumentReader:
 
 
 def _groups(documents):
-    """Yield lists of documents of the same kind that are tokenized together."""
+    """Yield lists of documents that are tokenized together."""
     group, n_characters = [], 0
     for document in documents:
         n_new = len(document.text or ())
         is_full = len(group) == TEXTS_AT_ONCE or n_characters + n_new > CHARACTERS_AT_ONCE
-        if group and (is_full or (group[0].text is None) != (document.text is None)):
+        if group and is_full:
             yield group
             group, n_characters = [], 0
         group.append(document)

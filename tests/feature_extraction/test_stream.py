@@ -160,12 +160,8 @@ def test_texts_are_held_out_whole(stream):
     assert 300 <= len(held_out) < 600
     starts = [number for number in held_out if number - 1 not in held_out]
     assert set(starts) <= {0} | {int(text[0]) for text in stream._source._texts}
-    if stream._n_samples is None:
-        rest = joined(batches_of(training, 0))
-        assert sorted(rest + held_out) == list(range(N_ROWS))
-    else:  # there are no others
-        with pytest.raises(ValueError, match=r"are needed. Set n_samples to no more"):
-            batches_of(training, 0)
+    rest = joined(batches_of(training, 0))
+    assert sorted(rest + held_out) == list(range(N_ROWS))
 
 
 def test_neighbours_are_apart(stream):
@@ -214,6 +210,16 @@ def test_early_stopping(extractor, corpus):
     assert np.isfinite(fitted.validation_explained_variance_)
     with pytest.raises(ValueError, match="No text can be held out"):
         make(early_stopping=True).fit(extractor.stream(corpus[:1]))
+
+
+@pytest.mark.filterwarnings("ignore:The dictionary has learned samples by heart")
+@pytest.mark.parametrize("looked_at", [500, 5000])
+def test_rows_are_held_out_of_those_of_a_pass(extractor, corpus, x, monkeypatch, looked_at):
+    monkeypatch.setattr("skdict.feature_extraction._stream.LOOKED_AT", looked_at)
+    for n_samples in (1000, len(x)):  # of all texts there are no others in the place of these
+        stream = extractor.stream(corpus, n_samples=n_samples)
+        fitted = make(early_stopping=True).fit(stream)
+        assert fitted.n_steps_ < 2 * n_samples / 100
 
 
 def test_a_generator_is_for_one_pass(extractor, corpus, x, monkeypatch):

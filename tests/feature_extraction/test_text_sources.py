@@ -143,6 +143,9 @@ def test_bad_files(tmp_path):
         ([], ValueError, "texts is empty"),
         (iter([]), ValueError, "texts is empty"),
         (Dataset({"text": []}), ValueError, "texts is empty"),
+        ({"train": ["a"]}, TypeError, r"but it is a dict\. Take one column, or a list of"),
+        ({"a", "b"}, TypeError, "but it is a set"),
+        (polars.DataFrame({"text": ["a"]}), TypeError, "it is a DataFrame. Take one column"),
         ([None], TypeError, r"texts\[0\] must be a str"),
         ([1.5], TypeError, r"texts\[0\] must be a str"),
         (["a", b"b"], TypeError, r"texts\[1\] must be a str"),
@@ -165,6 +168,13 @@ def test_other_items():
     assert (document.id, document.text) == (7, "a")
     document = text_source([(torch.ones(2, 3), torch.arange(2))]).first
     assert document.columns["token_id"].tolist() == [0, 1]
+
+
+def test_names_of_parquet_files_are_no_urls(tmp_path):
+    path = tmp_path / "a%41 [b] #c.parquet"
+    polars.DataFrame({"text": ["x"]}).write_parquet(path)
+    assert text_source(tmp_path).first.text == "x"
+    assert text_source([path]).first.text == "x"
 
 
 def test_parquet_without_polars(tmp_path, monkeypatch):

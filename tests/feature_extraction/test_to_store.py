@@ -285,6 +285,28 @@ def test_known_activations_with_their_tokens(tmp_path):
         extractor.to_store([pairs[0], "x"], tmp_path / "five")
 
 
+@pytest.mark.parametrize(
+    ("texts", "match"),
+    [
+        (["a = 1", [5, 6]], "must be a str, as the first is, but it is token ids"),
+        ([[5, 6], "a = 1"], "must be token ids, as the first is, but it is a str"),
+        ([(3, "a = 1"), "b = 2"], r"must be \(id, str\), as the first is, but it is a str"),
+        (["a = 1", (3, "b = 2")], r"must be a str, as the first is, but it is \(id, str\)"),
+        (["a = 1", (np.ones((1, 128)), [5])], r"but it is \(activations, tokens\)"),
+    ],
+)
+def test_all_texts_are_of_one_kind(llama, tmp_path, texts, match):
+    with pytest.raises(ValueError, match=rf"texts\[1\] .*{match}"):
+        llama.to_store(texts, tmp_path / "s")
+    with pytest.raises(ValueError, match=match):
+        llama.stream(texts)
+
+
+def test_documents_without_token_ids_count(llama, tmp_path):
+    store = llama.to_store([[5, 6], [], np.array([], int), [7]], tmp_path / "s")
+    assert store.tokens().document.tolist() == [0, 0, 3]
+
+
 def test_ids_are_a_column(llama, tmp_path):
     texts = [(70, "x = 1"), (60, "import numpy")]
     tokens = llama.to_store(texts, tmp_path / "s").tokens()
