@@ -24,6 +24,7 @@ _BOOKKEEPING = frozenset(
         "transformers_version",
         "_commit_hash",
         "_is_hf_initialized",
+        "_original_object_hash",  # of a generation config: other numbers in other processes
         "warnings_issued",
         "hf_device_map",
         "_abc_impl",

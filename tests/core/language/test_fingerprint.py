@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from skdict._core.language.fingerprint import _WIDTHS, CannotDescribeError, _sums, fingerprint
+from skdict.datasets import load_one_layer_transformer
 
 GAIN = 1.0
 
@@ -194,6 +195,16 @@ def test_modes_and_runs_make_no_difference():
     handle = net[1].register_forward_hook(lambda *args: None)
     handle.remove()
     assert fingerprint(net) == before
+
+
+def test_a_causal_model_of_transformers_has_the_same_in_another_process():
+    net = load_one_layer_transformer().model
+    config = net.generation_config
+    expected = fingerprint(net)
+    config._original_object_hash += 1  # Python's hash of strings, which each process salts anew
+    assert fingerprint(net) == expected
+    config.num_beams = 7
+    assert fingerprint(net) != expected
 
 
 def test_hooks_in_their_order():
