@@ -14,7 +14,6 @@ from .._core.distributed.strategy import ALONE, strategy_for
 from .._core.models.architectures import Architecture, make_architecture
 from .._core.solvers.base import SOLVERS
 from ..utils._random import check_random_state
-from ..utils._sklearn_compat import callbacks_of
 
 # Types of parameters that are compared by their value.
 PLAIN = (bool, int, float, str, type(None))
@@ -30,20 +29,20 @@ class Processes:
     params : SimpleNamespace
         Of the estimator.
     rows : Source
-    checkpoints : str or Path, default=None
-        Where the state of the fit is kept.
+    callbacks : list, default=()
+        Of the fit.
 
     Raises
     ------
     ValueError
-        If parameters or rows are not the same in all processes, or if several cannot train the
-        architecture.
+        If parameters, callbacks or rows are not the same in all processes, or if several cannot
+        train the architecture.
     RuntimeError
         If a process is lost; says which, and at what step.
     """
 
-    def __init__(self, params, rows, checkpoints=None):
-        self.params, self.rows, self.checkpoints = params, rows, checkpoints
+    def __init__(self, params, rows, callbacks=()):
+        self.params, self.rows, self.callbacks = params, rows, callbacks
         self._solver = None
         joins = is_joined() and SOLVERS[params.solver].in_epochs
         self.ranks = Ranks() if joins else Alone()
@@ -76,13 +75,16 @@ class Processes:
         if self._solver is not None:
             where = f"at step {self._solver.n_steps + 1:,}"
         advice = "Without a skdict.callbacks.Checkpoint the fit begins anew."
-        if self.checkpoints is not None:
-            advice = f"Run the same again to continue from {str(self.checkpoints)!r}."
+        folder = next(filter(None, (getattr(each, "path", None) for each in self.callbacks)), None)
+        if folder is not None:  # of checkpoints
+            advice = f"Run the same again to continue from {str(folder)!r}."
         return f"{who} gone {where} of a fit by {self.ranks.size} processes. {advice}"
 
     def _check_agreement(self):
         params, rows, solver = self.params, self.rows, SOLVERS[self.params.solver]
         facts = {name: _fact(value) for name, value in sorted(vars(params).items())}
+        # one that looks at the dictionary has all processes gather it
+        facts["callbacks"] = [type(callback).__name__ for callback in self.callbacks]
         facts |= {"the shape of X": tuple(rows.shape), "the dtype of X": str(rows.dtype)}
         check_agreement(self.ranks, facts)
         if "architecture" in solver.uses:
@@ -144,12 +146,6 @@ class Processes:
         """Give this process the state of all, to go on with it alone."""
         if self.ranks.size > 1:
             solver.distribute(ALONE)
-
-
-def checkpoints_of(estimator):
-    """Folder in which a callback keeps the state of the estimator's fits, or None."""
-    folders = (getattr(callback, "path", None) for callback in callbacks_of(estimator))
-    return next(filter(None, folders), None)
 
 
 def _check_can_be_shared(params):

@@ -10,7 +10,7 @@ from .._core.data.source import Source
 from .._core.models.architectures import ARCHITECTURES, Architecture
 from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
-from ..utils._sklearn_compat import Interval, StrOptions, fit_context
+from ..utils._sklearn_compat import Interval, StrOptions, callbacks_of, fit_context
 from . import _dictionary_learning, _fixed_atoms, _kmeans  # noqa: F401  # solvers
 from ._base import DictionaryTransformer, coding_of
 from ._coding import TRANSFORM_ALGORITHMS
@@ -18,7 +18,7 @@ from ._fitting import DICT_INIT, begins_with_nmf, default_params, fit, warn_of_u
 from ._judging import judge, look
 from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams, start_of
 from ._pretrained import PretrainedMixin
-from ._processes import Processes, checkpoints_of
+from ._processes import Processes
 from ._reports import Reports, print_progress
 from ._streams import learn_portion
 
@@ -389,7 +389,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         reports = Reports(self, X, y, context, partial(coding_of, self))
         self._forget()  # callbacks get copies, to which attributes are added
         attributes_of = partial(attributes_after_fit, coding_of=partial(coding_of, self))
-        with Processes(params, rows, checkpoints_of(self)) as processes:
+        with Processes(params, rows, callbacks_of(self)) as processes:
             found = fit(params, rows, previous, reports, attributes_of, processes)
         attributes = look(found, coding_of(self, found.dictionary))
         self._publish(attributes_of(found, params) | attributes)

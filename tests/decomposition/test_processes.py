@@ -279,6 +279,22 @@ def test_a_callback_of_one_process_ends_the_fit_of_all(two):
     assert two.results(stopped_by_one, data()) == [(1, 1), (1, 0)]
 
 
+def with_a_callback_in_one(X):
+    estimator = make("topk", "features")
+    if torch.distributed.get_rank() == 0:
+        estimator.set_callbacks(Keeps("folder"))
+    return estimator.fit(X)
+
+
+def test_callbacks_that_differ_are_refused(two):
+    """One that asks for the dictionary would wait for the others until the group gives up."""
+    for error in two.call(with_a_callback_in_one, data()):
+        with pytest.raises(
+            ValueError, match=r"callbacks is \['Keeps'\] in process 0, but \[\] in"
+        ):
+            raise error
+
+
 def steps_of_few_rows(strategy, name):
     """Steps of fewer rows than there are processes, as at the end of a piece of a stream."""
     generator = torch.Generator().manual_seed(0)
