@@ -446,7 +446,7 @@ class ActivationStore:
         lines = (
             f"<tr><th style='text-align: left'>{escape(str(name))}</th>"
             f"<td style='text-align: left'>{escape(f'{value!s:.500}')}</td></tr>"
-            for name, value in (known | settings.identity).items()
+            for name, value in (*known.items(), *settings.identity.items())
         )
         return f"<table><caption>ActivationStore</caption>{''.join(lines)}</table>"
 
@@ -456,11 +456,14 @@ class ActivationStore:
             "given": self._given,
             "verify": self._store.verify,
             "buffer_bytes": self._buffer_bytes,
+            "last": self._store.last,
+            "digest": self._store.digest,
         }
 
     def __setstate__(self, state):
-        self.__init__(state["path"], verify=state["verify"], buffer_bytes=state["buffer_bytes"])
-        self._given = state["given"]
+        self._given, self._buffer_bytes = state["given"], state["buffer_bytes"]
+        names = ("path", "verify", "last", "digest")
+        self._store = OpenStore.again(*(state[name] for name in names))
 
 
 _DAMAGE = {"file": object, "block": int, "first_row": int, "last_row": int, "problem": object}

@@ -109,10 +109,38 @@ def test_representations(two):
 
 def test_a_store_pickles_as_its_path(store):
     data = pickle.dumps(store)
-    assert len(data) < 400
+    assert len(data) < 500
     again = pickle.loads(data)
     assert repr(again) == repr(store)
     np.testing.assert_array_equal(np.asarray(again), np.asarray(store))
+
+
+def test_a_pickled_store_has_the_rows_that_it_had(tmp_path):
+    writers = [
+        ActivationStore.create(tmp_path, {"a": 1}, shard=(i, 2), shard_rows=5) for i in (0, 1)
+    ]
+    writers[0].append(np.zeros((5, 1)))
+    data = pickle.dumps(ActivationStore(tmp_path))
+    writers[1].append(np.ones((5, 1)))
+    assert len(pickle.loads(data)) == 5
+    data = pickle.dumps(ActivationStore(tmp_path))
+    writers[0].append(np.ones((5, 1)))
+    assert len(pickle.loads(data)) == 10
+    data = pickle.dumps(ActivationStore(tmp_path))
+    writers[1].append(np.ones((5, 1)))
+    writers[1].append(np.ones((5, 1)))
+    assert len(pickle.loads(data)) == 15
+    (tmp_path / "commits/00000001.json").unlink()  # later rows would be others
+    with pytest.raises(ValueError, match="has changed since"):
+        pickle.loads(data)
+
+
+def test_facts_of_another_meaning_do_not_replace_those_of_the_table(tmp_path):
+    with ActivationStore.create(tmp_path, {"a": 1}, identity={"rows": "of 1999"}) as writer:
+        writer.append(np.zeros((7, 1)))
+    html = ActivationStore(tmp_path)._repr_html_()
+    assert re.search("rows</th><td[^>]*>7<", html)
+    assert "of 1999" in html
 
 
 def test_an_index_is_used(tmp_path):

@@ -31,6 +31,17 @@ class OpenStore:
         self._readers = {}
         self._opened = OpenShards(MAX_OPEN_REMOTE if self.folder.is_remote else MAX_OPEN)
 
+    @classmethod
+    def again(cls, path, verify, last, digest):
+        """A store as it was when something of it was pickled; a ValueError if it has changed."""
+        store = cls(path, verify=verify, last=last)
+        if store.digest != digest:
+            raise ValueError(
+                f"{path} has changed since this view of it was made. Make the view again, with "
+                "ActivationStore; or wait until all writers have finished."
+            )
+        return store
+
     @cached_property
     def digest(self):
         """Text that differs between stores with other rows."""

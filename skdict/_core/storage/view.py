@@ -53,13 +53,7 @@ class StoreView:
     def store(self):
         """The open store."""
         if self._store is None:
-            store = OpenStore(self._path, verify=self._verify, last=self._last)
-            if store.digest != self._digest:
-                raise ValueError(
-                    f"{self._path} has changed since this view of it was made. Make the view "
-                    "again, with ActivationStore; or wait until all writers have finished."
-                )
-            self._store = store
+            self._store = OpenStore.again(self._path, self._verify, self._last, self._digest)
         return self._store
 
     def __len__(self):
