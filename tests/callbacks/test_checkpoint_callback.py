@@ -134,6 +134,16 @@ def test_a_full_disk_is_a_warning(X, want, tmp_path, monkeypatch):
         estimator.fit(X)
 
 
+def test_a_fit_outlives_checkpoints_that_cannot_be_removed(X, want, tmp_path, monkeypatch):
+    def busy(checkpoint):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    interrupted(X, tmp_path)
+    monkeypatch.setattr(kept_fit, "remove", busy)
+    assert_same_fit(fitted(X, tmp_path), want)
+    assert steps_in(only_folder(tmp_path))[0] == 16
+
+
 def damage(checkpoint):
     path = checkpoint / "state.safetensors"
     data = bytearray(path.read_bytes())

@@ -103,7 +103,8 @@ class Source:
         """Two sources: all but so many rows drawn at random, and these.
 
         Of a store whole chunks are drawn, whose numbers need little memory; or, if that is less,
-        so many consecutive rows.
+        so many consecutive rows. The former has the statistics of all rows: nearly all shards are
+        cut by what is drawn, and would be read for its own.
 
         Parameters
         ----------
@@ -114,6 +115,7 @@ class Source:
             order = torch.from_numpy(random_state.permutation(len(self)))
             parts = order[n_held_out:], order[:n_held_out]
             return tuple(self.take(part.sort().values) for part in parts)
+        self.statistics()  # raises where numbers are not finite
         step = min(self.chunk_rows, n_held_out)  # a chunk may be all that there is
         n_chunks = math.ceil(len(self) / step)
         n_drawn = min(math.ceil(n_held_out / step), n_chunks - 1)
@@ -121,7 +123,12 @@ class Source:
         starts = np.sort(chunks) * step
         stops = np.minimum(starts + step, len(self))
         others = np.append(0, stops), np.append(starts, len(self))
-        return self._of(self.X.take_ranges(*others)), self._of(self.X.take_ranges(starts, stops))
+        training, held_out = (
+            self._of(self.X.take_ranges(*others)),
+            self.X.take_ranges(starts, stops),
+        )
+        training._statistics = self._statistics
+        return training, self._of(held_out)
 
     def _of(self, X):
         taken = Source(X, self.device, name=self.name, is_finite=self.is_finite)
