@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -101,7 +102,8 @@ class KeptFit:
         self._wait()
         if self._error is None:
             for old in checkpoints_in(self.folder)[1:]:
-                remove(old)
+                with suppress(OSError):  # an older one that stays does no harm
+                    remove(old)
         self._tell_of_error()
 
     def close(self):
