@@ -71,6 +71,11 @@ def test_bad_parameters_are_refused(store, params, match):
         ActivationStore(store.path, **params)
 
 
+def test_one_name_is_no_list_of_columns_of_tokens(tmp_path):
+    with pytest.raises(TypeError, match=r"tokens must be a list of names, as \['document'\]"):
+        ActivationStore.create(tmp_path / "s", {"a": 2}, tokens="document")
+
+
 @pytest.mark.parametrize("shard", [3, (0,), (2, 2), (0, 0), ("a", 1)])
 def test_a_shard_is_a_pair(tmp_path, shard):
     with pytest.raises(ValueError, match="shard"):

@@ -54,6 +54,8 @@ def settings_of(layers, *, dtype, tokens, shard_rows, block_rows, n_writers, ide
             raise TypeError(f"layers must have names of type str, not {name!r:.60}.")
         _check_count(width, f"the width of layer {name!r}", MAX_WIDTH)
     check_layer_names(layers, "layers")
+    if isinstance(tokens, str):  # else its characters would be columns
+        raise TypeError(f"tokens must be a list of names, as [{tokens!r:.60}], not a str.")
     tokens = tuple(tokens)
     check_columns(tokens, "tokens")
     # "document" first: runs of it are looked for in the first column
