@@ -7,6 +7,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
+from skdict._core.data.source import Source
 from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
 from skdict.metrics import explained_variance
 from tests.decomposition.dictionary_testing import make_estimator
@@ -79,6 +80,15 @@ def test_held_out_samples_are_whole_chunks_and_not_learned_from(X, monkeypatch):
     assert np.isfinite(estimator.validation_score_)
 
 
+def test_rows_that_are_held_out_do_not_make_all_be_read(X):
+    view = ArrayView(X)
+    source = Source(view, torch.device("cpu"))
+    training, held_out = source.split(100, np.random.RandomState(0))
+    assert view.rows_read <= 1  # a centre
+    assert training.statistics() is source.statistics()
+    assert held_out.is_finite
+
+
 def test_partial_fit(X):
     one, two = make_estimator(), make_estimator()
     for portion in (slice(0, 300), slice(300, None)):
@@ -92,6 +102,8 @@ def test_numbers_that_are_not_finite_are_named(X):
     bad[77, 3] = np.nan
     with pytest.raises(ValueError, match=r"X contains NaN \(nan\) at row 77, column 3"):
         make_estimator().fit(ArrayView(bad))
+    with pytest.raises(ValueError, match=r"X contains NaN \(nan\) at row 77, column 3"):
+        make_estimator(early_stopping=True, random_state=1).fit(ArrayView(bad))
     estimator = make_estimator(max_iter=1).fit(X)
     with pytest.raises(ValueError, match=r"row 77, column 3"):
         estimator.transform(ArrayView(bad))
