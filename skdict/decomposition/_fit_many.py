@@ -83,6 +83,8 @@ def fit_many(estimators, X):
     >>> l0[0] > l0[1] > l0[2]
     True
     """
+    if isinstance(estimators, SparseAutoencoderDictionary):
+        raise TypeError("estimators must be a list of estimators, but it is a single one.")
     estimators = list(estimators)
     _check_kinds(estimators)
     before = [vars(estimator).copy() for estimator in estimators]

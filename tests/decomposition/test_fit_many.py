@@ -108,6 +108,11 @@ def test_bad_estimators(X, others, error, match):
         fit_many([make(), *others], X)
 
 
+def test_one_estimator_is_no_list(X):
+    with pytest.raises(TypeError, match="estimators must be a list of estimators"):
+        fit_many(make(), X)
+
+
 def test_columns_of_a_former_fit_are_of_the_estimator(X):
     former = make(max_iter=1, warm_start=True).fit(X[:, :6])
     with pytest.raises(ValueError, match=r"estimators\[1\]: X has 12 features"):
