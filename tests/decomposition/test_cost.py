@@ -26,7 +26,9 @@ def test_sizes_are_those_of_the_fit(solver, n_components):
 def test_a_step_has_no_more_samples_than_there_are(batch_size, monkeypatch):
     sizes, step = [], AutoencoderSolver.step
     monkeypatch.setattr(
-        AutoencoderSolver, "step", lambda self, x: sizes.append(len(x)) or step(self, x)
+        AutoencoderSolver,
+        "step",
+        lambda self, x, n_rows: sizes.append(len(x)) or step(self, x, n_rows),
     )
     sae = SparseAutoencoderDictionary(
         16, max_iter=3, batch_size=batch_size, early_stopping=False, random_state=0
@@ -51,7 +53,7 @@ def test_every_step_counts_once(solver, kind, monkeypatch):
     clock = [0.0]
     step = kind.step
 
-    def tick(self, x):
+    def tick(self, x, n_rows):
         clock[0] += 1
         return step(self, x)
 
