@@ -464,11 +464,11 @@ def test_compare(browser, dashboard):
     sides = texts(browser, ".side .name")
     assert sides[0].startswith("Feature 5") and sides[1] == f"Feature 3 {LABEL}"
     assert "cosine of atoms" in one(browser, "#compare-view").text
-    assert browser.find_elements("css selector", ".side .example")
     j = densest(dashboard)
     near = panel(dashboard, j)["neighbours"]["cosine"]
     open_at(browser, f"compare-{j}-{near['features'][0]}")
     assert f"cosine of atoms\n{near['values'][0]:.3g}" in one(browser, "#compare-view").text
+    assert browser.find_elements("css selector", ".side .example")
     open_at(browser, "compare-5-999")
     assert "Feature 999 is not on this page" in one(browser, "#compare-view").text
 
