@@ -268,3 +268,11 @@ def test_other_files_than_those_of_vllm_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no safetensors files"):
         ActivationStore.from_vllm(tmp_path / "empty", path, ["x"])
+
+
+def test_a_folder_that_is_not_there_or_a_file(tmp_path):
+    with pytest.raises(ValueError, match=r"mien does not exist\. Give the folder of a store"):
+        ActivationStore(tmp_path / "mien")
+    (tmp_path / "notes").touch()
+    with pytest.raises(ValueError, match=r"notes is a file\. Give the folder of a store"):
+        ActivationStore(tmp_path / "notes")

@@ -69,6 +69,11 @@ class LocalFolder:
                 _check_size(self.where(name), os.fstat(file.fileno()).st_size, most)
                 return file.read()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            if not self._root.is_dir():
+                found = "is a file" if self._root.exists() else "does not exist"
+                raise ValueError(
+                    f"{self.path} {found}. Give the folder of a store of activations."
+                ) from None
             raise _missing(self.where(name)) from None
 
     def open(self, name):
