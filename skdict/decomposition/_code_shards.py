@@ -1,22 +1,20 @@
 """Codes of more rows than memory holds: CSR matrices in the files of a folder."""
 
 import json
-import os
-import uuid
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-import xxhash
 
 from .._core.data.reading import row_slices
+from .._core.training.checkpoint import digest_of_text
 from ..metrics._rows import as_rows
 from ..utils._arrays import collect_sparse
 from ..utils._files import replacing
 from ..utils._sklearn_compat import output_container
-from ._resumable import identity_of
+from ._resumable import identity_of, plain
 
 VERSION = 1
 ROWS_PER_SHARD = 1 << 16
@@ -243,7 +241,8 @@ def write_codes(coding, rows, folder):
                 for block, x in rows.blocks(coding.width, part=part)
             )
             codes = collect_sparse(blocks, part.stop - part.start, n_components, rows)
-            _write(file, as_rows(codes, "codes"))
+            with replacing(file, binary=True) as opened:
+                sp.save_npz(opened, as_rows(codes, "codes"), compressed=False)
     return CodeShards(folder)
 
 
@@ -261,11 +260,10 @@ def _begin(folder, settings):
             json.dump(settings, text)
         return
     found = read_settings(file)
-    names = {"shape": "shape", "dtype": "dtype", "dictionary": "dictionary", "X": "X"}
-    for name, what in names.items():
+    for name in ("shape", "dtype", "dictionary", "X"):
         if found.get(name) != settings[name]:
             raise ValueError(
-                f"out={str(folder)!r} has codes of another {what} ({found.get(name)}, here "
+                f"out={str(folder)!r} has codes of another {name} ({found.get(name)}, here "
                 f"{settings[name]}). Give another folder, or remove it."
             )
 
@@ -277,25 +275,6 @@ def _settings_of(coding, rows):
         "shape": [len(rows), len(coding.dictionary.components)],
         "dtype": dtype,
         "rows_per_shard": ROWS_PER_SHARD,
-        "dictionary": _digest(coding.dictionary.tensors, f"{coding.name} {coding.options}"),
+        "dictionary": digest_of_text(f"{plain(coding.dictionary)} {coding.name} {coding.options}"),
         "X": identity_of(rows)["digest"],
     }
-
-
-def _digest(tensors, text=""):
-    digest = xxhash.xxh3_128(text.encode())
-    for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()))
-    return digest.hexdigest()
-
-
-def _write(file, codes):
-    temporary = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "wb") as opened:
-            sp.save_npz(opened, codes, compressed=False)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ except ImportError:  # on Windows, where an open file cannot be removed
 
 
 @contextmanager
-def replacing(path):
+def replacing(path, *, binary=False):
     """Open a file that replaces `path` at the end of the ``with`` block.
 
     Until then it is beside `path`, under a short name, and locked. A file that a killed process
@@ -23,16 +23,17 @@ def replacing(path):
     Parameters
     ----------
     path : pathlib.Path
+    binary : bool, default=False
 
     Yields
     ------
-    file : text file in UTF-8
+    file : text file in UTF-8, or of bytes
     """
     start = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
     for left in path.parent.glob(f"{start}*.tmp"):
         _remove_unless_locked(left)
     temporary = path.with_name(f"{start}{uuid.uuid4().hex[:8]}.tmp")
-    file = _open_locked(temporary)
+    file = _open_locked(temporary, binary)
     try:
         yield file
         file.flush()
@@ -119,9 +120,10 @@ def _names_in(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def _open_locked(path):
+def _open_locked(path, binary):
+    mode, encoding = ("xb", None) if binary else ("x", "utf-8")
     while True:
-        file = open(path, "x", encoding="utf-8")  # noqa: SIM115 - the caller closes it
+        file = open(path, mode, encoding=encoding)  # noqa: SIM115 - the caller closes it
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
