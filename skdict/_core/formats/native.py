@@ -16,7 +16,6 @@ from ..coding import Codebook, Encoder
 from ..coding.selection import SELECTIONS
 from ..dictionary import Dictionary
 from ..normalization import RowNormalization
-from ..optional import optional
 from .base import Format, Record, register
 from .card import card_of
 from .packing import name_of, pack, unpack
@@ -58,8 +57,7 @@ class Native(Format):
 
     @staticmethod
     def write(record, folder):
-        with optional("safetensors", "Writing safetensors files", "skdict[io]"):
-            from safetensors.torch import save_file
+        from safetensors.torch import save_file
 
         dictionary, tensors = record.dictionary, {}
         encoder, normalization = dictionary.encoder, dictionary.normalization

@@ -12,7 +12,6 @@ import torch
 from ..coding import Encoder
 from ..models.architectures import TopK
 from ..normalization import RowNormalization
-from ..optional import optional
 from .base import Format, Record, register
 from .tensors import FormatError
 from .weights import Weights
@@ -79,8 +78,7 @@ class SentenceTransformers(Format):
 
     @staticmethod
     def write(record, folder):
-        with optional("safetensors", "Writing safetensors files", "skdict[io]"):
-            from safetensors.torch import save_file
+        from safetensors.torch import save_file
 
         encoder, offset, normalizes = _checked(record.dictionary)
         decodes_otherwise = _decodes_otherwise(record.dictionary, encoder, offset)

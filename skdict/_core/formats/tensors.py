@@ -6,8 +6,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..optional import optional
-
 
 class FormatError(ValueError):
     """A file is not what its format says, or says what cannot be expressed."""
@@ -207,8 +205,7 @@ class SafeTensors(Tensors):
     """Of a safetensors file; nothing is read before it is asked for."""
 
     def __init__(self, path, where):
-        with optional("safetensors", "Reading safetensors files", "skdict[io]"):
-            from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError, safe_open
 
         super().__init__(where)
         try:

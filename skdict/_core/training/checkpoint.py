@@ -17,7 +17,6 @@ import xxhash
 
 from ..formats.packing import pack, unpack
 from ..formats.tensors import FormatError, SafeTensors
-from ..optional import optional
 
 STATE, TENSORS = "state.json", "state.safetensors"
 FORMAT, FORMAT_VERSION = "skdict checkpoint", 1
@@ -77,8 +76,7 @@ def write_checkpoint(folder, n_steps, state, about):
 
 
 def _write_files(folder, state, about):
-    with optional("safetensors", "Writing checkpoints", "skdict[io]"):
-        from safetensors.torch import save_file
+    from safetensors.torch import save_file
 
     tensors = {}
     packed = pack(state, "state", tensors)
