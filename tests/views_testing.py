@@ -19,6 +19,7 @@ class ArrayView:
         self.shape, self.dtype = tuple(self.X.shape), dtype
         self.chunk_rows = chunk_rows
         self.chunks_read, self.rows_read = 0, 0
+        self.parts = []  # views that were made of this one
 
     def __len__(self):
         return len(self.X)
@@ -47,6 +48,7 @@ class ArrayView:
     def _of(self, X):
         view = ArrayView(X, chunk_rows=self.chunk_rows, dtype=self.dtype)
         view.buffer_bytes = self.buffer_bytes
+        self.parts.append(view)
         return view
 
 

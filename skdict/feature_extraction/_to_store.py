@@ -12,9 +12,6 @@ from ._store import ActivationStore
 from ._text_sources import text_source
 from ._windows import DocumentReader
 
-# dtype="auto": what the model computes in, if that is one of half precision.
-HALF = {torch.bfloat16: "bfloat16"}
-
 
 def write_store(extractor, texts, path, *, layers, text_column, dtype, shard, **sizes):
     """Write a store, or go on writing one; parameters as of `ActivationExtractor.to_store`.
@@ -82,7 +79,7 @@ class Extraction:
         self._reader, self._source = reader, source
         first = source.first
         self.widths, self.identity = reader.reader.widths, reader.identity()
-        self.dtype = HALF.get(reader.reader.dtype, "float16")
+        self.dtype = "bfloat16" if reader.reader.dtype == torch.bfloat16 else "float16"
         self.columns = ["document", "position", "token_id"]
         if first.text is not None:
             self.columns += ["char_start", "char_end"]

@@ -97,6 +97,19 @@ def test_partial_fit(X):
     np.testing.assert_array_equal(one.components_, two.components_)
 
 
+def test_a_large_portion_is_read_in_pieces_each_row_once(X):
+    """Batches grow with a stream: to 128 samples after 4,096."""
+    many = np.tile(X, (20, 1))[:10_000]
+    view = ArrayView(many, chunk_rows=64)
+    params = {"n_components": 8, "batch_size": "auto"}
+    of_view, of_array = (make_estimator(**params).partial_fit(data) for data in (view, many))
+    assert of_view.n_steps_ == of_array.n_steps_
+    assert of_view.loss_curve_ == pytest.approx(of_array.loss_curve_, rel=0.1)
+    few = 8 + 4096 + 2048 + 64 + 1  # atoms, biases, a look, whether X changes, a centre
+    assert len(many) <= view.rows_read + sum(part.rows_read for part in view.parts)
+    assert view.rows_read + sum(part.rows_read for part in view.parts) <= len(many) + few
+
+
 def test_numbers_that_are_not_finite_are_named(X):
     bad = X.copy()
     bad[77, 3] = np.nan
