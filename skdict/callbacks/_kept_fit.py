@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 
+from .._core.making_folders import make_folder
 from .._core.training.checkpoint import (
     checkpoints_in,
     digest_of_text,
@@ -64,7 +65,8 @@ class KeptFit:
         fit : ResumableFit
             Before its first step.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder.parent, "path")
+        self.folder.mkdir(exist_ok=True)
         try:
             self._lock.acquire(blocking=False)
         except filelock.Timeout:

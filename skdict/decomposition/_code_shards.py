@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 
 from .._core.data.reading import row_slices
+from .._core.making_folders import make_folder
 from .._core.training.checkpoint import digest_of_text
 from ..metrics._rows import as_rows
 from ..utils._arrays import collect_sparse
@@ -228,7 +229,7 @@ def write_codes(coding, rows, folder):
         If the folder has codes of another dictionary, of other rows, or found otherwise.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "out")
     _begin(folder, _settings_of(coding, rows))
     n_components = len(coding.dictionary.components)
     with coding.threads(rows), coding.coder(rows) as code:

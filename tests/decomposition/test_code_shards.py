@@ -180,6 +180,8 @@ def test_bad_folders(X, fitted, tmp_path):
     (tmp_path / "photo.png").touch()
     with pytest.raises(ValueError, match="holds files, and they are no codes"):
         fitted.transform(X, out=tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"out=.*photo\.png' is a file, or below one"):
+        fitted.transform(X, out=tmp_path / "photo.png")
     with pytest.raises(FileNotFoundError, match=r"has no codes\.json"):
         CodeShards(tmp_path)
     with pytest.raises(TypeError, match="out must be a folder to write codes into, not 3"):

@@ -274,5 +274,10 @@ def test_a_folder_that_is_not_there_or_a_file(tmp_path):
     with pytest.raises(ValueError, match=r"mien does not exist\. Give the folder of a store"):
         ActivationStore(tmp_path / "mien")
     (tmp_path / "notes").touch()
+    for path in (tmp_path / "notes", tmp_path / "notes" / "store"):
+        with pytest.raises(
+            NotADirectoryError, match=r"path=.*is a file, or below one\. Give the path"
+        ):
+            ActivationStore.create(path, {"mlp": 3})
     with pytest.raises(ValueError, match=r"notes is a file\. Give the folder of a store"):
         ActivationStore(tmp_path / "notes")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from ..making_folders import make_folder
 from ..tensors import from_numpy
 from .folders import open_folder
 from .layout import DTYPES, MAX_SHARD, SHARD_BYTES, block_rows_of, shard_name
@@ -378,7 +379,7 @@ def _check_same(settings, found, where):
 
 def _locked(path, writer):
     """The lock of one of the writers of a store, which its process holds as long as it lives."""
-    os.makedirs(path, exist_ok=True)
+    make_folder(path, "path")
     # a writer may be closed in another thread than it was made in
     lock = FileLock(os.path.join(path, f".writer-{writer:08d}.lock"), thread_local=False)
     with suppress(OSError, NotImplementedError):  # a file system without locks
