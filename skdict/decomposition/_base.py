@@ -123,6 +123,8 @@ class DictionaryTransformer(
         ValueError
             If X has another number of columns than in `fit`, or is not finite; if ``out`` has
             codes of another dictionary or X.
+        NotADirectoryError
+            If ``out`` is a file.
         """
         check_is_fitted(self)
         if out is not None:
