@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 BATCH, BLOCK, N_BLOCKS = 4096, 256, 64
-ALIGNMENT = ("document", "position", "char_start", "char_end", "token_id")
+ALIGNMENT = ("document", "position", "start", "end", "token_id")
 
 
 def cpu_seconds():

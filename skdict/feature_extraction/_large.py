@@ -75,8 +75,8 @@ class LargeDataMixin:
         -------
         store : ActivationStore
             With the columns "document", the number of the text, "position" (in the window that
-            the model was given, special tokens included), "token_id", and of texts "char_start"
-            and "char_end".
+            the model was given, special tokens included), "token_id", and of texts "start" and
+            "end", the first character and the one after the last: as `tokens` has them.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class LargeDataMixin:
         >>> store.layers, len(store.documents)
         ({'layers.0.out': 128}, 100)
         >>> sorted(store.tokens())
-        ['char_end', 'char_start', 'document', 'position', 'token_id']
+        ['document', 'end', 'position', 'start', 'token_id']
         """
         self._validate()
         return write_store(

@@ -139,8 +139,9 @@ class ActivationStore:
             What rows are rounded to. A value that is too large for it is refused.
 
         tokens : sequence of str, default=()
-            Columns of integers that tell what each row is: "document", "position", "char_start",
-            "char_end", "token_id". With "document" the store knows its documents.
+            Columns of integers that tell what each row is, of any names. What knows tokens looks
+            for "document", "position", "token_id", "start" and "end", as
+            `ActivationExtractor.tokens` has them. With "document" the store knows its documents.
 
         identity : dict, default=None
             Where the activations come from, as JSON can hold it: model, layers, tokenizer,

@@ -82,7 +82,7 @@ class Extraction:
         self.dtype = "bfloat16" if reader.reader.dtype == torch.bfloat16 else "float16"
         self.columns = ["document", "position", "token_id"]
         if first.text is not None:
-            self.columns += ["char_start", "char_end"]
+            self.columns += ["start", "end"]
         if first.id is not None:
             self.columns.append("id")
 

@@ -114,7 +114,7 @@ class DocumentReader:
     def identity(self):
         """What decides which activations these are, as JSON can hold it."""
         extractor = self._extractor
-        return {
+        identity = {
             "skdict": skdict.__version__,
             "model": self._digest_of_model(),
             "model_name": _name_of(extractor.model),
@@ -127,6 +127,12 @@ class DocumentReader:
             "long_documents": extractor.long_documents,
             "include_special_tokens": bool(extractor.include_special_tokens),
         }
+        if self.tokenizer is not None and extractor.include_special_tokens:
+            # which stand for no text; of others the text is in their document
+            ids = self._special.tolist()
+            names = self.tokenizer.convert_ids_to_tokens(ids)
+            identity["special_tokens"] = dict(zip(names, ids, strict=True))
+        return identity
 
     def _digest_of_model(self):
         model = self.network.module

@@ -45,6 +45,13 @@ def sae(X):
     return SparseAutoencoderDictionary(16, max_iter=2, random_state=0).fit(X)
 
 
+def codes_with_documents(sae, X):
+    """Codes that know their documents, which are the groups of rows."""
+    is_array = isinstance(X, np.ndarray)
+    tokens = {"document": np.repeat(np.arange(20), 40)} if is_array else None
+    return collect_codes(sae, X, tokens=tokens)
+
+
 CALLS = {
     "transform": lambda sae, X: sae.transform(X),
     "reconstruct": lambda sae, X: sae.reconstruct(X),
@@ -64,8 +71,8 @@ CALLS = {
     "collect_codes": lambda sae, X: collect_codes(sae, X).to_csr().toarray(),
     "feature_statistics": lambda sae, X: feature_statistics(collect_codes(sae, X)).density,
     "top_activations": lambda sae, X: top_activations(collect_codes(sae, X))[0].codes,
-    "feature_association": lambda sae, X: feature_association(collect_codes(sae, X), Y).z,
-    "k_sparse_probe": lambda sae, X: k_sparse_probe(collect_codes(sae, X), Y, X=X).f1,
+    "feature_association": lambda sae, X: feature_association(codes_with_documents(sae, X), Y).z,
+    "k_sparse_probe": lambda sae, X: k_sparse_probe(codes_with_documents(sae, X), Y, X=X).f1,
 }
 
 

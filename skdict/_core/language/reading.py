@@ -157,7 +157,7 @@ class LayersReader:
 def columns_of(portion):
     """What token each row of some windows belongs to: dict of arrays (n_rows,), int64.
 
-    "position" counts in the window, special tokens included; "char_start" and "char_end" are there
+    "position" counts in the window, special tokens included; "start" and "end" are there
     where the characters are known.
     """
     n_rows = [window.n_rows for window in portion]
@@ -168,7 +168,7 @@ def columns_of(portion):
     }
     if portion[0].spans is not None:
         spans = np.concatenate([window.spans[window.kept] for window in portion])
-        columns |= {"char_start": spans[:, 0], "char_end": spans[:, 1]}
+        columns |= {"start": spans[:, 0], "end": spans[:, 1]}
     if portion[0].id is not None:
         columns["id"] = np.repeat([window.id for window in portion], n_rows)
     return columns

@@ -1,5 +1,7 @@
 """Check lists of texts, and divide them into portions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Characters of the texts in a portion, about 40,000 tokens of source code. The activations of one
@@ -14,7 +16,7 @@ def check_texts(X, name="X", *, may_be_empty=False):
 
     Parameters
     ----------
-    X : list, tuple, one-dimensional ndarray, or pandas or polars Series of str
+    X : list, tuple or other sequence, one-dimensional ndarray, or pandas or polars Series of str
 
     name : str, default="X"
         Its name in messages.
@@ -37,7 +39,7 @@ def check_texts(X, name="X", *, may_be_empty=False):
             f"{name} must be a list of texts, but it is a single {type(X).__name__} of length "
             f"{len(X)}. Wrap it in a list: [{name}]."
         )
-    if isinstance(X, list | tuple):
+    if isinstance(X, Sequence):
         texts = list(X)
     elif len(getattr(X, "shape", (0,))) != 1:
         raise ValueError(

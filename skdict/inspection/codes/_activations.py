@@ -10,7 +10,6 @@ from ..._core.language.evaluation import evaluation_mode
 from ..._core.language.texts import text_portions
 from ...metrics._rows import as_rows
 from ...utils._extractors import layer_of, windows_of
-from ._tokens import check_tokens
 
 # Entries of a portion of activations or of dense codes: 64 MB in float32.
 PORTION_ENTRIES = 2**24
@@ -37,16 +36,21 @@ class Portion(NamedTuple):
 
 
 def of_matrix(X, tokens, n_components, start):
-    """Portions of a matrix of activations, from row ``start``."""
+    """Portions of a matrix of activations, from row ``start``.
+
+    Parameters
+    ----------
+    X : matrix of shape (n_rows, n_features)
+    tokens : RowTokens
+    n_components, start : int
+    """
     n_rows = X.shape[0]
-    if tokens is not None:
-        tokens = check_tokens(tokens, n_rows, needs=("document",))
     width = X.nnz / n_rows if issparse(X) else X.shape[1]
     step = max(1, int(PORTION_ENTRIES / max(width, n_components)))
     for first in range(start, n_rows, step):
         rows = slice(first, min(first + step, n_rows))
-        of_rows = None if tokens is None else {name: each[rows] for name, each in tokens.items()}
-        yield Portion(X.iloc[rows] if hasattr(X, "iloc") else X[rows], of_rows, [], rows.stop)
+        part = X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+        yield Portion(part, tokens.read(rows), tokens.texts_of(rows), rows.stop)
 
 
 def of_samples(extractor, X, n_components, start):

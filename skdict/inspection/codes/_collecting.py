@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from ..._core.data.reading import row_slices
 from ..._core.dictionary import Dictionary
 from ..._core.language.texts import check_texts
+from ..._core.storage import StoreView
 from ...metrics._coding import last_step, with_sparse_codes
 from ...metrics._rows import as_lazy_rows, as_rows, to_numpy
 from ...utils._extractors import extractor_of
@@ -27,6 +28,7 @@ from ._directions import n_components_of, transformed
 from ._files import Writer, state_arrays
 from ._moments import Moments
 from ._near import NearMisses
+from ._row_tokens import RowTokens
 from ._store import FeatureCodes
 from ._tokens import check_tokens
 
@@ -49,6 +51,7 @@ def collect_codes(
     X,
     *,
     tokens=None,
+    texts=None,
     exclude_positions=(),
     exclude_tokens=(),
     max_norm=None,
@@ -67,10 +70,16 @@ def collect_codes(
         a dictionary alone, for activations as `X`.
 
     X : texts, {array-like, sparse matrix, torch.Tensor}
-        What the Pipeline takes, or activations of shape (n_rows, n_features).
+        What the Pipeline takes, or activations of shape (n_rows, n_features). They may be an
+        :class:`~skdict.feature_extraction.ActivationStore`, or a view of some of its rows.
 
     tokens : mapping, default=None
-        Of the rows of activations, as in `FeatureCodes.from_matrix`. An extractor knows its own.
+        Of the rows of activations, as in `FeatureCodes.from_matrix`. An extractor knows its own,
+        and so does a store that has the column "document".
+
+    texts : sequence of str, default=None
+        The texts of the activations, all of which ``tokens["document"]`` counts. From them
+        ``tokens["token"]`` is made, which a store does not have. An extractor knows its own.
 
     exclude_positions : int or array-like of int, default=()
         Positions in the window that the model saw whose rows are left out: the first token often
@@ -106,7 +115,8 @@ def collect_codes(
         If the estimator cannot transform, or codes have no width known.
     ValueError
         If `X` is not what the estimator takes, a rule needs tokens that are not there, the rules
-        leave no row, or the folder holds codes of something else.
+        leave no row, or the folder holds codes of something else; or if the rows of a store are
+        not in the order of their documents, as ``store.documents[:]`` are.
     NotADirectoryError
         If `path` is a file.
 
@@ -142,26 +152,30 @@ def collect_codes(
         )
     extractor = extractor_of(estimator)
     dictionary = with_sparse_codes(estimator if extractor is None else estimator[1:])
-    if extractor is not None and tokens is not None:
-        raise ValueError("tokens must be left out: the extractor of the Pipeline knows them.")
+    for name, given in (("tokens", tokens), ("texts", texts)):
+        if extractor is not None and given is not None:
+            raise ValueError(f"{name} must be left out: the extractor of the Pipeline knows them.")
     X = _checked(X, extractor, dictionary)
     rule = Rule(exclude_positions, exclude_tokens, max_norm)
     collector = _Collector(dictionary, rule, n_near_misses)
     writer = None
     if path is not None:
-        key = _key(extractor, dictionary, X, tokens, rule, n_near_misses)
+        key = _key(extractor, dictionary, X, (tokens, texts), rule, n_near_misses)
         writer = Writer(Path(path), collector.n_components, key)
         if writer.progress.get("is_complete"):
             writer.close()
             return FeatureCodes.load(path)
         collector.resume(writer)
-    known = provenance_of(extractor, dictionary)
+    known = provenance_of(extractor, dictionary) | _origin(X)
     start = collector.n_items
     if extractor is None:
-        portions = of_matrix(X, tokens, collector.n_components, start)
+        of_rows = RowTokens(X, tokens, texts)
+        texts = of_rows.texts
+        portions = of_matrix(X, of_rows, collector.n_components, start)
     elif extractor.tokenizer is None:
         portions = of_samples(extractor, X, collector.n_components, start)
     else:
+        texts = X
         portions = of_texts(extractor, X, start)
     try:
         for portion in portions:
@@ -172,7 +186,6 @@ def collect_codes(
         rule.warn_of_unseen()
         known |= collector.provenance()
         if writer is None:
-            texts = X if extractor is not None and extractor.tokenizer is not None else None
             return collector.result(texts, known)
         collector.write(writer, known, is_complete=True)
     finally:
@@ -221,7 +234,7 @@ class Rule:
         if tokens is None or name not in tokens:
             raise ValueError(
                 f"exclude_{name}s needs tokens with a column {name!r}, which are not known here. "
-                "Give tokens, or leave it out."
+                "Give tokens (of a store: texts), or leave it out."
             )
         return tokens[name]
 
@@ -406,7 +419,15 @@ def provenance_of(extractor, dictionary):
     return known
 
 
-def _key(extractor, dictionary, X, tokens, rule, n_near_misses):
+def _origin(X):
+    """What a store tells of where its rows come from, as values of JSON."""
+    if not isinstance(X, StoreView):
+        return {}
+    model = X.store.settings.identity.get("model_name")
+    return {"layer": X.layer} | ({} if model is None else {"model": model})
+
+
+def _key(extractor, dictionary, X, tokens_and_texts, rule, n_near_misses):
     """What the codes depend on, for each a short string."""
     last = last_step(dictionary)
     arrays = {
@@ -424,8 +445,10 @@ def _key(extractor, dictionary, X, tokens, rule, n_near_misses):
         "X": _digest_of_texts(X) if is_texts else _digest_of_matrix(X),
         "rules": [rule.positions.tolist(), sorted(rule.tokens), rule.max_norm, n_near_misses],
     }
+    tokens, texts = tokens_and_texts
     columns = {name: np.asarray(tokens[name]).tolist() for name in tokens or ()}
     key["tokens"] = joblib.hash(columns)
+    key["texts"] = None if texts is None else _digest_of_texts(texts)
     if extractor is not None:
         network = extractor.load().model
         params = extractor.get_params(deep=False)
@@ -455,6 +478,8 @@ def _digest_of_tensors(tensors):
 
 
 def _digest_of_matrix(X):
+    if isinstance(X, StoreView):
+        return X.identity  # of the hashes of all that it has
     X = X if hasattr(X, "shape") else np.asarray(X)
     digest, width = hashlib.sha256(), max(1, int(np.prod(X.shape[1:])))
     for rows in row_slices(X.shape[0], max(1, PORTION_ENTRIES // width)):

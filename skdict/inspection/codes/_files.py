@@ -5,7 +5,8 @@
     indices.i32          feature of each entry
     values.f32 or .f64   its code
     counted.u1           whether a row counts
-    tokens.NAME.i32      a column of the tokens; that of "token" holds indices into the names
+    tokens.NAME.i32      a column of the tokens; that of "token" holds indices into the names.
+                         Those that are not of ours are .i64, as they may hold anybody's ids
     texts.utf8           the texts, one after the other; text_ends.i64 says where each ends
     state-N.npz          moments and near misses; names-N.json the tokens' strings
 
@@ -30,6 +31,8 @@ from ._moments import Moments
 FORMAT, VERSION = "skdict feature codes", 1
 _PIECE = 2**24  # bytes that are read at once to compare checksums
 _DTYPES = {"i64": np.int64, "i32": np.int32, "f32": np.float32, "f64": np.float64, "u1": np.bool_}
+# columns of tokens that count something, and so are written in 32 bits
+_COUNTS = {"document", "position", "token_id", "token", "start", "end", "time", "y", "x"}
 
 
 class Texts(Sequence):
@@ -146,13 +149,13 @@ class Writer:
         for name, column in (tokens or {}).items():
             if name == "token":
                 column = [self._names.setdefault(str(x), len(self._names)) for x in column]
-            column = np.asarray(column)
-            if len(column) and int(column.max()) > np.iinfo(np.int32).max:
+            column, kind = np.asarray(column), "i32" if name in _COUNTS else "i64"
+            if kind == "i32" and len(column) and int(column.max()) > np.iinfo(np.int32).max:
                 raise ValueError(
                     f"tokens[{name!r}] has {column.max()}, which 32 bits cannot hold. Number what "
                     "it counts from 0: np.unique(..., return_inverse=True)."
                 )
-            self._write(f"tokens.{name}.i32", column)
+            self._write(f"tokens.{name}.{kind}", column)
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         if encoded:
             ends = self._column("texts.utf8").n_bytes + np.cumsum([len(x) for x in encoded])
@@ -278,7 +281,7 @@ def load_columns(path, *, verify):
     tokens = {
         match[1]: column[name]
         for name in column
-        if (match := re.fullmatch(r"tokens\.(\w+)\.i32", name))
+        if (match := re.fullmatch(r"tokens\.(\w+)\.i(?:32|64)", name))
     }
     if "token" in tokens:
         tokens["token"] = names[tokens["token"]]

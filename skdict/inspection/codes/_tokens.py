@@ -63,8 +63,7 @@ def check_tokens(tokens, n_rows, needs=("document", "token")):
     Returns
     -------
     columns : dict of str to ndarray of shape (n_rows,)
-        All that have a value for each row; with "start" and "end" also "previous_end", the end
-        offset of the text before each token.
+        All that have a value for each row.
     """
     integers = ["document", *(key for key in ("position", "start", "end") if key in tokens)]
     checked = [*integers, *({*needs, *(["token"] if "token" in tokens else [])} - {*integers})]
@@ -74,14 +73,31 @@ def check_tokens(tokens, n_rows, needs=("document", "token")):
     document = columns["document"]
     if (np.diff(document) < 0).any():
         raise ValueError("tokens['document'] must be ascending. Sort the rows text by text.")
-    if "start" in columns and "end" in columns:
-        # running maximum of "end" over the tokens before, document by document
-        start, end = columns["start"], columns["end"]
-        offset = (document - document[:1]) * (max(end.max(initial=0), 0) + 1)
-        before = np.maximum.accumulate(np.append(0, (end + offset)[:-1])) - offset
-        first = np.append(True, np.diff(document) != 0)
-        columns["previous_end"] = np.where(first, start, before)
     return columns
+
+
+def with_previous_end(tokens):
+    """The same columns, and where "start" and "end" are known "previous_end".
+
+    Parameters
+    ----------
+    tokens : dict of ndarray of shape (n_rows,)
+        From `check_tokens`.
+
+    Returns
+    -------
+    columns : dict of ndarray
+        "previous_end" is the end offset of the text before each token.
+    """
+    if not {"start", "end"} <= set(tokens):
+        return tokens
+    # running maximum of "end" over the tokens before, document by document
+    names = "document", "start", "end"
+    document, start, end = (np.asarray(tokens[name], np.int64) for name in names)
+    offset = (document - document[:1]) * (max(end.max(initial=0), 0) + 1)
+    before = np.maximum.accumulate(np.append(0, (end + offset)[:-1])) - offset
+    first = np.append(True, np.diff(document) != 0)
+    return tokens | {"previous_end": np.where(first, start, before)}
 
 
 def read_after(previous_end, token, start, end):

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..codes._directions import feature_directions
 from ..codes._gather import survey
+from ..codes._tokens import with_previous_end
 from ..results._statistics import statistics_of
 from ._pictures import Pictures
 from ._tokens import around, names_of, window_edges
@@ -55,7 +56,8 @@ class Context:
         images=None,
     ):
         self.codes, self.dictionary, self.columns = codes, dictionary, columns
-        self.tokens, self.texts, self.n_components = codes.tokens, codes.texts, codes.n_components
+        self.tokens = with_previous_end(codes.tokens)
+        self.texts, self.n_components = codes.texts, codes.n_components
         self.n_top, self.n_intervals, self.n_per_interval = n_top, n_intervals, n_per_interval
         self.seed, self.shown = seed, shown
         self.language = language

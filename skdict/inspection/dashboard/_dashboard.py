@@ -306,7 +306,7 @@ class FeatureDashboard:
         return cls.from_codes(codes, features, pipeline=pipeline, **options)
 
     @classmethod
-    def from_activations(cls, dictionary, X, tokens, features=None, **options):
+    def from_activations(cls, dictionary, X, tokens=None, features=None, *, texts=None, **options):
         """Gather the content from activations and their tokens.
 
         No language model is needed; the page has no logits and no effects on the next token.
@@ -317,9 +317,9 @@ class FeatureDashboard:
             Fitted, with `transform` and `inverse_transform`.
 
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Activations. A memory map is read in blocks of rows.
+            Activations. A memory map is read in blocks of rows, and so is an `ActivationStore`.
 
-        tokens : mapping
+        tokens : mapping, default=None
             For each row "document", an ascending number, and "token", its text. With "position",
             the token's place in the window that the model saw, contexts end with the window.
             With "start" and "end", the token's characters, spaces are shown as in the text. If
@@ -328,6 +328,9 @@ class FeatureDashboard:
 
         features : int or array-like of int of shape (n_selected,), default=None
             Which features; all of them by default.
+
+        texts : sequence of str, default=None
+            The texts of a store, which stand for "token"; it knows its other tokens.
 
         **options
             Further parameters of `from_codes`.
@@ -342,7 +345,9 @@ class FeatureDashboard:
             If `tokens` have another number of rows; and as `from_codes`.
         """
         check_dictionary(dictionary)
-        codes = collect_codes(dictionary, X, tokens=tokens, n_near_misses=N_NEAR_MISSES)
+        codes = collect_codes(
+            dictionary, X, tokens=tokens, texts=texts, n_near_misses=N_NEAR_MISSES
+        )
         return cls.from_codes(codes, features, dictionary=dictionary, **options)
 
     def to_html(self, path):

@@ -18,7 +18,8 @@ def checked_codes(codes, features, images):
     if codes.tokens is None or (images is None and "token" not in codes.tokens):
         raise ValueError(
             "codes must know the token of each row. Give tokens to collect_codes or "
-            "FeatureCodes.from_matrix; for pictures give images, and tokens['document']."
+            "FeatureCodes.from_matrix, or of a store its texts to collect_codes; for pictures "
+            "give images, and tokens['document']."
         )
     columns = selected(features, codes.n_components)
     if len(columns) == 0 or len(np.unique(columns)) < len(columns):

@@ -40,7 +40,7 @@ def names_of(tokens, rows):
     Parameters
     ----------
     tokens : dict
-        From `check_tokens`.
+        From `with_previous_end`.
     rows : ndarray of int64
 
     Returns

@@ -171,7 +171,8 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
     tokens : mapping
         The token of each row of the activations, as the method `tokens` of an
         :class:`~skdict.feature_extraction.ActivationExtractor` returns it: arrays of length
-        n_rows under "document", "token", "start" and "end".
+        n_rows under "document", "start", "end", and if there is one "token", which else is what
+        the text has there.
 
     rows : array-like of int of shape (n_snippets,)
         Which rows, for instance those that `top_activations` found.
@@ -207,7 +208,8 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
     [Snippet(before='def', token=' f', after='(): p')]
     """
     texts = check_text_sequence(texts)
-    tokens = token_columns(tokens, ("document", "token", "start", "end"))
+    names = ("document", "start", "end", *(["token"] if "token" in tokens else []))
+    tokens = token_columns(tokens, names)
     n_tokens = min(len(column) for column in tokens.values())
     rows = check_indices(rows, n_tokens, name="rows", of="tokens")
     snippets = []
@@ -223,7 +225,7 @@ def context_snippets(texts, tokens, rows, *, before=40, after=20):
         snippets.append(
             Snippet(
                 text[max(0, start - before) : start],
-                str(tokens["token"][row]),
+                str(tokens["token"][row]) if "token" in tokens else text[start:end],
                 text[end : end + after],
             )
         )

@@ -179,7 +179,8 @@ class TestOnDisk:
             values = getattr(expected.moments, name)
             assert_allclose(getattr(found.moments, name), values, rtol=1e-4)
         for name in ("indptr", "rows", "scores"):
-            assert_allclose(found.near_misses[name], expected.near_misses[name], rtol=1e-4)
+            close = {"rtol": 1e-4, "atol": 1e-6}
+            assert_allclose(found.near_misses[name], expected.near_misses[name], **close)
 
     def test_save_and_load(self, collected, tmp_path):
         path = collected.save(tmp_path / "codes")

@@ -135,7 +135,7 @@ def test_snippets_of_an_extractors_tokens():
         ({"tokens": TOKENS | {"document": [-1, 0, 0, 0]}}, "of text -1, which do not exist"),
         ({"tokens": TOKENS | {"start": [-2, 3, 5, 0]}}, "characters -2 to"),
         ({"tokens": TOKENS | {"end": [1, 2]}, "rows": [2]}, "rows has 2, but there are 2 tokens"),
-        ({"tokens": {"document": []}}, r"tokens has no \['token', 'start', 'end'\]"),
+        ({"tokens": {"document": []}}, r"tokens has no \['start', 'end'\]"),
         ({"before": -1}, "'before' parameter of context_snippets"),
     ],
 )

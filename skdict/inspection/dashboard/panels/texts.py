@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ...codes._tokens import with_previous_end
 from .._schema import listed
 from .._tokens import names_of
 
@@ -26,7 +27,7 @@ def gather_page(context):
     """
     if context.shown is None:
         return {"texts": []}
-    tokens, maximum = context.shown.tokens, context.codes.moments.maximum
+    tokens, maximum = with_previous_end(context.shown.tokens), context.codes.moments.maximum
     document = tokens["document"]
     names, index = names_of(tokens, np.arange(len(document)))
     texts = [{"tokens": [], "features": [], "codes": []} for _ in range(document[-1] + 1)]
