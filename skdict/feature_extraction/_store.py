@@ -165,8 +165,8 @@ class ActivationStore:
             dict of one for each layer, and the context commits those that are left at its end, if
             there was no error. `cursor` is anything that JSON can hold which says where the source
             is after these rows. ``writer.cursor`` is the last of those that are in the store: go
-            on from there, with the same rows, and those of them that are in the store already
-            are passed over.
+            on from there, with the same rows. Those of them that are in the store already are
+            passed over; a ValueError says so if they are not the same.
 
         Raises
         ------

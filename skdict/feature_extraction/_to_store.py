@@ -41,6 +41,7 @@ def write_store(extractor, texts, path, *, layers, text_column, dtype, shard, **
         shard=shard,
         **sizes,
     )
+    writer.is_computed = not of_rows
     first, step = shard
     start = [first, 0] if writer.cursor is None else writer.cursor
     with writer, ThreadPoolExecutor(1, thread_name_prefix="skdict-write") as pool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from skdict import ActivationExtractor, ActivationStore
+from skdict._core.language.reading import LayersReader
 from skdict.inspection import replace_activations
 
 transformers = pytest.importorskip("transformers")
@@ -337,3 +338,36 @@ def test_inside_of_a_block_that_replaces_activations(llama, texts, tmp_path):
         pytest.raises(ValueError, match="Leave the steer or replace_activations block"),
     ):
         llama.to_store(texts, tmp_path / "s")
+
+
+def test_another_generator_is_noticed_where_rows_are_passed_over(
+    llama, many, tmp_path, monkeypatch
+):
+    """And another machine, whose activations are rounded otherwise, goes on."""
+    monkeypatch.setattr("skdict._core.language.reading.PORTION_BYTES", 5000)
+    monkeypatch.setattr("skdict.feature_extraction._windows.TEXTS_AT_ONCE", 3)
+    texts = [text for text in many if text]
+
+    def generator(changed, n_most=-1):
+        for number, text in enumerate(texts):
+            if number == n_most:
+                raise RuntimeError("no more")
+            yield "x = 1 " * 20 if number in changed else text
+
+    with pytest.raises(RuntimeError, match="no more"):
+        llama.to_store(generator([], 50), tmp_path / "s", shard_rows=60)
+    after = ActivationStore(tmp_path / "s").describe().writers[0].cursor[0]
+    assert after < 50
+    files = files_of(tmp_path / "s")
+    with pytest.raises(ValueError, match=r"tokens: row .* differs from row"):
+        llama.to_store(generator(range(after, 50)), tmp_path / "s", shard_rows=60)
+    assert files_of(tmp_path / "s") == files
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "skdict._core.language.reading.LayersReader.read",
+            lambda self, portion, read=LayersReader.read: {
+                name: x * 1.001 for name, x in read(self, portion).items()
+            },
+        )
+        store = llama.to_store(generator([]), tmp_path / "s", shard_rows=60)
+    columns_alike(store, llama.tokens(texts))

@@ -382,6 +382,10 @@ class MatrixReader:
             target = target[size:]
         return x
 
+    def read_range(self, start, stop):
+        """Consecutive rows: (n, width)."""
+        return self.read(np.array([start], np.int64), np.array([stop], np.int64))
+
     def _pieces(self, starts, stops):
         """Yield (position of a shard, first row in it, its last row + 1)."""
         positions = np.searchsorted(self.starts, starts, side="right") - 1

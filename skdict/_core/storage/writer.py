@@ -13,6 +13,7 @@ from ..making_folders import make_folder
 from ..tensors import from_numpy
 from .folders import open_folder
 from .layout import DTYPES, MAX_SHARD, SHARD_BYTES, block_rows_of, shard_name
+from .passing import PassedOver
 from .records import (
     MAX_ROWS,
     MAX_WIDTH,
@@ -92,7 +93,7 @@ class StoreWriter:
 
     It goes on where an earlier writer with the same numbers of shards was stopped or killed:
     `cursor` says where the source has to go on, and rows that come after it and are in the store
-    are passed over.
+    are compared with these and passed over.
 
     Parameters
     ----------
@@ -104,6 +105,10 @@ class StoreWriter:
 
     Attributes
     ----------
+    is_computed : bool
+        Whether activations follow from the identity of the store and the tokens, but for rounding
+        that differs between machines. Then of rows that are passed over the tokens alone are
+        compared. False by default.
     cursor : object
         What `append` was told last of rows that are in the store; None at the start.
     n_rows : int
@@ -117,6 +122,7 @@ class StoreWriter:
                 f"{settings.n_writers})."
             )
         self.folder, self.settings, self._writer = open_folder(path), settings, writer
+        self.is_computed = False
         self._lock = None if self.folder.is_remote else _locked(self.folder.path, writer)
         try:
             self.folder.create("store.json", dumped(settings.record()), writer)
@@ -142,8 +148,15 @@ class StoreWriter:
         if own:
             last = read_commit(self.folder, self.settings, own[-1])
             self.cursor, self._skip = last.cursor, last.skip
-            commits = (read_commit(self.folder, self.settings, n) for n in own)
+            commits = [read_commit(self.folder, self.settings, n) for n in own]
             self.n_rows = sum(commit.rows for commit in commits)
+            if self._skip > self.n_rows:
+                where = self.folder.where(f"commits/{shard_name(own[-1], 'json')}")
+                raise ValueError(
+                    f"{where} says that {self._skip} rows follow its cursor, but its writer has "
+                    f"{self.n_rows}. Restore it from a copy."
+                )
+            self._passed_over = PassedOver(self.folder, self._matrices(), commits)
         self._past_cursor = self._skip
         self._remove_unfinished()
 
@@ -193,6 +206,10 @@ class StoreWriter:
 
     def _append(self, parts, n_rows, cursor):
         start = min(self._skip, n_rows)  # rows that are in the store already
+        if start:
+            compared = {None} if self.is_computed else set(parts)
+            passed = {name: part for name, part in parts.items() if name in compared}
+            self._passed_over.check(passed, start, self.n_rows - self._skip)
         self._skip -= start
         while start < n_rows:
             if self._files is None:

@@ -331,3 +331,72 @@ def test_a_full_disk_leaves_what_was_committed(tmp_path, monkeypatch):
     monkeypatch.undo()
     write(path)
     assert content(path) == content(tmp_path / "whole")
+
+
+def part_of_rows(first, stop):
+    part = {name: rows[first:stop] for name, rows in rows_of().items()}
+    return part, {name: column[first:stop] for name, column in tokens_of().items()}
+
+
+@pytest.mark.parametrize("cursor", [None, 200])
+def test_rows_that_are_passed_over_are_those_of_the_store(tmp_path, cursor):
+    with StoreWriter(tmp_path, settings()) as writer:
+        for first in (0, 200, 400):
+            writer.append(*part_of_rows(first, first + 200), cursor if first == 0 else None)
+    before, first = content(tmp_path), cursor or 0
+    with StoreWriter(tmp_path, settings()) as writer:  # the same rows, and more of them
+        assert writer.cursor == cursor
+        writer.append(*part_of_rows(first, 333))
+        writer.append(*part_of_rows(333, 700))
+    assert torch.equal(view_of(tmp_path).read(slice(None)), rows_of()["mlp"][:700])
+    assert before.items() <= content(tmp_path).items()
+
+
+@pytest.mark.parametrize("n_before", [0, 333])
+@pytest.mark.parametrize("changed", ["mlp", "blocks.0/out", None])
+@pytest.mark.parametrize("piece_bytes", [1, 1 << 22])
+def test_other_rows_are_not_taken_for_those_of_the_store(
+    tmp_path, n_before, changed, monkeypatch, piece_bytes
+):
+    monkeypatch.setattr("skdict._core.storage.passing.PIECE_BYTES", piece_bytes)
+    write(tmp_path)
+    with StoreWriter(tmp_path / "own", settings()) as writer:
+        writer.append(*part_of_rows(0, 600))
+    before = content(tmp_path / "own")
+    rows, tokens = part_of_rows(n_before, 600)
+    if changed is None:
+        tokens = tokens | {"position": tokens["position"] + (np.arange(600 - n_before) >= 77)}
+    else:
+        rows[changed] = rows[changed].clone()
+        rows[changed][77, 3] = float("nan")
+    what = "tokens" if changed is None else f"activations['{changed}']"
+    match = re.escape(f"{what}: row 77 differs from row {77 + n_before} that this writer has in")
+    with (
+        pytest.raises(ValueError, match=f"{match} .*own.* another path"),
+        StoreWriter(tmp_path / "own", settings()) as writer,
+    ):
+        if n_before:
+            writer.append(*part_of_rows(0, n_before))
+        writer.append(rows, tokens)
+    assert content(tmp_path / "own") == before
+
+
+def test_writers_compare_with_rows_of_their_own(tmp_path):
+    def fill(i):
+        with StoreWriter(tmp_path, settings(n_writers=2), i) as writer:
+            writer.append(*part_of_rows(i, 500 + i))
+
+    for i in (0, 1):
+        fill(i)
+    before = content(tmp_path)
+    for i in (1, 0):
+        fill(i)
+    assert content(tmp_path) == before
+
+
+def test_rows_with_nan_are_the_same_again(tmp_path):
+    of_one = settings_of({"mlp": 2}, dtype="float16", tokens=(), **OPEN)
+    for _ in range(2):
+        with StoreWriter(tmp_path, of_one) as writer:
+            writer.append(np.array([[np.nan, -0.0], [1.0, 2.0]]))
+    assert OpenStore(tmp_path).n_rows == 2

@@ -1,0 +1,64 @@
+"""Compare rows that are given to a writer, and passed over, with those that are in the store."""
+
+import torch
+
+from .shards import MatrixReader, OpenShards, as_bytes
+
+# Rows are read and compared in pieces of about so many bytes.
+PIECE_BYTES = 1 << 22
+
+
+class PassedOver:
+    """The last rows that a writer and its predecessors have committed, which come again.
+
+    Parameters
+    ----------
+    folder : LocalFolder or RemoteFolder
+    matrices : dict of Matrix
+        By layer; None is the key of the tokens.
+    commits : list of Commit
+        Of this writer.
+    """
+
+    def __init__(self, folder, matrices, commits):
+        opened = OpenShards(len(matrices))
+        self._where = folder.path
+        self._readers = {
+            name: MatrixReader(folder, matrix, name, commits, opened, verify=True)
+            for name, matrix in matrices.items()
+        }
+
+    def check(self, parts, n_rows, n_before):
+        """Raise a ValueError unless rows are those that are in the store.
+
+        Parameters
+        ----------
+        parts : dict of tensor of shape (n, width)
+            Rows as they would be written, by layer; None is the key of the tokens.
+        n_rows : int
+            How many of them are in the store.
+        n_before : int
+            Rows of this writer that come before them.
+        """
+        for name, part in parts.items():
+            reader = self._readers[name]
+            step = max(1, PIECE_BYTES // reader.matrix.row_bytes)
+            for start in range(0, n_rows, step):
+                given = part[start : min(start + step, n_rows)]
+                first = n_before + start
+                kept = reader.read_range(first, first + len(given))
+                if as_bytes(given) != as_bytes(kept):
+                    raise ValueError(self._difference(name, given, kept, start, first))
+
+    def _difference(self, name, given, kept, start, first):
+        given, kept = (x.view(torch.uint8).view(len(x), -1) for x in (given, kept))
+        row = int((given != kept).any(dim=1).int().argmax())
+        what = "tokens" if name is None else f"activations[{name!r}]"
+        return (
+            f"{what}: row {start + row} differs from row {first + row} that this writer has in "
+            f"{self._where}, in whose place it comes: after a start anew the rows that follow "
+            "writer.cursor must be those that followed it before, and are passed over as far as "
+            "they are in the store. Give the same rows in the same order; to add others, give "
+            "cursor= with all rows from the beginning, and go on after writer.cursor; or give "
+            "another path."
+        )
