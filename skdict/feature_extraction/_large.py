@@ -93,9 +93,9 @@ class LargeDataMixin:
         At most some tens of megabytes of activations are in memory, or two batches of the model.
         Texts are tokenized as a whole. `cache` is not used.
 
-        What tells one collection of texts from another is cheap: of lists a digest of all, of
-        tables the number of rows and a digest of some, of files their names and sizes, of other
-        iterables their first text.
+        What tells one collection of texts from another is cheap: of lists a digest of all, with
+        their activations if these are given, of tables the number of rows and a digest of some,
+        of files their names and sizes, of other iterables their first text.
 
         Examples
         --------

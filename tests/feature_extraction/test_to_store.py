@@ -371,3 +371,27 @@ def test_another_generator_is_noticed_where_rows_are_passed_over(
         )
         store = llama.to_store(generator([]), tmp_path / "s", shard_rows=60)
     columns_alike(store, llama.tokens(texts))
+
+
+@pytest.mark.parametrize("kind", ["ndarray", "tensor", "dict", "memory map", "generator"])
+def test_other_activations_with_the_same_tokens_are_refused(tmp_path, kind):
+    def pairs(changed):
+        rng, rows = np.random.default_rng(0), []
+        for i, n in enumerate((3, 0, 5)):
+            x = rng.normal(size=(n, 6)).astype(np.float32)
+            x[-1:, -1] += changed and i in (0, 2)
+            if kind == "tensor":
+                x = torch.tensor(x, dtype=torch.bfloat16, requires_grad=True).T.clone().T
+            elif kind == "memory map" and n:
+                np.save(tmp_path / f"{i}.npy", x)
+                x = np.load(tmp_path / f"{i}.npy", mmap_mode="r")
+            rows.append(({"mlp": x} if kind == "dict" else x, np.arange(n)))
+        return iter(rows) if kind == "generator" else rows
+
+    extractor = ActivationExtractor("no-such-model", "mlp")
+    extractor.to_store(pairs(changed=False), tmp_path / "s")
+    files = files_of(tmp_path / "s")
+    extractor.to_store(pairs(changed=False), tmp_path / "s")
+    with pytest.raises(ValueError, match="another texts"):
+        extractor.to_store(pairs(changed=True), tmp_path / "s")
+    assert files_of(tmp_path / "s") == files
