@@ -4,6 +4,10 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA, FastICA, MiniBatchNMF
 
+from .._core.data.in_memory import all_in_memory
+from .._core.data.permutation import Permutation
+from .._core.data.reading import row_slices
+from .._core.data.shuffle import MAX_PERMUTED
 from .._core.data.standardised import Standardised
 from .._core.optim import normalize_
 from .._core.tensors import away_from
@@ -78,7 +82,7 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
             directions = np.eye(n_features)[:n_directions]
         elif name == "pca":
             pca = PCA(n_directions, random_state=random_state)
-            directions = pca.fit(data[:].cpu().numpy()).components_
+            directions = pca.fit(_in_memory(data, data.dtype, name)).components_
         else:
             directions = _ica(projections, n_directions, random_state) @ basis
         # +v_1, -v_1, +v_2, ...: codes are non-negative
@@ -87,13 +91,26 @@ def make_atoms(name, rows, mean, scale, n_components, *, max_iter, random_state)
     return normalize_(atoms)
 
 
+def _in_memory(data, dtype, name, n_arrays=1):
+    """All standardised rows, for atoms by name: an ndarray."""
+    return all_in_memory(
+        data.source,
+        lambda x: data.standardise(x).cpu(),
+        str(dtype).removeprefix("torch."),
+        n_arrays=n_arrays,
+        user=f"dict_init={name!r}",
+        instead="use dict_init='exemplars' or 'random'",
+    )
+
+
 def _principal_basis(data):
     """Directions in which the data vary at all (rank, n_features), and the data in them.
 
     A neuron that is dead, or the double of another, leaves a direction without variance, which
     would be all that is left of the data when each direction is divided by its variance.
     """
-    X = data[:].cpu().double().numpy()
+    # a centred copy and left singular vectors besides
+    X = _in_memory(data, torch.float64, "ica", n_arrays=3)
     X -= X.mean(axis=0)
     pca = PCA(svd_solver="full").fit(X)  # from the covariance, small values would be rounding
     sizes = pca.singular_values_
@@ -109,7 +126,7 @@ def _ica(X, n_directions, random_state):
 
 
 def _nmf(data, n_components, max_iter, random_state):
-    X = data[:].cpu().numpy()  # not centred: there is no intercept
+    X = _in_memory(data, data.dtype, "nmf")  # not centred: there is no intercept
     if X.min() < 0:
         raise ValueError(
             "Negative values in data passed to SparseAutoencoderDictionary with dict_init='nmf', "
@@ -119,6 +136,17 @@ def _nmf(data, n_components, max_iter, random_state):
         n_components, max_iter=max_iter, init="nndsvda", random_state=random_state, tol=0
     )
     return nmf.fit(X).components_
+
+
+def _random_order(rows, n_at_once, random_state):
+    """Yield the numbers of all rows in random order, so many at once."""
+    if len(rows) <= MAX_PERMUTED:
+        yield from torch.from_numpy(random_state.permutation(len(rows))).split(n_at_once)
+        return
+    # the numbers of all rows would be much to hold
+    order = Permutation(len(rows), int(random_state.randint(2**31 - 1)))
+    for places in row_slices(len(rows), n_at_once):
+        yield torch.from_numpy(order(np.arange(places.start, places.stop)))
 
 
 def draw_exemplars(rows, mean, n_components, random_state):
@@ -137,9 +165,8 @@ def draw_exemplars(rows, mean, n_components, random_state):
     -------
     atoms : tensor of shape (n_components, n_features), float64
     """
-    order = torch.from_numpy(random_state.permutation(len(rows)))
     atoms = []
-    for chunk in order.split(n_components):
+    for chunk in _random_order(rows, n_components, random_state):
         x = rows[chunk]
         candidates = (x.double() - mean)[away_from(x, mean)]
         atoms.append(candidates / torch.linalg.vector_norm(candidates, dim=1, keepdim=True))

@@ -6,6 +6,7 @@ import math
 import numpy as np
 from sklearn import decomposition
 
+from .._core.data.in_memory import all_in_memory
 from .._core.dictionary import Dictionary
 from .._core.solvers.base import Solver, register, stops_early
 from .._core.tensors import from_numpy
@@ -75,7 +76,14 @@ class DictionaryLearningSolver(Solver):
         return cls(learner, problem.data.mean.cpu().numpy(), problem.data.scale, order)
 
     def _scaled(self, rows):
-        return (rows[:].cpu().double().numpy() - self.mean) / self.scale
+        return all_in_memory(
+            rows,
+            lambda x: (x.cpu().double().numpy() - self.mean) / self.scale,
+            np.float64,
+            n_arrays=2 if self.learner.shuffle else 1,
+            user="solver='dictionary_learning'",
+            instead="use solver='autoencoder' or 'alternating', which read X batch by batch",
+        )
 
     @property
     def n_steps(self):

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from .._core.coding import Codebook
+from .._core.data.in_memory import all_in_memory
 from .._core.dictionary import Dictionary
 from .._core.solvers.base import Solver, register
 from .._core.tensors import from_numpy
@@ -65,7 +66,15 @@ class KMeansSolver(Solver):
         )
 
     def fit(self, rows, progress):
-        residual = self.standardised(rows)[:].cpu().numpy()
+        standardised = self.standardised(rows)
+        residual = all_in_memory(
+            rows,
+            lambda x: standardised.standardise(x).cpu(),
+            str(rows.dtype).removeprefix("torch."),
+            n_arrays=2,  # scikit-learn's own copy
+            user="solver='kmeans'",
+            instead="use solver='autoencoder' or 'alternating', which read X batch by batch",
+        )
         codewords, n_iter = [], []
         for size in self.sizes:
             # of a thousand codewords k-means++ takes longer than all the passes from samples

@@ -370,6 +370,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         ValueError
             If a parameter is out of range, if X is constant, not finite, or too small, or if the
             training diverges.
+        MemoryError
+            If all rows are needed in memory, by "kmeans", "dictionary_learning" or a `dict_init`,
+            and do not fit.
 
         Warns
         -----

@@ -11,7 +11,9 @@ import torch
 from dictionary_testing import LEARN_FROM_STREAMS, SOLVERS, make_estimator
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
+from views_testing import ArrayView
 
+from skdict._core.data import in_memory
 from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
 
 # Lasso on a handful of coherent atoms.
@@ -103,6 +105,38 @@ def test_pairs_of_atoms_for_which_there_is_no_memory(planted, method):
     estimator = make_estimator(solver="alternating", n_components=10**7)
     with pytest.raises(MemoryError, match=r"with 10000000 components 8e.05 GB, where .*available"):
         getattr(estimator, method)(planted[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("params", "n_arrays", "itemsize", "instead"),
+    [
+        ({"solver": "kmeans"}, 2, 4, "solver='autoencoder' or 'alternating'"),
+        ({"solver": "dictionary_learning"}, 2, 8, "solver='autoencoder' or 'alternating'"),
+        ({"solver": "dictionary_learning", "shuffle": False}, 1, 8, "solver='autoencoder' or"),
+        ({"dict_init": "pca"}, 1, 4, "dict_init='exemplars' or 'random'"),
+        ({"dict_init": "ica"}, 3, 8, "dict_init='exemplars' or 'random'"),
+        ({"dict_init": "nmf", "fit_intercept": False}, 1, 4, "dict_init='exemplars' or 'random'"),
+        ({"solver": "lasso", "dict_init": "pca"}, 1, 4, "dict_init='exemplars' or 'random'"),
+    ],
+)
+def test_rows_for_which_there_is_no_memory(
+    planted, monkeypatch, params, n_arrays, itemsize, instead
+):
+    """Said before it is tried, and by how much; as many rows as there is memory for do."""
+    X = np.abs(planted[:200]).astype(np.float32)
+    needed = n_arrays * itemsize * X.shape[1]
+    estimator = make_estimator(n_components=6, max_iter=1, **params)
+    monkeypatch.setattr(in_memory, "available_memory", lambda device: 100.5 * needed)
+    user = next(f"{key}={params[key]!r}" for key in ("dict_init", "solver") if key in params)
+    message = re.escape(
+        f"{user} needs all rows of X in memory: 200 rows take {200 * needed / 1e9:.3g} GB, where "
+        f"{100.5 * needed / 1e9:.3g} GB are available. Give no more than 100 rows, or use "
+        f"{instead}"
+    )
+    for of_kind in (X, ArrayView(X)):
+        with pytest.raises(MemoryError, match=message):
+            estimator.fit(of_kind)
+    estimator.fit(X[:100])
 
 
 @pytest.mark.slow

@@ -159,3 +159,15 @@ def test_the_result_depends_on_the_seed_alone(X):
     )
     np.testing.assert_array_equal(one.components_, two.components_)
     assert not np.array_equal(one.components_, other.components_)
+
+
+def test_exemplars_of_very_many_rows_are_samples_drawn_once(planted, monkeypatch):
+    """The numbers of all rows are not held."""
+    monkeypatch.setattr("skdict.decomposition._atoms.MAX_PERMUTED", 499)
+    view = ArrayView(planted[:500], chunk_rows=1)
+    estimator = make_estimator(solver="lasso", n_components=20).fit(view)
+    exemplars = planted[:500] - planted[:500].mean(axis=0)
+    exemplars /= np.linalg.norm(exemplars, axis=1, keepdims=True)
+    nearest = (estimator.components_ @ exemplars.T).argmax(axis=1)
+    assert len(set(nearest)) == 20
+    np.testing.assert_allclose(estimator.components_, exemplars[nearest], atol=1e-5)
