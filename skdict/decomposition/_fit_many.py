@@ -11,6 +11,7 @@ from .._core.parameters import python_number
 from .._core.solvers import SOLVERS
 from .._core.torch_state import plain_torch
 from .._core.training.loop import learn_together
+from .._core.training.pace import Pace
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import callbacks_of, validate_parameter_constraints
 from ..utils._sources import source_of
@@ -31,6 +32,7 @@ from ._fitting import (
 )
 from ._judging import look
 from ._learned import attributes_after_fit, checked_params, start_of
+from ._reports import Progress, announce
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 
 # Parameters that must be the same, as all see the same batches.
@@ -51,7 +53,8 @@ def fit_many(estimators, X):
     estimators : list of SparseAutoencoderDictionary
         Fitted in place. Solvers are "autoencoder" and "alternating", or others that train in
         epochs. ``shuffle``, ``device``, and what ``batch_size`` comes to must be the same;
-        ``max_iter`` may differ.
+        ``max_iter`` may differ. Those with ``verbose`` print a line after each pass, which begins
+        with their number.
     X : array-like, sparse matrix or torch.Tensor of shape (n_samples, n_features)
         Activations; or an `ActivationStore`, or a view of one.
 
@@ -123,11 +126,16 @@ def _fit_many(estimators, X):
     if first.params.shuffle:
         seed = int(random_state.randint(2**31 - 1))
         generator = torch.Generator(device="cpu").manual_seed(seed)
+    longest = max(members, key=lambda member: member.params.max_iter)
+    longest.loop.after_step = pace_of(members, longest).after_step
     while going_on := [member for member in members if not member.loop.is_over]:
+        for member in going_on:
+            member.progress.begin_epoch()
         learn_together([member.loop for member in going_on], generator)
         for member in going_on:
             with named(member.number):
                 member.loop.end_epoch()
+                member.progress.end_epoch(member.loop)
     for member in members:
         with named(member.number):
             member.end()
@@ -178,6 +186,14 @@ class _Member:
         with threads(params, training):
             solver = start(params, training, mean, rms, self.alpha, self.previous, random_state)
         self.loop = loop_of(solver, params, training, self.alpha, held_out)
+        self.progress = Progress(
+            self.estimator,
+            training,
+            params.max_iter,
+            self.alpha,
+            partial(coding_of, self.estimator),
+            name=f"estimators[{self.number}], ",
+        )
 
     def end(self):
         """Give the estimator what was found."""
@@ -189,6 +205,15 @@ class _Member:
         quality = look(found, coding_of(estimator, dictionary))
         attributes_of = partial(attributes_after_fit, coding_of=partial(coding_of, estimator))
         publish(estimator, attributes_of(found, self.params) | quality)
+
+
+def pace_of(members, longest):
+    """Tells after some steps how long the passes of all members will take."""
+    n_rows, n_epochs = len(longest.loop.rows), longest.params.max_iter
+    verbose = [member.estimator for member in members if member.estimator.verbose]
+    what = f"{n_epochs} passes over {n_rows} samples, of {len(members)} estimators,"
+    teller = verbose[0] if verbose else longest.estimator
+    return Pace(n_rows * n_epochs, lambda seconds: announce(teller, seconds, what))
 
 
 @contextmanager

@@ -75,25 +75,75 @@ class Reports:
 
         Callbacks are not told of passes that another process has done.
         """
-        self.rows, self.n_epochs, self.alpha, self.n_done = rows, n_epochs, alpha, n_done
-        self.n_told, self.seconds = 0, 0.0  # passes of this process
         for _ in range(n_done):
             self.context.subcontext(task_name="pass")
-        n_rows = len(rows) * (n_epochs - n_done)
-        self.after_step = Pace(n_rows, self._estimated).after_step
-        self.began = time.perf_counter()
+        self.progress = Progress(
+            self.estimator, rows, n_epochs, alpha, self.coding_of, n_done=n_done
+        )
+        self.after_step = Pace(len(rows) * (n_epochs - n_done), self._estimated).after_step
 
     def begin_epoch(self):
         self.task = self.context.subcontext(task_name="pass")
         self.task.call_on_fit_task_begin(**self.data)
-        self.began = time.perf_counter()
+        self.progress.begin_epoch()
 
     def end_epoch(self, loop, attributes):
         """Whether a callback wants to stop; ``attributes()`` are those of the fit as it is."""
+        self.progress.end_epoch(loop)
+        return self.task.call_on_fit_task_end(**self.data, reconstruction_attributes=attributes)
+
+    def after_epoch(self, objectives, dictionary):
+        """As of `Progress`, which begins the next pass."""
+        self.progress.after_epoch(objectives, dictionary)
+        self.progress.begin_epoch()
+
+    def found(self, dictionary):
+        """Print a line after a fit that has told of no pass."""
+        self.progress.found(dictionary)
+
+    def end(self):
+        self.context.call_on_fit_task_end(**self.data, reconstruction_attributes=dict)
+
+    def _estimated(self, seconds):
+        if is_part_of_search():
+            _search.get()(seconds)
+        else:
+            progress = self.progress
+            passes = f"{progress.n_epochs} passes over {len(progress.rows)} samples"
+            announce(self.estimator, seconds, passes)
+
+
+class Progress:
+    """Prints a line after each pass of a fit, if its estimator is verbose.
+
+    Parameters
+    ----------
+    estimator : estimator
+    rows : Source
+    n_epochs : int
+    alpha : float
+    coding_of : callable
+        From a dictionary to the estimator's way to code with it.
+    n_done : int, default=0
+        Passes that another process has done.
+    name : str, default=""
+        What tells this fit from others that go on at the same time.
+    """
+
+    def __init__(self, estimator, rows, n_epochs, alpha, coding_of, *, n_done=0, name=""):
+        self.estimator, self.rows, self.n_epochs = estimator, rows, n_epochs
+        self._alpha, self._coding_of, self._name = alpha, coding_of, name
+        self._n_done, self._n_told, self._seconds = n_done, 0, 0.0
+        self.begin_epoch()
+
+    def begin_epoch(self):
+        self._began = time.perf_counter()
+
+    def end_epoch(self, loop):
+        """Tell of the pass that a `TrainingLoop` has made."""
         curves = {"objective": loop.loss_curve, "of held-out samples": loop.validation_curve}
         objectives = {name: curve[-1] for name, curve in curves.items() if curve}
         self.after_epoch(objectives, lambda: loop.current()[1])
-        return self.task.call_on_fit_task_end(**self.data, reconstruction_attributes=attributes)
 
     def after_epoch(self, objectives, dictionary):
         """Print a line after a pass.
@@ -104,37 +154,26 @@ class Reports:
         dictionary : callable
             Returns the dictionary as it is.
         """
-        seconds = time.perf_counter() - self.began
-        self.n_done += 1
-        self.n_told += 1
-        self.seconds += seconds
+        seconds = time.perf_counter() - self._began
+        self._n_done += 1
+        self._n_told += 1
+        self._seconds += seconds
         if self.estimator.verbose:
-            left = self.seconds / self.n_told * (self.n_epochs - self.n_done)
-            what = f"pass {self.n_done}/{self.n_epochs}"
+            left = self._seconds / self._n_told * (self.n_epochs - self._n_done)
+            what = f"pass {self._n_done}/{self.n_epochs}"
             pace = [f"{len(self.rows) / max(seconds, 1e-9):.3g} rows/s"]
-            pace += [f"{duration(left)} left"] if self.n_done < self.n_epochs else []
+            pace += [f"{duration(left)} left"] if self._n_done < self.n_epochs else []
             self._print(what, objectives, dictionary(), pace)
-        self.began = time.perf_counter()
 
     def found(self, dictionary):
         """Print a line after a fit that has told of no pass."""
-        if self.estimator.verbose and not self.n_done:
-            self._print("fit", {}, dictionary, [duration(time.perf_counter() - self.began)])
-
-    def end(self):
-        self.context.call_on_fit_task_end(**self.data, reconstruction_attributes=dict)
+        if self.estimator.verbose and not self._n_done:
+            self._print("fit", {}, dictionary, [duration(time.perf_counter() - self._began)])
 
     def _print(self, what, objectives, dictionary, pace):
-        dictionary.alpha = self.alpha
-        coding = self.coding_of(dictionary)
-        print_progress(self.estimator, what, objectives, coding, self.rows, pace)
-
-    def _estimated(self, seconds):
-        if is_part_of_search():
-            _search.get()(seconds)
-        else:
-            passes = f"{self.n_epochs} passes over {len(self.rows)} samples"
-            announce(self.estimator, seconds, passes)
+        dictionary.alpha = self._alpha
+        coding = self._coding_of(dictionary)
+        print_progress(self.estimator, f"{self._name}{what}", objectives, coding, self.rows, pace)
 
 
 def announce(estimator, seconds, what):

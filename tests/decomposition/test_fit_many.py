@@ -143,3 +143,27 @@ def test_tensors_and_numbers_of_numpy(X):
     (sae,) = fit_many([make(max_iter=np.int64(2))], torch.from_numpy(X))
     assert sae.n_iter_ == 2
     assert sae.n_features_in_ == 12
+
+
+def test_verbose_tells_of_each_pass_and_changes_nothing(X, capsys, monkeypatch):
+    params = [{"max_iter": 2, "early_stopping": True}, {"alpha": 0.3}, {"architecture": "topk"}]
+    params = [{"max_iter": 3} | each for each in params]
+    quiet = fit_many([make(**each) for each in params], X)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("skdict.decomposition._reports.LONG", 0)
+    loud = [make(verbose=number != 1, **each) for number, each in enumerate(params)]
+    fit_many(loud, X)
+    lines = capsys.readouterr().out.splitlines()
+    told, passes = [line for line in lines if "will take" in line], lines[1:]
+    assert told == lines[:1]
+    assert "3 passes over 2700 samples, of 3 estimators, will take about" in told[0]
+    found = [line.split("] ", 1)[1].split(":")[0] for line in passes]
+    expected = [(0, "1/2"), (2, "1/3"), (0, "2/2"), (2, "2/3"), (2, "3/3")]
+    assert found == [f"estimators[{number}], pass {which}" for number, which in expected]
+    assert "of held-out samples" in passes[0]
+    for line in passes:
+        assert "explained variance" in line and "rows/s" in line
+        assert ("left" in line) == ("2/2:" not in line and "3/3:" not in line)
+    for one, other in zip(quiet, loud, strict=True):
+        np.testing.assert_array_equal(one.components_, other.components_)
+        np.testing.assert_array_equal(one.transform(X[:9]), other.transform(X[:9]))
