@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from skdict._core.data.statistics import Spread, Summary
+from skdict._core.storage.ranges import RowRanges
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.feature_extraction import ActivationStore
@@ -33,20 +34,28 @@ class Synthetic:
 
     ndim, dtype, chunk_rows, buffer_bytes = 2, torch.float32, 64, 1 << 31
 
-    def __init__(self, n_rows):
-        self.shape = (n_rows, WIDTH)
-        self.identity = f"synthetic {n_rows}"
-        X, _, _ = make_superposition(
-            n_samples=N_KNOWN, n_features=WIDTH, n_components=64, random_state=0
-        )
-        self.known = torch.from_numpy(X).float()
+    def __init__(self, n_rows, ranges=None, known=None):
+        self.ranges = RowRanges([0], [n_rows]) if ranges is None else ranges
+        self.shape = (len(self.ranges), WIDTH)
+        self.identity = f"synthetic {self.ranges.digest()}"
+        if known is None:
+            X, _, _ = make_superposition(
+                n_samples=N_KNOWN, n_features=WIDTH, n_components=64, random_state=0
+            )
+            known = torch.from_numpy(X).float()
+        self.known = known
 
     def __len__(self):
         return self.shape[0]
 
+    def take_ranges(self, starts, stops):
+        return Synthetic(None, self.ranges.take_ranges(starts, stops), self.known)
+
     def read(self, index):
-        if isinstance(index, slice):
-            index = torch.arange(index.start, index.stop)
+        starts, stops = map(torch.from_numpy, self.ranges.segments(index))
+        lengths = stops - starts
+        index = torch.arange(int(lengths.sum()))
+        index += torch.repeat_interleave(stops - lengths.cumsum(0), lengths)
         return self.known[(index * 40_503) % N_KNOWN]
 
     def moments(self):
@@ -64,17 +73,16 @@ def peak():
 
 def fitted(X, **params):
     params = {"architecture": "topk", "n_nonzero_coefs": 3, "max_iter": 1} | params
-    return SparseAutoencoderDictionary(
-        64, batch_size=1024, early_stopping=False, random_state=0, **params
-    ).fit(X)
+    params = {"early_stopping": False} | params
+    return SparseAutoencoderDictionary(64, batch_size=1024, random_state=0, **params).fit(X)
 
 
 def of_rows(what, n_rows):
     """Peak memory and seconds of one thing done with so many rows."""
     X = Synthetic(n_rows)
     began = time.perf_counter()
-    if what == "fit":
-        fitted(X)
+    if what in ("fit", "held-out"):
+        fitted(X, early_stopping=what == "held-out")
     else:
         estimator = fitted(Synthetic(200_000))
         if what == "statistics":
@@ -139,7 +147,7 @@ def main():
         )
         shutil.rmtree(options.folder)
     else:
-        for what in ("fit", "statistics", "transform"):
+        for what in ("fit", "held-out", "statistics", "transform"):
             row = [in_a_process("--one", what, n_rows) for n_rows in options.rows]
             figures = ", ".join(f"{x['MB']:.0f} MB in {x['seconds']:.0f} s" for x in row)
             more = row[-1]["MB"] - row[0]["MB"]

@@ -171,3 +171,17 @@ def test_exemplars_of_very_many_rows_are_samples_drawn_once(planted, monkeypatch
     nearest = (estimator.components_ @ exemplars.T).argmax(axis=1)
     assert len(set(nearest)) == 20
     np.testing.assert_allclose(estimator.components_, exemplars[nearest], atol=1e-5)
+
+
+def test_places_that_are_held_out_are_not_many(X, monkeypatch):
+    """Of very many rows several chunks in a row are held out, not chunks at ever more places."""
+    monkeypatch.setattr("skdict._core.data.source.MAX_DRAWN_ALONE", 5)
+    numbers = torch.arange(3000, dtype=torch.float32)[:, None].repeat(1, 2)
+    view = ArrayView(numbers, chunk_rows=16)
+    training, held_out = Source(view, torch.device("cpu")).split(600, np.random.RandomState(0))
+    rows = held_out.X.X[:, 0].int().numpy()
+    starts = rows[np.append(True, np.diff(rows) != 1)]
+    assert len(starts) <= 5 and (starts % 16 == 0).all()
+    assert 600 <= len(rows) < 600 + 16 * 8
+    both = np.append(rows, training.X.X[:, 0].int().numpy())
+    np.testing.assert_array_equal(np.sort(both), np.arange(3000))

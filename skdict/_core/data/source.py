@@ -22,6 +22,7 @@ from .reading import (
 from .shuffle import (
     BUFFER_BYTES,
     CHUNK_ROWS,
+    MAX_DRAWN_ALONE,
     MAX_PERMUTED,
     Buffers,
     batches_in_buffer,
@@ -102,7 +103,8 @@ class Source:
     def split(self, n_held_out, random_state):
         """Two sources: all but so many rows drawn at random, and these.
 
-        Of a store whole chunks are drawn, whose numbers need little memory; or, if that is less,
+        Of a store whole chunks are drawn, several in a row where there would be more than
+        `MAX_DRAWN_ALONE` places, so that their numbers need little memory; or, if that is less,
         so many consecutive rows. The former has the statistics of all rows: nearly all shards are
         cut by what is drawn, and would be read for its own.
 
@@ -116,7 +118,8 @@ class Source:
             parts = order[n_held_out:], order[:n_held_out]
             return tuple(self.take(part.sort().values) for part in parts)
         self.statistics()  # raises where numbers are not finite
-        step = min(self.chunk_rows, n_held_out)  # a chunk may be all that there is
+        n_together = math.ceil(n_held_out / (self.chunk_rows * MAX_DRAWN_ALONE))
+        step = min(n_together * self.chunk_rows, n_held_out)  # a chunk may be all that there is
         n_chunks = math.ceil(len(self) / step)
         n_drawn = min(math.ceil(n_held_out / step), n_chunks - 1)
         chunks = Permutation(n_chunks, int(random_state.randint(2**31 - 1)))(np.arange(n_drawn))
