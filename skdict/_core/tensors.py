@@ -1,8 +1,11 @@
 """Between tensors and ndarrays, and what is the same up to rounding."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
+from .distributed.rows import OwnRows
 from .kernels import linear, products_are
 from .torch_state import plain_torch, without_autocast
 
@@ -68,22 +71,24 @@ def as_arrays(state, *, copy=False):
     def as_array(tensor):
         return tensor.detach().to("cpu", copy=copy).numpy()
 
-    return _mapped(state, torch.Tensor, as_array)
+    return mapped(state, torch.Tensor, as_array)
 
 
 def as_tensors(state):
     """Undo `as_arrays`, with tensors that can be written to."""
-    return _mapped(state, np.ndarray, from_numpy)
+    return mapped(state, np.ndarray, from_numpy)
 
 
-def _mapped(state, kind, function):
+def mapped(state, kind, function):
     """Nested containers with a function applied to all that is of a kind."""
     if isinstance(state, kind):
         return function(state)
     if isinstance(state, dict):
-        return {key: _mapped(value, kind, function) for key, value in state.items()}
+        return {key: mapped(value, kind, function) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(_mapped(value, kind, function) for value in state)
+        return type(state)(mapped(value, kind, function) for value in state)
+    if isinstance(state, OwnRows):
+        return replace(state, values=mapped(state.values, kind, function))
     return state
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..utils._sklearn_compat import Interval, validate_params
 from ..utils._warnings import warn_once
 from ._kept_fit import KeptFit, check_same, newest_of_others
+from ._kept_in_parts import Elsewhere
 
 # Ancestors of a task that fit what is below them once.
 FIT_ONCE = ("Pipeline",)
@@ -129,7 +130,7 @@ class Checkpoint:
             If the folder holds the state of another fit, or no checkpoint in it can be read.
         """
         fit = (metadata or {}).get("resumable_fit")
-        if fit is None or not fit.is_kept_here:
+        if fit is None:
             return
         if fit.obstacle is not None:
             message = (
@@ -139,6 +140,9 @@ class Checkpoint:
             warn_once(message, message)
             return
         kept = KeptFit(self.path, fit.fingerprint, self.every)
+        if not fit.is_first:
+            fit.listen(Elsewhere(kept.folder))
+            return
         if not self._is_one_of_several(context):
             other = newest_of_others(self.path, {kept.folder, *self._seen})
             if other is not None and not kept.exists:

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -12,7 +13,6 @@ import filelock
 from .._core.making_folders import make_folder
 from .._core.training.checkpoint import (
     checkpoints_in,
-    digest_of_text,
     read_about,
     read_checkpoint,
     remove,
@@ -20,12 +20,17 @@ from .._core.training.checkpoint import (
     step_of,
     write_checkpoint,
 )
+from .._core.training.digests import digest_of_text
+from .._core.training.stored_rows import read_rows
 from ..utils._warnings import warn
+from ._kept_in_parts import KeptInParts, not_written
 
 LOGGER = logging.getLogger("skdict")
 # Parts of a fingerprint that a fit is found by. Of the rest, the environment, a difference is an
 # error in every case.
 FOUND_BY = ("estimator", "parameters", "X", "start")
+# Parts of it that change no more than last digits.
+MAY_DIFFER = ("world_size",)
 LOCK = "lock"
 
 
@@ -50,7 +55,9 @@ class KeptFit:
         self._lock = filelock.FileLock(self.folder / LOCK)
         self._writer = None
         self._error = None
-        self._is_finished = False
+        self._damaged = {}  # checkpoints, with what is wrong with them
+        self.is_kept = True
+        self.is_finished = False
 
     @property
     def exists(self):
@@ -65,6 +72,7 @@ class KeptFit:
         fit : ResumableFit
             Before its first step.
         """
+        fit.listen(self)
         make_folder(self.folder.parent, "path")
         self.folder.mkdir(exist_ok=True)
         try:
@@ -74,39 +82,61 @@ class KeptFit:
                 f"Another process is at the same fit and keeps its state in {str(self.folder)!r}: "
                 "this one is not kept."
             )
+            self.is_kept = False
             return
-        fit.listen(self)
         remove_unfinished(self.folder)
-        state = self._newest()
+        self._resume(fit)
+        self.note_time()
+
+    def _resume(self, fit, damage=None):
+        if damage is not None:  # of the checkpoint that it was to go on from
+            self._damaged[self._newest_left()[0]] = damage
+        state = self._newest(fit)
         if state is not None:
-            fit.resume(state)
-        self._last = time.monotonic()
+            fit.resume(state, if_damaged=partial(self._resume, fit))
+
+    def in_parts(self, ranks):
+        """What writes the state of this process, if it holds some of the atoms."""
+        return KeptInParts(self.folder, ranks, self)
 
     @property
     def is_due(self):
         """Whether it is time for a checkpoint, and none is being written."""
-        return time.monotonic() - self._last >= self.every and not self._is_writing
+        is_time = self.is_kept and time.monotonic() - self._last >= self.every
+        return is_time and not self._is_writing
+
+    def note_time(self):
+        """Count the seconds to the next checkpoint from now on."""
+        self._last = time.monotonic()
+
+    def about(self, is_over):
+        """What a checkpoint says that it is of."""
+        return {"fingerprint": self.fingerprint, "is_over": is_over}
 
     def between_steps(self, fit):
         """Begin to write a checkpoint if it is time to, and none is being written."""
         if not self.is_due:
             return
-        self._last = time.monotonic()
+        self.note_time()
         self._tell_of_error()
         self._write(fit)
 
     def finish(self, fit):
         """Keep the state after the last step, and no other one."""
-        if self._is_finished:
+        if self.is_finished or not self.is_kept:
             return
         self._wait()
         self._write(fit)
         self._wait()
         if self._error is None:
-            for old in checkpoints_in(self.folder)[1:]:
-                with suppress(OSError):  # an older one that stays does no harm
-                    remove(old)
+            self.remove_older()
         self._tell_of_error()
+
+    def remove_older(self):
+        """Remove all checkpoints but the newest."""
+        for old in checkpoints_in(self.folder)[1:]:
+            with suppress(OSError):  # an older one that stays does no harm
+                remove(old)
 
     def close(self):
         """Wait until what is being written is on the disk, and let others use the folder."""
@@ -115,27 +145,31 @@ class KeptFit:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _newest(self):
+    def _newest_left(self):
+        """Checkpoints that are not known to be damaged, the newest first."""
+        return [each for each in checkpoints_in(self.folder) if each not in self._damaged]
+
+    def _newest(self, fit):
         """The newest state that can be read; those that cannot are removed, with a warning."""
-        damaged, errors = [], []
-        for checkpoint in checkpoints_in(self.folder):
+        for checkpoint in self._newest_left():
             try:
                 state, about = read_checkpoint(checkpoint)
+                state = read_rows(state) if fit.is_alone else state
             except ValueError as error:
-                damaged.append(checkpoint)
-                errors.append(str(error))
+                self._damaged[checkpoint] = str(error)
                 continue
             check_same(checkpoint, self.fingerprint, about)
-            for each, error in zip(damaged, errors, strict=True):
+            for damaged, error in self._damaged.items():
                 warn(f"{error} The fit goes on from {checkpoint.name}, the one before it.")
-                remove(each)
-            self._is_finished = about["is_over"]
+                remove(damaged)
+            self._damaged.clear()
+            self.is_finished = about["is_over"]
             LOGGER.info("the fit goes on from %s", checkpoint)
             return state
-        if damaged:
+        if self._damaged:
             raise ValueError(
-                f"No checkpoint in {str(self.folder)!r} can be read: {errors[0]} Remove the "
-                "folder to begin anew."
+                f"No checkpoint in {str(self.folder)!r} can be read: "
+                f"{next(iter(self._damaged.values()))} Remove the folder to begin anew."
             )
         return None
 
@@ -147,8 +181,7 @@ class KeptFit:
 
     def _write(self, fit):
         """Copy the state, and write it in a thread."""
-        about = {"fingerprint": self.fingerprint, "is_over": fit.is_over}
-        arguments = self.folder, fit.n_steps, fit.state_dict(), about
+        arguments = self.folder, fit.n_steps, fit.state_dict(), self.about(fit.is_over)
         self._writer = threading.Thread(
             target=self._write_copy, args=arguments, name="skdict-checkpoint"
         )
@@ -170,12 +203,7 @@ class KeptFit:
         if self._error is None:
             return
         (n_steps, error), self._error = self._error, None
-        kept = [path.name for path in checkpoints_in(self.folder)]
-        left = f"{kept[0]} stays the newest" if kept else "there is none so far"
-        warn(
-            f"The checkpoint after {n_steps} steps could not be written to {str(self.folder)!r}: "
-            f"{error}. The fit goes on; {left}."
-        )
+        warn(not_written(self.folder, n_steps, error))
 
 
 def newest_of_others(path, folders):
@@ -231,7 +259,7 @@ def first_difference(before, now):
     before, now = flat(before), flat(now)
     for name in [*now, *(name for name in before if name not in now)]:
         pair = before.get(name, "missing"), now.get(name, "missing")
-        if pair[0] != pair[1]:
+        if pair[0] != pair[1] and name not in MAY_DIFFER:
             return name, *pair
     return None
 

@@ -10,7 +10,7 @@ import torch
 
 from .._core.data.reading import row_slices
 from .._core.making_folders import make_folder
-from .._core.training.checkpoint import digest_of_text
+from .._core.training.digests import digest_of_text
 from ..metrics._rows import as_rows
 from ..utils._arrays import collect_sparse
 from ..utils._files import replacing

@@ -187,23 +187,17 @@ def fit(params, rows, previous, reports, attributes_of, processes):
 
 def _fit(params, rows, previous, reports, attributes_of, resumable):
     kind, random_state = SOLVERS[params.solver], resumable.random_state
-    training, held_out = rows, None
-    n_held_out = number_held_out(params, rows.shape, previous) if kind.in_epochs else 0
-    if n_held_out:
-        training, held_out = rows.split(n_held_out, random_state)
-    # one sample alone has no scale
-    seen = training if len(training) > 1 else rows
-    with threads(params, rows):
-        mean, rms = location_and_scale(seen)
-    resumable.check_data(mean, rms)
-    if held_out is not None:
-        held_out.check_finite()
+    together = resumable.processes.together
+    data = together(lambda: _data(params, rows, previous, resumable))
+    training, held_out, seen, mean, rms = data
     alpha = alpha_of(params, rms)
     reports.learn(training, params.max_iter, alpha, resumable.n_epochs)
-    solver = resumable.solver(kind)
+    solver = resumable.solver(kind, len(training), batch_size_for(params, len(training)))
     if solver is None:
         with threads(params, rows):
-            solver = start(params, seen, mean, rms, alpha, previous, random_state)
+            solver = together(
+                lambda: start(params, seen, mean, rms, alpha, previous, random_state)
+            )
     settled = {"alpha": alpha, "variance": variance_of(rms, rows)}
     settled |= {"rows": training, "held_out": held_out}
     if kind.in_epochs:
@@ -218,6 +212,23 @@ def _fit(params, rows, previous, reports, attributes_of, resumable):
         dictionary = solver.finish(rows)
     reports.found(dictionary)
     return Found(dictionary, solver, counters, **settled)
+
+
+def _data(params, rows, previous, resumable):
+    """Rows to learn from, those held out or None, those with mean and scale, and these two."""
+    training, held_out = rows, None
+    in_epochs = SOLVERS[params.solver].in_epochs
+    n_held_out = number_held_out(params, rows.shape, previous) if in_epochs else 0
+    if n_held_out:
+        training, held_out = rows.split(n_held_out, resumable.random_state)
+    # one sample alone has no scale
+    seen = training if len(training) > 1 else rows
+    with threads(params, rows):
+        mean, rms = location_and_scale(seen)
+    resumable.check_data(mean, rms)
+    if held_out is not None:
+        held_out.check_finite()
+    return training, held_out, seen, mean, rms
 
 
 def loop_of(solver, params, rows, alpha, held_out=None, *, after_step=None):

@@ -4,10 +4,15 @@ Each process calls ``fit`` with the same estimator and the same rows. All draw t
 numbers, read their share of each batch, and end with the same dictionary.
 """
 
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import wraps
+
 import numpy as np
+import torch
 
 from .._core.device import available_memory
-from .._core.distributed.agreement import check_agreement, digest
+from .._core.distributed.agreement import Failure, check_agreement, digest, raise_failure
 from .._core.distributed.heartbeat import Heartbeat
 from .._core.distributed.ranks import Alone, ProcessLost, Ranks, is_joined
 from .._core.distributed.strategy import ALONE, strategy_for
@@ -17,6 +22,48 @@ from ..utils._random import check_random_state
 
 # Types of parameters that are compared by their value.
 PLAIN = (bool, int, float, str, type(None))
+# Of a fit: a list that is no longer empty when this process has begun to compare with the others.
+_compared = ContextVar("compared", default=None)
+
+
+def tells_the_others(fit):
+    """Have an error of ``fit(self, X)`` in one process be one in all that wait for it.
+
+    That is so until they have compared what they are about to train; after that errors are told
+    by `Processes.together`.
+    """
+
+    @wraps(fit)
+    def told(self, *args, **kwargs):
+        if not (is_joined() and _joins(self.solver)):
+            return fit(self, *args, **kwargs)
+        compared = []
+        token = _compared.set(compared)
+        try:
+            return fit(self, *args, **kwargs)
+        except Exception as error:
+            if not compared:
+                _tell(error)
+            raise
+        finally:
+            _compared.reset(token)
+
+    return told
+
+
+def _joins(solver):
+    """Whether a fit by a solver joins the group; one that is not known might be meant to."""
+    kind = SOLVERS.get(solver) if isinstance(solver, str) else None
+    return kind is None or kind.in_epochs
+
+
+def _tell(error):
+    """Take part in the comparison, with an error."""
+    ranks = Ranks()
+    heartbeat = ranks.heartbeat = Heartbeat(ranks)
+    with suppress(ProcessLost):  # what is raised is the error
+        ranks.objects(Failure.of(error))
+    heartbeat.end()
 
 
 class Processes:
@@ -38,7 +85,8 @@ class Processes:
         If parameters, callbacks or rows are not the same in all processes, or if several cannot
         train the architecture.
     RuntimeError
-        If a process is lost; says which, and at what step.
+        If a process is lost, or has failed before the first step; says which, and at what step or
+        by what error.
     """
 
     def __init__(self, params, rows, callbacks=()):
@@ -81,6 +129,8 @@ class Processes:
         return f"{who} gone {where} of a fit by {self.ranks.size} processes. {advice}"
 
     def _check_agreement(self):
+        if _compared.get() is not None:
+            _compared.get().append(True)
         params, rows, solver = self.params, self.rows, SOLVERS[self.params.solver]
         facts = {name: _fact(value) for name, value in sorted(vars(params).items())}
         # one that looks at the dictionary has all processes gather it
@@ -98,23 +148,33 @@ class Processes:
         return check_random_state(seed)
 
     def share_out(self, solver, n_rows, batch_size):
-        """Give each process its rows and atoms, if all of them start from the same."""
+        """Give each process its rows and atoms, if all of them start from the same.
+
+        Nothing is left to do where a solver goes on from what processes have kept in parts.
+        """
         if self.ranks.size == 1:
             return
         self._solver = solver
+        if not solver.strategy.is_alone:
+            return
         facts = {"the mean of X (its digest)": digest(solver.mean), "the scale of X": solver.scale}
         facts["the initial dictionary (its digest)"] = digest(solver.learner.state_dict())
         check_agreement(self.ranks, facts)
-        n_numbers = solver.n_numbers(batch_size, self.rows.n_features, solver.n_components)
+        solver.distribute(self.strategy(type(solver), solver.n_components, n_rows, batch_size))
+
+    def strategy(self, solver, n_components, n_rows, batch_size):
+        """How the processes share out the work of a class of solvers."""
+        if self.ranks.size == 1:
+            return ALONE
+        n_numbers = solver.n_numbers(batch_size, self.rows.n_features, n_components)
         needed = n_numbers * self.rows.dtype.itemsize
-        strategy = strategy_for(
+        return strategy_for(
             self.ranks,
-            n_components=solver.n_components if solver.shards_atoms else None,
+            n_components=n_components if solver.shards_atoms else None,
             n_rows=n_rows,
             batch_size=batch_size,
             is_too_large=self.any(needed > available_memory(self.rows.device)),
         )
-        solver.distribute(strategy)
 
     @property
     def is_first(self):
@@ -130,17 +190,20 @@ class Processes:
             found = function()
         except Exception as raised:
             error = raised
-        of_all = self.ranks.objects(None if error is None else f"{error}")
+        of_all = self.ranks.objects(None if error is None else Failure.of(error))
         if error is not None:
             raise error
-        for rank, message in enumerate(of_all):
-            if message is not None:
-                raise ValueError(f"In process {rank}: {message}")
+        raise_failure(of_all)
         return found
 
     def any(self, flag):
         """Whether it is true in any process."""
         return self.ranks.any(flag, self.rows.device)
+
+    def any_of(self, flags):
+        """Of a list of bools, which are true in any process."""
+        flags = torch.tensor(flags, dtype=torch.int32, device=self.rows.device)
+        return [bool(flag) for flag in self.ranks.max_(flags).tolist()]
 
     def leave(self, solver):
         """Give this process the state of all, to go on with it alone."""

@@ -1,8 +1,9 @@
 """A fit in steps as callbacks see it that keep its state, and what it is told apart by."""
 
 import platform
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -13,14 +14,17 @@ import skdict
 
 from .._core.data.source import Source
 from .._core.dictionary import Dictionary
+from .._core.distributed.sharing import check_shared
+from .._core.distributed.strategy import ALONE
 from .._core.formats.packing import pack
 from .._core.kernels.cpu.instructions import cpu_has
 from .._core.kernels.cpu.threads import n_cores
 from .._core.models.architectures import Architecture
 from .._core.parameters import python_number
 from .._core.solvers import SOLVERS
-from .._core.training.checkpoint import digest, digest_of_text
+from .._core.training.digests import digest, digest_of_text
 from .._core.training.state import solver_from_state
+from .._core.training.stored_rows import read_rows, tables_of, verify_share
 from ..utils._arrays import as_matrix
 
 # Parameters that change nothing of what is trained.
@@ -68,8 +72,9 @@ class ResumableFit:
         self._data = None
         self._state = None
         self._loop = None
+        self._if_damaged = None
         self._listeners = []
-        self._is_heard = False  # in the first of several processes
+        self._in_parts = False
         self._state_of_all = None
 
     # -- for callbacks -------------------------------------------------------------------------
@@ -90,12 +95,18 @@ class ResumableFit:
             "environment": environment_of(self._rows.device),
         }
 
-    def resume(self, state):
+    def resume(self, state, if_damaged=None):
         """Go on from a state of `state_dict`, with ndarrays or tensors, of the same fingerprint.
+
+        Of several processes the first one says so for all.
 
         Parameters
         ----------
         state : dict
+            With `StoredRows` too, where several processes fit.
+        if_damaged : callable, optional
+            Called with an error, a str, if such rows cannot be read: to resume from another one,
+            or to raise.
 
         Raises
         ------
@@ -105,7 +116,7 @@ class ResumableFit:
         missing = {"random_state", "data", "loop"} - state.keys()
         if missing:
             raise ValueError(f"The state of a fit has no {', '.join(sorted(missing))}.")
-        self._state = state
+        self._state, self._if_damaged = state, if_damaged
         self.random_state.set_state(state["random_state"]["before"])
         self._before = state["random_state"]["before"]
 
@@ -116,9 +127,17 @@ class ResumableFit:
         ----------
         listener : object
             With the methods ``between_steps(fit)``, called after each step, ``finish(fit)``, after
-            the last one, and ``close()``, when the fit is over or has failed. Of a fit by several
-            processes the first one alone has listeners; ``between_steps`` is called only where
-            their attribute ``is_due`` is true, as the state of all is then collected.
+            the last one, and ``close()``, when the fit is over or has failed.
+
+        Notes
+        -----
+        Of a fit by several processes each has listeners, as many as the first one; those whose
+        attribute ``is_kept`` is false in the first one are dropped in all. ``between_steps`` is
+        called only where ``is_due`` is true in the first, as the state of all is then
+        collected. Where processes have different atoms, a listener with a method
+        ``in_parts(ranks)`` is replaced by what that returns, of which
+        ``between_steps(fit, is_due, is_writing)`` is called after each step, in all processes and
+        with what ``is_due`` and ``is_writing`` are in any of them.
         """
         self._listeners.append(listener)
 
@@ -132,15 +151,19 @@ class ResumableFit:
         """Whether no step is left."""
         return self._loop.is_over
 
-    def state_dict(self):
-        """All that the fit goes on from, in plain containers of ndarrays: a copy, on the CPU."""
+    def state_dict(self, *, own=False):
+        """All that the fit goes on from, in plain containers of ndarrays: a copy, on the CPU.
+
+        Of several processes it is the state of all; with ``own``, for which all have to ask, each
+        gets `OwnRows` of what they have in parts.
+        """
         if self._state_of_all is not None:
             return self._state_of_all
         after = self.random_state.get_state(legacy=False)
         return {
             "random_state": {"before": self._before, "after": after},
             "data": self._data,
-            "loop": self._loop.state_dict(),
+            "loop": self._loop.state_dict(own=own),
         }
 
     # -- for the fit ---------------------------------------------------------------------------
@@ -153,17 +176,35 @@ class ResumableFit:
             listener.close()
 
     @property
-    def is_kept_here(self):
-        """Whether this process may keep the state: the first of several does."""
+    def is_first(self):
+        """Whether this is the first of the processes, or alone."""
         return self.processes.is_first
 
+    @property
+    def is_alone(self):
+        """Whether one process fits by itself."""
+        return self.processes.ranks.size == 1
+
     def begin_together(self):
-        """Have all processes go on from the state that the first one has found."""
-        ranks = self.processes.ranks
-        if ranks.size == 1:
+        """Have all processes go on from the state that the first one has found.
+
+        Each verifies some of the files of a state in parts.
+        """
+        if self.is_alone:
             return
-        self._is_heard, state = ranks.from_first((bool(self._listeners), self._state))
-        if state is not None and not self.is_kept_here:
+        ranks, own = self.processes.ranks, self._listeners
+        kept = [getattr(each, "is_kept", True) for each in own]
+        kept, state = ranks.from_first((kept, self._state))
+        self._listeners = [each for each, is_kept in zip(own, kept, strict=True) if is_kept]
+        while tables := tables_of(state):
+            check_shared(Path(tables[0].files[0][0]).parents[1], ranks)
+            damage = next(filter(None, ranks.objects(_damage(tables, ranks))), None)
+            if damage is None:
+                break
+            another = partial(self._if_damaged, damage) if self.is_first else lambda: None
+            self.processes.together(another)
+            state = ranks.from_first(self._state)
+        if state is not None and not self.is_first:
             self.resume(state)
 
     def check_data(self, mean, rms):
@@ -186,40 +227,86 @@ class ResumableFit:
         """Epochs that the state to go on from has behind it."""
         return 0 if self._state is None else len(self._state["loop"]["loss_curve"])
 
-    def solver(self, kind):
-        """The solver to go on with, of a class; None where the fit begins."""
+    def solver(self, kind, n_rows, batch_size):
+        """The solver to go on with, of a class; None where the fit begins.
+
+        From a state in parts each process reads what it will have, and no more.
+        """
         if self._state is None:
             return None
         self.random_state.set_state(self._state["random_state"]["after"])
-        return solver_from_state(kind, self._state["loop"]["solver"], self._rows.device)
+        tables, strategy = tables_of(self._state), ALONE
+        if tables:
+            n_components = tables[0].n_rows
+            strategy = self.processes.strategy(kind, n_components, n_rows, batch_size)
+            self._in_parts = strategy.shards_atoms
+            start, stop = strategy.range if self._in_parts else (0, n_components)
+            self._state = self.processes.together(lambda: read_rows(self._state, start, stop))
+        state = self._state["loop"]["solver"]
+        return solver_from_state(kind, state, self._rows.device, strategy)
 
     def attach(self, loop):
         """Train in a loop; a number of its epochs may be done already."""
         self._loop = loop
         if self._state is not None:
-            loop.load_state_dict(self._state["loop"])
+            loop.load_state_dict(self._state["loop"], own=self._in_parts)
             self._state = None  # its arrays are of no more use
-        if self._listeners or self._is_heard:
+        if loop.solver.strategy.shards_atoms:
+            ranks = self.processes.ranks
+            self._listeners = [
+                each.in_parts(ranks) if hasattr(each, "in_parts") else each
+                for each in self._listeners
+            ]
+        if self._listeners:
             loop.between_steps = self.between_steps
 
     def between_steps(self):
         """Tell the listeners that a step is over."""
-        if self._is_heard:
-            is_due = any(listener.is_due for listener in self._listeners)
-            if not self.processes.any(is_due):
-                return
-            self._state_of_all = self.state_dict()
+        if not self.is_alone:
+            self._between_steps_of_all()
+            return
         for listener in self._listeners:
             listener.between_steps(self)
-        self._state_of_all = None
+
+    def _between_steps_of_all(self):
+        if not self._listeners:
+            return
+        due = [self.is_first and each.is_due for each in self._listeners]
+        writing = [getattr(each, "is_writing", False) for each in self._listeners]
+        flags = self.processes.any_of([*due, *writing])
+        due, writing = flags[: len(due)], flags[len(due) :]
+        for listener, is_due, is_writing in zip(self._listeners, due, writing, strict=True):
+            if _writes_parts(listener):
+                listener.between_steps(self, is_due, is_writing)
+            elif is_due:
+                self._tell_of_all(listener.between_steps)
 
     def finish(self):
         """Tell the listeners that the last step is over."""
-        if self._is_heard:
-            self._state_of_all = self.state_dict()
         for listener in self._listeners:
-            listener.finish(self)
+            if not self.is_alone and not _writes_parts(listener):
+                self._tell_of_all(listener.finish)
+            else:
+                listener.finish(self)
+
+    def _tell_of_all(self, method):
+        """Call a method of a listener, for which the state of all processes is at hand."""
+        self._state_of_all = self.state_dict()
+        method(self)
         self._state_of_all = None
+
+
+def _writes_parts(listener):
+    return getattr(listener, "writes_parts", False)
+
+
+def _damage(tables, ranks):
+    """What is wrong with those files of tables that are the turn of this process, or None."""
+    try:
+        verify_share(tables, ranks.rank, ranks.size)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _obstacle(params):

@@ -18,7 +18,7 @@ from ._fitting import DICT_INIT, begins_with_nmf, default_params, fit, warn_of_u
 from ._judging import judge, look
 from ._learned import Learned, attributes_after_fit, checked_params, learns_from_streams, start_of
 from ._pretrained import PretrainedMixin
-from ._processes import Processes
+from ._processes import Processes, tells_the_others
 from ._reports import Reports, print_progress
 from ._streams import learn_portion
 
@@ -349,6 +349,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         self.random_state = random_state
         self.verbose = verbose
 
+    @tells_the_others
     @fit_context(prefer_skip_nested_validation=True)
     @plain_torch()
     def fit(self, X, y=None):
@@ -400,6 +401,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         return self
 
     @available_if(learns_from_streams)
+    @tells_the_others
     @fit_context(prefer_skip_nested_validation=True)
     @plain_torch()
     def partial_fit(self, X, y=None):

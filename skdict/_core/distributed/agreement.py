@@ -1,8 +1,39 @@
 """Whether several processes are about to train the same."""
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What one of several processes gives the others instead of what they wait for.
+
+    Parameters
+    ----------
+    text : str
+        Of its error.
+    """
+
+    text: str
+
+    @classmethod
+    def of(cls, error):
+        return cls(f"{type(error).__name__}: {error}")
+
+
+def raise_failure(of_all):
+    """Raise if one of what processes have given is a `Failure`.
+
+    Raises
+    ------
+    RuntimeError
+        Names the process and its error.
+    """
+    for rank, found in enumerate(of_all):
+        if isinstance(found, Failure):
+            raise RuntimeError(f"In process {rank}: {found.text}")
 
 
 def check_agreement(ranks, facts):
@@ -18,8 +49,11 @@ def check_agreement(ranks, facts):
     ------
     ValueError
         If one differs; names the first, and what it is in two processes.
+    RuntimeError
+        If a process has failed before, and given a `Failure`.
     """
     of_all = ranks.objects(facts)
+    raise_failure(of_all)
     for name, value in of_all[0].items():
         for rank, other in enumerate(of_all):
             if other.get(name) != value:

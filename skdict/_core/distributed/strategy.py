@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .ranks import Alone, part
+from .rows import OwnRows
 
 _one = Alone()
 
@@ -50,20 +51,27 @@ class Strategy:
     @property
     def start(self):
         """Number of the first atom of this process."""
-        if not self.shards_atoms:
-            return 0
-        return part(self.n_components, self.features.rank, self.features.size)[0]
+        return self.range[0] if self.shards_atoms else 0
+
+    @property
+    def range(self):
+        """Start and stop of the atoms of this process, where each has some."""
+        return part(self.n_components, self.features.rank, self.features.size)
 
     def own(self, rows):
         """The part of this process of rows (n_components, ...), one for each atom."""
         if not self.shards_atoms:
             return rows
-        start, stop = part(self.n_components, self.features.rank, self.features.size)
+        start, stop = self.range
         return rows[start:stop]
 
     def whole(self, rows):
         """Rows of all atoms, of which each process has its own."""
         return self.features.gathered(rows, self.n_components)
+
+    def own_rows(self, rows):
+        """Rows of the atoms of this process, with where they are among all."""
+        return OwnRows(rows, self.start, self.n_components)
 
     def located(self, numbers):
         """Which of the atoms with these numbers (m,) this process has, and where it has them.
@@ -75,7 +83,7 @@ class Strategy:
         """
         if not self.shards_atoms:
             return slice(None), numbers
-        start, stop = part(self.n_components, self.features.rank, self.features.size)
+        start, stop = self.range
         mine = (start <= numbers) & (numbers < stop)
         return mine, numbers[mine] - start
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import torch
 
+from ..distributed.rows import OwnRows
 from ..models.architectures import ARCHITECTURES, Architecture
 from ..tensors import from_numpy
 from .tensors import FormatError
@@ -23,10 +24,11 @@ def pack(value, name, tensors):
     ----------
     value : object
         Numbers, strings, arrays of them, tensors and architectures, in dicts, lists and tuples.
+        `OwnRows` of arrays are for a state that several processes write.
     name : str
         Of the value: arrays in it are named after it.
     tensors : dict of str to tensor
-        To which arrays are added.
+        To which arrays are added; `OwnRows` as they are.
 
     Returns
     -------
@@ -52,6 +54,9 @@ def pack(value, name, tensors):
             return {"$tensor": name}
         if all(isinstance(entry, str) for entry in value.flat) and value.ndim == 1:
             return {"$strings": value.tolist()}
+    if isinstance(value, OwnRows):
+        tensors[name] = value
+        return {"$rows": name}
     if isinstance(value, Architecture):
         params = pack(value.get_params(), name, tensors)
         return {"$architecture": name_of(value), "params": params}
@@ -92,6 +97,7 @@ def unpack(packed, tensors):
     Returns
     -------
     value : object
+        With what ``tensors.rows`` gives for each `OwnRows`.
 
     Raises
     ------
@@ -132,6 +138,7 @@ def _architecture(name, packed, tensors):
 
 _UNPACK = {
     "$tensor": _tensor,
+    "$rows": lambda name, _, tensors: tensors.rows(name),
     "$float": lambda text, *_: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[text],
     "$strings": lambda strings, *_: np.array([str(each) for each in strings], dtype=object),
     "$tuple": lambda parts, _, tensors: tuple(unpack(parts, tensors)),

@@ -58,6 +58,19 @@ class Tensors:
         """
         raise NotImplementedError
 
+    def rows(self, name):
+        """A table whose rows several processes have written, where the format has such ones.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        rows : StoredRows
+        """
+        raise FormatError(f"{self.where}: {name} cannot be in parts here.")
+
     def __contains__(self, name):
         return name in self.names
 
@@ -221,6 +234,20 @@ class SafeTensors(Tensors):
 
     def shape(self, name):
         return tuple(self._file.get_slice(name).get_shape())
+
+    def slice(self, name, start, stop):
+        """Rows of a tensor from one number to another, as they are in the file.
+
+        Parameters
+        ----------
+        name : str
+        start, stop : int
+
+        Returns
+        -------
+        rows : tensor
+        """
+        return self._file.get_slice(name)[start:stop]
 
     def read(self, name, rows=None, axis=0):
         if rows is None:

@@ -179,8 +179,8 @@ class AutoencoderSolver(EpochSolver):
             factor = max(factor, LEAST_TRAVEL / (LEARNING_RATE_PER_ENTRY * n_steps))
         return min(1.0, factor) * LEARNING_RATE_PER_ENTRY / math.sqrt(n_features)
 
-    def state_dict(self, *, copy=False):
-        return super().state_dict(copy=copy) | {"from_scratch": self.from_scratch}
+    def state_dict(self, *, copy=False, own=False):
+        return super().state_dict(copy=copy, own=own) | {"from_scratch": self.from_scratch}
 
     @property
     def n_components(self):
@@ -214,7 +214,13 @@ class AutoencoderSolver(EpochSolver):
         Where training has not come to the architecture itself, but is still at its first variant,
         thresholds are taken from the rows.
         """
-        autoencoder = self.learner.averaged().whole()
+        return self.whole_dictionary(self.own_dictionary(rows))
+
+    @torch.no_grad()
+    def own_dictionary(self, rows):
+        autoencoder = self.learner.averaged()
+        strategy = replace(autoencoder.strategy, data=ALONE.data)  # all have the same rows
+        autoencoder = replace(autoencoder, strategy=strategy)
         architecture = autoencoder.architecture
         if not self.schedule.is_itself_at(self.n_steps - 1, architecture):
             autoencoder = self._calibrated(autoencoder, rows)
@@ -235,13 +241,24 @@ class AutoencoderSolver(EpochSolver):
             state=state,
         ).copy()
 
-    @torch.no_grad()
+    def whole_dictionary(self, own):
+        if not self.strategy.shards_atoms:
+            return own
+        whole = self.strategy.whole
+        return replace(
+            own,
+            components=whole(own.components),
+            encoder=own.encoder.mapped(whole),
+            state={name: whole(value) for name, value in own.state.items()},
+        )
+
     def _calibrated(self, autoencoder, rows):
         every = math.ceil(len(rows) / N_THRESHOLD_SAMPLES)
         x = self.standardised(rows)[torch.arange(0, len(rows), every, device="cpu")]
         centred = x - autoencoder.intercept
         pre_activations = autoencoder.pre_activations(centred, None)
-        state = autoencoder.architecture.calibrated(autoencoder.state, pre_activations)
+        with autoencoder.strategy.active():
+            state = autoencoder.architecture.calibrated(autoencoder.state, pre_activations)
         return replace(autoencoder, state=state)
 
 

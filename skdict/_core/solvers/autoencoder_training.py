@@ -247,10 +247,11 @@ class Training:
         state = map_components(self.state_dict(), lambda rows: strategy.own(rows).clone())
         return self.from_state_dict(state, self.has_fired.device, strategy)
 
-    def state_dict(self):
+    def state_dict(self, *, own=False):
         """The state in plain containers, with the tensors themselves and not copies.
 
-        Of several processes it is that of all, and all of them have to ask for it.
+        Of several processes it is that of all, and all of them have to ask for it; with ``own``
+        what has an entry for each component is `OwnRows` of those of this process.
         """
         autoencoder, strategy = self.autoencoder, self.strategy
         strategy.data.max_(self.has_fired)
@@ -268,7 +269,9 @@ class Training:
             "measured": self.measured,
             "density": self._density,
         }
-        return map_components(state, strategy.whole) if strategy.shards_atoms else state
+        if not strategy.shards_atoms:
+            return state
+        return map_components(state, strategy.own_rows if own else strategy.whole)
 
     @classmethod
     def from_state_dict(cls, state, device, strategy=ALONE):

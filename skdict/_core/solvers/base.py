@@ -7,6 +7,7 @@ import torch
 
 from ..data.standardised import Standardised
 from ..dictionary import Dictionary
+from ..distributed.strategy import ALONE
 from ..kernels.cpu.threads import work_of_product
 from ..registry import Registry
 from ..tensors import as_arrays, as_tensors
@@ -14,6 +15,8 @@ from ..tensors import as_arrays, as_tensors
 # The largest alpha that is trained with, where samples have a norm of about sqrt(n_features): the
 # best code of all of them is zero then, and with more it would overflow.
 MAX_ALPHA = 1e6
+
+CPU = torch.device("cpu")
 
 SOLVERS = Registry("solver")
 register = SOLVERS.register
@@ -179,6 +182,14 @@ class Solver:
         """
         raise NotImplementedError
 
+    def own_dictionary(self, rows):
+        """As `finish`; of a process that holds some of the atoms, with these alone."""
+        return self.finish(rows)
+
+    def whole_dictionary(self, own):
+        """The dictionary of which `own_dictionary` gave its part to each process."""
+        return own
+
     def copy_to(self, device):
         """The same state with tensors of its own, on a device."""
         raise NotImplementedError
@@ -190,8 +201,9 @@ class EpochSolver(Solver):
     Parameters
     ----------
     learner : object
-        The state in training: ``n_steps``, ``generator``, ``state_dict()`` and a classmethod
-        ``from_state_dict(state, device)`` that makes another one of it, with tensors of its own.
+        The state in training: ``n_steps``, ``generator``, ``state_dict(own=False)`` and a
+        classmethod ``from_state_dict(state, device, strategy)`` that makes another one of it,
+        with tensors of its own.
     mean : tensor of shape (n_features,)
     scale : float
         Brings the data to E‖x‖² = n_features, so that one learning rate serves every layer of
@@ -243,22 +255,26 @@ class EpochSolver(Solver):
         vars(copied).update(vars(self), learner=learner, mean=self.mean.to(device))
         return copied
 
-    def state_dict(self, *, copy=False):
+    def state_dict(self, *, copy=False, own=False):
         """The whole state between two steps, in plain containers of ndarrays.
 
         Parameters
         ----------
         copy : bool, default=False
             Whether they have memory of their own, which the next step does not change.
+        own : bool, default=False
+            Whether what several processes have in parts is `OwnRows` of this one's; else all of
+            them have to ask for the state.
         """
-        state = {"learner": self.learner.state_dict(), "mean": self.mean, "scale": self.scale}
+        learner = self.learner.state_dict(own=own)
+        state = {"learner": learner, "mean": self.mean, "scale": self.scale}
         return as_arrays(state, copy=copy)
 
     @classmethod
-    def from_state_dict(cls, state):
-        """Go on from a state, on the CPU."""
+    def from_state_dict(cls, state, device=CPU, strategy=ALONE):
+        """Go on from a state on a device, as the process of a strategy whose rows it has."""
         solver = cls.__new__(cls)
-        solver.__setstate__(state)
+        solver._go_on_from(state, device, strategy)
         return solver
 
     def __getstate__(self):
@@ -266,5 +282,9 @@ class EpochSolver(Solver):
         return as_arrays(vars(self)) | self.state_dict()
 
     def __setstate__(self, state):
+        self._go_on_from(state, CPU, ALONE)
+
+    def _go_on_from(self, state, device, strategy):
         vars(self).update(as_tensors(state))
-        self.learner = self.Learner.from_state_dict(self.learner, torch.device("cpu"))
+        self.mean = self.mean.to(device)
+        self.learner = self.Learner.from_state_dict(self.learner, device, strategy)

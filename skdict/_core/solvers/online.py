@@ -130,8 +130,11 @@ class OnlineDictionaryLearning:
         self.code_code[:, rows] = 0
         self.code_sample[rows] = 0
 
-    def state_dict(self):
-        """The whole state in a dict, with the tensors themselves and not copies."""
+    def state_dict(self, *, own=False):
+        """The whole state in a dict, with the tensors themselves and not copies.
+
+        With ``own`` too: every process has all of it.
+        """
         state = {**vars(self), "generator": self.generator.get_state()}
         del state["strategy"]
         return state

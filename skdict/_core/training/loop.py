@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ..data.shuffle import Division
 from ..kernels.cpu.threads import threads_for
@@ -139,11 +140,12 @@ class TrainingLoop:
         """Steps of an epoch."""
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def state_dict(self):
+    def state_dict(self, *, own=False):
         """All that training goes on from, in plain containers: a copy, on the CPU.
 
         Of the rows nothing, and none of the parameters that this was made with. Several processes
-        have to ask for it together, and get the state of all.
+        have to ask for it together, and get the state of all; with ``own`` each gets `OwnRows` of
+        what they have in parts.
         """
         epoch, ranks = dict(vars(self._epoch)), self.solver.strategy.ranks
         if ranks.size > 1 and isinstance(self._epoch.total, torch.Tensor):
@@ -152,9 +154,13 @@ class TrainingLoop:
         if self._best is not None:
             solver, dictionary = self._best
             of_its_own = solver.state_dict() if solver is not self.solver else None
-            best = {"solver": of_its_own, "dictionary": dictionary_state(dictionary)}
+            strategy = self.solver.strategy
+            if strategy.shards_atoms and not own:
+                dictionary = solver.whole_dictionary(dictionary)
+            of_rows = strategy.own_rows if strategy.shards_atoms and own else None
+            best = {"solver": of_its_own, "dictionary": dictionary_state(dictionary, of_rows)}
         return {
-            "solver": self.solver.state_dict(copy=True),
+            "solver": self.solver.state_dict(copy=True, own=own),
             "epoch": as_arrays(epoch, copy=True),
             "is_over": self.is_over,
             "loss_curve": list(self.loss_curve),
@@ -163,13 +169,18 @@ class TrainingLoop:
             "best": best,
         }
 
-    def load_state_dict(self, state):
-        """Go on from a state; the solver has been made of its ``state["solver"]``."""
-        device = self.rows.device
+    def load_state_dict(self, state, *, own=False):
+        """Go on from a state; the solver has been made of its ``state["solver"]``.
+
+        ``own`` says whether it has, of tables that processes have in parts, those of this one.
+        """
+        device, strategy = self.rows.device, self.solver.strategy
         self._epoch = Epoch(**as_tensors(state["epoch"]))
         if isinstance(self._epoch.total, torch.Tensor):
-            total = self._epoch.total.flatten()[self.solver.strategy.ranks.rank]
-            self._epoch.total = total.to(device)
+            total = self._epoch.total.flatten()  # a part of each process
+            if len(total) != strategy.ranks.size:  # which were more or fewer
+                total = F.pad(total.sum()[None], (0, strategy.ranks.size - 1))
+            self._epoch.total = total[strategy.ranks.rank].to(device)
         self.is_over = state["is_over"]
         self.loss_curve = list(state["loss_curve"])
         self.validation_curve = list(state["validation_curve"])
@@ -179,7 +190,8 @@ class TrainingLoop:
             solver = self.solver
             if best["solver"] is not None:
                 solver = solver_from_state(type(solver), best["solver"], device)
-            self._best = solver, dictionary_from_state(best["dictionary"], device)
+            of_rows = strategy.own if strategy.shards_atoms and not own else None
+            self._best = solver, dictionary_from_state(best["dictionary"], device, of_rows)
 
     @property
     def counters(self):
@@ -199,7 +211,10 @@ class TrainingLoop:
 
     def best(self):
         """The same of the best epoch, which is the last one where no rows are held out."""
-        return self._best or self.current()
+        if self._best is None:
+            return self.current()
+        solver, dictionary = self._best
+        return solver, solver.whole_dictionary(dictionary)
 
     def _has_stopped_improving(self):
         curve = self.validation_curve
@@ -212,7 +227,7 @@ class TrainingLoop:
         if settled and settled[-1] == min(settled):
             keeps = self.solver.keeps_state
             solver = self.solver.copy_to(self.rows.device) if keeps else self.solver
-            self._best = solver, self.solver.finish(self.rows)
+            self._best = solver, self.solver.own_dictionary(self.rows)
         patience = self.n_iter_no_change
         return patience is not None and no_improvement(settled, self.tol, patience)
 

@@ -4,18 +4,23 @@ import torch
 
 from ..coding import Encoder
 from ..dictionary import Dictionary
-from ..tensors import as_arrays, as_tensors
+from ..distributed.strategy import ALONE
+from ..tensors import as_arrays, as_tensors, mapped
 
 # Of a dictionary that training leaves; what it has besides is of other libraries.
 OF_TRAINING = ("components", "intercept", "alpha", "architecture", "state")
+# Of these, what has a row for each component in all of its tensors.
+OF_ROWS = ("components", "encoder", "state")
 
 
-def dictionary_state(dictionary):
+def dictionary_state(dictionary, of_rows=None):
     """A dictionary that training has left, on its memory where that is on the CPU.
 
     Parameters
     ----------
     dictionary : Dictionary
+    of_rows : callable, optional
+        Applied to each tensor with a row for each component.
 
     Returns
     -------
@@ -34,21 +39,29 @@ def dictionary_state(dictionary):
         )
     parts = {name: getattr(dictionary, name) for name in OF_TRAINING}
     parts["encoder"] = None if encoder is None else dict(vars(encoder))
+    if of_rows is not None:
+        for name in OF_ROWS:
+            parts[name] = mapped(parts[name], torch.Tensor, of_rows)
     return as_arrays(parts)
 
 
-def dictionary_from_state(state, device):
-    """Undo `dictionary_state`, on a device."""
+def dictionary_from_state(state, device, of_rows=None):
+    """Undo `dictionary_state`, on a device; ``of_rows`` is applied as there."""
     parts = on_device(state, device)
+    if of_rows is not None:
+        for name in OF_ROWS:
+            parts[name] = mapped(parts[name], torch.Tensor, of_rows)
     if parts["encoder"] is not None:
         parts["encoder"] = Encoder(**parts["encoder"])
     return Dictionary(**parts)
 
 
-def solver_from_state(kind, state, device):
-    """A solver of a class, as its ``state_dict`` has it, on a device."""
-    solver = kind.from_state_dict(state)
-    return solver if device.type == "cpu" else solver.copy_to(device)
+def solver_from_state(kind, state, device, strategy=ALONE):
+    """A solver of a class, as its ``state_dict`` has it, on a device.
+
+    With a strategy by which processes hold different atoms the state is that of this one.
+    """
+    return kind.from_state_dict(state, device, strategy)
 
 
 def on_device(state, device):

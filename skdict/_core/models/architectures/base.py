@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...distributed.cut import largest_cut
 from ...distributed.gradients import error_of_sum
 from ...distributed.strategy import ALONE, Strategy
 from ...kernels import Support, decode, reconstruction_error
@@ -482,9 +483,8 @@ class Architecture(Parameterized):
 
 def threshold_of(pre_activations, k):
     """What the k B largest positive pre-activations of B samples, and no others, exceed."""
-    values = torch.relu(pre_activations).flatten()
-    n_cut = len(values) - k * len(pre_activations)
-    return float(values.kthvalue(n_cut).values) if n_cut > 0 else 0.0
+    cut = largest_cut(torch.relu(pre_activations), k * len(pre_activations))
+    return 0.0 if cut is None else float(cut)
 
 
 def keep_largest(pre_activations, k):
