@@ -43,7 +43,7 @@ def learn_portion(params, rows, before, solver, processes):
         alpha = previous.alpha if params.alpha == "auto" else float(params.alpha)
     if solver is None:
         with threads(params, rows):
-            mean, rms = location_and_scale(rows)
+            mean, rms = processes.together(lambda: location_and_scale(rows))
         if previous is None:
             alpha, variance = alpha_of(params, rms), variance_of(rms, rows)
         else:
@@ -55,9 +55,11 @@ def learn_portion(params, rows, before, solver, processes):
             params = with_atoms_of_a_stream(params, rows)
         with threads(params, rows):
             random_state = processes.random_state()
-            solver = start(params, rows, mean, rms, alpha, previous, random_state)
+            solver = processes.together(
+                lambda: start(params, rows, mean, rms, alpha, previous, random_state)
+            )
     else:
-        rows.check_finite()
+        processes.together(rows.check_finite)
         rows.dtype = previous.components.dtype
         solver = solver.copy_to(rows.device)
     n_steps, loss_curve = solver.n_steps, []

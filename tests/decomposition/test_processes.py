@@ -10,6 +10,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from fits_testing import (
+    SIZES,
+    StoppedError,
+    check_goes_on,
+    data,
+    fitted,
+    kept_fit,
+    make,
+    numbers_of,
+)
 from processes_testing import Processes, Sent
 
 from skdict._core.distributed.cut import largest_cut
@@ -22,14 +32,10 @@ from skdict._core.solvers import resampling
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.schedule import Schedule
 from skdict.callbacks import Checkpoint
-from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary
 from skdict.decomposition.architectures import Architecture
 
 NAMES = ("relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated", "matryoshka", "group_max")
-# by the sizes of dictionary and batch, one strategy or the other is chosen; neither is a
-# multiple of the number of processes
-SIZES = {"data": (23, 65), "features": (66, 41)}
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +48,6 @@ def two(tmp_path_factory):
 def four(tmp_path_factory):
     with Processes(4, tmp_path_factory.mktemp("four")) as processes:
         yield processes
-
-
-def data(dtype=np.float64):
-    """Without two equal rows: of equal atoms it is not said which is among the largest."""
-    X = make_superposition(650, 16, 40, l0=3, random_state=0)[0]
-    return (X + 0.05 * np.random.default_rng(0).normal(size=X.shape)).astype(dtype)
-
-
-def make(name, strategy, **params):
-    n_components, batch_size = SIZES[strategy]
-    k = None if name in ("relu", "gated", None) else 4
-    solver = {"architecture": name} if name else {"solver": "alternating"}
-    params = {"n_nonzero_coefs": k, "max_iter": 7, "random_state": 0, **solver, **params}
-    return SparseAutoencoderDictionary(n_components, batch_size=batch_size, device="cpu", **params)
-
-
-def numbers_of(estimator):
-    return {
-        name: np.asarray(value)
-        for name, value in vars(estimator).items()
-        if name.endswith("_") and isinstance(value, np.ndarray | list | float | int)
-    }
-
-
-def fitted(name, strategy, X, params):
-    return numbers_of(make(name, strategy, **params).fit(X))
 
 
 def check_as_one(processes, name, strategy, atol=1e-12, **params):
@@ -179,6 +159,44 @@ def test_what_differs_is_named_in_all_processes(two, what, message):
         assert isinstance(error, ValueError)
         with pytest.raises(ValueError, match=message):
             raise error
+
+
+def failing_in_one(where, X):
+    """Fit, where the second process fails before it has compared anything with the others."""
+    rank = torch.distributed.get_rank()
+    if where == "parameter":
+        return make("topk", "data", max_iter=-rank or 3).fit(X).n_steps_
+    estimator = make("topk", "data")
+    if where == "portion":
+        estimator.partial_fit(X)
+    if where == "shape" and rank == 1:
+        return estimator.fit(X[0])
+    X = X.copy()
+    X[7, 3] = np.nan if rank == 1 else X[7, 3]
+    fit = estimator.partial_fit if where == "portion" else estimator.fit
+    return fit(X).n_steps_
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("parameter", "InvalidParameterError: The 'max_iter' parameter"),
+        ("shape", r"ValueError: X must be a matrix, but has shape \(16,\)"),
+        ("NaN", "ValueError: Input X contains NaN"),
+        ("portion", "ValueError: Input X contains NaN"),
+    ],
+)
+def test_an_error_of_one_process_is_told_to_all(two, where, message):
+    """And they can fit again."""
+    began = time.monotonic()
+    first, second = two.call(failing_in_one, where, data())
+    assert time.monotonic() - began < 15  # not the 60 seconds of the group
+    with pytest.raises(RuntimeError, match=f"In process 1: {message}"):
+        raise first
+    with pytest.raises(ValueError, match=message.split(": ")[1]):
+        raise second
+    one, other = two.results(fitted, "topk", "data", data(), {"max_iter": 1})
+    np.testing.assert_array_equal(one["components_"], other["components_"])
 
 
 def without_a_seed(X):
@@ -427,32 +445,6 @@ def test_resampling(name, strategy, size, request):
         assert torch.equal(fired, has_fired)
         for found, tensor in zip(tensors, expected, strict=True):
             torch.testing.assert_close(found, tensor, rtol=0, atol=1e-12)
-
-
-class StoppedError(Exception):
-    pass
-
-
-def kept_fit(name, strategy, X, path, stop_at=None, kill=False):
-    """Fit with checkpoints after about every step, and be stopped in all processes, or killed."""
-    step = Training.step
-
-    def stopping(training, *args):
-        if training.n_steps == stop_at:
-            if kill:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise StoppedError
-        return step(training, *args)
-
-    with mock.patch.object(Training, "step", stopping):
-        estimator = make(name, strategy).set_callbacks(Checkpoint(path, every=0))
-        return numbers_of(estimator.fit(X))
-
-
-def check_goes_on(found, expected):
-    for of_process in found:
-        for attribute, value in expected.items():
-            np.testing.assert_array_equal(of_process[attribute], value)
 
 
 @pytest.mark.parametrize("strategy", SIZES)

@@ -128,8 +128,8 @@ def _tensor(name, _, tensors):
 def _architecture(name, packed, tensors):
     if name not in ARCHITECTURES:
         raise FormatError(
-            f"The architecture {name!r} is not known here; there are {list(ARCHITECTURES)}. "
-            "Import what registers it first."
+            f"{tensors.where}: the architecture {name!r} is not known here; there are "
+            f"{list(ARCHITECTURES)}. Import what registers it first."
         )
     architecture = ARCHITECTURES[name](**unpack(packed["params"], tensors))
     architecture.validate()

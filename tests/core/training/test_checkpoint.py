@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+from skdict._core.distributed.rows import OwnRows
 from skdict._core.models.architectures import BatchTopK
-from skdict._core.training import checkpoint
+from skdict._core.training import checkpoint, stored_rows
 from skdict._core.training.checkpoint import (
+    begin_checkpoint,
     checkpoints_in,
+    commit_checkpoint,
     read_about,
     read_checkpoint,
     remove_unfinished,
     step_of,
     write_checkpoint,
+    write_part,
 )
 from skdict._core.training.digests import digest
+from skdict._core.training.stored_rows import read_rows, tables_of, verify_share
 
 STATE = {
     "numbers": [1, 2.5, float("inf"), None, True],
@@ -175,6 +180,96 @@ def test_tensors_of_another_checkpoint_are_noticed(written, tmp_path):
         read_checkpoint(written)
 
 
+# -- tables in parts ---------------------------------------------------------------------------
+
+TABLE = np.arange(35.0).reshape(7, 5)
+FLAGS = np.arange(7) % 3 == 0
+STARTS = (0, 3, 5, 7)
+
+
+def state_of(rank):
+    start, stop = STARTS[rank : rank + 2]
+    return STATE | {
+        "table": OwnRows(TABLE[start:stop], start, 7),
+        "nested": {"flags": OwnRows(FLAGS[start:stop], start, 7)},
+    }
+
+
+@pytest.fixture
+def in_parts(tmp_path):
+    temporary = begin_checkpoint(tmp_path, 1)
+    parts = [write_part(temporary, state_of(rank), rank) for rank in range(3)]
+    assert all(set(part) == {"rows"} for part in parts[1:])
+    commit_checkpoint(temporary, parts, {"is_over": False})
+    return tmp_path / "step-000000001"
+
+
+def test_any_rows_of_a_table_are_read(in_parts, monkeypatch):
+    monkeypatch.setattr(stored_rows, "READ_AT_A_TIME", 80)  # two rows
+    state, _ = read_checkpoint(in_parts)
+    for start in range(7):
+        for stop in range(start + 1, 8):
+            found = read_rows(state, start, stop)
+            np.testing.assert_array_equal(found["table"], TABLE[start:stop])
+            np.testing.assert_array_equal(found["nested"]["flags"], FLAGS[start:stop])
+    assert_same({**STATE, "table": TABLE, "nested": {"flags": FLAGS}}, read_rows(state))
+    assert {table.n_rows for table in tables_of(state)} == {7}
+
+
+def test_damage_of_parts_is_noticed(in_parts):
+    rng = random.Random(0)
+    for rank in range(3):
+        path = in_parts / f"rows-{rank:05d}.safetensors"
+        whole = path.read_bytes()
+        for _ in range(40):
+            data = bytearray(whole)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            state, _ = read_checkpoint(in_parts)
+            try:
+                verify_share(tables_of(state), rank, 3)
+            except ValueError as error:
+                assert path.name in str(error)
+            else:
+                np.testing.assert_array_equal(read_rows(state)["table"], TABLE)
+        path.write_bytes(whole)
+    verify_share(tables_of(read_checkpoint(in_parts)[0]), 0, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[1:],
+        lambda rows: [rows[1], rows[0], rows[2]],
+        lambda rows: [rows[0] | {"n_rows": 8}, *rows[1:]],
+        lambda rows: [rows[0] | {"file": "../rows-00000.safetensors"}, *rows[1:]],
+        lambda rows: [rows[0] | {"digests": {}}, *rows[1:]],
+        lambda rows: [rows[0] | {"start": "0"}, *rows[1:]],
+        lambda rows: [rows, rows],
+        lambda rows: {},
+    ],
+)
+def test_parts_that_do_not_make_up_a_table(in_parts, change):
+    path = in_parts / "state.json"
+    content = json.loads(path.read_text())
+    content["rows"] = change(content["rows"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"state\.json: .*'rows'"):
+        read_checkpoint(in_parts)
+
+
+def test_a_part_that_another_process_did_not_write(tmp_path):
+    temporary = begin_checkpoint(tmp_path, 1)
+    parts = [write_part(temporary, state_of(rank), rank) for rank in range(3)]
+    (temporary / "rows-00002.safetensors").unlink()
+    with pytest.raises(OSError, match=r"rows-00002\.safetensors', which another process"):
+        commit_checkpoint(temporary, parts, {})
+    assert checkpoints_in(tmp_path) == []
+
+
+# -- changes of what is said of them -----------------------------------------------------------
+
+
 def mutated(value, rng):
     """JSON with something in it replaced, removed or added."""
     if isinstance(value, dict) and value and rng.random() < 0.8:
@@ -199,21 +294,23 @@ def check_mutations(written, n, *, sign):
             content["digest"] = checkpoint._digest_of_json(content)
         path.write_text(json.dumps(content))
         try:
-            read_checkpoint(written)
+            read_rows(read_checkpoint(written)[0])
         except ValueError as error:
-            assert "state." in str(error)
+            assert str(written) in str(error)
     path.write_text(json.dumps(whole))
-    assert_same(STATE, read_checkpoint(written)[0])
+    read_rows(read_checkpoint(written)[0])
 
 
+@pytest.mark.parametrize("which", ["written", "in_parts"])
 @pytest.mark.parametrize("sign", [False, True])
-def test_changes_of_state_json(written, sign):
-    check_mutations(written, 150, sign=sign)
+def test_changes_of_state_json(which, sign, request):
+    check_mutations(request.getfixturevalue(which), 150, sign=sign)
 
 
 @pytest.mark.enumeration
-def test_two_thousand_changes_of_state_json(written):
-    check_mutations(written, 2000, sign=True)
+@pytest.mark.parametrize("which", ["written", "in_parts"])
+def test_two_thousand_changes_of_state_json(which, request):
+    check_mutations(request.getfixturevalue(which), 2000, sign=True)
 
 
 def test_a_digest_knows_numbers_dtype_and_shape():
