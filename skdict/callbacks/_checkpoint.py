@@ -62,9 +62,13 @@ class Checkpoint:
 
     A checkpoint is a folder ``step-000012345`` of ``state.safetensors`` and ``state.json``, which
     holds digests of all. It is written in a thread of its own, under another name until it is on
-    the disk; then all but the newest two are removed. One process at a time uses the folder of a
-    fit: where several fit together, the first one keeps the state of all, and hands it out again
-    to as many.
+    the disk; then all but the newest two are removed. One fit at a time uses its folder.
+
+    Where several processes fit together by data, the first one keeps the state and hands it out
+    again. Where each of them holds some of the atoms, each writes a file of these,
+    ``rows-00003.safetensors``, and ``path`` has to be a folder that all of them see. Any number of
+    processes may go on: with as many as before to the last bit, with others but for the last
+    digits.
 
     Examples
     --------
@@ -128,6 +132,11 @@ class Checkpoint:
         ------
         ValueError
             If the folder holds the state of another fit, or no checkpoint in it can be read.
+
+        Notes
+        -----
+        Of several processes that fit together the first one looks. Of those that hold different
+        atoms each will write the state of its own.
         """
         fit = (metadata or {}).get("resumable_fit")
         if fit is None:

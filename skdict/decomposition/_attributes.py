@@ -35,15 +35,18 @@ OF_SOME = (
 OF_DICTIONARY = ("components_", "intercept_", "alpha_", *OF_SOME)
 
 
-def attributes_of(dictionary):
+def attributes_of(dictionary, tables=None):
     """The fitted attributes that make up a dictionary: ndarrays, whatever its device.
+
+    Of ``tables`` that processes have gathered in files, matrices are memory maps of these.
 
     `dictionary_` is the dictionary itself, or its copy on the CPU, with the coders that it has
     prepared: the attributes are on its memory.
     """
     dictionary = dictionary.to(dictionary.components.dtype, torch.device("cpu"))
+    matrix = torch.Tensor.numpy if tables is None else tables.array_of
     attributes = {
-        "components_": dictionary.components.numpy(),
+        "components_": matrix(dictionary.components),
         "intercept_": dictionary.intercept.numpy(),
         "alpha_": dictionary.alpha,
     }
@@ -52,7 +55,7 @@ def attributes_of(dictionary):
         attributes["codeword_norms_"] = encoder.norms.numpy()
         attributes["codebook_sizes_"] = np.array(encoder.sizes)
     elif encoder is not None:
-        attributes["encoder_coef_"] = encoder.weight.numpy()
+        attributes["encoder_coef_"] = matrix(encoder.weight)
         attributes["encoder_intercept_"] = encoder.bias.numpy()
         if encoder.threshold is not None:
             attributes["threshold_"] = encoder.threshold.numpy()

@@ -404,6 +404,9 @@ class DictionaryTransformer(
     def __getstate__(self):
         state = dict(super().__getstate__())
         state.pop("_dictionary", None)  # made of the arrays
+        for name, value in state.items():
+            if isinstance(value, np.memmap):  # the numbers, not the file
+                state[name] = np.asarray(value)
         if state.pop("_held_out", None) is not None:
             with suppress(DataChangedError):  # of which a warning tells
                 state["validation_score_"] = self.validation_score_

@@ -78,6 +78,8 @@ class Found:
         What it was fitted to.
     held_out : Source or None
         What it was not.
+    tables : Tables or None
+        That has the matrices of the dictionary, where several processes had them in parts.
     """
 
     dictionary: Dictionary
@@ -87,6 +89,7 @@ class Found:
     variance: float
     rows: Source
     held_out: Source | None = None
+    tables: object = None
 
     def __post_init__(self):
         self.dictionary.alpha = self.alpha
@@ -263,7 +266,7 @@ def _train(loop, reports, attributes_of, resumable, settled):
 
     def found(which):
         solver, dictionary = which()
-        return Found(dictionary, solver, loop.counters, **settled)
+        return Found(dictionary, solver, loop.counters, **settled, tables=loop.tables)
 
     while not loop.is_over:
         reports.begin_epoch()

@@ -60,7 +60,7 @@ def attributes_after_fit(found, params=None, *, coding_of):
         From a dictionary to the estimator's way to code with it.
     """
     stream = {} if params is None else {"_stream": Stream.after_fit(params, found)}
-    attributes = attributes_of(found.dictionary)
+    attributes = attributes_of(found.dictionary, found.tables)
     _, dictionary = attributes["_dictionary"]  # on the CPU: nothing stays on a GPU
     return {
         **attributes,

@@ -16,6 +16,7 @@ from .._core.data.source import Source
 from .._core.dictionary import Dictionary
 from .._core.distributed.sharing import check_shared
 from .._core.distributed.strategy import ALONE
+from .._core.distributed.tables import Tables
 from .._core.formats.packing import pack
 from .._core.kernels.cpu.instructions import cpu_has
 from .._core.kernels.cpu.threads import n_cores
@@ -26,12 +27,15 @@ from .._core.training.digests import digest, digest_of_text
 from .._core.training.state import solver_from_state
 from .._core.training.stored_rows import read_rows, tables_of, verify_share
 from ..utils._arrays import as_matrix
+from ..utils._warnings import warn
 
 # Parameters that change nothing of what is trained.
 OF_NO_EFFECT = ("verbose",)
 # Rows are told apart by as many bytes of them, in this many consecutive rows at a time.
 DIGESTED_BYTES = 64 << 20
 DIGESTED_ROWS = 64
+# Folder, beside the checkpoints, of a dictionary that is too large for memory.
+FILES = "dictionary"
 # Instructions that decide how kernels round.
 INSTRUCTIONS = ("vnni", "avx512_bf16", "amx_tile")
 
@@ -257,6 +261,9 @@ class ResumableFit:
                 each.in_parts(ranks) if hasattr(each, "in_parts") else each
                 for each in self._listeners
             ]
+            folders = [each.folder for each in self._listeners if _writes_parts(each)]
+            folder = folders[0] / FILES if folders else None
+            loop.tables = Tables(loop.solver.strategy, folder, warn)
         if self._listeners:
             loop.between_steps = self.between_steps
 

@@ -313,6 +313,14 @@ def test_callbacks_that_differ_are_refused(two):
             raise error
 
 
+def whole(autoencoder):
+    """The tensors of an autoencoder, with the components of all processes."""
+    *of_components, intercept = (tensor.detach() for tensor in autoencoder.tensors)
+    if autoencoder.strategy.shards_atoms:
+        of_components = map(autoencoder.strategy.whole, of_components)
+    return [*of_components, intercept]
+
+
 def steps_of_few_rows(strategy, name):
     """Steps of fewer rows than there are processes, as at the end of a piece of a stream."""
     generator = torch.Generator().manual_seed(0)
@@ -326,7 +334,7 @@ def steps_of_few_rows(strategy, name):
     for n_rows in (5, 1, 3, 1, 2):
         x = torch.randn(n_rows, 8, generator=generator, dtype=torch.float64)
         training.step(x.tensor_split(share.size)[share.rank], schedule, n_rows)
-    return [tensor.detach() for tensor in training.averaged().whole().tensors]
+    return whole(training.averaged())
 
 
 def steps_of_few_rows_together(strategy, name):
@@ -402,7 +410,7 @@ def tensors_after(strategy, name, n=700, d=12, B=601):
     autoencoder.encoder_weight[:] *= 1 + torch.rand(n, 1, generator=generator).double()
     autoencoder.encoder_bias[::7] = -100.0  # dead
     training = Training(autoencoder, generator, density=0.1).distributed(strategy)
-    before = [tensor.clone() for tensor in training.autoencoder.whole().tensors]
+    before = [tensor.clone() for tensor in whole(training.autoencoder)]
     schedule = Schedule(
         alpha=0.01,
         learning_rate=1e-3,
@@ -415,9 +423,9 @@ def tensors_after(strategy, name, n=700, d=12, B=601):
     with mock.patch.multiple(resampling, ROWS_TO_COMPARE=150, DRAWN_TOGETHER=128):
         for batch in x:
             training.step(batch.tensor_split(share.size)[share.rank], schedule, B)
-    after = training.autoencoder.whole().tensors
+    after = whole(training.autoencoder)
     changed = (after[1] - before[1]).abs().amax(dim=1) > 0.05
-    return [t.detach() for t in after], int(changed.sum()), training.state_dict()["has_fired"]
+    return after, int(changed.sum()), training.state_dict()["has_fired"]
 
 
 def together(strategy, name):

@@ -1,6 +1,6 @@
 """A sparse autoencoder: its parameters and its forward pass through the three operations."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -157,20 +157,6 @@ class Autoencoder:
                 self.pre_activations(centred, support), self.state_at(support), alpha, target
             )
         return objective, values.detach(), residual
-
-    def whole(self):
-        """The autoencoder with the components of all processes, in this one."""
-        if not self.strategy.shards_atoms:
-            return replace(self, strategy=ALONE)
-        whole = self.strategy.whole
-        return replace(
-            self,
-            dictionary=whole(self.dictionary.detach()),
-            encoder_weight=whole(self.encoder_weight.detach()),
-            encoder_bias=whole(self.encoder_bias.detach()),
-            state={name: whole(value.detach()) for name, value in self.state.items()},
-            strategy=ALONE,
-        )
 
     def folded(self):
         """Weight, bias and threshold (or None) of an `Encoder`, without gradient."""

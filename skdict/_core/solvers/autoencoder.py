@@ -8,6 +8,7 @@ import torch
 from ..coding import Encoder
 from ..dictionary import Dictionary
 from ..distributed.strategy import ALONE
+from ..distributed.tables import Tables
 from ..kernels import decode
 from ..models.architectures import make_architecture
 from ..models.autoencoder import Autoencoder
@@ -241,13 +242,23 @@ class AutoencoderSolver(EpochSolver):
             state=state,
         ).copy()
 
-    def whole_dictionary(self, own):
+    def whole_dictionary(self, own, tables=None):
         if not self.strategy.shards_atoms:
             return own
-        whole = self.strategy.whole
+        tables = Tables(self.strategy) if tables is None else tables
+        matrices = {"components": own.components, "encoder": own.encoder.weight}
+        matrices = tables.gather(matrices)
+        device = matrices["components"].device  # the CPU, of files
+
+        def whole(part):
+            if part is own.encoder.weight:
+                return matrices["encoder"]
+            return self.strategy.whole(part).to(device)
+
         return replace(
             own,
-            components=whole(own.components),
+            components=matrices["components"],
+            intercept=own.intercept.to(device),
             encoder=own.encoder.mapped(whole),
             state={name: whole(value) for name, value in own.state.items()},
         )

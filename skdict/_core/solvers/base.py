@@ -186,8 +186,19 @@ class Solver:
         """As `finish`; of a process that holds some of the atoms, with these alone."""
         return self.finish(rows)
 
-    def whole_dictionary(self, own):
-        """The dictionary of which `own_dictionary` gave its part to each process."""
+    def whole_dictionary(self, own, tables=None):
+        """The dictionary of which `own_dictionary` gave its part to each process.
+
+        Parameters
+        ----------
+        own : Dictionary
+        tables : Tables, optional
+            Gathers its matrices; by default they are in memory.
+
+        Returns
+        -------
+        dictionary : Dictionary
+        """
         return own
 
     def copy_to(self, device):

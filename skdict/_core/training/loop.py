@@ -60,6 +60,11 @@ class TrainingLoop:
         Called after each step with its number of rows.
     between_steps : callable or None
         Called after each step but the last one of an epoch, when `state_dict` is complete.
+
+    Attributes
+    ----------
+    tables : Tables or None
+        How processes that hold different atoms gather a dictionary. It may be set.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class TrainingLoop:
         self.n_iter_no_change = n_iter_no_change
         self.after_step = after_step
         self.between_steps = between_steps
+        self.tables = None
         self.is_over = False
         self._epoch = Epoch()
         self.loss_curve, self.validation_curve = [], []
@@ -207,14 +213,15 @@ class TrainingLoop:
 
     def current(self):
         """The solver and the dictionary of the last epoch."""
-        return self.solver, self.solver.finish(self.rows)
+        own = self.solver.own_dictionary(self.rows)
+        return self.solver, self.solver.whole_dictionary(own, self.tables)
 
     def best(self):
         """The same of the best epoch, which is the last one where no rows are held out."""
         if self._best is None:
             return self.current()
         solver, dictionary = self._best
-        return solver, solver.whole_dictionary(dictionary)
+        return solver, solver.whole_dictionary(dictionary, self.tables)
 
     def _has_stopped_improving(self):
         curve = self.validation_curve
