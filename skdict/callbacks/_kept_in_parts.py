@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 
 from .._core.distributed.sharing import check_shared
 from .._core.training.checkpoint import (
@@ -11,6 +12,9 @@ from .._core.training.checkpoint import (
     write_part,
 )
 from ..utils._warnings import warn
+
+# Seconds after which processes ask again whether one of them writes.
+MOMENT = 0.05
 
 
 class Elsewhere:
@@ -91,8 +95,10 @@ class KeptInParts:
         """Keep the state after the last step, and no other one."""
         if self.ranks.from_first(self._kept is not None and self._kept.is_finished):
             return
+        self._wait(fit)
         self._end()
         self._begin(fit)
+        self._wait(fit)
         if self._end() and self._kept is not None:
             self._kept.remove_older()
 
@@ -102,6 +108,14 @@ class KeptInParts:
             self._writer.join()
         if self._kept is not None:
             self._kept.close()
+
+    def _wait(self, fit):
+        """Until no process writes. None of them waits for another longer than a moment.
+
+        In a collective it would be given up after the time limit of the group.
+        """
+        while fit.processes.any(self.is_writing):
+            time.sleep(MOMENT)
 
     def _begin(self, fit):
         """Copy the state of this process, and write it in a thread."""

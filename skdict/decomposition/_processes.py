@@ -22,8 +22,9 @@ from ..utils._random import check_random_state
 
 # Types of parameters that are compared by their value.
 PLAIN = (bool, int, float, str, type(None))
-# Of a fit: a list that is no longer empty when this process has begun to compare with the others.
-_compared = ContextVar("compared", default=None)
+# Of fits, one within the other: lists that are no longer empty when this process has begun to
+# compare with the others.
+_compared = ContextVar("compared", default=())
 
 
 def tells_the_others(fit):
@@ -38,7 +39,7 @@ def tells_the_others(fit):
         if not (is_joined() and _joins(self.solver)):
             return fit(self, *args, **kwargs)
         compared = []
-        token = _compared.set(compared)
+        token = _compared.set((*_compared.get(), compared))
         try:
             return fit(self, *args, **kwargs)
         except Exception as error:
@@ -51,6 +52,11 @@ def tells_the_others(fit):
     return told
 
 
+def _note_compared():
+    for each in _compared.get():
+        each.append(True)
+
+
 def _joins(solver):
     """Whether a fit by a solver joins the group; one that is not known might be meant to."""
     kind = SOLVERS.get(solver) if isinstance(solver, str) else None
@@ -59,6 +65,7 @@ def _joins(solver):
 
 def _tell(error):
     """Take part in the comparison, with an error."""
+    _note_compared()
     ranks = Ranks()
     heartbeat = ranks.heartbeat = Heartbeat(ranks)
     with suppress(ProcessLost):  # what is raised is the error
@@ -129,8 +136,7 @@ class Processes:
         return f"{who} gone {where} of a fit by {self.ranks.size} processes. {advice}"
 
     def _check_agreement(self):
-        if _compared.get() is not None:
-            _compared.get().append(True)
+        _note_compared()
         params, rows, solver = self.params, self.rows, SOLVERS[self.params.solver]
         facts = {name: _fact(value) for name, value in sorted(vars(params).items())}
         # one that looks at the dictionary has all processes gather it

@@ -23,6 +23,7 @@ from ..utils._sklearn_compat import Interval, StrOptions, fit_context
 from ._base import ArchitectureParamsMixin
 from ._code_shards import check_writes_codes
 from ._fitting import default_params, params_of, warn_of_unused
+from ._processes import tells_the_others
 from ._search import Measured, PathSearch, check_scorer, do_nothing, fit_within, folds_of
 from ._search_values import as_count_or_none, searched_values
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -324,6 +325,7 @@ class SparseAutoencoderDictionaryCV(
         self.random_state = random_state
         self.verbose = verbose
 
+    @tells_the_others
     @fit_context(prefer_skip_nested_validation=True)
     @plain_torch()
     def fit(self, X, y=None, *, groups=None):

@@ -32,7 +32,7 @@ from skdict._core.solvers import resampling
 from skdict._core.solvers.autoencoder_training import Training
 from skdict._core.solvers.schedule import Schedule
 from skdict.callbacks import Checkpoint
-from skdict.decomposition import SparseAutoencoderDictionary
+from skdict.decomposition import SparseAutoencoderDictionary, SparseAutoencoderDictionaryCV
 from skdict.decomposition.architectures import Architecture
 
 NAMES = ("relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated", "matryoshka", "group_max")
@@ -161,12 +161,37 @@ def test_what_differs_is_named_in_all_processes(two, what, message):
             raise error
 
 
+def within_folds(X, rank):
+    """A search, the second fit of which fails in the second process."""
+    fit, n_fits = SparseAutoencoderDictionary._source, 0
+
+    def failing(estimator, *args, **kwargs):
+        nonlocal n_fits
+        n_fits += kwargs.get("reset", False)
+        if n_fits == 2 and rank == 1:
+            raise OSError("cannot be read")
+        return fit(estimator, *args, **kwargs)
+
+    search = SparseAutoencoderDictionaryCV(
+        8, alphas=[0.1, 0.2], cv=2, max_iter=2, random_state=0, device="cpu"
+    )
+    with mock.patch.object(SparseAutoencoderDictionary, "_source", failing):
+        return search.fit(X).alpha_
+
+
 def failing_in_one(where, X):
     """Fit, where the second process fails before it has compared anything with the others."""
     rank = torch.distributed.get_rank()
     if where == "parameter":
         return make("topk", "data", max_iter=-rank or 3).fit(X).n_steps_
     estimator = make("topk", "data")
+    if where == "search":
+        estimator = SparseAutoencoderDictionaryCV(
+            8, alphas=[0.1, 0.2], cv=2, max_iter=2, device="cpu"
+        )
+        return estimator.fit(X[0] if rank == 1 else X).alpha_
+    if where == "fold":
+        return within_folds(X, rank)
     if where == "portion":
         estimator.partial_fit(X)
     if where == "shape" and rank == 1:
@@ -184,6 +209,8 @@ def failing_in_one(where, X):
         ("shape", r"ValueError: X must be a matrix, but has shape \(16,\)"),
         ("NaN", "ValueError: Input X contains NaN"),
         ("portion", "ValueError: Input X contains NaN"),
+        ("search", r"ValueError: X must be a matrix, but has shape \(16,\)"),
+        ("fold", "OSError: cannot be read"),
     ],
 )
 def test_an_error_of_one_process_is_told_to_all(two, where, message):
@@ -193,7 +220,7 @@ def test_an_error_of_one_process_is_told_to_all(two, where, message):
     assert time.monotonic() - began < 15  # not the 60 seconds of the group
     with pytest.raises(RuntimeError, match=f"In process 1: {message}"):
         raise first
-    with pytest.raises(ValueError, match=message.split(": ")[1]):
+    with pytest.raises((ValueError, OSError), match=message.split(": ")[1]):
         raise second
     one, other = two.results(fitted, "topk", "data", data(), {"max_iter": 1})
     np.testing.assert_array_equal(one["components_"], other["components_"])
