@@ -2,9 +2,10 @@
 
 All write the same rows of float16 to the same folder, and read them back: in order, 4096 rows at
 a time; by 64 random blocks of 256 rows, which are shuffled into batches of 4096; and 4096 random
-rows at a time, sorted. The unit is the CPU second (user and system), with one thread. Each engine
-runs in a process of its own, in turn, and the best of all rounds counts. Arrow is left out where
-pyarrow is not installed, and the prototype unless its file is given.
+rows at a time, sorted. To ours they are also given again, to be compared with what is there, and
+as a list whose digest is taken. The unit is the CPU second (user and system), with one thread.
+Each engine runs in a process of its own, in turn, and the best of all rounds counts. Arrow is left
+out where pyarrow is not installed, and the prototype unless its file is given.
 """
 
 import argparse
@@ -125,6 +126,16 @@ class Store:
             for i, batch in enumerate(batches_of(args)):
                 writer.append(dict.fromkeys(names, batch), tokens_of(i) if tokens else None)
 
+    def again(self, args):
+        """Give the rows again, which are compared with those that are there."""
+        self.write(args)
+
+    def digest(self, args):
+        """What `to_store` does first with a list of activations and their tokens."""
+        from skdict.feature_extraction._text_sources import text_source
+
+        text_source([(batch, np.arange(BATCH)) for batch in batches_of(args)])
+
     def open(self, args):
         self.view = self.kind(self.path, verify=self.verify)["layer0"]
 
@@ -193,6 +204,11 @@ def measure(args):
         made = cpu_seconds()
         n_bytes = args.rows * args.width * 2 * args.layers + args.tokens * args.rows * 40
         found = {"write": n_bytes / 1e6 / (made - start)}
+        for name in ("again", "digest"):
+            if hasattr(engine, name):
+                start = cpu_seconds()
+                getattr(engine, name)(args)
+                found[name] = n_bytes / 1e6 / (cpu_seconds() - start)
         engine.open(args)
         found |= read(engine, args)
     finally:
@@ -255,9 +271,10 @@ def main():
             result = subprocess.run(command, check=True, capture_output=True, text=True)
             for key, value in json.loads(result.stdout.splitlines()[-1]).items():
                 best[name][key] = max(value, best[name].get(key, 0))
-    print(f"{'':12} write MB/s" + "".join(f"{key:>10}" for key in ("seq", "block", "rand")))
+    keys = ("write", "again", "digest", "seq", "block", "rand")
+    print("MB/s: write, again, digest; else thousands of rows per second")
+    print(f"{'':12}" + "".join(f"{key:>10}" for key in keys))
     for name, found in best.items():
-        keys = ("write", "seq", "block", "rand")
         print(f"{name:12}" + "".join(f"{found.get(key, float('nan')):10.0f}" for key in keys))
 
 
