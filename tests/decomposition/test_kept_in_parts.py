@@ -130,6 +130,19 @@ def test_any_number_of_processes_goes_on(two, four, tmp_path):
 
 
 @pytest.mark.slow
+def test_any_number_of_processes_goes_on_by_data(two, four, tmp_path):
+    """The sum of the objective, of which each process has a part, too."""
+    arguments = "batch_topk", "data", data(), tmp_path
+    expected = four.results(fitted, *arguments[:3], {})[0]
+    for error in four.call(kept_fit, *arguments, STOP_AT):
+        assert isinstance(error, StoppedError), error
+    shutil.copytree(tmp_path, tmp_path / "for one")
+    check_close(two.results(kept_fit, *arguments), expected)
+    with mock.patch.object(torch, "get_num_threads", lambda: 1):
+        check_close([kept_fit(*arguments[:3], tmp_path / "for one")], expected)
+
+
+@pytest.mark.slow
 def test_the_best_epoch_is_in_parts_too(two, four, tmp_path):
     params = {"early_stopping": True, "n_iter_no_change": 2, "max_iter": 20}
     check_reshards("topk", two, four, tmp_path, **params)
