@@ -243,7 +243,10 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
     Training of an autoencoder removes from the dictionary's gradient its component along each
     atom, renormalises atoms after each step, clips the gradient norm, and resamples duplicates and
     features that were silent between two checks, as in [1]_. What `score` needs is computed when
-    it is first asked for, at the latest for a pickle; until then a fitted estimator keeps X.
+    it is first asked for, at the latest for a pickle; until then a fitted estimator keeps X. Where
+    several processes share out the atoms, and these and the encoder take more than 4 GiB,
+    ``components_`` and ``encoder_coef_`` are read-only memory maps of files: see
+    :ref:`more_than_one_device`.
 
     References
     ----------

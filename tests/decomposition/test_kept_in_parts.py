@@ -2,7 +2,9 @@
 
 import errno
 import os
+import random
 import shutil
+import time
 import warnings
 from pathlib import Path
 from unittest import mock
@@ -240,6 +242,62 @@ def test_a_full_disk_of_one_process(two, tmp_path, rank):
     )
     (last,) = steps_in(tmp_path)
     assert last == f"step-{found[0][0]['n_steps_']:09d}"
+
+
+def newest_in(path):
+    found = [
+        checkpoint.name for folder in path.glob("fit-*") for checkpoint in checkpoints_in(folder)
+    ]
+    return max(found, default=None)
+
+
+def with_a_slow_disk(X, path):
+    """Of the second process; how many were writing at once, and how many checkpoints began."""
+    write, now, most, n_written = _kept_in_parts.write_part, 0, 0, 0
+
+    def slow(temporary, state, rank):
+        nonlocal now, most, n_written
+        now, n_written = now + 1, n_written + 1
+        most = max(most, now)
+        time.sleep(0.3 * rank)
+        part = write(temporary, state, rank)
+        now -= 1
+        return part
+
+    with mock.patch.object(_kept_in_parts, "write_part", slow):
+        estimator = make("topk", "features").set_callbacks(Checkpoint(path, every=0)).fit(X)
+    return most, n_written, estimator.n_steps_
+
+
+def test_one_checkpoint_at_a_time(two, tmp_path):
+    found = two.results(with_a_slow_disk, data(), tmp_path)
+    assert found[0] == found[1]
+    most, n_written, n_steps = found[0]
+    assert most == 1
+    assert 2 <= n_written < n_steps / 2  # others have waited, and training has not
+
+
+@pytest.mark.enumeration
+def test_killed_at_any_moment(tmp_path):
+    """All processes, again and again, until the fit is done: what is on the disk is whole."""
+    arguments, rng = ("batch_topk", "features", data(), tmp_path / "kept"), random.Random(0)
+    kept = [None]  # the newest checkpoint after each kill
+    while len(kept) < 12:
+        place = tmp_path / f"{len(kept)}"
+        place.mkdir()
+        with Processes(2, place) as processes:
+            for pipe in processes.pipes:
+                pipe.send((kept_fit, arguments))
+            began = time.monotonic()
+            while newest_in(tmp_path / "kept") == kept[-1] and time.monotonic() < began + 60:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.2))
+        kept.append(newest_in(tmp_path / "kept"))
+    assert len(set(kept)) > 6
+    (tmp_path / "last").mkdir()
+    with Processes(2, tmp_path / "last") as processes:
+        expected = processes.results(fitted, *arguments[:3], {})[0]
+        check_goes_on(processes.results(kept_fit, *arguments), expected)
 
 
 def kept_apart(X, path):
