@@ -2,6 +2,7 @@
 
 import copy
 import math
+from operator import itemgetter
 
 import torch
 
@@ -64,7 +65,9 @@ class UnitNormAdam:
         return self._adam.state_dict()
 
     def load_state_dict(self, state):
-        """Go on from a state, with tensors of its own."""
+        """Go on from a state, with tensors of its own; a KeyError if something is missing."""
+        for moments in state["state"].values():  # torch would look for them in the next step
+            itemgetter("step", "exp_avg", "exp_avg_sq")(moments)
         self._adam.load_state_dict(copy.deepcopy(state))
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import filelock
 
+from .._core.fields import Fields
 from .._core.making_folders import make_folder
 from .._core.training.checkpoint import (
+    STATE,
     checkpoints_in,
     read_about,
     read_checkpoint,
@@ -91,9 +93,10 @@ class KeptFit:
     def _resume(self, fit, damage=None):
         if damage is not None:  # of the checkpoint that it was to go on from
             self._damaged[self._newest_left()[0]] = damage
-        state = self._newest(fit)
-        if state is not None:
-            fit.resume(state, if_damaged=partial(self._resume, fit))
+        newest = self._newest(fit)
+        if newest is not None:
+            state, where = newest
+            fit.resume(state, where, if_damaged=partial(self._resume, fit))
 
     def in_parts(self, ranks):
         """What writes the state of this process, if it holds some of the atoms."""
@@ -150,10 +153,14 @@ class KeptFit:
         return [each for each in checkpoints_in(self.folder) if each not in self._damaged]
 
     def _newest(self, fit):
-        """The newest state that can be read; those that cannot are removed, with a warning."""
+        """The newest state that can be read, and its file.
+
+        Those that cannot be read are removed, with a warning.
+        """
         for checkpoint in self._newest_left():
             try:
                 state, about = read_checkpoint(checkpoint)
+                _checked(checkpoint, about)
                 state = read_rows(state) if fit.is_alone else state
             except ValueError as error:
                 self._damaged[checkpoint] = str(error)
@@ -165,7 +172,7 @@ class KeptFit:
             self._damaged.clear()
             self.is_finished = about["is_over"]
             LOGGER.info("the fit goes on from %s", checkpoint)
-            return state
+            return state, str(checkpoint / STATE)
         if self._damaged:
             raise ValueError(
                 f"No checkpoint in {str(self.folder)!r} can be read: "
@@ -237,7 +244,7 @@ def check_same(checkpoint, fingerprint, about=None):
     """
     if about is None:
         try:
-            about = read_about(checkpoint)
+            about = _checked(checkpoint, read_about(checkpoint))
         except ValueError as error:
             raise ValueError(
                 f"{error} It may be of another fit. Give another path, or remove "
@@ -252,6 +259,14 @@ def check_same(checkpoint, fingerprint, about=None):
         f"{before!r}, and is {now!r}. Set it back to go on, or give another path, or remove "
         f"{str(checkpoint.parent)!r}, to begin anew."
     )
+
+
+def _checked(checkpoint, about):
+    """What a checkpoint says that it is of, if it has all that `KeptFit` writes."""
+    fields = Fields(about, f"{checkpoint / STATE}, field 'about'")
+    fields.inner("fingerprint")
+    fields.of_type("is_over", bool)
+    return about
 
 
 def first_difference(before, now):

@@ -1,6 +1,7 @@
 """A fit in steps as callbacks see it that keep its state, and what it is told apart by."""
 
 import platform
+from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -99,7 +100,7 @@ class ResumableFit:
             "environment": environment_of(self._rows.device),
         }
 
-    def resume(self, state, if_damaged=None):
+    def resume(self, state, where="The state of a fit", if_damaged=None):
         """Go on from a state of `state_dict`, with ndarrays or tensors, of the same fingerprint.
 
         Of several processes the first one says so for all.
@@ -108,6 +109,8 @@ class ResumableFit:
         ----------
         state : dict
             With `StoredRows` too, where several processes fit.
+        where : str
+            The file that it is from, for errors.
         if_damaged : callable, optional
             Called with an error, a str, if such rows cannot be read: to resume from another one,
             or to raise.
@@ -119,10 +122,22 @@ class ResumableFit:
         """
         missing = {"random_state", "data", "loop"} - state.keys()
         if missing:
-            raise ValueError(f"The state of a fit has no {', '.join(sorted(missing))}.")
-        self._state, self._if_damaged = state, if_damaged
-        self.random_state.set_state(state["random_state"]["before"])
-        self._before = state["random_state"]["before"]
+            raise ValueError(f"{where} has no {', '.join(sorted(missing))}.")
+        self._state, self._where, self._if_damaged = state, where, if_damaged
+        with self._reading():
+            self._before = state["random_state"]["before"]
+        self.random_state.set_state(self._before)
+
+    @contextmanager
+    def _reading(self):
+        """Name the file where something is missing in the state that is gone on from."""
+        try:
+            yield
+        except KeyError as error:
+            raise ValueError(
+                f"{self._where}: the state has no field {error}. Remove this checkpoint to go on "
+                "from the one before it, or its folder to begin anew."
+            ) from error
 
     def listen(self, listener):
         """Have an object called while the fit goes on.
@@ -216,20 +231,22 @@ class ResumableFit:
         self._data = {"mean": mean.cpu().numpy().copy(), "rms": float(rms)}
         if self._state is None:
             return
-        before = self._state["data"]
-        if self._data["rms"] != before["rms"] or not np.array_equal(
-            self._data["mean"], before["mean"]
-        ):
+        with self._reading():
+            rms, mean = (self._state["data"][name] for name in ("rms", "mean"))
+        if self._data["rms"] != rms or not np.array_equal(self._data["mean"], mean):
             raise ValueError(
                 "X is not what the checkpoint was trained on: its centred RMS norm is "
-                f"{self._data['rms']!r}, but was {before['rms']!r}, or its mean is another. Give "
+                f"{self._data['rms']!r}, but was {rms!r}, or its mean is another. Give "
                 "the same data, or another path, to begin anew."
             )
 
     @property
     def n_epochs(self):
         """Epochs that the state to go on from has behind it."""
-        return 0 if self._state is None else len(self._state["loop"]["loss_curve"])
+        if self._state is None:
+            return 0
+        with self._reading():
+            return len(self._state["loop"]["loss_curve"])
 
     def solver(self, kind, n_rows, batch_size):
         """The solver to go on with, of a class; None where the fit begins.
@@ -238,22 +255,24 @@ class ResumableFit:
         """
         if self._state is None:
             return None
-        self.random_state.set_state(self._state["random_state"]["after"])
-        tables, strategy = tables_of(self._state), ALONE
-        if tables:
-            n_components = tables[0].n_rows
-            strategy = self.processes.strategy(kind, n_components, n_rows, batch_size)
-            self._in_parts = strategy.shards_atoms
-            start, stop = strategy.range if self._in_parts else (0, n_components)
-            self._state = self.processes.together(lambda: read_rows(self._state, start, stop))
-        state = self._state["loop"]["solver"]
-        return solver_from_state(kind, state, self._rows.device, strategy)
+        with self._reading():
+            self.random_state.set_state(self._state["random_state"]["after"])
+            tables, strategy = tables_of(self._state), ALONE
+            if tables:
+                n_components = tables[0].n_rows
+                strategy = self.processes.strategy(kind, n_components, n_rows, batch_size)
+                self._in_parts = strategy.shards_atoms
+                start, stop = strategy.range if self._in_parts else (0, n_components)
+                self._state = self.processes.together(lambda: read_rows(self._state, start, stop))
+            state = self._state["loop"]["solver"]
+            return solver_from_state(kind, state, self._rows.device, strategy)
 
     def attach(self, loop):
         """Train in a loop; a number of its epochs may be done already."""
         self._loop = loop
         if self._state is not None:
-            loop.load_state_dict(self._state["loop"], own=self._in_parts)
+            with self._reading():
+                loop.load_state_dict(self._state["loop"], own=self._in_parts)
             self._state = None  # its arrays are of no more use
         if loop.solver.strategy.shards_atoms:
             ranks = self.processes.ranks

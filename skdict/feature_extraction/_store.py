@@ -7,6 +7,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import Bunch
 
+from .._core.sizes import size_of
 from .._core.storage import StoreView, StoreWriter
 from .._core.storage.checking import damages
 from .._core.storage.opening import OpenStore
@@ -267,13 +268,14 @@ class ActivationStore:
             block_rows=block_rows,
         )
         with writer:
-            first = shard[0] if writer.cursor is None else writer.cursor
-            for document in range(first, len(files), shard[1]):
+            first, step = writer.shard
+            first = first if writer.cursor is None else writer.cursor
+            for document in range(first, len(files), step):
                 states, ids = read_request(files[document], len(layers))
                 columns = (np.full(len(ids), document), np.arange(len(ids)), ids)
                 tokens = dict(zip(TOKENS, columns, strict=True))
                 rows = {name: states[:, i] for i, name in enumerate(layers)}
-                writer.append(rows, tokens, cursor=document + shard[1])
+                writer.append(rows, tokens, cursor=document + step)
         return cls(path)
 
     @property
@@ -439,7 +441,7 @@ class ActivationStore:
             "path": self._given,
             "rows": f"{len(self):,}",
             "shards": f"{len(self._store.commits):,}",
-            "size": f"{self._n_bytes() / 1e9:,.3f} GB",
+            "size": size_of(self._n_bytes()),
             "dtype": settings.dtype,
             "layers": ", ".join(f"{name} ({width})" for name, width in self.layers.items()),
             "tokens": ", ".join(settings.tokens) or "none",

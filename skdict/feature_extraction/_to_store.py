@@ -42,7 +42,7 @@ def write_store(extractor, texts, path, *, layers, text_column, dtype, shard, **
         **sizes,
     )
     writer.is_computed = not of_rows
-    first, step = shard
+    first, step = writer.shard
     start = [first, 0] if writer.cursor is None else writer.cursor
     with writer, ThreadPoolExecutor(1, thread_name_prefix="skdict-write") as pool:
         pending = None

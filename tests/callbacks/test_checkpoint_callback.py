@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -166,6 +167,47 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(X, want, tmp_path,
     damage(folder / "step-000000016")
     with pytest.raises(ValueError, match=r"No checkpoint in .* can be read"):
         fitted(X, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fingerprint", "is_over"])
+def test_a_checkpoint_that_does_not_say_what_it_is_of_is_damaged(X, want, tmp_path, name):
+    listener = Listener(keep_at=(5, 9))
+    fitted(X, tmp_path, listener)
+    folder = only_folder(tmp_path)
+    about = kept_fit.read_about(folder / "step-000000016")
+    shutil.rmtree(folder / "step-000000016")
+    write_checkpoint(folder, 5, listener.states[5], about | {"is_over": False})
+    without = {key: value for key, value in about.items() if key != name}
+    write_checkpoint(folder, 9, listener.states[9], without)
+    said = rf"state\.json, field 'about' has no field '{name}'\. The fit goes on from step-0*5"
+    with pytest.warns(UserWarning, match=said):
+        assert_same_fit(fitted(X, tmp_path), want)
+    shutil.rmtree(folder / "step-000000016")
+    write_checkpoint(folder, 9, listener.states[9], without)
+    with pytest.raises(ValueError, match=rf"has no field '{name}'.*Give another path, or remove"):
+        fitted(X, tmp_path, alpha=0.5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["before", "after", "rms", "loss_curve", "solver", "is_over", "n_watched", "best", "exp_avg"],
+)
+def test_a_state_that_lacks_something_is_refused_by_name(X, tmp_path, name):
+    listener = Listener(keep_at=(5,))
+    fitted(X, tmp_path, listener)
+    folder = only_folder(tmp_path)
+    about = kept_fit.read_about(folder / "step-000000016") | {"is_over": False}
+    shutil.rmtree(folder / "step-000000016")
+    state = without_key(listener.states[5], name)
+    write_checkpoint(folder, 5, state, about)
+    with pytest.raises(ValueError, match=rf"step-000000005.state\.json: .*no field '{name}'"):
+        fitted(X, tmp_path)
+
+
+def without_key(value, name):
+    if not isinstance(value, dict):
+        return value
+    return {key: without_key(part, name) for key, part in value.items() if key != name}
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,15 @@ def test_a_shard_is_a_pair(tmp_path, shard):
         ActivationStore.create(tmp_path, {"a": 3}, shard=shard)
 
 
+def test_the_numbers_of_a_shard_may_be_those_of_numpy(tmp_path):
+    shard = (np.int64(0), np.uint8(2))
+    with ActivationStore.create(tmp_path, {"a": 3}, shard=shard) as writer:
+        writer.append(np.ones((2, 3)))
+    assert len(ActivationStore(tmp_path)) == 2
+    with pytest.raises(ValueError, match=r"has n of shard=\(i, n\) 2, not 3"):
+        ActivationStore.create(tmp_path, {"a": 3}, shard=(0, 3))
+
+
 def test_what_is_in_a_store_is_described(two):
     found = two.describe()
     assert (found.n_rows, found.n_shards, found.n_bytes) == (360, 4, 360 * 8 * 2 * 2)
@@ -110,6 +119,7 @@ def test_representations(two):
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
     assert "<b>" not in html
     assert re.search(r"rows</th>.*360", html)
+    assert "11.5 kB" in html
 
 
 def test_a_store_pickles_as_its_path(store):
@@ -219,7 +229,7 @@ def requests(folder, dtype=torch.bfloat16, names=("10", "9", "a")):
     return states
 
 
-@pytest.mark.parametrize("n_writers", [1, 2])
+@pytest.mark.parametrize("n_writers", [1, np.int64(2)])
 def test_hidden_states_of_vllm(tmp_path, n_writers):
     states = requests(tmp_path / "states")
     for i in range(n_writers):

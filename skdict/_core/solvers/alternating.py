@@ -6,6 +6,7 @@ from ..coding.lasso import Lasso
 from ..device import available_memory
 from ..dictionary import Dictionary
 from ..kernels import decode
+from ..sizes import size_of
 from .autoencoder import initial_atoms
 from .base import EpochSolver, Solver, alpha_in_training, register
 from .online import OnlineDictionaryLearning
@@ -79,6 +80,6 @@ def check_memory(n_components, like):
     if needed > available:
         raise MemoryError(
             f"solver='alternating' keeps a number for each pair of atoms: with {n_components} "
-            f"components {needed / 1e9:.3g} GB, where {available / 1e9:.3g} GB are available. "
+            f"components {size_of(needed)}, where {size_of(available)} are available. "
             "Use fewer components, or solver='autoencoder'."
         )

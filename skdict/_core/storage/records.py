@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 import xxhash
 
+from ..fields import Fields, short
 from .layout import (
     DTYPES,
     MAX_FILE_NAME,
@@ -57,7 +58,7 @@ def parsed(content, where):
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON: {error}. {_RESTORE}") from None
     if not isinstance(record, dict) or len(record) < 2:
-        raise ValueError(f"{where} must hold an object, not {_short(record)}. {_RESTORE}")
+        raise ValueError(f"{where} must hold an object, not {short(record)}. {_RESTORE}")
     checksum = record.pop("xxh3", None)
     if not isinstance(checksum, str):
         raise ValueError(f"{where} has no checksum 'xxh3'. {_RESTORE}")
@@ -77,67 +78,6 @@ _RESTORE = "Restore it from a copy, or write the store again."
 
 def _canonical(record):
     return json.dumps(record, separators=(",", ":"), allow_nan=False)
-
-
-def _short(value):
-    return f"{value!r:.60}"
-
-
-class Fields:
-    """Values of an object of JSON, each of which is checked when it is taken.
-
-    Parameters
-    ----------
-    value : object
-    where : str
-        The file, and where in it, for errors.
-    """
-
-    def __init__(self, value, where):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must be an object, not {_short(value)}. {_RESTORE}")
-        self.value, self.where = value, where
-
-    def take(self, name):
-        """Any value."""
-        if name not in self.value:
-            raise ValueError(f"{self.where} has no field {name!r}. {_RESTORE}")
-        return self.value[name]
-
-    def integer(self, name, least, most):
-        value = self.take(name)
-        if type(value) is not int or not least <= value <= most:
-            raise self._bad(name, f"an integer from {least} to {most}")
-        return value
-
-    def number(self, name):
-        """A number that is not negative."""
-        value = self.take(name)
-        if type(value) not in (int, float) or not 0 <= value < 1e300:
-            raise self._bad(name, "a number of at least 0")
-        return float(value)
-
-    def text(self, name, pattern):
-        value = self.take(name)
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise self._bad(name, f"text like {pattern}")
-        return value
-
-    def inner(self, name):
-        """The fields of an object inside."""
-        return Fields(self.take(name), f"{self.where}, field {name!r}")
-
-    def only(self, *names):
-        """Refuse other fields than these."""
-        for name in self.value:
-            if name not in names:
-                raise ValueError(
-                    f"{self.where} has a field {name!r:.60} that is not known. {_RESTORE}"
-                )
-
-    def _bad(self, name, wanted):
-        found = _short(self.value[name])
-        return ValueError(f"{self.where}: {name!r} must be {wanted}, not {found}. {_RESTORE}")
 
 
 @dataclass(frozen=True)
@@ -207,7 +147,7 @@ def read_settings(folder):
     """The settings of a store, from store.json."""
     where = folder.where("store.json")
     record, _ = parsed(folder.read("store.json", MAX_RECORD), where)
-    fields = Fields(record, where)
+    fields = Fields(record, where, _RESTORE)
     fields.text("format", re.escape(FORMAT))
     version = fields.integer("version", 1, 2**31)
     if version > VERSION:
@@ -265,7 +205,7 @@ def _columns(fields):
     fields.only("columns", "block_rows")
     columns = fields.take("columns")
     if not isinstance(columns, list):
-        raise ValueError(f"{fields.where}: 'columns' must be a list, not {_short(columns)}.")
+        raise ValueError(f"{fields.where}: 'columns' must be a list, not {short(columns)}.")
     check_columns(columns, f"{fields.where}: 'columns'")
     return tuple(columns)
 
@@ -347,7 +287,7 @@ class Commit:
 
 def commit_of(record, checksum, where, settings, number):
     """The `Commit` of a record, all of whose fields are checked."""
-    fields = Fields(record, where)
+    fields = Fields(record, where, _RESTORE)
     fields.only("shard", "rows", "layers", "tokens", "cursor", "skip")
     fields.integer("shard", number, number)
     rows = fields.integer("rows", 1, settings.shard_rows)
@@ -433,7 +373,7 @@ def write_index(folder, commits):
 def _read_index(folder, settings):
     where = folder.where("index.json")
     record, _ = parsed(folder.read("index.json", MAX_INDEX), where)
-    fields = Fields(record, where)
+    fields = Fields(record, where, _RESTORE)
     fields.only("version", "commits")
     fields.integer("version", 1, VERSION)
     commits, shards = {}, fields.inner("commits")

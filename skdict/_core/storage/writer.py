@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..making_folders import make_folder
+from ..parameters import python_number
 from ..tensors import from_numpy
 from .folders import open_folder
 from .layout import DTYPES, MAX_SHARD, SHARD_BYTES, block_rows_of, shard_name
@@ -113,16 +114,19 @@ class StoreWriter:
         What `append` was told last of rows that are in the store; None at the start.
     n_rows : int
         Rows that this writer and its predecessors have committed.
+    shard : tuple of (int, int)
+        (i, n): this is writer i of n.
     """
 
     def __init__(self, path, settings, writer=0):
-        if type(writer) is not int or not 0 <= writer < settings.n_writers:
+        writer, n_writers = python_number(writer), settings.n_writers
+        if type(writer) is not int or not 0 <= writer < n_writers:
             raise ValueError(
-                f"shard must be (i, n) with i from 0 to n - 1, not ({writer!r}, "
-                f"{settings.n_writers})."
+                f"shard must be (i, n) with i from 0 to n - 1, not ({writer!r:.60}, {n_writers})."
             )
         self.folder, self.settings, self._writer = open_folder(path), settings, writer
         self.is_computed = False
+        self.shard = writer, n_writers
         self._lock = None if self.folder.is_remote else _locked(self.folder.path, writer)
         try:
             self.folder.create("store.json", dumped(settings.record()), writer)
@@ -353,12 +357,12 @@ def _as_tensor(x, what):
 def _converted(x, dtype, what):
     """In the dtype of the store, contiguous and on the CPU."""
     y = x.to(device="cpu", dtype=dtype).contiguous()
-    if x.dtype != dtype and len(y) and bool(torch.isinf(y).any()):
-        largest = float(torch.nan_to_num(x, posinf=0.0, neginf=0.0).abs().max())
-        if largest > torch.finfo(dtype).max:
+    if x.dtype != dtype and bool(torch.isinf(y).any()):
+        too_large = x[torch.isinf(y).to(x.device) & x.isfinite()]
+        if len(too_large):
             raise ValueError(
-                f"{what} has a value of {largest:.3g}, which {dtype} cannot hold. Create the "
-                "store with dtype='bfloat16' or 'float32'."
+                f"{what} has a value of {float(too_large.abs().max()):.3g}, which {dtype} cannot "
+                "hold. Create the store with dtype='bfloat16' or 'float32'."
             )
     return y
 
@@ -376,13 +380,26 @@ def _check_count(value, name, most):
         raise ValueError(f"{name} must be an integer from 1 to {most}, not {value!r:.60}.")
 
 
+def _parameters(settings):
+    """What a store is created with, but for its identity, by the names of the parameters."""
+    return {
+        "dtype": settings.dtype,
+        "layers": {name: width for name, (width, _) in settings.layers.items()},
+        "tokens": list(settings.tokens),
+        "shard_rows": settings.shard_rows,
+        "block_rows": {name: rows for name, (_, rows) in settings.layers.items()},
+        "block_rows of tokens": settings.token_block_rows,
+        "n of shard=(i, n)": settings.n_writers,
+    }
+
+
 def _check_same(settings, found, where):
     """Refuse to append to a store that was written with other settings."""
-    ours, theirs = settings.record(), found.record()
-    for field, value in ours.items():
-        if field != "identity" and theirs[field] != value:
+    theirs = _parameters(found)
+    for name, value in _parameters(settings).items():
+        if theirs[name] != value:
             raise ValueError(
-                f"{where} has {field} {theirs[field]!r:.200}, not {value!r:.200}. Give the same, "
+                f"{where} has {name} {theirs[name]!r:.200}, not {value!r:.200}. Give the same, "
                 "or another path."
             )
     for key in sorted({*settings.identity, *found.identity}):

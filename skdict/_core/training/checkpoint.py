@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 
 from ..distributed.rows import OwnRows
+from ..fields import Fields
 from ..formats.packing import pack, unpack
 from ..formats.tensors import FormatError, SafeTensors
 from ..tensors import from_numpy
@@ -226,13 +227,11 @@ def _read_json(checkpoint):
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError) as error:
         raise FormatError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(content, dict):
-        raise FormatError(f"{path} holds no object, but a {type(content).__name__}.")
-    if content.get("format") != FORMAT:
-        raise FormatError(f"{path}: 'format' is {content.get('format')!r}, expected {FORMAT!r}.")
+    fields = Fields(content, str(path))
+    if fields.take("format") != FORMAT:
+        raise FormatError(f"{path}: 'format' is {content['format']!r}, expected {FORMAT!r}.")
     for name, kind in KEYS.items():
-        if type(content.get(name)) is not kind:
-            raise FormatError(f"{path}: {name!r} is missing, or is no {kind.__name__}.")
+        fields.of_type(name, kind)
     _check_rows(path, content.get("rows", []))
     if content["format_version"] > FORMAT_VERSION:
         raise FormatError(

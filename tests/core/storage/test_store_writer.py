@@ -182,8 +182,9 @@ def test_a_writer_may_be_closed_in_another_thread(tmp_path):
         ({"dtype": "float32"}, "has dtype 'float16', not 'float32'"),
         ({"tokens": ()}, "has tokens"),
         ({"shard_rows": 299}, "has shard_rows 300, not 299"),
-        ({"block_rows": 16}, "has layers"),
-        ({"n_writers": 2}, "has n_writers 1, not 2"),
+        ({"block_rows": 16}, "has block_rows {'mlp': 32, 'blocks.0/out': 32}, not"),
+        ({"block_rows": 32, "tokens": ("document",)}, "has tokens"),
+        ({"n_writers": 2}, r"has n of shard=\(i, n\) 1, not 2"),
         ({"identity": {"model": "b"}}, "of another model: None, not 'b'"),
     ],
 )
@@ -282,6 +283,27 @@ def test_infinities_that_came_are_kept_and_counted(tmp_path):
 def test_a_writer_is_one_of_those_that_there_are(tmp_path, number):
     with pytest.raises(ValueError, match=re.escape(f"not ({number!r}, 3)")):
         StoreWriter(tmp_path, settings(n_writers=3), number)
+
+
+def test_numbers_of_writers_may_be_those_of_numpy(tmp_path):
+    with StoreWriter(tmp_path, settings(n_writers=np.int64(2)), np.uint8(1)) as writer:
+        assert [type(number) for number in writer.shard] == [int, int]
+        append_all(writer)
+    numbers = [commit.number for commit in OpenStore(tmp_path).commits]
+    assert numbers == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+def test_values_that_round_to_the_largest_are_kept_beside_infinity(tmp_path, given):
+    """65,519 is 65,504 in float16; 65,520 would be infinite."""
+    of_one = settings_of({"a": 2}, dtype="float16", tokens=(), **OPEN)
+    with StoreWriter(tmp_path, of_one) as writer:
+        writer.append(torch.tensor([[65519.0, torch.inf], [-65519.0, torch.nan]], dtype=given))
+        with pytest.raises(ValueError, match=r"has a value of 6\.55e\+04, which torch\.float16"):
+            writer.append(torch.tensor([[65520.0, torch.inf]], dtype=given))
+    found = view_of(tmp_path, "a").read(slice(None))
+    assert found[:, 0].tolist() == [65504, -65504]
+    assert found[0, 1] == torch.inf
 
 
 @pytest.mark.parametrize("layer", ["../../etc", "a/b", ".", "..", "ä b", "con\n", "a.b-c_1"])

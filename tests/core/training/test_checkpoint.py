@@ -157,9 +157,9 @@ def test_files_that_are_cut_or_missing(written, name):
     [
         ({"format": "other"}, "'format' is 'other'"),
         ({"format_version": 3}, "newer skdict"),
-        ({"format_version": "1"}, "'format_version' is missing, or is no int"),
-        ({"state": []}, "'state' is missing, or is no dict"),
-        ({"about": None}, "'about' is missing"),
+        ({"format_version": "1"}, "'format_version' must be of type int, not '1'"),
+        ({"state": []}, r"'state' must be of type dict, not \[\]"),
+        ({"about": None}, "'about' must be of type dict, not None"),
         ({"tensors": {}}, "is damaged: its 'digest'"),
         ({"about": {"x": float("nan")}}, r"state\.json is damaged: its 'digest'"),
         ({"digest": "0"}, "is damaged: its 'digest'"),
