@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..tensors import ROUNDINGS, away_from
@@ -239,15 +240,33 @@ class NormHistogram:
     """Squared norms of rows, counted to a percent: which of them are massive."""
 
     def __init__(self):
-        n_bins = 1 << (11 + MANTISSA_BITS)
-        self._counts = torch.zeros(n_bins, dtype=torch.int64, device="cpu")
-        self._sums = torch.zeros(n_bins, dtype=torch.float64, device="cpu")
+        self._first = 0  # bin that the arrays begin with: most rows are in few of all 131,072
+        self._counts, self._sums = np.zeros(0, np.int64), np.zeros(0)
 
     def update(self, squares):
         """Add squared norms: (B,), float64, on the CPU."""
-        bins = (squares.view(torch.int64) >> (52 - MANTISSA_BITS)) & (len(self._counts) - 1)
-        self._counts += torch.bincount(bins, minlength=len(self._counts))
-        self._sums += torch.bincount(bins, weights=squares, minlength=len(self._counts))
+        if len(squares) == 0:
+            return
+        squares = squares.numpy()
+        bins = squares.view(np.int64) >> (52 - MANTISSA_BITS)
+        bins &= (1 << (11 + MANTISSA_BITS)) - 1
+        first = int(bins.min())
+        bins -= first
+        counts = np.bincount(bins)
+        self._reach(first, first + len(counts))
+        there = slice(first - self._first, first - self._first + len(counts))
+        self._counts[there] += counts
+        self._sums[there] += np.bincount(bins, weights=squares)
+
+    def _reach(self, first, stop):
+        """Have a place for the bins from one to another."""
+        if len(self._counts) == 0:
+            self._first = first
+        before = max(self._first - first, 0)
+        after = max(stop - self._first - len(self._counts), 0)
+        self._first -= before
+        self._counts = np.pad(self._counts, (before, after))
+        self._sums = np.pad(self._sums, (before, after))
 
     def massive_from(self):
         """Least squared norm of a massive row; None if no row is massive."""
@@ -255,18 +274,16 @@ class NormHistogram:
         n_most = n_samples // 10
         if n_most == 0:
             return None
-        n_below = self._counts.cumsum(0)
-        bin_of_others = int(torch.searchsorted(n_below, n_samples - n_most))
+        bin_of_others = int(np.searchsorted(self._counts.cumsum(), n_samples - n_most))
         first = bin_of_others + 1 + (int(math.log2(MASSIVE**2)) << MANTISSA_BITS)
         if self._sums[first:].sum() <= self._sums.sum() / 2:
             return None
-        return float(_value_of_bin(first))
+        return float(_value_of_bin(self._first + first))
 
 
 def _value_of_bin(number):
     """The least number of a bin of `NormHistogram`."""
-    bits = torch.tensor(number << (52 - MANTISSA_BITS), dtype=torch.int64, device="cpu")
-    return bits.view(torch.float64)
+    return np.int64(number << (52 - MANTISSA_BITS)).view(np.float64)
 
 
 def _reader(source):

@@ -12,8 +12,8 @@ import torch
 from ..data.statistics import NormHistogram, Spread, Summary
 from ..kernels import sums_about
 
-# Rows that the centre is estimated from.
-N_CENTRE_ROWS = 1001
+# The centre is estimated from about so many rows, spread over the first piece.
+N_CENTRE_ROWS = 65
 # Squared norms outside of these are computed in float64: float32 would overflow or lose digits.
 SMALL, LARGE = 1e-20, 1e30
 
@@ -39,11 +39,10 @@ class RowMoments:
         x : tensor of floating point
         """
         if self.centre is None:
-            first = x[:N_CENTRE_ROWS].float().nanmedian(dim=0).values
-            self.centre = torch.nan_to_num(first, nan=0.0, posinf=0.0, neginf=0.0)
+            self.centre = _centre(x)
         total, squares = sums_about(x, self.centre)
         squares = squares.numpy()  # in NumPy, whose operators on a few numbers take less time
-        if SMALL < squares.max() < LARGE:  # neither if any is NaN
+        if SMALL < np.maximum.reduce(squares) < LARGE:  # neither if any is NaN
             self._sum += total.numpy()
             self._squares.append(squares)
         else:
@@ -72,10 +71,11 @@ class RowMoments:
         """
         squares = np.concatenate(self._squares)
         finite = np.isfinite(squares)
+        known = squares if finite.all() else squares[finite]
         histogram = NormHistogram()
-        histogram.update(torch.from_numpy(squares[finite]))
-        of_all = self._spread(self._sum, squares[finite])
-        n_not_finite = int(len(squares) - np.count_nonzero(finite))
+        histogram.update(torch.from_numpy(known))
+        of_all = self._spread(self._sum, known)
+        n_not_finite = len(squares) - len(known)
         threshold = histogram.massive_from()
         if threshold is None:
             return Summary(of_all, of_all, n_not_finite)
@@ -96,3 +96,11 @@ class RowMoments:
         about_centre = float(squares.sum())
         about_mean = max(about_centre - n_samples * float(shift.square().sum()), 0.0)
         return Spread(n_samples, self.centre + shift, about_mean, float(squares.max()) ** 0.5)
+
+
+def _centre(x):
+    """About the median of rows (B, width): (width,), float32; 0 where most are not finite."""
+    rows = x[:: -(-len(x) // N_CENTRE_ROWS)].T.float().contiguous().numpy()
+    middle = (rows.shape[1] - 1) // 2
+    centre = np.partition(rows, middle, axis=1)[:, middle]  # a quarter of the time of torch.median
+    return torch.from_numpy(np.where(np.isfinite(centre), centre, np.float32(0)))

@@ -12,8 +12,9 @@ from ..data.statistics import Spread, Summary
 from .layout import HEADER_BYTES, ShardLayout
 from .moments import RowMoments
 
-# Rows are hashed, counted and written in pieces of about so many bytes: whole blocks.
-PIECE_BYTES = 1 << 19
+# Rows are hashed, counted and written in pieces of about so many bytes: whole blocks. A piece stays
+# in the cache from one to the next; of smaller ones, the calls take as long as the work.
+PIECE_BYTES = 1 << 21
 # Files are looked through for damage in pieces of about so many bytes.
 CHECKED_BYTES = 1 << 23
 # So many files of a store are kept open: systems allow a process 256 or 1024.
@@ -43,8 +44,8 @@ class ShardWriter:
         self._folder, self.matrix, self.number = folder, matrix, number
         self.rows = 0
         n_blocks = max(1, PIECE_BYTES // matrix.block_bytes)
-        piece = n_blocks * matrix.block_rows
-        self._held = torch.empty(piece, matrix.width, dtype=matrix.dtype, device="cpu")
+        self._n_piece = n_blocks * matrix.block_rows
+        self._held = torch.empty(self._n_piece, matrix.width, dtype=matrix.dtype, device="cpu")
         self._n_held = 0
         self._hashes = []
         self._moments = RowMoments(matrix.width) if matrix.has_statistics else None
@@ -60,16 +61,16 @@ class ShardWriter:
         ----------
         x : tensor of shape (n, width), contiguous, on the CPU, of the dtype of the matrix
         """
-        piece = len(self._held)
-        while len(x):
-            if self._n_held == 0 and len(x) >= piece:
-                self._write(x[:piece])
-                x = x[piece:]
+        piece, n_rows, start = self._n_piece, len(x), 0
+        while start < n_rows:
+            if self._n_held == 0 and n_rows - start >= piece:
+                self._write(x[start : start + piece])
+                start += piece
                 continue
-            n = min(piece - self._n_held, len(x))
-            self._held[self._n_held : self._n_held + n] = x[:n]
+            n = min(piece - self._n_held, n_rows - start)
+            self._held[self._n_held : self._n_held + n] = x[start : start + n]
             self._n_held += n
-            x = x[n:]
+            start += n
             if self._n_held == piece:
                 self._n_held = 0
                 self._write(self._held)
@@ -77,8 +78,8 @@ class ShardWriter:
     def _write(self, x):
         """Write whole blocks, or the last rows of the shard."""
         data, step = as_bytes(x), self.matrix.block_bytes
-        for start in range(0, len(data), step):
-            self._hashes.append(xxhash.xxh3_64_intdigest(data[start : start + step]))
+        hash_of = xxhash.xxh3_64_intdigest
+        self._hashes += [hash_of(data[i : i + step]) for i in range(0, len(data), step)]
         if self._moments is not None:
             self._moments.update(x)
         if self.matrix.has_documents:

@@ -9,6 +9,10 @@ from numba.extending import intrinsic
 from .linalg import vectorised
 
 
+# LLVM has no instruction for float16 on older processors.
+_READS_HALF = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
 def sums_about(x, centre):
     total, squares = _sums_about(_bits(x), centre.numpy())
     return torch.from_numpy(total), torch.from_numpy(squares)
@@ -16,7 +20,7 @@ def sums_about(x, centre):
 
 def _bits(x):
     """As an array that `_wide` reads: NumPy has no bfloat16, and Numba no float16."""
-    if x.dtype == torch.float16 and torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    if x.dtype == torch.float16 and _READS_HALF:
         return x.view(torch.int16).numpy().view(np.uint16)
     if x.dtype == torch.bfloat16:
         return x.view(torch.int16).numpy()
