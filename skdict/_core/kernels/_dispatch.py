@@ -34,7 +34,7 @@ TABLE = {
     "unit_rows": {"any": "reference.lasso", "cpu": "cpu.lasso"},
     "lasso": {"any": "reference.lasso", "cpu": "cpu.lasso"},
     "omp": {"any": "reference.omp", "cpu": "cpu.omp"},
-    "sums_about": {"any": "reference.moments", "cpu": "cpu.moments"},
+    "add_sums_about_": {"any": "reference.moments", "cpu": "cpu.moments"},
 }
 
 

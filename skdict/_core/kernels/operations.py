@@ -98,13 +98,27 @@ def add_at_(table, index, rows):
     return body("add_at_", table.device)(table, index, rows)
 
 
-def sums_about(x, centre):
-    """Σ (x - centre) over rows, (d,), and ‖x - centre‖² of each, (B,), summed in float32.
+def add_sums_about_(total, squares, x, centre, least, most):
+    """Σ (x - centre) over rows and ‖x - centre‖² of each, summed in float32.
 
-    Both are returned in float64. x may be in half precision, and is contiguous. What is not finite
-    stays so.
+    Returns
+    -------
+    is_added : bool
+        Whether the largest of the squares is between ``least`` and ``most``, which it is not if
+        anything is not finite. Otherwise nothing is added to ``total``.
+
+    Parameters
+    ----------
+    total : tensor of shape (d,), float64
+        To which the sum over rows is added.
+    squares : tensor of shape (B,), float64
+        Written to.
+    x : tensor of shape (B, d), contiguous
+        May be in half precision.
+    centre : tensor of shape (d,), float32
+    least, most : float
     """
-    return body("sums_about", x.device)(x, centre)
+    return body("add_sums_about_", x.device)(total, squares, x, centre, least, most)
 
 
 def add_outer_products(matrix, support, values, weight):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data.statistics import NormHistogram, Spread, Summary
-from ..kernels import sums_about
+from ..kernels import add_sums_about_
 
 # The centre is estimated from about so many rows, spread over the first piece.
 N_CENTRE_ROWS = 65
@@ -28,8 +28,8 @@ class RowMoments:
 
     def __init__(self, width):
         self.centre = None
-        self._sum = np.zeros(width)  # of x - centre
-        self._squares = []  # arrays of ‖x - centre‖²; NaN where a row is not finite
+        self._sum = torch.zeros(width, dtype=torch.float64, device="cpu")  # of x - centre
+        self._squares = []  # tensors of ‖x - centre‖²; NaN where a row is not finite
 
     def update(self, x):
         """Add rows (B, width) on the CPU.
@@ -40,21 +40,18 @@ class RowMoments:
         """
         if self.centre is None:
             self.centre = _centre(x)
-        total, squares = sums_about(x, self.centre)
-        squares = squares.numpy()  # in NumPy, whose operators on a few numbers take less time
-        if SMALL < np.maximum.reduce(squares) < LARGE:  # neither if any is NaN
-            self._sum += total.numpy()
-            self._squares.append(squares)
-        else:
-            self._update_slowly(x)
+        squares = torch.empty(len(x), dtype=torch.float64, device="cpu")
+        self._squares.append(squares)
+        if not add_sums_about_(self._sum, squares, x, self.centre, SMALL, LARGE):
+            self._update_slowly(squares, x)
 
-    def _update_slowly(self, x):
+    def _update_slowly(self, squares, x):
         """The same in float64, without the rows that are not finite."""
         finite = torch.isfinite(x).all(dim=1)
         offset = x.double() - self.centre
-        squares = torch.linalg.vector_norm(offset, dim=1).square()
-        self._sum += offset[finite].sum(dim=0).numpy()
-        self._squares.append(squares.masked_fill(~finite, torch.nan).numpy())
+        squares.copy_(torch.linalg.vector_norm(offset, dim=1).square())
+        squares.masked_fill_(~finite, torch.nan)
+        self._sum += offset[finite].sum(dim=0)
 
     def finish(self, read):
         """The summary of all rows.
@@ -69,7 +66,7 @@ class RowMoments:
         -------
         summary : Summary
         """
-        squares = np.concatenate(self._squares)
+        squares = torch.cat(self._squares).numpy()
         finite = np.isfinite(squares)
         known = squares if finite.all() else squares[finite]
         histogram = NormHistogram()
@@ -81,9 +78,9 @@ class RowMoments:
             return Summary(of_all, of_all, n_not_finite)
         with np.errstate(invalid="ignore"):
             is_massive, is_other = squares >= threshold, squares < threshold
-        total = self._sum.copy()
+        total = self._sum.clone()
         for index in np.array_split(np.flatnonzero(is_massive), 1 + len(squares) // 4096):
-            total -= (read(index).double() - self.centre).sum(dim=0).numpy()
+            total -= (read(index).double() - self.centre).sum(dim=0)
         of_others = self._spread(total, squares[is_other])
         # a constant beside massive rows: those are all there is to learn
         return Summary(of_all, of_others if of_others.squares > 0 else of_all, n_not_finite)
@@ -92,7 +89,7 @@ class RowMoments:
         n_samples = len(squares)
         if n_samples == 0:
             return Spread(0, self.centre.double(), 0.0, 0.0)
-        shift = torch.from_numpy(total / n_samples)
+        shift = total / n_samples
         about_centre = float(squares.sum())
         about_mean = max(about_centre - n_samples * float(shift.square().sum()), 0.0)
         return Spread(n_samples, self.centre + shift, about_mean, float(squares.max()) ** 0.5)

@@ -12,8 +12,8 @@ from ..data.statistics import Spread, Summary
 from .layout import HEADER_BYTES, ShardLayout
 from .moments import RowMoments
 
-# Rows are hashed, counted and written in pieces of about so many bytes: whole blocks. A piece stays
-# in the cache from one to the next; of smaller ones, the calls take as long as the work.
+# Rows are hashed, counted and written in pieces of about so many bytes, whole blocks, which stay in
+# the cache from one to the next. With smaller ones the calls take a good part of the time.
 PIECE_BYTES = 1 << 21
 # Files are looked through for damage in pieces of about so many bytes.
 CHECKED_BYTES = 1 << 23
@@ -61,24 +61,29 @@ class ShardWriter:
         ----------
         x : tensor of shape (n, width), contiguous, on the CPU, of the dtype of the matrix
         """
-        piece, n_rows, start = self._n_piece, len(x), 0
+        n_rows, start, data, size = len(x), 0, as_bytes(x), self.matrix.row_bytes
         while start < n_rows:
-            if self._n_held == 0 and n_rows - start >= piece:
-                self._write(x[start : start + piece])
-                start += piece
-                continue
-            n = min(piece - self._n_held, n_rows - start)
-            self._held[self._n_held : self._n_held + n] = x[start : start + n]
-            self._n_held += n
-            start += n
-            if self._n_held == piece:
-                self._n_held = 0
-                self._write(self._held)
+            stop = min(start + self._n_piece - self._n_held, n_rows)
+            if stop - start == self._n_piece:
+                self._write(x[start:stop], data[start * size : stop * size])
+            else:
+                self._hold(x[start:stop])
+            start = stop
 
-    def _write(self, x):
-        """Write whole blocks, or the last rows of the shard."""
-        data, step = as_bytes(x), self.matrix.block_bytes
-        hash_of = xxhash.xxh3_64_intdigest
+    def _hold(self, x):
+        self._held[self._n_held : self._n_held + len(x)] = x
+        self._n_held += len(x)
+        if self._n_held == self._n_piece:
+            self._write_held()
+
+    def _write_held(self):
+        x, self._n_held = self._held[: self._n_held], 0
+        if len(x):
+            self._write(x, as_bytes(x))
+
+    def _write(self, x, data):
+        """Write whole blocks, or the last rows of the shard, which are also given as bytes."""
+        step, hash_of = self.matrix.block_bytes, xxhash.xxh3_64_intdigest
         self._hashes += [hash_of(data[i : i + step]) for i in range(0, len(data), step)]
         if self._moments is not None:
             self._moments.update(x)
@@ -88,9 +93,9 @@ class ShardWriter:
         self.rows += len(x)
 
     def _write_all(self, data):
-        data = memoryview(data)
-        while len(data):
-            data = data[self._file.write(data) :]
+        n = self._file.write(data)
+        while n < len(data):
+            n += self._file.write(memoryview(data)[n:])
 
     def _find_runs(self, document):
         last = self._runs[-1][0] if self._runs else ~int(document[0])
@@ -107,8 +112,7 @@ class ShardWriter:
         tail_xxh3 : str
         summary : Summary or None
         """
-        if self._n_held:
-            self._write(self._held[: self._n_held])
+        self._write_held()
         layout = ShardLayout(self.matrix, self.number, self.rows, len(self._runs))
         summary = None if self._moments is None else self._moments.finish(self._read)
         arrays = {

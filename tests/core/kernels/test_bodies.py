@@ -394,21 +394,35 @@ def test_omp(dtype, weighted, positive, gram_bytes, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (4, 37), (11, 300)])
-def test_sums_about(dtype, shape):
+def test_add_sums_about(dtype, shape):
     x = (randn(*shape, dtype=torch.float32) * 1e-3).to(dtype)
     x[0, 0] = 6e-8  # subnormal in float16
     centre = randn(shape[1], seed=1, dtype=torch.float32)
-    reference, others = bodies("sums_about")
+    before = randn(shape[1], seed=2).double()
+    reference, others = bodies("add_sums_about_")
     offset = x.double() - centre.double()
-    expected = offset.sum(0), offset.square().sum(1)
+    squares = offset.square().sum(1)
     assert others
-    for sums_about in (reference, *others):
-        for found, known in zip(sums_about(x, centre), expected, strict=True):
-            assert found.dtype == torch.float64
-            torch.testing.assert_close(found, known, rtol=1e-5, atol=1e-5)
+
+    def found_by(add_sums_about_, least, most):
+        total, written = before.clone(), torch.empty(len(x), dtype=torch.float64)
+        return add_sums_about_(total, written, x, centre, least, most), total, written
+
+    for each in (reference, *others):
+        is_added, total, written = found_by(each, 1e-20, 1e30)
+        assert is_added is True
+        torch.testing.assert_close(total, before + offset.sum(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(written, squares, rtol=1e-5, atol=1e-5)
+        largest = float(squares.max())
+        for least, most in ((2 * largest, 1e30), (1e-20, largest / 2)):
+            is_added, total, written = found_by(each, least, most)
+            assert is_added is False
+            assert torch.equal(total, before)
+            torch.testing.assert_close(written, squares, rtol=1e-5, atol=1e-5)
     for bad in (torch.nan, torch.inf, -torch.inf):
         x[0, -1] = bad
-        for sums_about in (reference, *others):
-            total, squares = sums_about(x, centre)
-            assert not total[-1].isfinite()
-            assert squares.isfinite().tolist() == [False] + [True] * (len(x) - 1)
+        for each in (reference, *others):
+            is_added, total, written = found_by(each, 1e-20, 1e30)
+            assert is_added is False
+            assert torch.equal(total, before)
+            assert written.isfinite().tolist() == [False] + [True] * (len(x) - 1)

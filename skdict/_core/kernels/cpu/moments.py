@@ -1,4 +1,7 @@
-"""Sums about a point in one pass over the rows: a quarter of the time of torch's operators."""
+"""Sums about a point in one pass over the rows: a quarter of the time of torch's operators.
+
+All of it is in full vectors, and takes as long from the second cache as from the third.
+"""
 
 import numpy as np
 import torch
@@ -8,14 +11,13 @@ from numba.extending import intrinsic
 
 from .linalg import vectorised
 
-
 # LLVM has no instruction for float16 on older processors.
 _READS_HALF = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
-def sums_about(x, centre):
-    total, squares = _sums_about(_bits(x), centre.numpy())
-    return torch.from_numpy(total), torch.from_numpy(squares)
+def add_sums_about_(total, squares, x, centre, least, most):
+    arrays = total.numpy(), squares.numpy(), _bits(x), centre.numpy()
+    return _add_sums_about(*arrays, least, most)
 
 
 def _bits(x):
@@ -44,10 +46,9 @@ def _wide(context, value):
 
 
 @vectorised
-def _sums_about(x, centre):
+def _add_sums_about(total, squares, x, centre, least, most):
     n_rows, n_features = x.shape
-    total = np.zeros(n_features, np.float32)
-    squares = np.empty(n_rows, np.float64)
+    sums = np.zeros(n_features, np.float32)
     n_together = n_rows - n_rows % 4
     zero = np.float32(0)
     for i in range(0, n_together, 4):  # sums over rows are read and written once for four rows
@@ -60,13 +61,22 @@ def _sums_about(x, centre):
             s1 += b * b
             s2 += c * c
             s3 += d * d
-            total[j] += (a + b) + (c + d)
+            sums[j] += (a + b) + (c + d)
         squares[i], squares[i + 1], squares[i + 2], squares[i + 3] = s0, s1, s2, s3
     for i in range(n_together, n_rows):
         s0 = zero
         for j in range(n_features):
             a = _wide(x[i, j]) - centre[j]
             s0 += a * a
-            total[j] += a
+            sums[j] += a
         squares[i] = s0
-    return total.astype(np.float64), squares
+    largest = 0.0
+    for i in range(n_rows):
+        if not squares[i] < most:  # NaN neither
+            return False
+        largest = max(largest, squares[i])
+    if largest <= least:
+        return False
+    for j in range(n_features):
+        total[j] += sums[j]
+    return True
