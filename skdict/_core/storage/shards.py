@@ -12,8 +12,8 @@ from ..data.statistics import Spread, Summary
 from .layout import HEADER_BYTES, ShardLayout
 from .moments import RowMoments
 
-# Rows are hashed, counted and written in pieces of about so many bytes, whole blocks, which stay in
-# the cache from one to the next. With smaller ones the calls take a good part of the time.
+# Rows are hashed, counted and written in pieces of about so many bytes, whole blocks, which stay
+# in the cache from one to the next. With smaller ones the calls take a good part of the time.
 PIECE_BYTES = 1 << 21
 # Files are looked through for damage in pieces of about so many bytes.
 CHECKED_BYTES = 1 << 23
