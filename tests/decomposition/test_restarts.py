@@ -1,5 +1,6 @@
 """A process that is lost, and started again by torchrun: the run heals itself."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ def run(folder, strategy, kills=()):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     options = ["--nproc-per-node", "2", "--max-restarts", str(len(kills))]
     command = [*torchrun, *options, str(script), str(folder), strategy, *kills]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    # else a group that is restarted may find addresses of the one before: PyTorch issue 135712
+    env = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert result.returncode == 0, result.stdout + result.stderr
     return [np.load(folder / f"found-{rank}.npz") for rank in range(2)]
 
