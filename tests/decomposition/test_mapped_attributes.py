@@ -113,7 +113,7 @@ def test_a_temporary_folder(two, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def fit_with_a_full_disk(X, rank):
+def fit_with_a_full_disk(X, rank, path, is_kept):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -121,18 +121,22 @@ def fit_with_a_full_disk(X, rank):
     fails = torch.distributed.get_rank() == rank
     with (
         mock.patch.object(tables, which, full if fails else getattr(tables, which)),
+        mock.patch.object(tempfile, "tempdir", str(path)),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        estimator = mapped_fit("topk", X)
+        estimator = mapped_fit("topk", X, path if is_kept else None)
     return numbers_of(estimator), [str(each.message) for each in caught]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_without_room_for_a_file_all_is_in_memory(two, rank):
+@pytest.mark.parametrize(("rank", "is_kept"), [(0, False), (1, False), (1, True)])
+def test_without_room_for_a_file_all_is_in_memory(two, rank, is_kept, tmp_path):
+    """And nothing is left that takes up room."""
     expected = two.results(fitted, "topk", "features", data(), {})[0]
-    for numbers, told in two.results(fit_with_a_full_disk, data(), rank):
+    for numbers, told in two.results(fit_with_a_full_disk, data(), rank, tmp_path, is_kept):
         (message,) = [each for each in told if "cannot be a file" in each]
         assert f"in process {rank}: [Errno 28] No space left on device. Each has it" in message
         for key, value in expected.items():
             np.testing.assert_array_equal(numbers[key], value)
+    assert list(tmp_path.glob("skdict-*")) == []
+    assert list(tmp_path.glob("fit-*/dictionary")) == []

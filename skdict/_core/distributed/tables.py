@@ -42,6 +42,7 @@ class Tables:
         self._tell = tell
         self._can_write = tell is not None
         self._n_files = 0
+        self._paths = []  # of the files that are being written, which are left out if one fails
         self._maps = []  # tensors, each with the array that maps the same
 
     def gather(self, own):
@@ -59,10 +60,12 @@ class Tables:
         """
         n_bytes = sum(rows[0].nbytes for rows in own.values()) * self._strategy.n_components
         if n_bytes > LARGEST_IN_MEMORY and self._can_write:
+            self._paths = []
             try:
                 found = {name: self._in_file(name, rows) for name, rows in own.items()}
             except NoFileError as error:
                 self._can_write = False
+                self._remove_files()
                 self._tell(
                     f"The dictionary cannot be a file that all processes map: {error}. Each has "
                     f"it in memory, {n_bytes / 1e9:.3g} GB. Give a Checkpoint with a path that "
@@ -88,6 +91,7 @@ class Tables:
         number = f"-{self._n_files}" if self._is_temporary else ""  # one may go, another come
         path = self._folder / f"{name}{number}.npy"
         temporary = path.with_suffix(".npy.tmp")
+        self._paths += [temporary, path]
         shape = (self._strategy.n_components, *rows.shape[1:])
         self._together(lambda: _make_file(temporary, shape, rows), first=True)
         self._together(lambda: _write_rows(temporary, rows, self._strategy.start))
@@ -97,6 +101,12 @@ class Tables:
             weakref.finalize(array, _remove, path)
         # with pages of its own where something is written: torch has no read-only memory
         return torch.from_numpy(np.load(path, mmap_mode="c")), array
+
+    def _remove_files(self):
+        """Give back the room that files take which are of no use, and the folder."""
+        if self._ranks.rank == 0 and self._folder is not None:
+            for path in self._paths:
+                _remove(path)
 
     def _make_folder(self):
         if self._folder is None:
@@ -141,5 +151,5 @@ def _write_rows(path, rows, start):
 def _remove(path):
     """Remove a file, and its folder with the last one; a map of it stays what it is."""
     with suppress(OSError):
-        path.unlink()
+        path.unlink(missing_ok=True)
         path.parent.rmdir()
