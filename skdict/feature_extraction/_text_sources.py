@@ -11,6 +11,7 @@ import torch
 import xxhash
 
 from .._core.data.reading import release_pages, row_slices
+from .._core.language.identity import add_to_digest, sampled
 from .._core.optional import optional
 from .._core.storage.shards import as_bytes
 from .._core.tensors import from_numpy
@@ -18,8 +19,6 @@ from ..utils._arrays import to_ndarray
 
 # Rows of a table or of a parquet file that are read together.
 ROWS_AT_ONCE = 1024
-# Texts of a table that stand for all in its fingerprint.
-N_SAMPLED = 16
 # Activations that are digested at once.
 DIGESTED_ENTRIES = 1 << 22
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".txt", ".txt.gz")
@@ -246,7 +245,7 @@ class Table(Source):
             raise _empty()
         self._table = table
         digest = xxhash.xxh3_128()
-        for number in sorted({len(table) * i // N_SAMPLED for i in range(N_SAMPLED)}):
+        for number in sampled(len(table)):
             _digest(digest, next(self.documents(number, 1)))
         self.identity = {"n_texts": len(table), "xxh3_of_some": digest.hexdigest()}
 
@@ -429,15 +428,14 @@ def _files_of(path):
 
 
 def _digest(digest, document):
-    """Update a digest with a document, so that different sequences of them differ."""
+    """Update a digest with a document."""
     if document.text is not None:
         content = document.text.encode()
     elif document.token_ids is not None:
         content = document.token_ids.tobytes()
     else:
         content = b"".join(values.tobytes() for values in document.columns.values())
-    digest.update(f"{document.id} {len(content)} ".encode())
-    digest.update(content)
+    add_to_digest(digest, content, document.id)
     if document.rows is not None:
         layers = document.rows if isinstance(document.rows, dict) else {"": document.rows}
         for name in sorted(layers, key=str):

@@ -116,9 +116,16 @@ def collect_codes(
     ValueError
         If `X` is not what the estimator takes, a rule needs tokens that are not there, the rules
         leave no row, or the folder holds codes of something else; or if the rows of a store are
-        not in the order of their documents, as ``store.documents[:]`` are.
+        not in the order of their documents, as ``store.documents[:]`` are, or `texts` are not
+        those that it was written from.
     NotADirectoryError
         If `path` is a file.
+
+    Warns
+    -----
+    UserWarning
+        If `exclude_tokens` names a token that no row has; if a store has columns of tokens, but
+        not "document".
 
     See Also
     --------

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from ..._core.language.identity import are_others
 from ..._core.language.texts import check_text_sequence
 from ..._core.storage import StoreView
+from ...utils._warnings import warn
 from ._tokens import check_tokens
 
 
@@ -27,14 +29,34 @@ class RowTokens:
         if tokens is not None:
             self._columns = check_tokens(tokens, self._n_rows, needs=("document",))
         elif isinstance(X, StoreView) and "document" in X.store.settings.tokens:
-            self._view = X
-            # tokens that stand for no text have a name
-            special = X.store.settings.identity.get("special_tokens") or {}
-            self._special = {id: name for name, id in special.items()}
+            self._take_view(X)
         elif texts is not None:
             raise ValueError(
                 "texts need tokens that tell which document each row is of, but X has none with "
                 "a column 'document'. Give tokens, or leave texts out."
+            )
+        elif isinstance(X, StoreView) and X.store.settings.tokens:
+            warn(
+                f"X is of a store with the columns {', '.join(X.store.settings.tokens)}, but "
+                "without 'document', so the codes have no tokens. Give tokens with a column "
+                "'document', for instance zeros, and those that store.tokens returns."
+            )
+
+    def _take_view(self, view):
+        self._view, settings = view, view.store.settings
+        identity = settings.identity
+        # tokens that stand for no text have a name
+        special = identity.get("special_tokens") or {}
+        self._special = {id: name for name, id in special.items()}
+        # to_store has read texts alone: no ids with them, no activations, no token ids
+        is_of_texts = "model" in identity and "start" in settings.tokens
+        known = identity.get("texts") if is_of_texts and "id" not in settings.tokens else None
+        if self.texts is None or not isinstance(known, dict):
+            return
+        if are_others(self.texts, known):
+            raise ValueError(
+                f"texts are not those that the store in {view.store.folder.path} was written "
+                "from: their digest is another. Give the same, in the same order."
             )
 
     def read(self, rows):

@@ -211,7 +211,11 @@ def test_a_store_without_documents_has_no_tokens(sae, tmp_path):
     with ActivationStore.create(tmp_path / "s", {"mlp": 512}, tokens=["position"]) as writer:
         writer.append(np.ones((5, 512)), {"position": np.arange(5)})
     store = ActivationStore(tmp_path / "s")
-    assert collect_codes(sae, store).tokens is None
+    with pytest.warns(UserWarning, match="columns position, but without 'document'"):
+        codes = collect_codes(sae, store)
+    assert codes.tokens is None
+    tokens = {"document": np.zeros(5, int), **store.tokens(slice(None))}
+    assert list(collect_codes(sae, store, tokens=tokens).tokens) == ["document", "position"]
     with pytest.raises(ValueError, match="X has none with a column 'document'"):
         collect_codes(sae, store, texts=["x"])
 
@@ -220,9 +224,50 @@ def test_other_texts_are_refused(store, sae, texts):
     with pytest.raises(ValueError, match="There are 29 texts, but"):
         collect_codes(sae, store[MLP], texts=texts[:-1])
     with pytest.raises(ValueError, match=r"of document 0, but texts\[0\] has 1\."):
-        collect_codes(sae, store[MLP], texts=["x", *texts[1:]])
+        collect_codes(sae, store[MLP], texts=["x", *texts])
     with pytest.raises(TypeError, match="a single str"):
         collect_codes(sae, store[MLP], texts="x")
+
+
+class AsTable:
+    """Rows by slices, as a ``Dataset`` has them."""
+
+    column_names = ("text",)
+
+    def __init__(self, texts):
+        self._texts = texts
+
+    def __len__(self):
+        return len(self._texts)
+
+    def __getitem__(self, rows):
+        return {"text": self._texts[rows]}
+
+
+@pytest.mark.parametrize("kind", [list, iter, AsTable])
+def test_texts_with_as_many_characters_are_refused(extractor, sae, kind, tmp_path):
+    """As far as the store knows: of a list all, of others some or the first."""
+    texts = texts_of(20)
+    store = extractor.to_store(kind(texts), tmp_path / "s")
+    others = [text.swapcase() for text in texts]
+    with pytest.raises(ValueError, match=r"texts are not those that the store in .*s was written"):
+        collect_codes(sae, store, texts=others)
+    some = store.documents[:3]
+    for given in (texts, texts[:3], [*texts, "one more"]):
+        codes = collect_codes(sae, some, texts=given)
+        assert (
+            codes.tokens["token"][-1]
+            == collect_codes(sae, store, texts=texts).tokens["token"][codes.shape[0] - 1]
+        )
+
+
+def test_what_a_store_of_your_own_calls_texts(sae, tmp_path):
+    columns = {"document": np.zeros(5, int), "start": np.arange(5), "end": np.arange(1, 6)}
+    options = {"tokens": list(columns), "identity": {"texts": "a book", "model": "mine"}}
+    with ActivationStore.create(tmp_path / "s", {"mlp": 512}, **options) as writer:
+        writer.append(np.ones((5, 512)), columns)
+    codes = collect_codes(sae, ActivationStore(tmp_path / "s"), texts=["abcde"])
+    assert "".join(codes.tokens["token"]) == "abcde"
 
 
 def test_texts_of_a_pipeline_are_its_own(extractor, sae, texts):
