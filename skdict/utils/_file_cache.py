@@ -5,6 +5,7 @@ import os
 import uuid
 import zlib
 
+from .._core.making_folders import check_local
 from ._warnings import warn
 
 
@@ -32,6 +33,7 @@ class FileCache:
     suffix = None
 
     def __init__(self, folder, identity, instead):
+        check_local(folder)
         self.folder = folder
         self._identity = identity
         self._instead = instead

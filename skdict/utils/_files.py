@@ -12,6 +12,8 @@ try:
 except ImportError:  # on Windows, where an open file cannot be removed
     fcntl = None
 
+from .._core.making_folders import check_local
+
 
 @contextmanager
 def replacing(path, *, binary=False):
@@ -70,8 +72,9 @@ def replacing_folder(folder, *, overwrite=False):
     FileExistsError
         If it holds files that would be lost.
     ValueError
-        If it is the working directory, or one above it, which a process cannot lose.
+        If it is the working directory, or one above it, which a process cannot lose; or a URL.
     """
+    check_local(folder)
     given, folder = folder, folder.resolve()
     if Path.cwd().is_relative_to(folder):
         raise ValueError(

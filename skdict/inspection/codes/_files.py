@@ -25,6 +25,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils import Bunch
 
+from ..._core.making_folders import make_folder
 from ...utils._files import replacing, replacing_folder
 from ._moments import Moments
 
@@ -96,17 +97,13 @@ class Writer:
         self.progress, self._names, self._columns = {}, {}, {}
         self.state, self.dtype, self._former = None, None, ()
         index = folder / "codes.json"
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(
-                f"{str(folder)!r} is a file. Give a folder for the codes, new or empty."
-            )
+        make_folder(folder, "path")
         if index.exists():
             self._resume(_read_index(folder))
-        elif folder.exists() and any(folder.iterdir()):
+        elif any(folder.iterdir()):
             raise FileExistsError(
                 f"{str(folder)!r} holds files, but no codes. Give a new or an empty folder."
             )
-        folder.mkdir(parents=True, exist_ok=True)
 
     def _resume(self, index):
         for name, value in self.key.items():

@@ -425,7 +425,7 @@ class TestOddInputs:
 
     def test_a_file_is_no_folder(self, pipeline, few, collected, tmp_path):
         (tmp_path / "file").write_text("mine")
-        with pytest.raises(NotADirectoryError, match=r"is a file\. Give a folder"):
+        with pytest.raises(NotADirectoryError, match=r"path=.* is a file, or below"):
             collect_codes(pipeline, few, path=tmp_path / "file")
         with pytest.raises(FileExistsError, match="Give a new or an empty folder"):
             collected.save(tmp_path / "file")
