@@ -24,8 +24,8 @@ class Checkpoint:
     Parameters
     ----------
     path : str or Path
-        Folder of the checkpoints, and no URL. It is made. Each fit has a folder in it, by what its result
-        depends on; in a search there are many.
+        Folder of the checkpoints, and no URL. It is made. Each fit has a folder in it, by what its
+        result depends on; in a search there are many.
     every : float, default=600
         Seconds from one checkpoint to the next, at least. A checkpoint takes about three times the
         memory of the dictionary and its encoder, once in memory and twice on the disk.
