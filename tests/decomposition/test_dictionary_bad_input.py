@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from views_testing import ArrayView
 
 from skdict._core.data import in_memory
+from skdict._core.sizes import size_of
 from skdict.decomposition import SparseAutoencoderDictionary, alpha_grid
 
 # Lasso on a handful of coherent atoms.
@@ -129,8 +130,8 @@ def test_rows_for_which_there_is_no_memory(
     monkeypatch.setattr(in_memory, "available_memory", lambda device: 100.5 * needed)
     user = next(f"{key}={params[key]!r}" for key in ("dict_init", "solver") if key in params)
     message = re.escape(
-        f"{user} needs all rows of X in memory: 200 rows take {200 * needed / 1e9:.3g} GB, where "
-        f"{100.5 * needed / 1e9:.3g} GB are available. Give no more than 100 rows, or use "
+        f"{user} needs all rows of X in memory: 200 rows take {size_of(200 * needed)}, where "
+        f"{size_of(100.5 * needed)} are available. Give no more than 100 rows, or use "
         f"{instead}"
     )
     for of_kind in (X, ArrayView(X)):

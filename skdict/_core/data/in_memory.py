@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..device import available_memory
+from ..sizes import size_of
 
 
 def all_in_memory(rows, of_block, dtype, *, n_arrays, user, instead):
@@ -38,7 +39,7 @@ def all_in_memory(rows, of_block, dtype, *, n_arrays, user, instead):
     if n_rows * row_bytes > available:
         raise MemoryError(
             f"{user} needs all rows of X in memory: {n_rows} rows take "
-            f"{n_rows * row_bytes / 1e9:.3g} GB, where {available / 1e9:.3g} GB are available. "
+            f"{size_of(n_rows * row_bytes)}, where {size_of(available)} are available. "
             f"Give no more than {int(available // row_bytes)} rows, or {instead}."
         )
     x = np.empty(rows.shape, dtype)

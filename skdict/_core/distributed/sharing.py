@@ -1,6 +1,7 @@
 """Whether processes see the same folder."""
 
 import uuid
+from contextlib import suppress
 
 from .agreement import Failure, raise_failure
 
@@ -30,9 +31,12 @@ def check_shared(folder, ranks):
             mark = Failure.of(error)
     name = ranks.from_first(mark if isinstance(mark, Failure) else mark and mark.name)
     raise_failure([name])
-    seen = ranks.objects((folder / name).exists())
-    if ranks.rank == 0:
-        mark.unlink()
+    try:
+        seen = ranks.objects((folder / name).exists())
+    finally:  # a process may be lost meanwhile
+        if ranks.rank == 0:
+            with suppress(OSError):
+                mark.unlink()
     if not all(seen):
         raise ValueError(
             f"Process {seen.index(False)} does not see what process 0 has written to "

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..sizes import size_of
+
 # Bytes of the matrices of all atoms above which no process has them in memory.
 LARGEST_IN_MEMORY = 4 << 30
 # Bytes that are written at a time.
@@ -68,7 +70,7 @@ class Tables:
                 self._remove_files()
                 self._tell(
                     f"The dictionary cannot be a file that all processes map: {error}. Each has "
-                    f"it in memory, {n_bytes / 1e9:.3g} GB. Give a Checkpoint with a path that "
+                    f"it in memory, {size_of(n_bytes)}. Give a Checkpoint with a path that "
                     "all of them see, and where there is room."
                 )
             else:
