@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from skdict import ActivationExtractor, ActivationStore, SparseAutoencoderDictionary
@@ -135,6 +136,47 @@ def test_rules_apply_to_the_tokens_of_a_store(extractor, store, sae, texts):
     np.testing.assert_array_equal(codes.counted, direct.counted)
     with pytest.raises(ValueError, match=r"exclude_tokens needs .* \(of a store: texts\)"):
         collect_codes(sae, store[MLP], **rules)
+
+
+def effects_of(codes, pipeline):
+    content = FeatureDashboard.from_codes(codes, [0, 5], pipeline=pipeline).content
+    return [feature["effects"] for feature in content["features"]]
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, ["document"]])
+def test_effects_are_those_at_the_rows_of_a_view(extractor, sae, texts, tmp_path, columns):
+    """Of some documents or rows of a corpus that has empty ones, too."""
+    with_gaps = ["", *texts[:4], "", "", *texts[4:9], ""]
+    store = extractor.to_store(with_gaps, tmp_path / "s", dtype="float32")
+    numbers = np.unique(store.tokens(slice(None))["document"])  # of special tokens, empty ones too
+    some = store[MLP].documents[np.flatnonzero((numbers > 6) & (numbers < 12))]
+    pipeline = make_pipeline(extractor, sae)
+
+    def codes_of(X, known):
+        tokens = X.tokens(slice(None))
+        tokens = {name: tokens[name] for name in known}
+        if "start" not in known:
+            tokens["token"] = np.full(X.shape[0], "?", object)
+        return effects_of(collect_codes(sae, X, tokens=tokens, texts=with_gaps), pipeline)
+
+    expected = effects_of(collect_codes(pipeline, texts[4:9]), pipeline)
+    assert any(effect["at_top"] for effect in expected)
+    found = codes_of(some, columns)
+    for one, other in zip(found, expected, strict=True):
+        assert one["at_top"] == pytest.approx(other["at_top"], abs=1e-5, nan_ok=True)
+    some_rows = some[3:17]
+    if columns == ["document"]:
+        with pytest.raises(ValueError, match="rows of codes of document 7 are not those"):
+            codes_of(some_rows, columns)
+    else:
+        assert len(codes_of(some_rows, columns)) == 2
+        assert len(codes_of(store[MLP], columns)) == 2
+
+
+def test_a_pipeline_with_other_tokens_is_refused(extractor, store, sae, texts):
+    other = clone(extractor).set_params(max_length=5)
+    with pytest.raises(ValueError, match="not those that the extractor of the pipeline has"):
+        effects_of(collect_codes(sae, store[MLP], texts=texts), make_pipeline(other, sae))
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ...actions._effects import measured_effects
+from .._places import places_of
 from .._schema import Ragged
 
 
@@ -13,9 +14,13 @@ def gather(context):
     """
     if context.language is None:
         return {}
-    rows = context.top_rows
-    effects = measured_effects(context.language, context.texts, context.columns, rows)
-    at_top, means = [], np.full(len(rows), np.nan)
+    language, rows = context.language, context.top_rows
+    texts, rows = places_of(context.tokens, rows, context.texts, language.extractor)
+    means = np.full(len(rows), np.nan)
+    if not texts:
+        return {"mean": means, "at_top": Ragged.of([np.full(len(each), np.nan) for each in rows])}
+    known = [of_feature[of_feature >= 0] for of_feature in rows]
+    effects, at_top = measured_effects(language, texts, context.columns, known), []
     for i, (effect, of_feature) in enumerate(zip(effects, rows, strict=True)):
         values = np.full(len(of_feature), np.nan)
         _, place, measured = np.intersect1d(of_feature, effect.rows, return_indices=True)

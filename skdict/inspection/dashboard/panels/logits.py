@@ -4,6 +4,7 @@ import numpy as np
 
 from ...actions._direct import has_direct_path
 from ...actions._logits import extremes, lacks_forward_derivative, vocabulary, weight_blocks
+from .._places import texts_with_rows
 
 N_LISTED, N_BINS = 10, 40
 TEXT_FOR_LOGITS = 2000  # characters that the derivative of the logits is averaged over
@@ -17,8 +18,9 @@ def gather(context):
         return {}
     context.logits_path = "direct" if has_direct_path(language) else "total"
     atoms, found = context.atoms[context.columns], []
+    texts = texts_with_rows(context.tokens, context.texts)
     try:
-        for weights in weight_blocks(language, atoms, _some(context.texts), context.logits_path):
+        for weights in weight_blocks(language, atoms, _some(texts), context.logits_path):
             found.append((*extremes(weights, N_LISTED), *_histograms(weights)))
     except (NotImplementedError, RuntimeError) as error:
         if not lacks_forward_derivative(error):
