@@ -359,7 +359,7 @@ def test_another_generator_is_noticed_where_rows_are_passed_over(
     after = ActivationStore(tmp_path / "s").describe().writers[0].cursor[0]
     assert after < 50
     files = files_of(tmp_path / "s")
-    with pytest.raises(ValueError, match=r"tokens: row .* differs from row"):
+    with pytest.raises(ValueError, match=r"tokens: row .* is not the same as row"):
         llama.to_store(generator(range(after, 50)), tmp_path / "s", shard_rows=60)
     assert files_of(tmp_path / "s") == files
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:

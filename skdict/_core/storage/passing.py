@@ -57,10 +57,9 @@ class PassedOver:
         row = int((given != kept).any(axis=1).argmax())
         what = "tokens" if name is None else f"activations[{name!r}]"
         return (
-            f"{what}: row {start + row} differs from row {first + row} that this writer has in "
-            f"{self._where}, in whose place it comes: after a start anew the rows that follow "
-            "writer.cursor must be those that followed it before, and are passed over as far as "
-            "they are in the store. Give the same rows in the same order; to add others, give "
-            "cursor= with all rows from the beginning, and go on after writer.cursor; or give "
-            "another path."
+            f"{what}: row {start + row} is not the same as row {first + row} of this writer in "
+            f"{self._where}, in whose place it comes. A writer that begins again is given the "
+            "rows after writer.cursor once more, and passes over those that are in the store. "
+            "Give the same rows in the same order; or, to add others, give cursor= with all rows "
+            "from the beginning, and go on after writer.cursor; or give another path."
         )

@@ -392,7 +392,7 @@ def test_other_rows_are_not_taken_for_those_of_the_store(
         rows[changed] = rows[changed].clone()
         rows[changed][77, 3] = float("nan")
     what = "tokens" if changed is None else f"activations['{changed}']"
-    match = re.escape(f"{what}: row 77 differs from row {77 + n_before} that this writer has in")
+    match = re.escape(f"{what}: row 77 is not the same as row {77 + n_before} of this writer in")
     with (
         pytest.raises(ValueError, match=f"{match} .*own.* another path"),
         StoreWriter(tmp_path / "own", settings()) as writer,
