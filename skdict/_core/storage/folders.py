@@ -129,6 +129,9 @@ class LocalFolder:
         with suppress(FileNotFoundError):
             os.unlink(self._root / name)
 
+    def remove_spool(self):
+        """Do nothing: files are written where they stay."""
+
     def _sync(self, name):
         if os.name == "posix":
             fd = os.open((self._root / name).parent, os.O_RDONLY)
@@ -182,6 +185,12 @@ class RemoteFolder:
         if self._spool is None:
             self._spool = tempfile.TemporaryDirectory(prefix="skdict-")
         return Path(self._spool.name) / name.replace("/", "-")
+
+    def remove_spool(self):
+        """Remove what is on this machine of files that are not uploaded."""
+        if self._spool is not None:
+            self._spool.cleanup()
+            self._spool = None
 
     def publish(self, temporary, name):
         path = f"{self._root}/{name}"

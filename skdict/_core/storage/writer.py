@@ -280,6 +280,7 @@ class StoreWriter:
         """Leave out the rows that are not committed, and write no more."""
         for file in (self._files or {}).values():
             file.abort()
+        self.folder.remove_spool()
         self._files = _CLOSED
         self._unlock()
 

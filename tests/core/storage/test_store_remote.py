@@ -119,3 +119,13 @@ def test_layers_of_a_remote_store_are_spooled(url, tmp_path, monkeypatch):
         assert not [name for name in Counted.store if "layers" in name]
         writer.append({name: x[299:301] for name, x in rows_of().items()})
         assert len([name for name in Counted.store if "layers" in name]) == len(LAYERS)
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+def test_nothing_of_a_remote_store_stays_here(url, tmp_path, monkeypatch, is_aborted):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    writer = StoreWriter(url, settings())
+    append_all(writer)
+    assert len(list(tmp_path.iterdir())) == 1
+    (writer.abort if is_aborted else writer.close)()
+    assert list(tmp_path.iterdir()) == []
