@@ -226,8 +226,8 @@ class FeatureDashboard:
         TypeError
             If `pipeline` is not a Pipeline of these two steps.
         ValueError
-            If a feature is out of range, the codes have no tokens, or `token_labels` belong to
-            other tokens.
+            If a feature is out of range, the codes have no tokens, `token_labels` belong to other
+            tokens, or the extractor of `pipeline` finds other tokens in the texts.
 
         Warns
         -----
