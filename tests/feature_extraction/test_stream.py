@@ -308,8 +308,15 @@ def test_who_does_not_take_streams(extractor, corpus, x, monkeypatch):
     with pytest.raises(ValueError, match="128 features, but"):
         fitted.transform(stream)
     monkeypatch.setattr("skdict._core.data.streamed.KEPT_ROWS", 500)
-    with pytest.raises(ValueError, match=r"reads more of it than is kept\. Write it to disk"):
-        make(dict_init="pca").fit(stream)
+    for params in (
+        {"dict_init": "pca"},
+        {"dict_init": "ica"},
+        {"solver": "kmeans"},
+        {"solver": "dictionary_learning"},
+        {"solver": "lasso"},
+    ):
+        with pytest.raises(ValueError, match=r"reads more of it than is kept\. Write it to disk"):
+            make(**params).fit(stream)
     assert "rows of 128" in repr(stream)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from ..device import available_memory
 from ..sizes import size_of
+from .reading import row_slices
 
 
 def all_in_memory(rows, of_block, dtype, *, n_arrays, user, instead):
@@ -32,6 +33,8 @@ def all_in_memory(rows, of_block, dtype, *, n_arrays, user, instead):
     ------
     MemoryError
         If there is no memory for so many arrays.
+    ValueError
+        If the rows are those of a stream that does not keep them all.
     """
     n_rows, n_features = rows.shape
     row_bytes = n_arrays * n_features * np.dtype(dtype).itemsize
@@ -43,6 +46,6 @@ def all_in_memory(rows, of_block, dtype, *, n_arrays, user, instead):
             f"Give no more than {int(available // row_bytes)} rows, or {instead}."
         )
     x = np.empty(rows.shape, dtype)
-    for block, part in rows.blocks(check=False):
-        x[block] = of_block(part)
+    for block in row_slices(n_rows, rows.block_size()):
+        x[block] = of_block(rows[block])  # a stream refuses rows that it does not keep
     return x
