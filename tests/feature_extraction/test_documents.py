@@ -270,7 +270,7 @@ def test_names_and_columns(extractor, texts):
 
 
 def test_output_stays_sparse_whatever_is_set(extractor, texts):
-    features = DocumentFeatures(extractor, PCA(4))
+    features = DocumentFeatures(extractor, PCA(4, random_state=0))
     assert not hasattr(features, "set_output")
     expected = features.fit_transform(texts).toarray()
     with sklearn.config_context(transform_output="pandas"):

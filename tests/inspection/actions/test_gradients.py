@@ -299,7 +299,7 @@ class TestWithoutGradient:
         elif kind == "kmeans":
             dictionary = SparseAutoencoderDictionary(8, solver="kmeans", random_state=0).fit(X)
         elif kind == "pca":
-            dictionary = PCA(4).fit(X)
+            dictionary = PCA(4, random_state=0).fit(X)
         elif kind == "scaler":
             dictionary = make_pipeline(StandardScaler(), copy.deepcopy(fitted["relu"])).fit(X)
         else:

@@ -100,7 +100,9 @@ class TestReplace:
             assert torch.equal(logits(model, ids), clean)
 
     def test_pandas_output_and_pipelines(self, model, ids, activations):
-        pipeline = make_pipeline(StandardScaler(with_std=False), PCA(4)).fit(activations[:200])
+        pipeline = make_pipeline(StandardScaler(with_std=False), PCA(4, random_state=0)).fit(
+            activations[:200]
+        )
         with replace_activations(model, LAYER, pipeline, scale={1: 0}, keep_error=True):
             expected = inside(model, ids)
         pipeline.set_output(transform="pandas")
@@ -109,16 +111,18 @@ class TestReplace:
 
     def test_steps_that_work_in_place(self, model, ids, activations):
         clean = inside(model, ids)
-        pipeline = make_pipeline(StandardScaler(copy=False), PCA(4)).fit(activations[:200].copy())
+        pipeline = make_pipeline(StandardScaler(copy=False), PCA(4, random_state=0)).fit(
+            activations[:200].copy()
+        )
         with replace_activations(model, LAYER, pipeline, keep_error=True):
             assert torch.equal(inside(model, ids), clean)
 
     def test_steps_without_feature_names(self, model, ids, activations):
         double = FunctionTransformer(lambda X: 2 * X, lambda X: X / 2)
-        pipeline = make_pipeline(double, PCA(4)).fit(activations[:200])
+        pipeline = make_pipeline(double, PCA(4, random_state=0)).fit(activations[:200])
         pipeline.steps.append(("nothing", "passthrough"))
         pipeline = make_pipeline(pipeline)
-        alone = PCA(4).fit(activations[:200])
+        alone = PCA(4, random_state=0).fit(activations[:200])
         with replace_activations(model, LAYER, alone, scale={1: 0}):
             expected = inside(model, ids)
         with replace_activations(model, LAYER, pipeline, scale={1: 0}):
@@ -173,7 +177,7 @@ class TestSteer:
             assert torch.equal(inside(model, ids)[~at], x[~at])
 
     def test_atoms_of_a_pipeline_are_those_in_activation_space(self, model, ids, activations):
-        pipeline = make_pipeline(StandardScaler(), PCA(4)).fit(activations[:200])
+        pipeline = make_pipeline(StandardScaler(), PCA(4, random_state=0)).fit(activations[:200])
         direction = pipeline[1].components_[2] * pipeline[0].scale_
         expected = inside(model, ids)
         expected[content(ids)] += torch.from_numpy(2 * direction).float()

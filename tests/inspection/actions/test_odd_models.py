@@ -606,7 +606,7 @@ class TestOtherDictionaries:
         found = top_activations(collect_codes(as_frames, activations[:500]), [3])
         np.testing.assert_array_equal(found[0].rows, expected[0].rows)
         collect_codes(scaled[1:], activations[:500])
-        pca = PCA(3).set_output(transform="pandas").fit(activations[:500])
+        pca = PCA(3, random_state=0).set_output(transform="pandas").fit(activations[:500])
         collect_codes(pca, activations[:500], n_near_misses=2)
 
     def test_extractor_of_arrays(self, image_model):

@@ -59,7 +59,7 @@ def test_loss_recovered():
     extractor = ActivationExtractor(
         load_one_layer_transformer().path, layer="transformer.h.0.mlp.act"
     )
-    pipelines = [make_pipeline(extractor, PCA(k)).fit(texts) for k in (8, 2)]
+    pipelines = [make_pipeline(extractor, PCA(k, random_state=0)).fit(texts) for k in (8, 2)]
     curve = width_curve(pipelines, texts, loss_recovered=True)
     names = ("loss_recovered_zero", "loss_recovered_mean", "delta_cross_entropy", "l0")
     for i, pipeline in enumerate(pipelines[::-1]):
