@@ -7,6 +7,7 @@ from ._alpha import alpha_grid
 from ._amortisation import AmortisationGapDisplay, amortisation_gap
 from ._code_shards import CodeShards
 from ._comparison import compare_dictionaries
+from ._controls import sanity_controls
 from ._cost import estimate_fit
 from ._fit_many import fit_many
 from ._sparse_autoencoder import SparseAutoencoderDictionary
@@ -26,6 +27,7 @@ __all__ = [
     "compare_dictionaries",
     "estimate_fit",
     "fit_many",
+    "sanity_controls",
     "sparse_encode",
 ]
 

@@ -38,6 +38,7 @@ from .results._statistics import feature_statistics
 from .structure._communities import feature_communities
 from .structure._matching import match_features
 from .structure._splitting import feature_splitting
+from .structure._stability import stability_report
 from .structure._width import width_curve
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "output_score",
     "replace_activations",
     "select_feature_detectors",
+    "stability_report",
     "steer",
     "steering_effect",
     "top_activations",

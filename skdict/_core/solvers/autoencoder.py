@@ -94,13 +94,11 @@ class AutoencoderSolver(EpochSolver):
         if atoms is None:
             atoms = initial_atoms(problem.data, problem.n_components, generator)
         atoms = atoms.to(problem.data.mean)
-        fit_intercept = params.fit_intercept
-        return cls.from_atoms(
-            atoms, architecture, problem.data, generator, fit_intercept=fit_intercept
-        )
+        options = {"fit_intercept": params.fit_intercept, "hold": getattr(params, "hold", None)}
+        return cls.from_atoms(atoms, architecture, problem.data, generator, **options)
 
     @classmethod
-    def from_atoms(cls, atoms, architecture, data, generator, *, fit_intercept):
+    def from_atoms(cls, atoms, architecture, data, generator, *, fit_intercept, hold=None):
         """Start from unit-norm atoms (n_components, n_features) and an encoder tied to them.
 
         Biases are such that every feature is active on a small fraction of the samples: codes are
@@ -126,7 +124,8 @@ class AutoencoderSolver(EpochSolver):
         fit = fitting_scale(decoded, x).clamp(MIN_FIT, 1.0)
         autoencoder.encoder_weight *= fit
         autoencoder.encoder_bias *= fit
-        training = Training(autoencoder, generator, fit_intercept=fit_intercept, density=density)
+        options = {"fit_intercept": fit_intercept, "density": density, "hold": hold}
+        training = Training(autoencoder, generator, **options)
         return cls(training, data.mean, data.scale, from_scratch=True)
 
     @classmethod

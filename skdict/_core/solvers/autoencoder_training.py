@@ -10,6 +10,7 @@ from ..distributed.strategy import ALONE
 from ..models.autoencoder import Autoencoder
 from ..optim import UnitNormAdam, normalize_
 from .averaging import Average
+from .holding import Holding
 from .resampling import merge_duplicates, revive, split
 
 # Above this fraction of non-zeros a step uses dense products: about where they become as fast on
@@ -39,9 +40,11 @@ class Training:
         Whether the intercept is trained.
     density : float
         Fraction of non-zeros that is expected of the codes of the first batch.
+    hold : str or None
+        What training does not change, see `Holding`. Of a state that is loaded nothing is held.
     """
 
-    def __init__(self, autoencoder, generator, *, fit_intercept=True, density=1.0):
+    def __init__(self, autoencoder, generator, *, fit_intercept=True, density=1.0, hold=None):
         self.autoencoder = autoencoder
         self.generator = generator
         for parameter in autoencoder.parameters:
@@ -56,6 +59,7 @@ class Training:
         self.average = Average(autoencoder.parameters)
         self.measured = None  # the `measured_stats` of the average
         self._density = density
+        self._holding = None if hold is None else Holding(hold, autoencoder)
 
     @torch.enable_grad()  # whatever the caller has set
     def step(self, x, schedule, n_rows=None):
@@ -102,6 +106,8 @@ class Training:
             n_entries = self._add_up(n_entries)
         self._density = float(n_entries) / (n_rows * self._width)  # waits, after dense products
         self.optimizer.step(schedule.learning_rate_at(self.n_steps))
+        if self._holding is not None:
+            self._holding.put_back(self.autoencoder)
         self.n_watched += n_rows
         if schedule.n_steps is None:
             self.average.update()
@@ -188,14 +194,15 @@ class Training:
     def _resample(self, autoencoder, x, n_rows):
         """Resample dead and duplicate features, as far as x shows to what.
 
-        Processes with different rows get those of all, and do the same.
+        Processes with different rows get those of all, and do the same. Where something is held,
+        dead features get the direction that they began with, and nothing is merged.
         """
-        strategy = self.strategy
+        strategy, holding = self.strategy, self._holding
         x = strategy.data.gathered(x, n_rows)
         autoencoder = replace(autoencoder, strategy=replace(strategy, data=ALONE.data))
         before = self.autoencoder.encoder_weight.clone()
         dead = ~strategy.whole(strategy.data.max_(self.has_fired))
-        free = merge_duplicates(autoencoder, ~dead)
+        free = torch.zeros_like(dead) if holding else merge_duplicates(autoencoder, ~dead)
         x = x[: self._rows_at_a_time()]
         centred = x - autoencoder.intercept
         support = autoencoder.select(centred)
@@ -204,7 +211,8 @@ class Training:
             autoencoder, self.optimizer, free, dead, support, values, residual, self.generator
         )
         itself = replace(autoencoder, architecture=self.autoencoder.architecture)
-        revive(itself, self.optimizer, dead | left, x, residual, self.generator)
+        start = None if holding is None else holding.start
+        revive(itself, self.optimizer, dead | left, x, residual, self.generator, start)
         self.average.restart((self.autoencoder.encoder_weight != before).any(dim=1))
         self.has_fired.zero_()
         self.n_watched = 0

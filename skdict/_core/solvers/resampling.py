@@ -26,7 +26,7 @@ DRAWN_TOGETHER = 4096
 
 
 @torch.no_grad()
-def revive(autoencoder, optimizer, dead, x, residual, generator):
+def revive(autoencoder, optimizer, dead, x, residual, generator, directions=None):
     """Point dead features at samples that are badly reconstructed.
 
     As in "Towards Monosemanticity": samples are drawn with probability proportional to their
@@ -48,6 +48,8 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
         Their x - x̂.
     generator : torch.Generator
         On the CPU, so that the draw does not depend on the device.
+    directions : tensor of shape (n_components, n_features), optional
+        Unit rows that dead features are pointed at instead of samples.
     """
     rows = dead.nonzero()[:, 0]
     if len(rows) == 0:
@@ -58,10 +60,13 @@ def revive(autoencoder, optimizer, dead, x, residual, generator):
     n_revived = min(len(rows), _most_resampled(len(dead)))
     order = torch.randperm(len(rows), generator=generator, device="cpu")
     rows = rows[order[:n_revived].to(rows.device)]
-    with_replacement = len(rows) > int((weights > 0).sum())
-    drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
     centred = x - autoencoder.intercept
-    directions = normalize_(centred[drawn.to(x.device)])
+    if directions is None:
+        with_replacement = len(rows) > int((weights > 0).sum())
+        drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
+        directions = normalize_(centred[drawn.to(x.device)])
+    else:
+        directions = directions[rows]
     strategy = autoencoder.strategy
     norms = strategy.whole(torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1))
     alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
