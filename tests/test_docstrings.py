@@ -183,7 +183,9 @@ SLOW_EXAMPLES = {
     "skdict.decomposition.architectures",
     "skdict.decomposition._amortisation",
     "skdict.decomposition._comparison",
+    "skdict.decomposition._controls",
     "skdict.inspection.results._absorption",
+    "skdict.inspection.structure._stability",
 }
 
 

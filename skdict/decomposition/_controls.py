@@ -159,7 +159,8 @@ def sanity_controls(
     pointed at their own first direction again, and duplicates are not merged.
 
     A permuted model has other activations, so the metrics of "shuffled model" are of other data:
-    they say what the method finds in a network that knows nothing.
+    they say what the method finds in a network that knows nothing. Metrics of the language model
+    are not taken of it, as it has nothing to lose.
 
     The standard deviation of three numbers is itself rough. Where a verdict matters take more.
 
@@ -187,8 +188,8 @@ def sanity_controls(
     ...     sae, X[:3000], X[3000:], metrics=[recovery], n_seeds=2, random_state=0
     ... )
     >>> for control, verdict in zip(table["control"], table["verdict"]):
-    ...     print(f"{control}: {verdict}")
-    trained:
+    ...     print(f"{control}: {verdict or '-'}")
+    trained: -
     frozen decoder: better
     soft-frozen decoder: better
     frozen encoder: better
@@ -211,13 +212,14 @@ def sanity_controls(
     for name, dictionaries in _controls(estimator, trial, results["trained"], seeds):
         results[name] = trial.run(dictionaries)
         _warn_of_l0(name, results[name].l0, l0)
-    if extractor is not None:
+    functions = {label: metric for label, metric in functions.items() if not _is_of_model(metric)}
+    if extractor is not None and functions:  # a model that knows nothing has nothing to lose
         shuffled = _Data.of(X_train, X_test, _shuffled(extractor, random_state))
         trial = _Trial(functions, shuffled)
         matched = _at_l0(estimator, trial, results["trained"].train_l0, seeds[0])
         results["shuffled model"] = trial.run([_seeded(clone(matched), seed) for seed in seeds])
         _warn_of_l0("shuffled model", results["shuffled model"].l0, l0)
-    return _table(results, list(functions))
+    return _table(results)
 
 
 def _named(metrics):
@@ -326,6 +328,10 @@ class _Result:
         self._values = {key: np.array([float(fit[key]) for fit in fits]) for key in fits[0]}
 
     @property
+    def labels(self):
+        return [key[1] for key in self._values if isinstance(key, tuple)]
+
+    @property
     def l0(self):
         return self._values["l0"].mean()
 
@@ -431,11 +437,11 @@ def _shuffled(extractor, random_state):
     return type(extractor)(**{**params, "tokenizer": language.tokenizer})
 
 
-def _table(results, labels):
+def _table(results):
     """A row for each control and metric."""
     rows = []
     for name, result in results.items():
-        for label in labels:
+        for label in result.labels:
             mean, std = result.of(label)
             row = {"control": name, "metric": label, "mean": mean, "std": std}
             row |= {"n_fits": result.n_fits, "l0": result.l0}

@@ -32,6 +32,7 @@ def make(**params):
 
 
 FITTED = make().fit(X)
+UNTRAINED = make(solver="lasso", max_iter=20)
 FITTED_CODES = FITTED.transform(X)
 NET = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU())
 IDS_NET = torch.nn.Sequential(torch.nn.Embedding(16, 4), torch.nn.Linear(4, 3))
@@ -49,6 +50,10 @@ def attributes(estimator):
         and not name.startswith("_")
         and name not in ("feature_names_in_", "best_estimator_")
     }
+
+
+def without_estimators(report):
+    return {name: value for name, value in report.items() if name != "estimators"}
 
 
 def steered(**params):
@@ -185,6 +190,18 @@ CALLS = dict(
             ),
             sparse=False,
             takes=("nothing",),
+        ),
+        call(
+            "sanity_controls",
+            "X_train",
+            X,
+            lambda given: dict(D.sanity_controls(UNTRAINED, given, X, n_seeds=2, random_state=0)),
+        ),
+        call(
+            "sanity_controls",
+            "X_test",
+            X,
+            lambda given: dict(D.sanity_controls(UNTRAINED, X, given, n_seeds=2, random_state=0)),
         ),
         *(
             call(
@@ -324,6 +341,14 @@ CALLS = dict(
             "b",
             CODES,
             lambda given: inspection.match_features(X, given, by="codes"),
+        ),
+        call(
+            "stability_report",
+            "X",
+            X,
+            lambda given: without_estimators(
+                inspection.stability_report(UNTRAINED, given, n_seeds=2, random_state=0)
+            ),
         ),
         call(
             "feature_splitting",

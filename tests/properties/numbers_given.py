@@ -13,11 +13,13 @@ from calls import (
     LABELS,
     NET,
     TOKENS,
+    UNTRAINED,
     X,
     attributes,
     found_codes,
     make,
     untimed,
+    without_estimators,
 )
 
 from skdict import datasets, decomposition, feature_extraction, inspection, metrics
@@ -166,6 +168,16 @@ PARAMETERS = {
         {"alpha": (0.5, (-1,))},
         optional=("alpha",),
     ),
+    "sanity_controls": Parameters(
+        lambda **given: dict(
+            decomposition.sanity_controls(
+                UNTRAINED, X, X, **({"n_seeds": 2, "random_state": 0} | given)
+            )
+        ),
+        {"n_seeds": (3, (1, 0)), "random_state": (3, (-1, 2**32))},
+        {},
+        optional=("random_state",),
+    ),
     "sparse_encode": Parameters(
         lambda **given: decomposition.sparse_encode(X, ATOMS, **given),
         {"max_iter": (50, (0, -1))},
@@ -289,6 +301,16 @@ PARAMETERS = {
         lambda **given: inspection.match_features(ATOMS, ATOMS[::2], **given),
         {},
         {"threshold": (0.5, (-1.1, 1.1))},
+    ),
+    "stability_report": Parameters(
+        lambda **given: without_estimators(
+            inspection.stability_report(
+                UNTRAINED, X, **({"n_seeds": 2, "random_state": 0} | given)
+            )
+        ),
+        {"n_seeds": (3, (1, 0)), "random_state": (3, (-1, 2**32))},
+        {"threshold": (0.5, (-1.1, 1.1))},
+        optional=("random_state",),
     ),
     "name_features": Parameters(
         lambda **given: inspection.name_features(
