@@ -1,5 +1,7 @@
 """The solver "alternating": online dictionary learning on data brought to a common scale."""
 
+import math
+
 import torch
 
 from ..coding.lasso import Lasso
@@ -11,6 +13,15 @@ from .autoencoder import initial_atoms
 from .base import EpochSolver, Solver, alpha_in_training, register
 from .online import OnlineDictionaryLearning
 
+# From scratch alpha falls from this fraction of the samples' norm, if it is less, to its own value
+# over the first part of the steps: with few non-zeros atoms find their directions faster.
+FIRST_ALPHA = 0.1
+FALLING = 0.7
+SMALLEST_FALL = 1e-3  # of that; what is below comes at once
+# Redundant atoms are looked for every so many steps; new ones need the last part to settle.
+LOOK_EVERY = 16
+LOOKING = 0.8
+
 
 @register("alternating")
 class AlternatingSolver(EpochSolver):
@@ -19,7 +30,11 @@ class AlternatingSolver(EpochSolver):
     keeps_state = True
     Learner = OnlineDictionaryLearning
 
-    alpha = None  # of `plan`, in the units of training
+    alpha, n_planned = None, None  # of `plan`: in the units of training; steps, None of a stream
+
+    def __init__(self, learner, mean, scale, *, from_scratch):
+        super().__init__(learner, mean, scale)
+        self.from_scratch = from_scratch
 
     @staticmethod
     def work(n_rows, n_features, n_components):
@@ -45,17 +60,40 @@ class AlternatingSolver(EpochSolver):
         learner = OnlineDictionaryLearning(
             atoms.to(mean), intercept, generator, fit_intercept=params.fit_intercept
         )
-        return cls(learner, mean, scale)
+        is_named = params.dict_init is None or isinstance(params.dict_init, str)
+        from_scratch = problem.previous is None and is_named
+        return cls(learner, mean, scale, from_scratch=from_scratch)
 
     @property
     def n_components(self):
         return len(self.learner.dictionary)
 
     def plan(self, alpha, learning_rate, batch_size, n_steps=None, n_seen=0):
-        self.alpha = alpha_in_training(alpha, self.scale)
+        self.alpha, self.n_planned = alpha_in_training(alpha, self.scale), n_steps
 
     def step(self, x, n_rows=None):
-        return self.learner.step(x, self.alpha, n_rows)
+        step, n_planned = self.n_steps, self.n_planned
+        looks = (step + 1) % LOOK_EVERY == 0
+        looks &= n_planned is None or step < LOOKING * n_planned
+        return self.learner.step(x, self._alpha_at(step), n_rows, looks_for_redundant=looks)
+
+    def _alpha_at(self, step):
+        """The coefficient of a step: it falls by the same factor from each to the next."""
+        first = FIRST_ALPHA * math.sqrt(len(self.mean))  # of standardised samples
+        if not self.from_scratch or self.n_planned is None or self.alpha >= first:
+            return self.alpha
+        left = 1 - step / (FALLING * self.n_planned)
+        if left <= 0:
+            return self.alpha
+        least = max(self.alpha, SMALLEST_FALL * first)  # of alpha 0 too
+        return least * (first / least) ** left
+
+    @property
+    def is_settled(self):
+        return self.n_steps > 0 and self._alpha_at(self.n_steps - 1) == self.alpha
+
+    def state_dict(self, *, copy=False):
+        return super().state_dict(copy=copy) | {"from_scratch": self.from_scratch}
 
     def objective(self, alpha):
         alpha, dictionary = alpha_in_training(alpha, self.scale), self.learner.dictionary

@@ -1,9 +1,13 @@
-"""Online dictionary learning (Mairal, Bach, Ponce and Sapiro 2009) with an intercept.
+"""Online dictionary learning (Mairal, Bach, Ponce and Sapiro 2009) that forgets, with an intercept.
 
 Alternates between Lasso codes of a batch with the dictionary held fixed, and one round of block
-coordinate descent on the atoms with all codes so far held fixed. Those enter through sums that
-are small, A = Σ z̃ᵀz̃ and B = Σ z̃ᵀx with z̃ = (z, 1): the last component is the intercept, always
-on, not penalised and of any norm.
+coordinate descent on the atoms with the codes so far held fixed. Those enter through averages that
+are small, A = mean of z̃ᵀz̃ and B = mean of z̃ᵀx with z̃ = (z, 1): the last component is the
+intercept, always on, not penalised and of any norm.
+
+Codes of long ago are codes in wrong atoms: averages in which all count alike hold the atoms back
+for ever. So the weight of the s-th of t samples is proportional to (s / t)^(ρ - 1), section 3.4.3
+of their longer paper (JMLR 11, 2010): whatever t is, the last t / ρ samples decide.
 """
 
 import torch
@@ -25,6 +29,14 @@ TOL = 1e-2
 UNUSED = 1e-6
 # Atoms that are updated after one matrix product, one after the other.
 BLOCK = 64
+# ρ. With 1 all samples count alike, as in scikit-learn (benchmarks/forgetting.py).
+FORGETTING = 64
+# Of two atoms that share a direction one is replaced: if one atom in place of both would lose less
+# than this fraction of what the weaker explains. So much at a time at most, of all atoms.
+REDUNDANT = 0.3
+MOST_REPLACED = 0.05
+# Atoms that are compared with all others at a time.
+ROWS_TO_COMPARE = 4096
 
 
 class OnlineDictionaryLearning:
@@ -52,12 +64,25 @@ class OnlineDictionaryLearning:
         self.code_code = dictionary.new_zeros(n_components + 1, n_components + 1)
         self.code_sample = dictionary.new_zeros(n_components + 1, n_features)
         self.n_steps = 0
+        self.n_seen = 0  # samples
 
     @torch.no_grad()
-    def step(self, x, alpha, n_rows=None):
-        """Code the rows of x (B, n_features) and update the atoms; their objective, summed.
+    def step(self, x, alpha, n_rows=None, *, looks_for_redundant=False):
+        """Learn from a batch.
 
-        ``n_rows`` is the number of rows of all processes.
+        Parameters
+        ----------
+        x : tensor of shape (B, n_features)
+        alpha : float
+        n_rows : int, optional
+            Rows of the batch of all processes.
+        looks_for_redundant : bool
+            Whether atoms that others can stand in for are replaced, beside those without use.
+
+        Returns
+        -------
+        objective : tensor, scalar
+            Summed over the rows of x, before the atoms change.
         """
         n_rows = len(x) if n_rows is None else n_rows
         centred = x - self.intercept
@@ -67,42 +92,48 @@ class OnlineDictionaryLearning:
         objective = 0.5 * squares.sum() + alpha * values.sum()
         self._remember(support, values, x, n_rows)
         self._update_atoms()
-        self._replace_unused(centred, squares, n_rows)
+        replaced = self._mean_squares() <= UNUSED
+        if looks_for_redundant:
+            replaced |= self._redundant()
+        self._replace(replaced, centred, squares, n_rows)
         self.n_steps += 1
+        self.n_seen += n_rows
         return objective
 
+    def _mean_squares(self):
+        """Of the codes of each atom, (n,)."""
+        return self.code_code.diagonal()[:-1]
+
     def _remember(self, support, values, x, size):
-        """Add the sums of a batch; the older a batch the less it counts, as in sklearn's."""
-        seen = (self.n_steps + 1) * size
-        if self.n_steps >= size - 1:
-            seen = size**2 + self.n_steps + 1 - size
-        keep = (seen + 1 - size) / (seen + 1)
+        """Average the sums of a batch with those before it."""
+        keep = (self.n_seen / (self.n_seen + size)) ** FORGETTING
         self.code_code *= keep
         self.code_sample *= keep
+        weight = (1 - keep) / size
         if self.strategy.is_alone:
-            self._add_sums(self.code_code, self.code_sample, support, values, x, size)
+            self._add_sums(self.code_code, self.code_sample, support, values, x, weight)
             return
         code_code, code_sample = map(torch.zeros_like, (self.code_code, self.code_sample))
-        self._add_sums(code_code, code_sample, support, values, x, size)
+        self._add_sums(code_code, code_sample, support, values, x, weight)
         self.code_code += self.strategy.data.sum_(code_code)
         self.code_sample += self.strategy.data.sum_(code_sample)
 
-    def _add_sums(self, code_code, code_sample, support, values, x, size):
-        """Add the sums of rows, divided by the size of the batch that they are of."""
+    def _add_sums(self, code_code, code_sample, support, values, x, weight):
+        """Add the sums of rows, times a weight."""
         n = len(self.dictionary)
-        add_outer_products(code_code, support, values, 1 / size)
-        total = add_at_(values.new_zeros(n), support.indices, values) / size
+        add_outer_products(code_code, support, values, weight)
+        total = weight * add_at_(values.new_zeros(n), support.indices, values)
         code_code[n, :n] += total
         code_code[:n, n] += total
-        code_code[n, n] += len(x) / size
-        code_sample[:n] += transposed_product(values / size, support, x)
-        code_sample[n] += x.sum(dim=0) / size
+        code_code[n, n] += weight * len(x)
+        code_sample[:n] += transposed_product(weight * values, support, x)
+        code_sample[n] += weight * x.sum(dim=0)
 
     def _update_atoms(self):
         """Minimise over each atom in turn: D_j ← D_j + (B_j - A_j D) / A_jj, then of norm 1."""
         n = len(self.dictionary)
         table = torch.cat([self.dictionary, self.intercept[None]])
-        used = self.code_code.diagonal()[:n] > UNUSED
+        used = self._mean_squares() > UNUSED
         for start in range(0, n, BLOCK):
             rows = slice(start, min(start + BLOCK, n))
             missing = self.code_sample[rows] - self.code_code[rows] @ table
@@ -112,10 +143,36 @@ class OnlineDictionaryLearning:
             explained = self.code_code[n, :n] @ self.dictionary
             self.intercept = (self.code_sample[n] - explained) / self.code_code[n, n]
 
-    def _replace_unused(self, centred, squares, n_rows):
-        """Point atoms that have not been used for long at samples that are badly explained."""
-        n = len(self.dictionary)
-        rows = (self.code_code.diagonal()[:n] <= UNUSED).nonzero()[:, 0]
+    def _redundant(self):
+        """Atoms that another one can stand in for: bool of shape (n,).
+
+        With mean square codes a and c, one atom in place of two of cosine γ loses
+        (1 - γ) a c / (a + c), as two clusters that are merged do in Ward's method; the weaker of
+        the two explains half of its own mean square code.
+        """
+        atoms, use = self.dictionary, self._mean_squares()
+        n = len(atoms)
+        loss, partner = torch.full_like(use, torch.inf), torch.arange(n, device=use.device)
+        for start in range(0, n, ROWS_TO_COMPARE):
+            rows = slice(start, start + ROWS_TO_COMPARE)
+            of_pair = (1 - atoms[rows] @ atoms.T) * (use / (use + use[rows, None]))
+            # one of equals is the stronger
+            is_stronger = (use > use[rows, None]) | (
+                (use == use[rows, None]) & (partner > partner[rows, None])
+            )
+            smallest = of_pair.masked_fill_(~is_stronger, torch.inf).min(dim=1)
+            loss[rows], partner[rows] = smallest
+        redundant = loss < REDUNDANT / 2
+        redundant &= ~redundant[partner]  # of a chain of atoms the ends do not stand for each other
+        n_most = max(1, int(MOST_REPLACED * n))
+        least = loss.masked_fill(~redundant, torch.inf).topk(min(n_most, n), largest=False).indices
+        chosen = torch.zeros_like(redundant)
+        chosen[least] = True
+        return redundant & chosen
+
+    def _replace(self, replaced, centred, squares, n_rows):
+        """Point atoms at samples that are badly explained."""
+        rows = replaced.nonzero()[:, 0]
         if len(rows) == 0:
             return
         data = self.strategy.data
@@ -157,5 +214,5 @@ class OnlineDictionaryLearning:
         )
         for name in ("code_code", "code_sample"):
             setattr(learner, name, state[name].to(device, copy=True))
-        learner.n_steps = state["n_steps"]
+        learner.n_steps, learner.n_seen = state["n_steps"], state["n_seen"]
         return learner

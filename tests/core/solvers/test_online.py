@@ -30,23 +30,22 @@ def as_support(codes):
     return Support(indptr, active.nonzero()[:, 1], codes.shape[1]), codes[active]
 
 
-def test_sums_of_batches():
+def test_older_samples_weigh_less(monkeypatch):
+    """The s-th of t samples has a weight proportional to (s / t)^(ρ - 1)."""
+    monkeypatch.setattr(dict_learning, "FORGETTING", 3)
     learner, x = make_learner()
-    totals = 0.0, 0.0
-    for step, batch in enumerate(x.split(10)):
-        codes = random_codes(10, 12, seed=step)
+    augmented, weights, seen = [], [], 0
+    for batch in x.split([10, 25, 15]):
+        codes = random_codes(len(batch), 12, seed=seen)
         learner._remember(*as_support(codes), batch, len(batch))
-        learner.n_steps += 1
-        # Mairal et al. 2009, section 3.4.2, as scikit-learn has it
-        theta = (step + 1) * 10 if step < 9 else 100 + step + 1 - 10
-        beta = (theta + 1 - 10) / (theta + 1)
-        augmented = torch.cat([codes, torch.ones(10, 1)], dim=1)
-        totals = (
-            beta * totals[0] + augmented.T @ augmented / 10,
-            beta * totals[1] + augmented.T @ batch / 10,
-        )
-    torch.testing.assert_close(learner.code_code, totals[0])
-    torch.testing.assert_close(learner.code_sample, totals[1])
+        learner.n_seen = after = seen + len(batch)
+        weights.append(torch.full((len(batch),), (after**3 - seen**3) / 50**3 / len(batch)))
+        augmented.append(torch.cat([codes, torch.ones(len(batch), 1)], dim=1))
+        seen = after
+    augmented, weights = torch.cat(augmented), torch.cat(weights).double()[:, None]
+    assert weights.sum() == pytest.approx(1)
+    torch.testing.assert_close(learner.code_code, augmented.T @ (weights * augmented))
+    torch.testing.assert_close(learner.code_sample, augmented.T @ (weights * x))
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
