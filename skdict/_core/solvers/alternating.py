@@ -18,6 +18,10 @@ from .online import OnlineDictionaryLearning
 FIRST_ALPHA = 0.1
 FALLING = 0.7
 SMALLEST_FALL = 1e-3  # of that; what is below comes at once
+# Forgetting (see `online`) at the first planned step and at the last, or throughout without a plan:
+# atoms that are far from where they end need samples that were coded lately, and those that are
+# near need many (benchmarks/forgetting.py).
+FIRST_FORGETTING, LAST_FORGETTING = 64, 4
 # Redundant atoms are looked for every so many steps; new ones need the last part to settle.
 LOOK_EVERY = 16
 LOOKING = 0.8
@@ -75,7 +79,18 @@ class AlternatingSolver(EpochSolver):
         step, n_planned = self.n_steps, self.n_planned
         looks = (step + 1) % LOOK_EVERY == 0
         looks &= n_planned is None or step < LOOKING * n_planned
-        return self.learner.step(x, self._alpha_at(step), n_rows, looks_for_redundant=looks)
+        return self.learner.step(
+            x,
+            self._alpha_at(step),
+            n_rows,
+            forgetting=self._forgetting_at(step),
+            looks_for_redundant=looks,
+        )
+
+    def _forgetting_at(self, step):
+        if self.n_planned is None:
+            return LAST_FORGETTING
+        return FIRST_FORGETTING * (LAST_FORGETTING / FIRST_FORGETTING) ** (step / self.n_planned)
 
     def _alpha_at(self, step):
         """The coefficient of a step: it falls by the same factor from each to the next."""

@@ -29,11 +29,9 @@ TOL = 1e-2
 UNUSED = 1e-6
 # Atoms that are updated after one matrix product, one after the other.
 BLOCK = 64
-# ρ. With 1 all samples count alike, as in scikit-learn (benchmarks/forgetting.py).
-FORGETTING = 64
 # Of two atoms that share a direction one is replaced: if one atom in place of both would lose less
 # than this fraction of what the weaker explains. So much at a time at most, of all atoms.
-REDUNDANT = 0.3
+REDUNDANT = 0.4
 MOST_REPLACED = 0.05
 # Atoms that are compared with all others at a time.
 ROWS_TO_COMPARE = 4096
@@ -67,7 +65,7 @@ class OnlineDictionaryLearning:
         self.n_seen = 0  # samples
 
     @torch.no_grad()
-    def step(self, x, alpha, n_rows=None, *, looks_for_redundant=False):
+    def step(self, x, alpha, n_rows=None, *, forgetting=1, looks_for_redundant=False):
         """Learn from a batch.
 
         Parameters
@@ -76,6 +74,8 @@ class OnlineDictionaryLearning:
         alpha : float
         n_rows : int, optional
             Rows of the batch of all processes.
+        forgetting : float
+            ρ. With 1 all samples count alike, as in scikit-learn.
         looks_for_redundant : bool
             Whether atoms that others can stand in for are replaced, beside those without use.
 
@@ -90,7 +90,7 @@ class OnlineDictionaryLearning:
         residual = centred - decode(values, support, self.dictionary)
         squares = torch.linalg.vector_norm(residual, dim=1).square()
         objective = 0.5 * squares.sum() + alpha * values.sum()
-        self._remember(support, values, x, n_rows)
+        self._remember(support, values, x, n_rows, forgetting)
         self._update_atoms()
         replaced = self._mean_squares() <= UNUSED
         if looks_for_redundant:
@@ -104,9 +104,9 @@ class OnlineDictionaryLearning:
         """Of the codes of each atom, (n,)."""
         return self.code_code.diagonal()[:-1]
 
-    def _remember(self, support, values, x, size):
+    def _remember(self, support, values, x, size, forgetting):
         """Average the sums of a batch with those before it."""
-        keep = (self.n_seen / (self.n_seen + size)) ** FORGETTING
+        keep = (self.n_seen / (self.n_seen + size)) ** forgetting
         self.code_code *= keep
         self.code_sample *= keep
         weight = (1 - keep) / size
@@ -152,18 +152,20 @@ class OnlineDictionaryLearning:
         """
         atoms, use = self.dictionary, self._mean_squares()
         n = len(atoms)
-        loss, partner = torch.full_like(use, torch.inf), torch.arange(n, device=use.device)
+        numbers = torch.arange(n, device=use.device)
+        loss, partner = torch.full_like(use, torch.inf), numbers.clone()
         for start in range(0, n, ROWS_TO_COMPARE):
             rows = slice(start, start + ROWS_TO_COMPARE)
-            of_pair = (1 - atoms[rows] @ atoms.T) * (use / (use + use[rows, None]))
-            # one of equals is the stronger
-            is_stronger = (use > use[rows, None]) | (
-                (use == use[rows, None]) & (partner > partner[rows, None])
-            )
-            smallest = of_pair.masked_fill_(~is_stronger, torch.inf).min(dim=1)
-            loss[rows], partner[rows] = smallest
+            weaker = use[rows, None]
+            of_pair = (1 - atoms[rows] @ atoms.T) * (use / (use + weaker))  # over `weaker`
+            is_equal = use == weaker  # of these the last one is the stronger
+            is_stronger = (use > weaker) | (is_equal & (numbers > numbers[rows, None]))
+            of_pair.masked_fill_(~is_stronger, torch.inf)
+            loss[rows], partner[rows] = of_pair.min(dim=1)
         redundant = loss < REDUNDANT / 2
-        redundant &= ~redundant[partner]  # of a chain of atoms the ends do not stand for each other
+        redundant &= ~redundant[
+            partner
+        ]  # of a chain of atoms the ends do not stand for each other
         n_most = max(1, int(MOST_REPLACED * n))
         least = loss.masked_fill(~redundant, torch.inf).topk(min(n_most, n), largest=False).indices
         chosen = torch.zeros_like(redundant)

@@ -8,6 +8,7 @@ from skdict._core.kernels import Support
 from skdict._core.optim import normalize_
 from skdict._core.solvers import online as dict_learning
 from skdict._core.solvers.online import OnlineDictionaryLearning
+from skdict.datasets import make_superposition
 
 
 def make_learner(n=12, d=6, seed=0, **options):
@@ -30,14 +31,13 @@ def as_support(codes):
     return Support(indptr, active.nonzero()[:, 1], codes.shape[1]), codes[active]
 
 
-def test_older_samples_weigh_less(monkeypatch):
+def test_older_samples_weigh_less():
     """The s-th of t samples has a weight proportional to (s / t)^(ρ - 1)."""
-    monkeypatch.setattr(dict_learning, "FORGETTING", 3)
     learner, x = make_learner()
     augmented, weights, seen = [], [], 0
     for batch in x.split([10, 25, 15]):
         codes = random_codes(len(batch), 12, seed=seen)
-        learner._remember(*as_support(codes), batch, len(batch))
+        learner._remember(*as_support(codes), batch, len(batch), 3)
         learner.n_seen = after = seen + len(batch)
         weights.append(torch.full((len(batch),), (after**3 - seen**3) / 50**3 / len(batch)))
         augmented.append(torch.cat([codes, torch.ones(len(batch), 1)], dim=1))
@@ -55,7 +55,7 @@ def test_atoms_are_updated_in_turn(block, fit_intercept, monkeypatch):
     learner, x = make_learner(fit_intercept=fit_intercept)
     codes = random_codes(50, 12)
     codes[:, 4] = 0  # unused
-    learner._remember(*as_support(codes), x, len(x))
+    learner._remember(*as_support(codes), x, len(x), 1)
     table = torch.cat([learner.dictionary, learner.intercept[None]]).numpy().copy()
     a, b = learner.code_code.numpy(), learner.code_sample.numpy()
     for j in range(12):
@@ -72,7 +72,7 @@ def test_atoms_are_updated_in_turn(block, fit_intercept, monkeypatch):
 def test_each_update_lowers_the_error_of_the_codes():
     learner, x = make_learner()
     codes = random_codes(50, 12)
-    learner._remember(*as_support(codes), x, len(x))
+    learner._remember(*as_support(codes), x, len(x), 1)
 
     def error():
         return float((x - codes @ learner.dictionary - learner.intercept).square().sum())
@@ -97,3 +97,45 @@ def test_unused_atoms_are_replaced():
     torch.testing.assert_close(
         torch.linalg.vector_norm(learner.dictionary, dim=1), torch.ones(12).double()
     )
+
+
+@pytest.mark.parametrize("rows_to_compare", [4096, 7])
+def test_redundant_atoms(rows_to_compare, monkeypatch):
+    """Against the loss of each pair, one after the other."""
+    monkeypatch.setattr(dict_learning, "ROWS_TO_COMPARE", rows_to_compare)
+    learner, _ = make_learner(n=40, d=4, seed=2)
+    use = torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
+    use[5] = use[9]
+    learner.dictionary[9] = learner.dictionary[5]  # equals: one of them stays
+    learner.code_code.diagonal()[:40] = use
+    atoms, use, found = learner.dictionary.numpy(), use.numpy(), {}
+    for j in range(40):
+        losses = {}
+        for k in range(40):
+            if (use[k], k) > (use[j], j):
+                merged = (use[j] * atoms[j] + use[k] * atoms[k]) / (use[j] + use[k])
+                squares = ((atoms[[j, k]] - merged) ** 2).sum(axis=1)
+                losses[k] = squares @ use[[j, k]] / 2
+        if losses and min(losses.values()) < dict_learning.REDUNDANT * use[j] / 2:
+            found[j] = min(losses, key=losses.get), min(losses.values()) / use[j]
+    expected = {j: loss for j, (partner, loss) in found.items() if partner not in found}
+    least = sorted(expected, key=expected.get)[: int(40 * dict_learning.MOST_REPLACED)]
+    assert len(expected) > len(least) > 1
+    assert learner._redundant().nonzero()[:, 0].tolist() == sorted(least)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_feature_that_two_atoms_share(looks):
+    """And one without an atom, which an atom that is replaced can find."""
+    X, truth, _ = make_superposition(
+        n_samples=4000, n_features=16, n_components=24, random_state=0
+    )
+    X, truth = (torch.from_numpy(array).double() for array in (X, truth))
+    start, generator = truth.clone(), torch.Generator().manual_seed(0)
+    start[4] = normalize_(truth[1:2] + 0.3 * truth[4:5])[0]
+    learner = OnlineDictionaryLearning(start, X.mean(dim=0), generator)
+    for step in range(60):
+        x = X[torch.randint(len(X), (400,), generator=generator)]
+        learner.step(x, 0.1, forgetting=8, looks_for_redundant=looks and step < 30)
+    cosines = (truth @ learner.dictionary.T).amax(dim=1)
+    assert (cosines.min() > 0.99) == looks
