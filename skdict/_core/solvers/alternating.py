@@ -18,7 +18,7 @@ from .online import OnlineDictionaryLearning
 FIRST_ALPHA = 0.1
 FALLING = 0.7
 SMALLEST_FALL = 1e-3  # of that; what is below comes at once
-# Forgetting (see `online`) at the first planned step and at the last, or throughout without a plan:
+# Forgetting (see `online`) at the first planned step and at the last, which is that of streams:
 # atoms that are far from where they end need samples that were coded lately, and those that are
 # near need many (benchmarks/forgetting.py).
 FIRST_FORGETTING, LAST_FORGETTING = 64, 4

@@ -1,4 +1,4 @@
-"""Online dictionary learning (Mairal, Bach, Ponce and Sapiro 2009) that forgets, with an intercept.
+"""Online dictionary learning with an intercept (Mairal, Bach, Ponce and Sapiro 2009) that forgets.
 
 Alternates between Lasso codes of a batch with the dictionary held fixed, and one round of block
 coordinate descent on the atoms with the codes so far held fixed. Those enter through averages that
