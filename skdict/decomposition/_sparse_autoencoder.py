@@ -88,8 +88,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         - "autoencoder": a sparse autoencoder, trained with Adam on mini-batches.
         - "alternating": online dictionary learning [7]_: Lasso codes of a mini-batch, then one
           round of block coordinate descent on the atoms and the intercept, given the codes so
-          far. No encoder; the codes of `transform` are Lasso codes. Keeps a number for each pair
-          of atoms: 17 GB with 65,536 in float32.
+          far, late ones above all. No encoder; the codes of `transform` are Lasso codes. Keeps a
+          number for each pair of atoms: 17 GB with 65,536 in float32.
         - "dictionary_learning": :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with
           non-negative codes, on the centred data, which it needs in memory, in float64. Some
           hundred samples per second.
@@ -127,7 +127,7 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         atoms too, and keep the pass in which their objective was the smallest. "auto" does so
         where there are fewer than 64 samples for each atom, and makes all passes; True also stops
         when the objective has not improved by the fraction ``tol`` for ``n_iter_no_change``
-        passes. Passes in which ``alpha`` still rises, or "topk" is still "relu", do not count.
+        passes. Passes in which ``alpha`` still changes, or "topk" is still "relu", do not count.
         ``solver="dictionary_learning"`` has a criterion of its own, without held-out samples.
     validation_fraction : float, default=0.1
         Fraction of the samples that is held out; by "auto" no more than 2,048 or fewer than 10.

@@ -107,8 +107,8 @@ class AlternatingSolver(EpochSolver):
     def is_settled(self):
         return self.n_steps > 0 and self._alpha_at(self.n_steps - 1) == self.alpha
 
-    def state_dict(self, *, copy=False):
-        return super().state_dict(copy=copy) | {"from_scratch": self.from_scratch}
+    def state_dict(self, *, copy=False, own=False):
+        return super().state_dict(copy=copy, own=own) | {"from_scratch": self.from_scratch}
 
     def objective(self, alpha):
         alpha, dictionary = alpha_in_training(alpha, self.scale), self.learner.dictionary
