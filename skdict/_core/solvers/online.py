@@ -95,7 +95,7 @@ class OnlineDictionaryLearning:
         replaced = self._mean_squares() <= UNUSED
         if looks_for_redundant:
             replaced |= self._redundant()
-        self._replace(replaced, centred, squares, n_rows)
+        self._resample(replaced, centred, squares, n_rows)
         self.n_steps += 1
         self.n_seen += n_rows
         return objective
@@ -172,7 +172,7 @@ class OnlineDictionaryLearning:
         chosen[least] = True
         return redundant & chosen
 
-    def _replace(self, replaced, centred, squares, n_rows):
+    def _resample(self, replaced, centred, squares, n_rows):
         """Point atoms at samples that are badly explained."""
         rows = replaced.nonzero()[:, 0]
         if len(rows) == 0:
