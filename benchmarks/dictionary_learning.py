@@ -26,6 +26,7 @@ from activations import auto_alpha, collect_splits, load_extractor
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skdict._core.data.shuffle import permuted_batches
+from skdict._core.solvers.alternating import LAST_FORGETTING
 from skdict._core.solvers.online import OnlineDictionaryLearning
 from skdict.datasets import make_superposition
 from skdict.decomposition import SparseAutoencoderDictionary, sparse_encode
@@ -81,7 +82,7 @@ def beside_sklearn(arguments, X, test, alpha):
                     fit_intercept=fit_intercept,
                 )
                 for batch in permuted_batches(len(x), batch_size, learner.generator):
-                    learner.step(x[batch], alpha)
+                    learner.step(x[batch], alpha, forgetting=LAST_FORGETTING)
                     yield learner
 
             # how many steps it takes, and then these steps again, by the clock
