@@ -2,10 +2,11 @@
 
     python benchmarks/controls.py
 
-On tokens of the embedded transformer's 512 neurons, for a "topk" and a "relu" dictionary:
-explained variance, score, the rise of the language model's cross-entropy, and the F1 of the best
-single feature for each label of Python's grammar that has at least 100 held-out tokens (chosen on
-one half of these, scored on the other; mean over labels). Then what fraction of the features
+On planted data, of which the true atoms are known: explained variance and their recovery. Then on
+tokens of the embedded transformer's 512 neurons, for a "topk" and a "relu" dictionary: explained
+variance, score, the rise of the language model's cross-entropy, and the F1 of the best single
+feature for each label of Python's grammar that has at least 100 held-out tokens (chosen on one
+half of these, scored on the other; mean over labels). For each also what fraction of the features
 recurs with other seeds.
 """
 
@@ -17,15 +18,17 @@ import numpy as np
 import pandas as pd
 from activations import draw, load_extractor
 
-from skdict.datasets import python_token_labels
+from skdict.datasets import make_superposition, python_token_labels
 from skdict.decomposition import SparseAutoencoderDictionary, sanity_controls
 from skdict.inspection import (
     evaluate_feature_detectors,
     select_feature_detectors,
     stability_report,
 )
+from skdict.metrics import dictionary_recovery
 
 BLOCK = 256  # tokens in a row that belong to one half
+KINDS = {"topk": {"architecture": "topk", "n_nonzero_coefs": 20}, "relu": {}}
 METRICS = ["explained_variance", "score", "delta_cross_entropy", "dead_fraction"]
 
 
@@ -59,48 +62,77 @@ def label_f1(texts, is_prose, extractor):
     return best_feature_f1, labels.shape[1]
 
 
+def on_planted_data(n_seeds):
+    """Where the true atoms are known: their recovery."""
+    X, atoms, _ = make_superposition(
+        n_samples=20_000, n_features=64, n_components=256, random_state=0
+    )
+
+    def recovery(dictionary, X):
+        return dictionary_recovery(dictionary.components_, atoms)
+
+    dictionary = SparseAutoencoderDictionary(256, architecture="topk", n_nonzero_coefs=3)
+    metrics = ["explained_variance", recovery]
+    report("planted, topk", dictionary, X[:16_000], X[16_000:], metrics, n_seeds)
+    tell_stability(dictionary, X[:16_000], n_seeds)
+
+
+def report(name, dictionary, train, test, metrics, n_seeds, extractor=None):
+    """The table of controls."""
+    start = time.process_time()
+    table = sanity_controls(
+        dictionary,
+        train,
+        test,
+        metrics=metrics,
+        n_seeds=n_seeds,
+        extractor=extractor,
+        random_state=0,
+    )
+    print(f"\n{name}, {time.process_time() - start:.0f} s of CPU time")
+    with pd.option_context("display.width", 160, "display.max_columns", None):
+        print(table.round(4).to_string(index=False), flush=True)
+
+
+def tell_stability(dictionary, X, n_seeds):
+    """Which fraction of the features recurs."""
+    found = stability_report(dictionary, X, n_seeds=n_seeds, random_state=0)
+    at = {c: f"{found.shared_fractions[found.cosines == c][0]:.3f}" for c in (0.5, 0.9)}
+    print(
+        f"recurring in another fit at a cosine of 0.7: {found.shared_fraction:.3f} +- "
+        f"{found.shared_fraction_std:.3f}; in at least m others: "
+        f"{np.round(found.recurring_fraction, 3)}; at cosines {at}; random directions "
+        f"{found.random_fraction:.3f}, samples {found.samples_fraction:.3f}; dead {found.n_dead}",
+        flush=True,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "which", nargs="*", default=["planted", *KINDS], help="planted, topk, relu"
+    )
     parser.add_argument("--n-tokens", type=int, default=30_000, help="to learn from")
     parser.add_argument("--n-test", type=int, default=10_000)
     parser.add_argument("--n-components", type=int, default=1024)
     parser.add_argument("--n-seeds", type=int, default=3)
     arguments = parser.parse_args()
+    warnings.simplefilter("default")
 
+    if "planted" in arguments.which:
+        on_planted_data(arguments.n_seeds)
+    kinds = {name: params for name, params in KINDS.items() if name in arguments.which}
+    if not kinds:
+        return
     _, extractor = load_extractor()
     train, _, n_train = texts_of(extractor, "train", arguments.n_tokens)
     test, is_prose, n_test = texts_of(extractor, "test", arguments.n_test)
     metric, n_labels = label_f1(test, is_prose, extractor)
     print(f"{n_train:,} training and {n_test:,} held-out tokens, {n_labels} labels")
-    X = extractor.fit_transform(train)
-
-    kinds = {"topk": {"architecture": "topk", "n_nonzero_coefs": 20}, "relu": {}}
     for name, params in kinds.items():
         dictionary = SparseAutoencoderDictionary(arguments.n_components, **params)
-        start = time.process_time()
-        with warnings.catch_warnings(action="default"):
-            table = sanity_controls(
-                dictionary,
-                train,
-                test,
-                metrics=[*METRICS, metric],
-                n_seeds=arguments.n_seeds,
-                extractor=extractor,
-                random_state=0,
-            )
-        print(f"\n{name}, {time.process_time() - start:.0f} s of CPU time")
-        with pd.option_context("display.width", 160, "display.max_columns", None):
-            print(table.round(4).to_string(index=False), flush=True)
-        report = stability_report(dictionary, X, n_seeds=arguments.n_seeds, random_state=0)
-        at = {c: f"{report.shared_fractions[report.cosines == c][0]:.3f}" for c in (0.5, 0.9)}
-        print(
-            f"recurring in another fit at a cosine of 0.7: {report.shared_fraction:.3f} +- "
-            f"{report.shared_fraction_std:.3f}; in at least m others: "
-            f"{np.round(report.recurring_fraction, 3)}; at cosines {at}; random directions "
-            f"{report.random_fraction:.3f}, samples {report.samples_fraction:.3f}; dead "
-            f"{report.n_dead}",
-            flush=True,
-        )
+        report(name, dictionary, train, test, [*METRICS, metric], arguments.n_seeds, extractor)
+        tell_stability(dictionary, extractor.fit_transform(train), arguments.n_seeds)
 
 
 if __name__ == "__main__":
