@@ -19,7 +19,7 @@ from ..utils._extractors import ExtractorMixin
 from ..utils._frames import as_frame
 from ..utils._random import check_random_state
 from ..utils._sklearn_compat import Interval, validate_params
-from ..utils._warnings import warn
+from ..utils._warnings import quiet, warn
 from ._held import FrozenDecoder, FrozenEncoder, SoftFrozenDecoder
 from ._sparse_autoencoder import SparseAutoencoderDictionary
 
@@ -394,7 +394,8 @@ def _at_l0(estimator, trial, l0, seed):
         candidate = _seeded(clone(estimator), seed)
         if log_alpha is not None:
             candidate.set_params(alpha=math.exp(log_alpha))
-        fitted = trial.fit(candidate)
+        with quiet():  # of alphas that are not taken
+            fitted = trial.fit(candidate)
         log_alpha = math.log(max(fitted.alpha_, 1e-12)) if log_alpha is None else log_alpha
         tried[log_alpha] = math.log(max(fitted.train_l0_, 1e-3) / max(l0, 1e-3))
 
@@ -409,11 +410,11 @@ def _next(tried):
     """The next log alpha: where a line meets zero, through the two nearest to it on both sides."""
     above = max((a for a, excess in tried.items() if excess > 0), default=None)
     below = min((a for a, excess in tried.items() if excess <= 0), default=None)
-    if above is None or below is None:  # L0 falls about as 1 / alpha, or slower
+    if above is None or below is None:  # L0 falls as a power of alpha of about -1 to -3
         edge = above if below is None else below
-        return edge + 1.5 * tried[edge]
+        return edge + 0.7 * tried[edge]
     part = tried[above] / (tried[above] - tried[below])
-    return above + min(max(part, 0.1), 0.9) * (below - above)
+    return above + min(max(part, 0.25), 0.75) * (below - above)
 
 
 def _warn_of_l0(name, found, l0):
