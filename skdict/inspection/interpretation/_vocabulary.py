@@ -7,6 +7,7 @@ import torch
 from sklearn.utils import Bunch
 from torch.nn.functional import normalize
 
+from ..._core.torch_state import plain_torch
 from ...metrics._rows import as_rows, check_finite, float64_block, row_blocks, to_numpy, unit_rows
 from ...utils._random import check_random_state
 from ...utils._sklearn_compat import Interval, validate_params
@@ -26,6 +27,7 @@ _N_RANDOM = 256  # directions for the chance level
     },
     prefer_skip_nested_validation=True,
 )
+@plain_torch()
 def name_features(
     dictionary,
     vocabulary_embeddings,
