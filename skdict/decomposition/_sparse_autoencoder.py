@@ -87,9 +87,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
 
         - "autoencoder": a sparse autoencoder, trained with Adam on mini-batches.
         - "alternating": online dictionary learning [7]_: Lasso codes of a mini-batch, then one
-          round of block coordinate descent on the atoms and the intercept, given the codes so
-          far, late ones above all. No encoder; the codes of `transform` are Lasso codes. Keeps a
-          number for each pair of atoms: 17 GB with 65,536 in float32.
+          round of coordinate descent on the atoms, given the codes so far, late ones above all.
+          No encoder. Keeps a number for each pair of atoms: 17 GB with 65,536 in float32.
         - "dictionary_learning": :class:`~sklearn.decomposition.MiniBatchDictionaryLearning` with
           non-negative codes, on the centred data, which it needs in memory, in float64. Some
           hundred samples per second.
@@ -140,9 +139,8 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         ``solver="autoencoder"``, for atoms and intercept by "alternating" and for the atoms by
         "dictionary_learning" and "lasso", whatever ``dict_init`` says.
     dict_init : array-like of shape (n_components, n_features), str or dictionary, default=None
-        Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. A
-        :class:`Dictionary`, or a fitted estimator with one, is what training goes on from, with
-        its encoder. By name:
+        Initial atoms, scaled to unit norm; those that ``solver="lasso"`` keeps. From a
+        :class:`Dictionary`, or a fitted estimator, training goes on, with its encoder. By name:
 
         - "exemplars": samples drawn at random, centred.
         - "random": directions drawn evenly from the sphere.
@@ -183,14 +181,11 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
     alpha_ : float
         The L1 coefficient used.
     threshold_ : ndarray of shape (n_components,)
-        Pre-activations that are not larger count as zero. Only with ``architecture`` "batch_topk",
-        "matryoshka", "jumprelu" and "gated".
+        Pre-activations that are not larger count as zero. Only of architectures with thresholds.
     n_nonzero_coefs_ : int or None
-        The number of non-zero entries used. Only with ``architecture`` "topk", "batch_topk",
-        "matryoshka" and "jumprelu".
+        The number of non-zero entries used. Only of architectures that take one.
     codeword_norms_ : ndarray of shape (n_components,)
-        Norm of each codeword, the code of its atom where it is the nearest. Only with
-        ``solver="kmeans"``.
+        Norm of each codeword, its code where it is the nearest. Only with ``solver="kmeans"``.
     codebook_sizes_ : ndarray of shape (n_codebooks,)
         Number of codewords of each codebook, in their order. Only with ``solver="kmeans"``.
     n_iter_ : int
@@ -217,19 +212,18 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         Fraction of the samples counted by ``n_samples_seen_`` on which each feature is active.
     feature_magnitude_ : ndarray of shape (n_components,)
         Its mean magnitude where active, shrunk to that of all features by one observation. This
-        and the next are of codes a step nearer to least squares, as in `score_samples`, and of
-        unit atoms whatever the ``component_norms_`` of a loaded dictionary.
+        and the next are of codes a step nearer to least squares, as in `score_samples`.
     noise_variance_ : float
         Mean squared residual, per column.
     variance_ : float
         Variance of the training data (of a stream: of its first portion), per column.
     n_samples_seen_ : int
-        Number of samples behind densities, magnitudes and noise: 100,000 of the fit at most,
-        evenly spread (20,000 if by sparse coding); of portions 1,024 each, or an eighth.
+        Samples behind densities, magnitudes and noise: 100,000 of the fit at most, evenly spread
+        (20,000 if by sparse coding); of portions 1,024 each, or an eighth.
     n_features_in_ : int
-        Number of columns of X seen during fit.
+        Number of columns of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, if they are strings.
+        Their names, if they are strings.
 
     See Also
     --------
@@ -243,10 +237,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
     Training of an autoencoder removes from the dictionary's gradient its component along each
     atom, renormalises atoms after each step, clips the gradient norm, and resamples duplicates and
     features that were silent between two checks, as in [1]_. What `score` needs is computed when
-    it is first asked for, at the latest for a pickle; until then a fitted estimator keeps X. Where
-    several processes share out the atoms, and these and the encoder take more than 4 GiB,
-    ``components_`` and ``encoder_coef_`` are read-only memory maps of files: see
-    :ref:`more_than_one_device`.
+    it is first asked for, at the latest for a pickle; until then a fitted estimator keeps X. Of
+    several processes that share out atoms and encoder of more than 4 GiB these are memory maps
+    (:ref:`more_than_one_device`).
 
     References
     ----------
@@ -375,16 +368,14 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
             If a parameter is out of range, if X is constant, not finite, or too small, or if the
             training diverges.
         MemoryError
-            If all rows are needed in memory, by "kmeans", "dictionary_learning" or a `dict_init`,
-            and do not fit.
+            If all rows are needed in memory, as by "kmeans", and do not fit.
 
         Warns
         -----
         UserWarning
-            If a parameter has no effect with this solver or architecture, no feature is active, a
-            few samples would decide the scale of all, or samples are learned by heart: held-out
-            ones lose more than a quarter of the explained variance. If the codes are worse than
-            none it is a ConvergenceWarning.
+            If a parameter has no effect, no feature is active, a few samples would decide the scale
+            of all, or samples are learned by heart: held-out ones lose more than a quarter of the
+            explained variance. If the codes are worse than none it is a ConvergenceWarning.
         """
         previous, is_new = start_of(self)
         params = checked_params(self)
