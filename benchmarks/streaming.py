@@ -95,8 +95,8 @@ def compare(args, stream, n_atoms, repeat):
     cpu = both[1] / (extractor[1] + trainer[1])
     print(
         f"{repeat} {n_atoms} atoms: extractor {speeds[0]:,.0f}, trainer {speeds[1]:,.0f}, beside "
-        f"{speeds[2]:,.0f}, both {speeds[3]:,.0f} rows/s: {speeds[3] / min(speeds[:2]):.2f} of the "
-        f"slower, {speeds[3] / speeds[2]:.2f} of beside; seconds of the processor "
+        f"{speeds[2]:,.0f}, both {speeds[3]:,.0f} rows/s: {speeds[3] / min(speeds[:2]):.2f} of "
+        f"the slower, {speeds[3] / speeds[2]:.2f} of beside; seconds of the processor "
         f"{extractor[1]:.1f}, {trainer[1]:.1f}, {both[1]:.1f}: {cpu:.2f} of the sum",
         flush=True,
     )

@@ -373,9 +373,9 @@ class SparseAutoencoderDictionary(CallbackSupportMixin, PretrainedMixin, Diction
         Warns
         -----
         UserWarning
-            If a parameter has no effect, no feature is active, a few samples would decide the scale
-            of all, or samples are learned by heart: held-out ones lose more than a quarter of the
-            explained variance. If the codes are worse than none it is a ConvergenceWarning.
+            If a parameter has no effect, no feature is active, a few samples would decide the
+            scale of all, or samples are learned by heart: held-out ones lose more than a quarter
+            of the explained variance. If the codes are worse than none, a ConvergenceWarning.
         """
         previous, is_new = start_of(self)
         params = checked_params(self)
