@@ -20,6 +20,8 @@ MIN_SAMPLES_TO_SPLIT = 10
 # small dictionary, this number. New features tend to be active together.
 MAX_RESAMPLED = 0.05
 MAX_RESAMPLED_OF_FEW = 100
+# Samples on which a feature is active that is given its direction back, as a fraction of all.
+DENSITY_OF_GIVEN = 0.02
 POWER_ITERATIONS = 8
 # Atoms whose random numbers are drawn together.
 DRAWN_TOGETHER = 4096
@@ -49,7 +51,8 @@ def revive(autoencoder, optimizer, dead, x, residual, generator, directions=None
     generator : torch.Generator
         On the CPU, so that the draw does not depend on the device.
     directions : tensor of shape (n_components, n_features), optional
-        Unit rows that dead features are pointed at instead of samples.
+        Unit rows that dead features are pointed at instead of samples. Their biases are such that
+        they are active on few.
     """
     rows = dead.nonzero()[:, 0]
     if len(rows) == 0:
@@ -61,7 +64,8 @@ def revive(autoencoder, optimizer, dead, x, residual, generator, directions=None
     order = torch.randperm(len(rows), generator=generator, device="cpu")
     rows = rows[order[:n_revived].to(rows.device)]
     centred = x - autoencoder.intercept
-    if directions is None:
+    is_given = directions is not None
+    if not is_given:
         with_replacement = len(rows) > int((weights > 0).sum())
         drawn = torch.multinomial(weights, len(rows), with_replacement, generator=generator)
         directions = normalize_(centred[drawn.to(x.device)])
@@ -71,12 +75,18 @@ def revive(autoencoder, optimizer, dead, x, residual, generator, directions=None
     norms = strategy.whole(torch.linalg.vector_norm(autoencoder.encoder_weight, dim=1))
     alive_norm = norms[~dead].mean() if bool((~dead).any()) else norms.mean()
     weight = 0.2 * alive_norm * directions
-    added = torch.relu(centred @ weight.T) @ directions
-    weight = fitting_scale(added, residual).clamp(0.0, 1.0) * weight
+    pre_activations = centred @ weight.T
+    bias = weight.new_zeros(len(weight))
+    if is_given:  # at no sample: without a bias they would be active on half of all
+        n_active = max(1, round(DENSITY_OF_GIVEN * len(x)))
+        bias -= pre_activations.topk(n_active, dim=0).values[-1]
+    added = torch.relu(pre_activations + bias) @ directions
+    scale = fitting_scale(added, residual).clamp(0.0, 1.0)
+    weight, bias = scale * weight, scale * bias
     mine, rows = strategy.located(rows)
     autoencoder.dictionary[rows] = directions[mine]
     autoencoder.encoder_weight[rows] = weight[mine]
-    autoencoder.encoder_bias[rows] = 0
+    autoencoder.encoder_bias[rows] = bias[mine]
     architecture = autoencoder.architecture
     initial = architecture.initial_state(torch.zeros_like(autoencoder.encoder_bias))
     for name in initial.keys() - set(architecture.running_stats):
