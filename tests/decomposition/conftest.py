@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from dictionary_testing import SOLVERS, make_estimator
+from processes_testing import Processes
 
 from skdict.datasets import make_superposition
 
@@ -28,3 +29,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two processes, which run functions that they are given."""
+    with Processes(2, tmp_path_factory.mktemp("two")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Four of them."""
+    with Processes(4, tmp_path_factory.mktemp("four")) as processes:
+        yield processes

@@ -32,18 +32,6 @@ from skdict.decomposition import _processes
 STOP_AT = 31
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    with Processes(2, tmp_path_factory.mktemp("two")) as processes:
-        yield processes
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    with Processes(4, tmp_path_factory.mktemp("four")) as processes:
-        yield processes
-
-
 def only_folder(path):
     (folder,) = path.glob("fit-*")
     return folder

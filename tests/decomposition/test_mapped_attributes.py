@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 import torch
 from fits_testing import data, fitted, make, numbers_of
-from processes_testing import Processes
 
 from skdict._core.distributed import tables
 from skdict.callbacks import Checkpoint
 from skdict.io import load_dictionary, save_dictionary
 
 MATRICES = ("components_", "encoder_coef_")
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    with Processes(2, tmp_path_factory.mktemp("two")) as processes:
-        yield processes
 
 
 def mapped_fit(name, X, path=None, **params):

@@ -38,18 +38,6 @@ from skdict.decomposition.architectures import Architecture
 NAMES = ("relu", "topk", "abs_topk", "batch_topk", "jumprelu", "gated", "matryoshka", "group_max")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    with Processes(2, tmp_path_factory.mktemp("two")) as processes:
-        yield processes
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    with Processes(4, tmp_path_factory.mktemp("four")) as processes:
-        yield processes
-
-
 def check_as_one(processes, name, strategy, atol=1e-12, **params):
     X = data()
     found = processes.results(fitted, name, strategy, X, params)
