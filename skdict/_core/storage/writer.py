@@ -150,9 +150,8 @@ class StoreWriter:
                 )
         self.cursor, self._skip, self.n_rows = None, 0, 0
         if own:
-            last = read_commit(self.folder, self.settings, own[-1])
-            self.cursor, self._skip = last.cursor, last.skip
             commits = [read_commit(self.folder, self.settings, n) for n in own]
+            self.cursor, self._skip = commits[-1].cursor, commits[-1].skip
             self.n_rows = sum(commit.rows for commit in commits)
             if self._skip > self.n_rows:
                 where = self.folder.where(f"commits/{shard_name(own[-1], 'json')}")
